@@ -1,0 +1,139 @@
+//! What can go wrong at rest.
+
+use std::path::PathBuf;
+
+use crate::format::DecodeError;
+use crate::format::entry::EntryFault;
+use crate::id::{ChunkTag, EpochId, FolderId, LogId, PackId, RecordHash};
+
+/// Every failure of this crate. Messages say what happened; `cobox-ctl` says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The disk under the store is full; later writes work again when there is room.
+    #[error("no space left on the disk of the store")]
+    NoSpace,
+    /// RocksDB could not read or write.
+    #[error("the database failed")]
+    Db(#[source] rocksdb::Error),
+    /// A file of the store could not be read or written.
+    #[error("{path} cannot be used")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has the store open.
+    #[error("{path} is in use by another process")]
+    Locked {
+        /// The store's folder.
+        path: PathBuf,
+    },
+    /// A store written by an unknown program version.
+    #[error("the store has format {found}, this program knows {known}")]
+    StoreFormat {
+        /// What the store says.
+        found: u32,
+        /// What this program writes.
+        known: u32,
+    },
+    /// Not a store, or of the other kind (device or seeder).
+    #[error("{path} is not a store of this kind")]
+    NotAStore {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Bytes from a peer or the disk are not well formed.
+    #[error("malformed bytes")]
+    Decode(#[from] DecodeError),
+    /// An entry's body or signature does not hold.
+    #[error("an entry of log {log} is not genuine")]
+    Entry {
+        /// The log it claims.
+        log: LogId,
+        /// What is wrong.
+        #[source]
+        source: EntryFault,
+    },
+    /// An entry does not continue its log.
+    #[error("entry {seq} of log {log} does not continue it")]
+    Chain {
+        /// The log.
+        log: LogId,
+        /// The entry's number.
+        seq: u64,
+    },
+    /// Two signed entries with one number: proof that a device was cloned or lies.
+    #[error("log {log} signed two entries numbered {seq}")]
+    Equivocation {
+        /// The log.
+        log: LogId,
+        /// The entry's number.
+        seq: u64,
+    },
+    /// The author may not do this.
+    #[error("{log} may not write here")]
+    NotPermitted {
+        /// The author.
+        log: LogId,
+    },
+    /// An access record that no rule admits.
+    #[error("access record {record} is refused")]
+    Access {
+        /// Which.
+        record: RecordHash,
+    },
+    /// Parents of a record or dependencies of an entry are missing; ask for them first.
+    #[error("something it builds on is missing")]
+    Premature,
+    /// No such folder in this store.
+    #[error("folder {0} is not in this store")]
+    UnknownFolder(FolderId),
+    /// A pack's bytes do not match its id.
+    #[error("pack {0} is damaged")]
+    PackDamaged(PackId),
+    /// A pack nobody referred to.
+    #[error("pack {0} is not part of the folder")]
+    PackUnknown(PackId),
+    /// A grant's limit would be exceeded.
+    #[error("the quota of {quota_bytes} bytes would be exceeded")]
+    Quota {
+        /// The limit.
+        quota_bytes: u64,
+    },
+    /// A chunk is not on this device.
+    #[error("chunk {0} is not on this device")]
+    Absent(ChunkTag),
+    /// A chunk, label or body does not open under the keys.
+    #[error("sealed bytes do not open")]
+    Sealed,
+    /// A wrong passphrase, or a damaged slot.
+    #[error("the passphrase or key file does not open the key slots")]
+    WrongKey,
+    /// No keys of this epoch.
+    #[error("no key of epoch {0}")]
+    UnknownEpoch(EpochId),
+    /// Words that are not a BIP-39 phrase of 24 English words.
+    #[error("these are not 24 valid recovery words")]
+    Words,
+    /// The device met an entry of its own log that it did not write.
+    #[error("log {log} was continued by another copy of this device")]
+    RolledBack {
+        /// The device's log.
+        log: LogId,
+    },
+    /// The operating system gave no randomness.
+    #[error("no randomness from the operating system")]
+    Random,
+}
+
+impl From<rocksdb::Error> for Error {
+    fn from(source: rocksdb::Error) -> Self {
+        if source.as_ref().contains("No space left on device") { Self::NoSpace } else { Self::Db(source) }
+    }
+}
+
+/// Shorthand of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
