@@ -1,0 +1,56 @@
+# CoBox: what a person or a machine runs here. `make help` lists it.
+#
+# Everything is compiled once, in the release profile, into one folder outside the checkout: RocksDB
+# and libp2p take longer than all the rest, and a second profile, feature set or folder would compile
+# them again. Set CARGO_TARGET_DIR to put that folder elsewhere.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cobox/target
+CARGO ?= cargo
+BIN := $(CARGO_TARGET_DIR)/release
+SEEDER := $(CARGO_TARGET_DIR)/seeder
+PREFIX ?= /usr/local
+
+.PHONY: help deps build test soak bench lint demo install clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+deps: ## install the Debian packages that building and mounting need, saying which and why
+	@scripts/install-deps.sh
+
+# The seeder is built in an invocation of its own: in a build of the whole workspace cargo would give
+# it the code that opens things (the feature `keyed`), and the seeder that we ship links none of it.
+build: deps ## build cobox-ctl, coboxd and the seeder (which links no code that opens anything)
+	$(CARGO) build --release --locked -p cobox-net --bin cobox-seeder
+	install -D -m 0755 "$(BIN)/cobox-seeder" "$(SEEDER)/cobox-seeder"
+	$(CARGO) build --release --locked --workspace
+
+test: build ## run every test in its short form
+	scripts/test.sh
+
+soak: build ## run every test with the full counts; takes hours
+	COBOX_SOAK=1 scripts/test.sh
+
+bench: build ## measure, and print the figures with the machine's load
+	scripts/bench.sh
+
+lint: deps ## rustfmt, clippy and (where installed) cargo deny
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
+	else echo "cargo-deny is not installed; licences and advisories were not checked"; fi
+
+demo: build ## the whole story on real files, in the open (INPUT=path for your own)
+	@COBOX_BIN="$(BIN)" COBOX_SEEDER="$(SEEDER)/cobox-seeder" INPUT="$(INPUT)" scripts/demo.sh
+
+install: build ## copy the three programs to PREFIX (default /usr/local)
+	install -D -m 0755 "$(BIN)/cobox-ctl" "$(DESTDIR)$(PREFIX)/bin/cobox-ctl"
+	install -D -m 0755 "$(BIN)/coboxd" "$(DESTDIR)$(PREFIX)/bin/coboxd"
+	install -D -m 0755 "$(SEEDER)/cobox-seeder" "$(DESTDIR)$(PREFIX)/bin/cobox-seeder"
+
+clean: ## remove everything that was compiled (the next build starts from nothing)
+	rm -rf "$(CARGO_TARGET_DIR)"

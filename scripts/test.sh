@@ -1,0 +1,73 @@
+#!/bin/bash
+# Runs every test there is and ends with one line: "N passed, N failed, N skipped".
+# `make test` builds what it needs first. COBOX_SOAK=1 asks the tests for their full counts.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+: "${CARGO_TARGET_DIR:=${XDG_CACHE_HOME:-$HOME/.cache}/cobox/target}"
+export CARGO_TARGET_DIR
+export COBOX_SEEDER="${COBOX_SEEDER:-$CARGO_TARGET_DIR/seeder/cobox-seeder}"
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+passed=0 failed=0 skipped=0
+
+step() { # NAME COMMAND…: one check that counts as one test
+    local name=$1
+    shift
+    printf '\n== %s\n' "$name"
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "FAILED: $name"
+    fi
+}
+
+# Prints the features of the store in the seeder's own build, and fails if `keyed` is one of them.
+seeder_is_blind() {
+    local tree
+    tree=$(cargo tree --locked -p cobox-net -e features,normal) || return 1
+    grep -F 'cobox-store feature' <<<"$tree" || echo "cobox-store: no feature at all"
+    ! grep -qF 'cobox-store feature "keyed"' <<<"$tree"
+}
+
+step "the seeder's own build links no code that opens anything" seeder_is_blind
+if cargo fmt --version >/dev/null 2>&1; then
+    step "rustfmt" cargo fmt --all -- --check
+else
+    skipped=$((skipped + 1))
+    echo "skipped: rustfmt is not installed"
+fi
+
+printf '\n== tests of the workspace\n'
+cargo test --release --locked --workspace --no-fail-fast 2>&1 | tee "$log"
+status=${PIPESTATUS[0]}
+read -r tests_passed tests_failed tests_ignored < <(awk '
+    /^test result:/ { p += $4; f += $6; i += $8 }
+    END { print p + 0, f + 0, i + 0 }' "$log")
+# A test that cannot run here says so on its own line and returns: it did not pass.
+announced=$(grep -c '^skipped: ' "$log" || true)
+passed=$((passed + tests_passed - announced))
+failed=$((failed + tests_failed))
+skipped=$((skipped + tests_ignored + announced))
+# Something that did not compile or died has no result line.
+if [[ $status -ne 0 && $tests_failed -eq 0 ]]; then
+    failed=$((failed + 1))
+    echo "FAILED: the tests did not build, or a test program died"
+fi
+
+if [[ -f docs/vectors/verify.py ]]; then
+    if command -v python3 >/dev/null; then
+        step "the test vectors, opened by an independent program" python3 docs/vectors/verify.py
+    else
+        skipped=$((skipped + 1))
+        echo "skipped: the vectors' independent check needs python3"
+    fi
+fi
+
+if [[ $failed -gt 0 ]]; then
+    printf '\nwhat failed:\n'
+    grep -E '^test .* FAILED$' "$log" || true
+fi
+printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+[[ $failed -eq 0 ]]
