@@ -124,6 +124,24 @@ pub enum Error {
         /// The device's log.
         log: LogId,
     },
+    /// No folder of this device has the name.
+    #[error("no folder has this name")]
+    NoSuchName,
+    /// A folder of this device has the name, or it cannot be one (1 to 127 bytes, printable).
+    #[error("a folder cannot have this name")]
+    BadName,
+    /// The member's locator is full.
+    #[error("a member has {0} folders at the most")]
+    TooManyFolders(usize),
+    /// A key file that other users can read or replace.
+    #[error("{path} is open to other users")]
+    KeyFileMode {
+        /// The key file.
+        path: PathBuf,
+    },
+    /// The access log does not name the member whose words these are.
+    #[error("the folder does not know this member")]
+    NotAMember,
     /// The operating system gave no randomness.
     #[error("no randomness from the operating system")]
     Random,
