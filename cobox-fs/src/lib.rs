@@ -1,1 +1,3 @@
+//! CoBox mounted: the replicated tree, the file system on top of it, and the FUSE adapter.
 
+pub mod vfs;
