@@ -1,1 +1,22 @@
+//! CoBox in motion: the wire, the sync engine, libp2p, and the seeder.
+//!
+//! Three layers. [`wire`] is every sent byte. [`sync`] is a sans-IO engine that decides what is asked,
+//! sent and pushed. [`node`] drives it over connections: `swarm` and `behaviour` are the only files that
+//! name libp2p's types, and `transfer` moves packs between streams and the store. Nothing here opens a
+//! chunk, a pack, an entry or an epoch.
 
+mod behaviour;
+pub mod error;
+pub mod node;
+pub mod peer_id;
+pub mod seeder;
+pub mod status;
+mod swarm;
+pub mod sync;
+mod transfer;
+pub mod wire;
+
+pub use error::Error;
+pub use node::{FolderSecrets, NetConfig, Node, RecoverySigner, SwarmKey};
+pub use peer_id::PeerId;
+pub use status::{NetStatus, Path, PeerKind, PeerStatus, SessionState, Transport};

@@ -12,6 +12,7 @@ pub mod locator;
 pub mod op;
 pub mod pack;
 pub mod proof;
+pub mod receipt;
 
 pub use codec::{DecodeError, Reader, SUITE, Writer};
 

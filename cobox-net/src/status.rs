@@ -1,0 +1,112 @@
+//! What a node knows about its peers: plain data for `status` and `wait`.
+
+use cobox_store::id::FolderNo;
+use serde::Serialize;
+
+use crate::peer_id::PeerId;
+
+/// One folder's peers.
+#[derive(Clone, Debug)]
+pub struct NetStatus {
+    /// Which folder.
+    pub no: FolderNo,
+    /// Ascending by peer.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// How the bytes travel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// No connection.
+    None,
+    /// From socket to socket.
+    Direct,
+}
+
+/// Over what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP with Noise and Yamux.
+    Tcp,
+    /// QUIC.
+    Quic,
+}
+
+/// What the peer is in this folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerKind {
+    /// Not proved yet.
+    Unknown,
+    /// A device of a member.
+    Member,
+    /// A seeder with a grant.
+    Seeder,
+}
+
+/// How far the folder's session with the peer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionState {
+    /// No connection; `error` says why.
+    Offline,
+    /// Connected, proofs are being exchanged.
+    Opening,
+    /// The seeder's owner has not accepted the grant yet.
+    Pending,
+    /// The peer does not take the folder.
+    Refused,
+    /// Proved the swarm secret but no listed key: access log only.
+    Restricted,
+    /// Everything flows.
+    Open,
+}
+
+/// One peer in one folder.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Who.
+    pub peer: PeerId,
+    /// What it is.
+    pub kind: PeerKind,
+    /// How the bytes travel.
+    pub path: Path,
+    /// Over what, while connected.
+    pub transport: Option<Transport>,
+    /// The last ping, while connected.
+    pub rtt_ms: Option<u64>,
+    /// How far the session is.
+    pub session: SessionState,
+    /// Why it is offline or refused, as a sentence.
+    pub error: Option<String>,
+    /// Our entries that it lacks, as far as we know; all of them while there is no session.
+    pub entries_behind: u64,
+    /// Live packs that it said it lacks, and the packs of entries it lacks.
+    pub packs_to_send: u64,
+    /// Bytes of those.
+    pub bytes_to_send: u64,
+    /// Its entries that we lack.
+    pub entries_to_receive: u64,
+    /// Live packs that we lack, from whomever.
+    pub packs_to_receive: u64,
+    /// Bytes of those.
+    pub bytes_to_receive: u64,
+    /// Whether what it lacks is stuck: its disk or its quota is full.
+    pub full: bool,
+    /// Pack bytes sent since the connection began.
+    pub bytes_sent: u64,
+    /// Pack bytes received since the connection began.
+    pub bytes_received: u64,
+    /// Bytes a second in both directions, over the last second.
+    pub rate: u64,
+}
+
+impl PeerStatus {
+    /// Whether the peer, as far as it told us, holds all that we hold.
+    #[must_use]
+    pub fn is_caught_up(&self) -> bool {
+        self.session == SessionState::Open && self.entries_behind == 0 && self.packs_to_send == 0
+    }
+}
