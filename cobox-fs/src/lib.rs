@@ -1,3 +1,4 @@
 //! CoBox mounted: the replicated tree, the file system on top of it, and the FUSE adapter.
 
+pub mod tree;
 pub mod vfs;

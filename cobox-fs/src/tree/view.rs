@@ -1,0 +1,313 @@
+//! Questions about the tree: what a name stands for, what an inode is, what a directory shows.
+//!
+//! A view changes nothing. Over stored rows it answers the file system; over [`super::Tx::peek`] it
+//! answers about changes that are not stored yet.
+
+use super::names::{self, CONFLICT_DIGITS, CONFLICT_DIGITS_MAX, name_key};
+use super::row::{Head, LinkRow, NodeRow, Row, RowKey, Slot, SlotEntry, SlotHash, Versions};
+use super::tx::{NameHash, Policy, Read};
+use cobox_store::Error;
+use cobox_store::format::content::Content;
+use cobox_store::format::op::Kind;
+use cobox_store::id::{Ino, LinkId, OpId};
+
+/// The label of the device whose log has this number, for conflict names.
+pub type Labels<'a> = &'a dyn Fn(u64) -> String;
+
+/// A name in a directory, as people see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// The name, a conflict name where it is not the one that was given.
+    pub name: Vec<u8>,
+    /// The link behind it.
+    pub link: LinkId,
+    /// The inode behind it.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: Kind,
+    /// Which version of a file it is.
+    pub version: Version,
+}
+
+/// Which version of a file's content a name shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// The one that shows under the file's name. Its number is `names::number(ino)`.
+    Winner,
+    /// Another head, beside the file.
+    Conflict(OpId),
+}
+
+/// What `stat` shows of an inode.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attrs {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits.
+    pub mode: u32,
+    /// Nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Nanoseconds since 1970, to the millisecond.
+    pub ctime_ns: i64,
+    /// Owner on the device that set it.
+    pub uid: u32,
+    /// Group on the device that set it.
+    pub gid: u32,
+    /// The op that set owner and group last, for "the owner is kept on the device that set it".
+    pub owner_set_by: OpId,
+    /// Device number.
+    pub rdev: u32,
+    /// Target of a symbolic link.
+    pub target: Vec<u8>,
+    /// Names; of a directory 2 and its visible subdirectories; 0 for the dead.
+    pub nlink: u64,
+    /// Bytes of content or target.
+    pub size: u64,
+}
+
+/// Read-only questions.
+pub struct View<'a> {
+    read: Read<'a>,
+    name_hash: NameHash<'a>,
+    labels: Labels<'a>,
+    pub(crate) policy: Policy,
+}
+
+impl<'a> View<'a> {
+    /// A view over the rows that `read` returns.
+    #[must_use]
+    pub fn new(read: Read<'a>, name_hash: NameHash<'a>, labels: Labels<'a>, policy: Policy) -> Self {
+        Self { read, name_hash, labels, policy }
+    }
+
+    /// An inode's row; the root always has one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn node(&self, ino: Ino) -> Result<Option<Box<NodeRow>>, Error> {
+        Ok(match (self.read)(&RowKey::Node(ino))? {
+            Some(Row::Node(row)) => Some(row),
+            _ if ino == Ino::ROOT => Some(NodeRow::root()),
+            _ => None,
+        })
+    }
+
+    /// A link's row.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn link(&self, link: LinkId) -> Result<Option<LinkRow>, Error> {
+        Ok(match (self.read)(&RowKey::Link(link))? {
+            Some(Row::Link(row)) => Some(row),
+            _ => None,
+        })
+    }
+
+    /// Key of the row that lists `name` in `parent`.
+    #[must_use]
+    pub fn slot_key(&self, parent: Ino, name: &[u8]) -> RowKey {
+        RowKey::Dirent(parent, SlotHash((self.name_hash)(&parent, &name_key(name, self.policy.case))))
+    }
+
+    fn slot(&self, parent: Ino, name: &[u8]) -> Result<Slot, Error> {
+        Ok(match (self.read)(&self.slot_key(parent, name))? {
+            Some(Row::Dirent(slot)) => slot,
+            _ => Slot::default(),
+        })
+    }
+
+    /// What `name` in `parent` shows; conflict names included.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Shown>, Error> {
+        let slot = self.slot(parent, name)?;
+        if let Some(entry) = self.winner(&slot) {
+            return Ok(Some(shown(entry, entry.name.clone(), Version::Winner)));
+        }
+        let Some(origin) = names::conflict_origin(name) else {
+            return Ok(None);
+        };
+        let slot = self.slot(parent, &origin)?;
+        Ok(self.visible_names(parent, &slot)?.into_iter().find(|shown| shown.name == name))
+    }
+
+    /// The names that one slot shows: the winner, the losers and the other versions of each file.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn visible_names(&self, parent: Ino, slot: &Slot) -> Result<Vec<Shown>, Error> {
+        let Some(winner) = self.winner(slot) else {
+            return Ok(Vec::new());
+        };
+        let mut names = vec![shown(winner, winner.name.clone(), Version::Winner)];
+        for entry in &slot.entries {
+            if entry.link != winner.link {
+                let name = self.free_name(parent, &entry.name, entry.placed, &names)?;
+                names.push(shown(entry, name, Version::Winner));
+            }
+        }
+        for entry in slot.entries.iter().filter(|entry| entry.versions == Versions::Several) {
+            let Some(node) = self.node(entry.ino)? else { continue };
+            for head in node.shown_heads().into_iter().skip(1) {
+                let name = self.free_name(parent, &entry.name, head.id, &names)?;
+                names.push(shown(entry, name, Version::Conflict(head.id)));
+            }
+        }
+        Ok(names)
+    }
+
+    /// A conflict name that nothing else in the directory has.
+    fn free_name(&self, parent: Ino, name: &[u8], id: OpId, taken: &[Shown]) -> Result<Vec<u8>, Error> {
+        let label = (self.labels)(id.log);
+        let mut digits = CONFLICT_DIGITS;
+        loop {
+            let candidate = names::conflict_name(name, &label, id, digits);
+            let clash = taken.iter().any(|shown| shown.name == candidate)
+                || !self.slot(parent, &candidate)?.entries.is_empty();
+            if !clash || digits >= CONFLICT_DIGITS_MAX {
+                return Ok(candidate);
+            }
+            digits += CONFLICT_DIGITS;
+        }
+    }
+
+    /// The entry that keeps the clean name: the oldest directory, else the newest placement.
+    pub(crate) fn winner<'s>(&self, slot: &'s Slot) -> Option<&'s SlotEntry> {
+        let oldest_dir = slot
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::Dir && self.policy.rules.directory_keeps_name)
+            .min_by_key(|entry| (entry.placed, entry.link));
+        oldest_dir.or_else(|| slot.entries.iter().max_by_key(|entry| (entry.placed, entry.link)))
+    }
+
+    /// What `stat` shows.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn attrs(&self, ino: Ino) -> Result<Option<Attrs>, Error> {
+        Ok(self.node(ino)?.map(|node| node.attrs()))
+    }
+
+    /// The content that shows under the file's name; `None` for a file that was never written.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn content(&self, ino: Ino) -> Result<Option<Head>, Error> {
+        Ok(self.node(ino)?.and_then(|node| node.shown_heads().first().map(|head| (*head).clone())))
+    }
+
+    /// A version by the op that wrote it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn head(&self, ino: Ino, id: OpId) -> Result<Option<Head>, Error> {
+        Ok(self.node(ino)?.and_then(|node| node.heads.into_iter().find(|head| head.id == id)))
+    }
+
+    /// Directory and raw name of the (first) visible link of an inode; `None` for the root and the dead.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn place(&self, ino: Ino) -> Result<Option<(Ino, Vec<u8>)>, Error> {
+        let Some(node) = self.node(ino)? else {
+            return Ok(None);
+        };
+        let Some(link) = node.links.first().copied().or(node.revived) else {
+            return Ok(None);
+        };
+        Ok(self.link(link)?.and_then(|row| row.place().map(|place| (place.parent, place.name.clone()))))
+    }
+
+    /// Whether no name leads to it any more. What never existed is dead.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn is_dead(&self, ino: Ino) -> Result<bool, Error> {
+        let Some(node) = self.node(ino)? else {
+            return Ok(true);
+        };
+        Ok(match (node.kind, node.links.first()) {
+            (Kind::Dir, Some(link)) => {
+                node.visible_children == 0 && self.link(*link)?.is_none_or(|row| row.dots.is_empty())
+            }
+            (Kind::Dir, None) => ino != Ino::ROOT,
+            _ => node.links.is_empty() && node.revived.is_none(),
+        })
+    }
+
+    /// An extended attribute; `None` where it is not set. Their names are in [`NodeRow::xattrs`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn xattr(&self, ino: Ino, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        Ok(match (self.read)(&RowKey::Xattr(ino, key.to_vec()))? {
+            Some(Row::Xattr(row)) => row.value,
+            _ => None,
+        })
+    }
+}
+
+fn shown(entry: &SlotEntry, name: Vec<u8>, version: Version) -> Shown {
+    Shown { name, link: entry.link, ino: entry.ino, kind: entry.kind, version }
+}
+
+impl NodeRow {
+    /// The versions to be seen: the winner first, then the others from new to old; equal ones once.
+    #[must_use]
+    pub fn shown_heads(&self) -> Vec<&Head> {
+        if self.heads.len() <= 1 {
+            return self.heads.iter().collect();
+        }
+        let mut shown: Vec<&Head> = Vec::new();
+        for head in self.heads.iter().rev().filter(|head| head.settled.is_none()) {
+            if shown.iter().all(|other| other.content != head.content) {
+                shown.push(head);
+            }
+        }
+        if shown.is_empty() {
+            // Two settlements took different heads out. The one that was settled first is the one
+            // that the later settlement meant to keep.
+            shown.extend(self.heads.iter().min_by_key(|head| (head.settled, std::cmp::Reverse(head.id))));
+        }
+        shown
+    }
+
+    /// What `stat` shows.
+    #[must_use]
+    pub fn attrs(&self) -> Attrs {
+        let newest = self.entries_changed.max(self.mtime_ns.id);
+        let by_entries = self.kind == Kind::Dir && newest != self.mtime_ns.id;
+        let size = match self.kind {
+            Kind::Symlink => self.target.len() as u64,
+            _ => self.shown_heads().first().map_or(0, |head| head.content.size()),
+        };
+        Attrs {
+            kind: self.kind,
+            mode: self.mode.value,
+            mtime_ns: if by_entries { unix_ns(newest) } else { self.mtime_ns.value },
+            ctime_ns: unix_ns(self.changed.max(newest)),
+            uid: self.uid.value,
+            gid: self.gid.value,
+            owner_set_by: self.uid.id.max(self.gid.id),
+            rdev: self.rdev,
+            target: self.target.clone(),
+            nlink: match self.kind {
+                Kind::Dir => 2 + self.visible_dirs,
+                _ => (self.links.len() as u64).max(u64::from(self.revived.is_some())),
+            },
+            size,
+        }
+    }
+
+    /// The content under the file's name; empty for a file that was never written.
+    #[must_use]
+    pub fn shown_content(&self) -> Content {
+        self.shown_heads().first().map_or_else(Content::empty, |head| head.content.clone())
+    }
+}
+
+fn unix_ns(id: OpId) -> i64 {
+    i64::try_from(id.unix_ms().saturating_mul(1_000_000)).unwrap_or(i64::MAX)
+}
