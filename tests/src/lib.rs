@@ -1,1 +1,5 @@
+//! What the tests of whole programs share: processes in homes of their own ([`process`]) and a load
+//! that knows what it was promised ([`load`]).
 
+pub mod load;
+pub mod process;

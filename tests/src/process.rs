@@ -1,0 +1,334 @@
+//! Real programs in temporary homes: a device (`cobox-ctl` and its daemon) and a seeder.
+//!
+//! Everything that is started here is ended by its own process id when the value is dropped, and what
+//! was mounted is unmounted by its own path, also after a panic.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a program may take for one verb before the test gives up on it.
+const VERB_LIMIT: Duration = Duration::from_secs(120);
+/// How long a condition may take to become true.
+const CONDITION_LIMIT: Duration = Duration::from_secs(60);
+
+/// The folder of the programs: beside the test's own executable.
+///
+/// # Panics
+/// When they were not built; the message says how to.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    if name == "cobox-seeder"
+        && let Some(path) = std::env::var_os("COBOX_SEEDER")
+    {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let release = test.ancestors().nth(2).expect("tests are in target/PROFILE/deps");
+    let path = release.join(name);
+    assert!(path.exists(), "{} is missing: run `make build` first", path.display());
+    path
+}
+
+/// Whether a mount can be made here; otherwise says that the test is skipped.
+#[must_use]
+pub fn can_mount(test: &str) -> bool {
+    let there = Path::new("/dev/fuse").exists();
+    if !there {
+        println!("skipped: {test}: there is no /dev/fuse on this machine");
+    }
+    there
+}
+
+/// Polls `condition` until it holds.
+///
+/// # Panics
+/// When it does not within a minute.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < CONDITION_LIMIT, "{what}: not within {CONDITION_LIMIT:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// What one run of a program said.
+#[derive(Debug)]
+pub struct Said {
+    /// Its exit code; -1 when a signal ended it.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Said {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// The same, if the program succeeded.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[must_use]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+}
+
+/// Runs `command` to its end, with a limit.
+///
+/// # Panics
+/// When it cannot be started or does not end.
+pub fn run(command: &mut Command) -> Said {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    // The pipes are read by threads of their own, so that a talkative program does not stop.
+    let mut pipes = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+    let out = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        pipes.0.read_to_end(&mut text).map(|_| text)
+    });
+    let err = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        pipes.1.read_to_end(&mut text).map(|_| text)
+    });
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait().expect("the child is ours") {
+            Some(status) => break status,
+            None if start.elapsed() > VERB_LIMIT => {
+                drop(child.kill());
+                panic!("{command:?} did not end within {VERB_LIMIT:?}");
+            }
+            None => std::thread::park_timeout(Duration::from_millis(5)),
+        }
+    };
+    let stdout = out.join().expect("reads").expect("reads");
+    let stderr = err.join().expect("reads").expect("reads");
+    Said::of(&Output { status, stdout, stderr })
+}
+
+/// A device: a home, a daemon, and at most one mount.
+pub struct Device {
+    /// `$COBOX_HOME`.
+    pub home: PathBuf,
+    /// Where its folder is mounted.
+    pub mount: PathBuf,
+    daemon: Option<Child>,
+}
+
+impl Device {
+    /// A device with a home below `dir`; nothing is started yet.
+    ///
+    /// # Panics
+    /// When the folders cannot be made.
+    #[must_use]
+    pub fn new(dir: &Path, name: &str) -> Self {
+        let (home, mount) = (dir.join(format!("{name}-home")), dir.join(format!("{name}-mount")));
+        fs::create_dir_all(&mount).expect("makes a mount point");
+        Self { home, mount, daemon: None }
+    }
+
+    /// A `cobox-ctl` command for this home.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("cobox-ctl"));
+        command.env("COBOX_HOME", &self.home).args(arguments);
+        command
+    }
+
+    /// Runs `cobox-ctl`.
+    pub fn ctl(&self, arguments: &[&str]) -> Said {
+        run(&mut self.command(arguments))
+    }
+
+    /// Runs the daemon as a child of the test, so that it can be killed by its own process id, and
+    /// waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with further environment variables.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
+        assert!(self.daemon.is_none(), "the daemon runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.home.with_extension("log"))
+            .expect("makes a log file");
+        let child = self
+            .command(&["daemon", "run"])
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("starts the daemon");
+        self.daemon = Some(child);
+        until("the daemon answers", || self.ctl(&["daemon", "status"]).code == 0);
+    }
+
+    /// Process id of the daemon that [`Self::start`] started.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Child::id)
+    }
+
+    /// `kill -9` of the daemon.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub fn kill(&mut self) {
+        let mut child = self.daemon.take().expect("the daemon runs");
+        child.kill().expect("the child is ours");
+        child.wait().expect("the child is ours");
+    }
+
+    /// Asks the daemon to end, and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn stop(&mut self) {
+        self.ctl(&["daemon", "stop"]).ok();
+        let mut child = self.daemon.take().expect("the daemon runs");
+        until("the daemon ends", || child.try_wait().expect("the child is ours").is_some());
+    }
+
+    /// Mounts `folder`.
+    ///
+    /// # Panics
+    /// When it cannot be mounted.
+    pub fn mount(&self, folder: &str) {
+        let dir = self.mount.to_str().expect("a temporary path is text").to_owned();
+        self.ctl(&["mount", folder, &dir]).ok();
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.daemon.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        // Nothing is mounted there in most cases, and then this says so to nobody.
+        let unmount = Command::new("fusermount3").arg("-uzq").arg(&self.mount).stderr(Stdio::null()).status();
+        drop(unmount);
+    }
+}
+
+/// A seeder on a loopback port of its own.
+pub struct Seeder {
+    /// Its `--data`.
+    pub data: PathBuf,
+    listen: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Seeder {
+    /// A seeder with its data below `dir` that listens on TCP; nothing is started yet.
+    #[must_use]
+    pub fn new(dir: &Path, name: &str) -> Self {
+        let listen = vec![format!("/ip4/127.0.0.1/tcp/{}", free_port())];
+        Self { data: dir.join(name), listen, child: None }
+    }
+
+    /// Starts it and waits until it knows its address.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same with further environment variables.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
+        assert!(self.child.is_none(), "the seeder runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.data.with_extension("log"))
+            .expect("makes a log file");
+        let mut command = Command::new(program("cobox-seeder"));
+        command.arg("run").arg("--data").arg(&self.data).args(["--accept", "any"]);
+        for address in &self.listen {
+            command.args(["--listen", address]);
+        }
+        command.envs(environment.iter().copied()).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        self.child = Some(command.spawn().expect("starts the seeder"));
+        until("the seeder knows its address", || self.run(&["address"]).code == 0);
+    }
+
+    /// Runs `cobox-seeder VERB --data DATA`.
+    pub fn run(&self, arguments: &[&str]) -> Said {
+        run(Command::new(program("cobox-seeder")).args(arguments).arg("--data").arg(&self.data))
+    }
+
+    /// Its `ADDR`.
+    ///
+    /// # Panics
+    /// When it has none.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let said = self.run(&["address"]).ok();
+        said.out.lines().last().expect("one line").to_owned()
+    }
+
+    /// Process id of the running seeder.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("the seeder runs");
+        child.kill().expect("the child is ours");
+        child.wait().expect("the child is ours");
+    }
+}
+
+impl Drop for Seeder {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// A TCP port of loopback that was free a moment ago.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
+    listener.local_addr().expect("it is bound").port()
+}
