@@ -229,6 +229,12 @@ impl UnverifiedRecord {
         Ok(Self(Record { content: Unsigned { folder, parents, author, issued_ms, act }, signature }))
     }
 
+    /// The bytes it was read from; what is read re-encodes to the same.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.0.encode()
+    }
+
     /// Checks the author's signature.
     ///
     /// # Errors

@@ -181,6 +181,12 @@ impl UnverifiedEntry {
         &self.0.header
     }
 
+    /// The bytes it was read from; what is read re-encodes to the same.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.0.encode()
+    }
+
     /// Checks the body's hash and the author's signature.
     ///
     /// # Errors

@@ -156,6 +156,12 @@ impl UnverifiedReceipt {
         Ok(Self(receipt))
     }
 
+    /// The bytes it was read from; what is read re-encodes to the same.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.0.encode()
+    }
+
     /// Checks the seeder's signature.
     ///
     /// # Errors
