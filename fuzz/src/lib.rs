@@ -1,0 +1,156 @@
+//! Every decoder of stored and sent bytes as one kind of function: read, and encode again.
+//!
+//! `tests/tests/decoders.rs` includes this file too, so that the fuzz targets and the seeded mutations
+//! of `make test` drive the same list.
+
+use cobox_net::wire;
+use cobox_store::format::access::UnverifiedRecord;
+use cobox_store::format::address::SeederAddress;
+use cobox_store::format::content::{Content, Node};
+use cobox_store::format::entry::{Body, UnverifiedEntry};
+use cobox_store::format::locator::{UnverifiedLocator, decode_folders, encode_folders};
+use cobox_store::format::op::OpGroup;
+use cobox_store::format::pack::{Footer, PackRef, decode_directory, encode_directory};
+use cobox_store::format::proof::{Challenge, LeafProof, Outboard};
+use cobox_store::format::receipt::UnverifiedReceipt;
+use cobox_store::format::{DecodeError, PACK_BYTES_MAX, Reader, Writer};
+use cobox_store::id::PackId;
+
+/// Reads bytes and encodes what it read; `None` where they are refused.
+pub type Decoder = fn(&[u8]) -> Option<Vec<u8>>;
+
+/// All decoders by name.
+pub const DECODERS: [(&str, Decoder); 18] = [
+    ("entry", entry),
+    ("body", body),
+    ("record", record),
+    ("group", group),
+    ("content", content),
+    ("node", node),
+    ("directory", directory),
+    ("footer", footer),
+    ("outboard", outboard),
+    ("proof", proof),
+    ("challenge", challenge),
+    ("locator", locator),
+    ("folders", folders),
+    ("address", address),
+    ("address_text", address_text),
+    ("receipt", receipt),
+    ("frame", frame),
+    ("bulk_frame", bulk_frame),
+];
+
+/// Drives the decoder `name` with `bytes`: it must not panic, and what it reads it must encode to the
+/// same bytes.
+///
+/// # Panics
+/// When it does not, or there is no such decoder.
+pub fn check(name: &str, bytes: &[u8]) -> bool {
+    let (_, decoder) = DECODERS.iter().find(|(known, _)| *known == name).expect("a decoder of the list");
+    match decoder(bytes) {
+        None => false,
+        Some(again) => {
+            assert!(again == bytes, "{name} read what it does not write");
+            true
+        }
+    }
+}
+
+fn entry(bytes: &[u8]) -> Option<Vec<u8>> {
+    UnverifiedEntry::decode(bytes).ok().map(|entry| entry.encode())
+}
+
+fn body(bytes: &[u8]) -> Option<Vec<u8>> {
+    Body::decode(bytes).ok().map(|body| body.encode())
+}
+
+fn record(bytes: &[u8]) -> Option<Vec<u8>> {
+    UnverifiedRecord::decode(bytes).ok().map(|record| record.encode())
+}
+
+/// Reads a layout that stands inside others, to the end of the bytes.
+fn whole<T>(
+    bytes: &[u8],
+    read: impl FnOnce(&mut Reader<'_>) -> Result<T, DecodeError>,
+    write: impl FnOnce(&T, &mut Writer),
+) -> Option<Vec<u8>> {
+    let mut reader = Reader::new(bytes);
+    let value = read(&mut reader).ok()?;
+    reader.finish().ok()?;
+    let mut writer = Writer::new();
+    write(&value, &mut writer);
+    Some(writer.into_bytes())
+}
+
+fn group(bytes: &[u8]) -> Option<Vec<u8>> {
+    whole(bytes, OpGroup::decode, OpGroup::encode)
+}
+
+fn content(bytes: &[u8]) -> Option<Vec<u8>> {
+    whole(bytes, Content::decode, Content::encode)
+}
+
+fn node(bytes: &[u8]) -> Option<Vec<u8>> {
+    Node::decode(bytes).ok().map(|node| node.encode())
+}
+
+fn directory(bytes: &[u8]) -> Option<Vec<u8>> {
+    whole(bytes, decode_directory, |rows, writer| encode_directory(rows, writer))
+}
+
+fn footer(bytes: &[u8]) -> Option<Vec<u8>> {
+    Footer::decode(bytes, PACK_BYTES_MAX).ok().map(|footer| footer.encode())
+}
+
+/// The pack's id and size stand in front, as nothing in an outboard says them.
+fn outboard(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut reader = Reader::new(bytes);
+    let pack = PackRef { id: PackId(reader.array("pack").ok()?), size: reader.u64("size").ok()? };
+    let outboard = Outboard::decode(pack, reader.rest()).ok()?;
+    let mut writer = Writer::new();
+    writer.fixed(&pack.id.0);
+    writer.u64(pack.size);
+    writer.fixed(&outboard.encode());
+    Some(writer.into_bytes())
+}
+
+fn proof(bytes: &[u8]) -> Option<Vec<u8>> {
+    whole(bytes, LeafProof::decode, LeafProof::encode)
+}
+
+fn challenge(bytes: &[u8]) -> Option<Vec<u8>> {
+    whole(bytes, Challenge::decode, Challenge::encode)
+}
+
+fn locator(bytes: &[u8]) -> Option<Vec<u8>> {
+    UnverifiedLocator::decode(bytes).ok().map(|locator| locator.encode())
+}
+
+fn folders(bytes: &[u8]) -> Option<Vec<u8>> {
+    decode_folders(bytes).ok().map(|folders| encode_folders(&folders))
+}
+
+fn address(bytes: &[u8]) -> Option<Vec<u8>> {
+    SeederAddress::decode(bytes).ok().map(|address| address.encode())
+}
+
+/// Text may come in either case and with white space around it, so it is compared in its one spelling.
+fn address_text(bytes: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let written = SeederAddress::from_text(text).ok()?.to_text();
+    assert_eq!(written, text.trim().to_ascii_lowercase(), "an address has two spellings");
+    Some(bytes.to_vec())
+}
+
+fn receipt(bytes: &[u8]) -> Option<Vec<u8>> {
+    UnverifiedReceipt::decode(bytes).ok().map(|receipt| receipt.encode())
+}
+
+fn frame(bytes: &[u8]) -> Option<Vec<u8>> {
+    wire::decode_frame(bytes).ok().map(|frame| frame.encode())
+}
+
+fn bulk_frame(bytes: &[u8]) -> Option<Vec<u8>> {
+    wire::decode_bulk(bytes).ok().map(|frame| frame.encode())
+}

@@ -1,0 +1,335 @@
+//! Valid encodings of every layout, for the mutations to begin from.
+
+use cobox_net::wire;
+use cobox_store::format::access::{
+    Act, BOX_BYTES, Device, KeyBox, NewEpoch, Record, Role, SEALED_LABEL_BYTES, SeederGrant, Unsigned,
+    WRAPPED_EPOCH_BYTES,
+};
+use cobox_store::format::address::SeederAddress;
+use cobox_store::format::content::{ChunkRef, Content, Extent, Node};
+use cobox_store::format::entry::{Body, Entry, Header, LogHead};
+use cobox_store::format::locator::{LOCATOR_STEP_BYTES, Locator, LocatorFolder, encode_folders};
+use cobox_store::format::op::{AttrChange, Kind, Make, Op, OpGroup};
+use cobox_store::format::pack::{
+    ChunkType, DirectoryRow, Footer, PackRef, SEALED_OVERHEAD_BYTES, encode_directory,
+};
+use cobox_store::format::proof::{Challenge, Outboard};
+use cobox_store::format::receipt::{Receipt, live_set_digest, peer_id_of};
+use cobox_store::format::{SLICE_BYTES, Writer};
+use cobox_store::id::{
+    ChunkTag, EntryHash, EpochId, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash,
+    hash,
+};
+use ed25519_dalek::{Signer as _, SigningKey};
+
+/// Valid encodings by decoder, in the order of the list of decoders.
+pub fn samples() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let pack = pack();
+    let outboard = Outboard::of(&pack);
+    let challenge = Challenge::draw(&[outboard.pack()], &[1; 32]);
+    vec![
+        ("entry", vec![entry(1, &[5; 60]), entry(2, &[6; 300])]),
+        ("body", vec![body().encode()]),
+        ("record", records().iter().map(Record::encode).collect()),
+        ("group", ops().into_iter().map(|op| written(|writer| group(vec![op]).encode(writer))).collect()),
+        ("content", contents().iter().map(|content| written(|writer| content.encode(writer))).collect()),
+        ("node", nodes().iter().map(Node::encode).collect()),
+        ("directory", vec![written(|writer| encode_directory(&rows(), writer))]),
+        (
+            "footer",
+            vec![Footer { directory_offset: 99, directory_len: 2 + 3 * 37 + 40, chunk_count: 3 }.encode()],
+        ),
+        (
+            "outboard",
+            vec![
+                [&outboard.pack().id.0[..], &(pack.len() as u64).to_le_bytes(), &outboard.encode()].concat(),
+            ],
+        ),
+        ("proof", proofs(&pack, &outboard)),
+        ("challenge", vec![written(|writer| challenge.encode(writer))]),
+        ("locator", vec![locator(1).encode(), locator(2).encode()]),
+        ("folders", vec![encode_folders(&folders()), encode_folders(&[])]),
+        ("address", vec![address().encode()]),
+        ("address_text", vec![address().to_text().into_bytes()]),
+        ("receipt", vec![receipt().encode()]),
+        ("frame", frames()),
+        ("bulk_frame", bulk_frames()),
+    ]
+}
+
+fn written(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut writer = Writer::new();
+    write(&mut writer);
+    writer.into_bytes()
+}
+
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+fn log() -> LogId {
+    LogId(key().verifying_key().to_bytes())
+}
+
+fn pack() -> Vec<u8> {
+    let mut bytes = vec![0; 3 * SLICE_BYTES as usize];
+    for (at, piece) in bytes.chunks_mut(32).enumerate() {
+        piece.copy_from_slice(&hash(&at.to_le_bytes()));
+    }
+    bytes
+}
+
+fn entry(seq: u64, body: &[u8]) -> Vec<u8> {
+    let header = Header {
+        folder: FolderId([1; 32]),
+        log: log(),
+        seq,
+        prev: EntryHash([if seq == 1 { 0 } else { 9 }; 32]),
+        access_heads: vec![RecordHash([2; 32]), RecordHash([3; 32])],
+        epoch: EpochId([3; 32]),
+        packs: vec![
+            PackRef { id: PackId([4; 32]), size: 4096 },
+            PackRef { id: PackId([3; 32]), size: 8 << 20 },
+        ],
+        body_size: u32::try_from(body.len()).expect("short"),
+        body_hash: hash(body),
+    };
+    let signature = key().sign(&header.signed_bytes()).to_bytes();
+    Entry::new(header, signature, body.to_vec()).encode()
+}
+
+fn group(ops: Vec<Op>) -> OpGroup {
+    OpGroup { hlc: 99, ops }
+}
+
+fn body() -> Body {
+    Body {
+        deps: vec![LogHead { log: LogId([1; 32]), seq: 4, hash: EntryHash([2; 32]) }],
+        hlc: 900,
+        groups: vec![group(ops()), OpGroup { hlc: 500, ops: vec![Op::Ack] }],
+        directories: vec![None, Some(rows())],
+        state_sum: [8; 32],
+    }
+}
+
+fn make(kind: Kind, rdev: u32, target: &[u8]) -> Op {
+    Op::Make(Make {
+        parent: Ino::ROOT,
+        name: b"name".to_vec(),
+        kind,
+        generation: 0,
+        mode: 0o644,
+        mtime_ns: -1,
+        uid: 1,
+        gid: 2,
+        rdev,
+        target: target.to_vec(),
+    })
+}
+
+fn ops() -> Vec<Op> {
+    let (ino, link) = (Ino([3; 16]), LinkId([4; 16]));
+    let ids = vec![OpId { hlc: 1, log: 2 }, OpId { hlc: 1, log: 3 }];
+    let change = AttrChange { mode: Some(0o755), mtime_ns: Some(5), uid: Some(1), gid: Some(1) };
+    let mut ops = vec![
+        make(Kind::File, 0, b""),
+        make(Kind::Symlink, 0, b"target"),
+        make(Kind::BlockDev, 7, b""),
+        Op::Link { ino, parent: Ino::ROOT, name: vec![0xff] },
+        Op::Move { link, parent: ino, name: b"x".to_vec(), seen_dots: ids.clone() },
+        Op::Unlink { link, seen_dots: ids.clone(), seen_heads: ids.clone(), last: true },
+        Op::Revive { link },
+        Op::Attr { ino, change },
+        Op::Attr { ino, change: AttrChange { gid: Some(1), ..AttrChange::default() } },
+        Op::Xattr { ino, key: b"user.k".to_vec(), value: Some(vec![1; 30]) },
+        Op::Xattr { ino, key: b"user.k".to_vec(), value: None },
+        Op::Fork { ino, head: ids[0] },
+        Op::Keep { ino, take: ids[0], drop: vec![ids[1]] },
+        Op::Ack,
+        Op::Snap { checkpoint: [9; 64], label: b"label".to_vec() },
+    ];
+    ops.extend(contents().into_iter().map(|content| Op::Put {
+        ino,
+        parents: ids.clone(),
+        content,
+        mtime_ns: 5,
+    }));
+    ops
+}
+
+fn data(len: u32, epoch: u8, tag: u8) -> Extent {
+    Extent::Data { len, chunk: ChunkRef { epoch: EpochId([epoch; 32]), tag: ChunkTag([tag; 32]) } }
+}
+
+fn contents() -> Vec<Content> {
+    let root = ChunkRef { epoch: EpochId([1; 32]), tag: ChunkTag([2; 32]) };
+    vec![
+        Content::empty(),
+        Content::Inline(b"some bytes".to_vec()),
+        Content::Extents(vec![data(5, 1, 9), Extent::Hole { len: 1 << 40 }, data(6, 2, 8), data(6, 1, 7)]),
+        Content::Tree { root, height: 2, size: 1 << 33 },
+    ]
+}
+
+fn nodes() -> Vec<Node> {
+    let chunk = ChunkRef { epoch: EpochId([1; 32]), tag: ChunkTag([2; 32]) };
+    vec![
+        Node::Leaf(vec![data(1, 1, 1), Extent::Hole { len: 4 }, data(9, 2, 1)]),
+        Node::Inner(vec![(9, chunk), (1, chunk)]),
+    ]
+}
+
+fn rows() -> Vec<DirectoryRow> {
+    let row = |chunk_type, len| DirectoryRow { chunk_type, tag: ChunkTag([1; 32]), len };
+    vec![row(ChunkType::Data, 18), row(ChunkType::Node, 262_161), row(ChunkType::Page, 4096)]
+}
+
+fn proofs(pack: &[u8], outboard: &Outboard) -> Vec<Vec<u8>> {
+    let slice = &pack[..SLICE_BYTES as usize];
+    let proof = |leaf| outboard.prove_leaf(leaf, slice).expect("there is such a leaf");
+    [0, 63].into_iter().map(|leaf| written(|writer| proof(leaf).encode(writer))).collect()
+}
+
+fn device() -> Device {
+    Device {
+        log: log(),
+        kem: KemKey([2; 32]),
+        member: MemberId([3; 32]),
+        recovery_kem: KemKey([4; 32]),
+        role: Role::Admin,
+        label: [5; SEALED_LABEL_BYTES],
+    }
+}
+
+/// A record of every act, signed.
+pub fn records() -> Vec<Record> {
+    let key_box = |recipient| KeyBox { recipient: KemKey([recipient; 32]), sealed: [2; BOX_BYTES] };
+    let epoch = NewEpoch {
+        commit: [1; 32],
+        boxes: vec![key_box(1), key_box(2)],
+        swarm_boxes: vec![key_box(3)],
+        previous: vec![(EpochId([6; 32]), [7; WRAPPED_EPOCH_BYTES])],
+    };
+    let grant = SeederGrant {
+        peer_id: peer_id_of(&log().0),
+        kem: KemKey([8; 32]),
+        quota_bytes: 1 << 40,
+        until_ms: 0,
+        addresses: vec![vec![4, 127, 0, 0, 1], vec![]],
+        swarm_epoch: EpochId([6; 32]),
+        swarm_box: [9; BOX_BYTES],
+    };
+    let (nonce, name) = ([0; 32], [1; SEALED_LABEL_BYTES]);
+    let genesis = Act::Genesis { nonce, fold_case: false, unicode: [17, 0], device: device(), name };
+    let acts = [genesis, Act::AddDevice { device: device() }, Act::GrantSeeder(grant), Act::NewEpoch(epoch)];
+    acts.into_iter().map(signed_record).collect()
+}
+
+fn signed_record(act: Act) -> Record {
+    let genesis = matches!(act, Act::Genesis { .. });
+    let content = Unsigned {
+        folder: FolderId([if genesis { 0 } else { 1 }; 32]),
+        parents: if genesis { vec![] } else { vec![RecordHash([1; 32]), RecordHash([2; 32])] },
+        author: log().0,
+        issued_ms: 5,
+        act,
+    };
+    let signature = key().sign(&content.signed_bytes()).to_bytes();
+    Record::new(content, signature)
+}
+
+fn address() -> SeederAddress {
+    SeederAddress {
+        peer_id: peer_id_of(&log().0),
+        kem: KemKey([1; 32]),
+        addresses: vec![vec![4, 127, 0, 0, 1, 6, 0x0f, 0xa1]],
+    }
+}
+
+fn folders() -> Vec<LocatorFolder> {
+    vec![LocatorFolder {
+        folder: FolderId([1; 32]),
+        index: 3,
+        name: b"photos".to_vec(),
+        seeders: vec![address()],
+    }]
+}
+
+fn locator(seq: u64) -> Locator {
+    let sealed = vec![3; LOCATOR_STEP_BYTES + SEALED_OVERHEAD_BYTES];
+    let mut locator = Locator { key: log().0, seq, sealed, signature: [0; 64] };
+    locator.signature = key().sign(&locator.signed_bytes()).to_bytes();
+    locator
+}
+
+fn receipt() -> Receipt {
+    let mut receipt = Receipt {
+        folder: FolderId([1; 32]),
+        seeder: peer_id_of(&log().0),
+        nonce: [2; 32],
+        heads: vec![LogHead { log: LogId([3; 32]), seq: 9, hash: EntryHash([4; 32]) }],
+        packs_held: 5,
+        packs_lacking: 0,
+        samples_asked: 459,
+        samples_proved: 459,
+        live_set_digest: live_set_digest(&[PackId([5; 32])]),
+        time_ms: 6,
+        signature: [0; 64],
+    };
+    receipt.signature = key().sign(&receipt.signed_bytes()).to_bytes();
+    receipt
+}
+
+fn frames() -> Vec<Vec<u8>> {
+    use wire::{Frame, GrantAnswer, LocatorAnswer, Part, Proof, QuestionId, SessionId};
+    let (session, question) = (SessionId(7), QuestionId(9));
+    let (pack, records) = (outboard_small(), vec![vec![1; 200], vec![2; 300]]);
+    let challenge = Challenge::draw(&[pack], &[3; 32]);
+    let head = LogHead { log: log(), seq: 4, hash: EntryHash([1; 32]) };
+    let frames = [
+        Frame::Hello { nonce: [3; 32] },
+        Frame::Open { session, blinded: [4; 32], proof: [5; 32] },
+        Frame::Accept { session, proof: [6; 32], who: Proof::Seeder },
+        Frame::Confirm { session, who: Proof::Member { log: log(), signature: [7; 64] } },
+        Frame::Refuse { session },
+        Frame::AccessHeads { session, heads: vec![RecordHash([8; 32])] },
+        Frame::Records { session, part: Part::Last, records },
+        Frame::LogHeads { session, heads: vec![head] },
+        Frame::EntriesWant { session, log: log(), from: 3 },
+        Frame::Entry { session, entry: entry(1, &[5; 60]) },
+        Frame::Behind { session, packs: 1, bytes: 2, full: true },
+        Frame::Have { session, packs: vec![pack.id] },
+        Frame::Challenge { session, question, challenge },
+        Frame::Proofs { session, question, first: 1, proofs: vec![None] },
+        Frame::Receipt { session, question, receipt: receipt().encode() },
+        Frame::GrantAnswer { folder: FolderId([1; 32]), answer: GrantAnswer::Pending },
+        Frame::LocatorPut { question, locator: locator(1).encode() },
+        Frame::Locator { question, answer: LocatorAnswer::Refused },
+        Frame::Recover { session, folder: FolderId([1; 32]), member: MemberId([2; 32]), signature: [3; 64] },
+    ];
+    frames.iter().map(Frame::encode).collect()
+}
+
+fn outboard_small() -> PackRef {
+    PackRef { id: PackId([2; 32]), size: 4096 }
+}
+
+fn bulk_frames() -> Vec<Vec<u8>> {
+    use wire::{Ask, BulkFrame, OutboardWish, SessionId};
+    let ask = Ask {
+        ask: 1,
+        session: SessionId(7),
+        pack: outboard_small(),
+        outboard: OutboardWish::Send,
+        first: 0,
+        count: 1,
+    };
+    let frames = [
+        BulkFrame::Ask(ask),
+        BulkFrame::Outboard { ask: 1, values: &[1; 64] },
+        BulkFrame::Slices { ask: 1, first: 0, bytes: &[5; 600] },
+        BulkFrame::Done { ask: 1 },
+        BulkFrame::NotHere { ask: 1 },
+    ];
+    frames.iter().map(BulkFrame::encode).collect()
+}
