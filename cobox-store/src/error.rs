@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::format::DecodeError;
 use crate::format::entry::EntryFault;
-use crate::id::{ChunkTag, EpochId, FolderId, LogId, PackId, RecordHash};
+use crate::id::{ChunkTag, EpochId, FolderId, FolderNo, LogId, PackId, RecordHash};
 
 /// Every failure of this crate. Messages say what happened; `cobox-ctl` says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +91,9 @@ pub enum Error {
     /// No such folder in this store.
     #[error("folder {0} is not in this store")]
     UnknownFolder(FolderId),
+    /// No folder with this local number in this store.
+    #[error("folder number {} is not in this store", .0.0)]
+    UnknownFolderNo(FolderNo),
     /// A pack's bytes do not match its id.
     #[error("pack {0} is damaged")]
     PackDamaged(PackId),
@@ -138,6 +141,12 @@ pub enum Error {
     KeyFileMode {
         /// The key file.
         path: PathBuf,
+    },
+    /// One call's effect is larger than an entry.
+    #[error("one change of {bytes} bytes is larger than an entry")]
+    TooLarge {
+        /// Its encoded size.
+        bytes: u64,
     },
     /// The access log does not name the member whose words these are.
     #[error("the folder does not know this member")]

@@ -1,35 +1,556 @@
-//! stub
+//! The one database of a store: RocksDB, and the only file that names its types.
+//!
+//! Two column families: `default` holds rows, `bulk` holds slices of packs. Large packs enter `bulk` as
+//! finished files ([`Db::ingest`]), so their bytes are written once and no compaction touches them;
+//! nothing is compressed, because everything of size is ciphertext. A full disk is survived in
+//! place: see [`Db::commit`]. Called by the rest of [`crate::blind`], and by the layers above for
+//! their own tables.
+
 use std::ops::ControlFlow;
-use crate::error::Result;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{RecursiveRwLock, RecursiveRwLockReadGuard};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction,
+    ErrorKind, IngestExternalFileOptions, IteratorMode, LogLevel, Options, ReadOptions, SstFileWriter,
+    WriteBatch, WriteOptions,
+};
+
+use super::reserve::Reserve;
+use crate::error::{Error, Result};
+
+/// Blocks, indexes and filters in memory: enough for the hot rows of a mount, little on a small box.
+const CACHE_BYTES: usize = 32 << 20;
+/// Unflushed rows in memory, over both column families; also the most that opening must replay.
+const MEMTABLES_BYTES: usize = 48 << 20;
+/// One memtable of rows: two of them and two of bulk stay below [`MEMTABLES_BYTES`].
+const MEMTABLE_ROWS_BYTES: usize = 16 << 20;
+/// One memtable of bulk: small packs only, so it fills slowly.
+const MEMTABLE_BULK_BYTES: usize = 8 << 20;
+/// Write-ahead log on disk at the most: bounds the time to open after a crash.
+const WAL_BYTES_MAX: u64 = 64 << 20;
+/// Files that RocksDB keeps open: each costs an index in memory and a descriptor of the process.
+const OPEN_FILES_MAX: i32 = 512;
+/// Threads for flushes and compactions: rows are few, and a small box has two cores.
+const BACKGROUND_JOBS: i32 = 2;
+/// A block of rows, as large as a page of most disks' firmware.
+const BLOCK_BYTES: usize = 16 * 1024;
+/// RocksDB's own text log.
+const LOG_BYTES_MAX: usize = 1 << 20;
+/// Up to so many rows a prefix is deleted row by row; beyond, by a range tombstone, which costs every
+/// later read that passes it.
+const POINT_DELETES_MAX: usize = 256;
+const BULK: &str = "bulk";
+
 /// When a commit is durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Durability {
     /// On return: it survives power loss.
     Synced,
-    /// It survives the death of the process; power loss may take it, but only a suffix of commits.
+    /// It survives the death of the process; power loss may take it, but only with all later commits.
     Unsynced,
 }
-/// The database.
-pub struct Db;
-/// Changes that become visible together.
-#[derive(Default)]
-pub struct Batch;
-#[allow(unused_variables, missing_docs)]
-impl Batch {
-    pub fn put(&mut self, key: &[u8], value: &[u8]) { todo!() }
-    pub fn delete(&mut self, key: &[u8]) { todo!() }
-    pub fn delete_prefix(&mut self, prefix: &[u8]) { todo!() }
-    pub fn put_bulk(&mut self, key: &[u8], value: &[u8]) { todo!() }
-    pub fn len_bytes(&self) -> usize { todo!() }
-    pub fn is_empty(&self) -> bool { todo!() }
-    pub fn append(&mut self, other: Self) { todo!() }
+
+enum Change {
+    Put(Vec<u8>, Vec<u8>),
+    Delete(Vec<u8>),
+    DeletePrefix(Vec<u8>),
+    PutBulk(Vec<u8>, Vec<u8>),
 }
-#[allow(unused_variables, missing_docs)]
+
+/// Changes that become visible, and durable, together and in order.
+#[derive(Default)]
+pub struct Batch {
+    changes: Vec<Change>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Writes a row.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.bytes += key.len() + value.len();
+        self.changes.push(Change::Put(key.to_vec(), value.to_vec()));
+    }
+
+    /// Removes a row, if it is there.
+    pub fn delete(&mut self, key: &[u8]) {
+        self.bytes += key.len();
+        self.changes.push(Change::Delete(key.to_vec()));
+    }
+
+    /// Removes all rows whose keys begin with `prefix`, also those written earlier in this batch.
+    ///
+    /// Rows that another thread commits below the prefix at the same time may stay.
+    pub fn delete_prefix(&mut self, prefix: &[u8]) {
+        self.bytes += prefix.len();
+        self.changes.push(Change::DeletePrefix(prefix.to_vec()));
+    }
+
+    /// Writes a slice of a small pack; see [`Db::ingest`] for large ones.
+    pub fn put_bulk(&mut self, key: &[u8], value: &[u8]) {
+        self.bytes += key.len() + value.len();
+        self.changes.push(Change::PutBulk(key.to_vec(), value.to_vec()));
+    }
+
+    /// Bytes of all keys and values.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing would change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Adds the changes of `other` after these.
+    pub fn append(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.changes.extend(other.changes);
+    }
+}
+
+/// The database. All methods may be called from any thread.
+pub struct Db {
+    path: PathBuf,
+    // Recursive: a scan's visitor may read again while a reopening waits.
+    open: RecursiveRwLock<Option<DB>>,
+    reserve: Reserve,
+    full: AtomicBool,
+    files: AtomicU64,
+}
+
 impl Db {
-    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> { todo!() }
-    pub fn contains(&self, key: &[u8]) -> Result<bool> { todo!() }
-    pub fn scan(&self, prefix: &[u8], from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> Result<()> { todo!() }
-    pub fn commit(&self, batch: Batch, durability: Durability) -> Result<()> { todo!() }
-    pub fn bulk_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> { todo!() }
-    pub fn ingest<'a>(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, &'a [u8])>) -> Result<()> { todo!() }
+    /// Opens or creates the database in `store_dir`.
+    ///
+    /// # Errors
+    /// When it cannot be opened, e.g. because the disk is full.
+    pub fn open(store_dir: &Path) -> Result<Self> {
+        let path = store_dir.join("db");
+        let reserve = Reserve::new(store_dir);
+        // After a crash on a full disk, opening itself needs the room that the reserve gives.
+        reserve.release()?;
+        let db = Self {
+            open: RecursiveRwLock::new(Some(open_rocksdb(&path)?)),
+            path,
+            reserve,
+            full: AtomicBool::new(false),
+            files: AtomicU64::new(0),
+        };
+        db.remove_leftover_files()?;
+        if db.reserve.fill().is_err() {
+            db.full.store(true, Ordering::Release);
+        }
+        Ok(db)
+    }
+
+    /// A row.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.handle().as_ref().ok_or(Error::NoSpace)?.get(key)?)
+    }
+
+    /// Whether a row is there.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn contains(&self, key: &[u8]) -> Result<bool> {
+        Ok(self.handle().as_ref().ok_or(Error::NoSpace)?.get_pinned(key)?.is_some())
+    }
+
+    /// Visits rows whose keys begin with `prefix`, ascending, from `prefix ‖ from` on, until the
+    /// visitor breaks. The visitor gets the key after the prefix.
+    ///
+    /// The rows are those of one instant; changes made meanwhile are not seen.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn scan(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let handle = self.handle();
+        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        scan_from(db, prefix, from, visit)
+    }
+
+    /// Makes all changes of `batch`.
+    ///
+    /// After [`Error::NoSpace`] nothing of the batch is visible, everything that was acknowledged
+    /// stays readable, and each further commit first looks whether there is room again: then the
+    /// database is closed and opened beneath its users, because RocksDB keeps refusing writes after
+    /// the first one that failed.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], or [`Error::Db`] when the disk fails.
+    pub fn commit(&self, batch: Batch, durability: Durability) -> Result<()> {
+        self.heal()?;
+        let result = self.write(&batch, durability);
+        self.note(result)
+    }
+
+    /// A slice of a pack. A slice whose block is damaged on the disk counts as not there.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn bulk_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let handle = self.handle();
+        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let mut options = ReadOptions::default();
+        // Slices are large and rarely read twice: they must not push rows out of the cache.
+        options.fill_cache(false);
+        match db.get_cf_opt(bulk(db), key, &options) {
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                tracing::warn!(%error, "damaged block in bulk data");
+                Ok(None)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Stores slices, keys strictly ascending, as one file that is written once and is durable on
+    /// return. No rows: nothing is stored.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], or [`Error::Db`] when the disk fails; then nothing was stored.
+    pub fn ingest<'a>(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, &'a [u8])>) -> Result<()> {
+        self.heal()?;
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
+        let file = self.incoming().join(format!("{number}.sst"));
+        // A disk that fills up here has not touched the database yet: nothing to reopen.
+        let written = write_sst(&file, rows);
+        let result = match written {
+            Ok(Rows::Some) => {
+                let ingested = self.ingest_file(&file);
+                self.note(ingested)
+            }
+            Ok(Rows::None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            // Moved away on success; where this fails, the next opening removes it.
+            let _ = std::fs::remove_file(&file);
+        }
+        result
+    }
+
+    /// Removes slices with `from <= key < to`: whole files at once, the rest by a tombstone.
+    ///
+    /// # Errors
+    /// See [`Self::commit`].
+    pub fn bulk_remove(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        self.heal()?;
+        let removed = {
+            let handle = self.handle();
+            let db = handle.as_ref().ok_or(Error::NoSpace)?;
+            db.delete_file_in_range_cf(bulk(db), from, to)
+                .and_then(|()| db.delete_range_cf(bulk(db), from, to))
+                .map_err(Error::from)
+        };
+        self.note(removed)
+    }
+
+    /// The greatest bulk key below `end`.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn bulk_last_below(&self, end: &[u8]) -> Result<Option<Vec<u8>>> {
+        let handle = self.handle();
+        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let mut rows = db.iterator_cf(bulk(db), IteratorMode::From(end, Direction::Reverse));
+        let found = rows.find(|row| row.as_ref().map_or(true, |(key, _)| **key < *end)).transpose()?;
+        Ok(found.map(|(key, _)| key.into_vec()))
+    }
+
+    fn handle(&self) -> RecursiveRwLockReadGuard<'_, Option<DB>> {
+        self.open.read()
+    }
+
+    fn incoming(&self) -> PathBuf {
+        self.path.join("incoming")
+    }
+
+    fn write(&self, batch: &Batch, durability: Durability) -> Result<()> {
+        let handle = self.handle();
+        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let mut writes = WriteBatch::with_capacity_bytes(batch.bytes + 32 * batch.changes.len());
+        for (at, change) in batch.changes.iter().enumerate() {
+            match change {
+                Change::Put(key, value) => writes.put(key, value),
+                Change::Delete(key) => writes.delete(key),
+                Change::PutBulk(key, value) => writes.put_cf(bulk(db), key, value),
+                Change::DeletePrefix(prefix) => {
+                    delete_prefix(db, prefix, batch.changes.get(..at).unwrap_or_default(), &mut writes)?;
+                }
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(durability == Durability::Synced);
+        Ok(db.write_opt(writes, &options)?)
+    }
+
+    fn ingest_file(&self, file: &Path) -> Result<()> {
+        let handle = self.handle();
+        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        Ok(db.ingest_external_file_cf_opts(bulk(db), &options, vec![file])?)
+    }
+
+    fn note<T>(&self, result: Result<T>) -> Result<T> {
+        if matches!(result, Err(Error::NoSpace)) && !self.full.swap(true, Ordering::AcqRel) {
+            tracing::error!("the disk of the store is full: writes are refused until there is room");
+        }
+        result
+    }
+
+    /// Where the disk was full: reopens if there is room again.
+    fn heal(&self) -> Result<()> {
+        if !self.full.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut open = self.open.write();
+        if !self.full.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if !self.reserve.has_room()? {
+            return Err(Error::NoSpace);
+        }
+        self.reserve.release()?;
+        *open = None;
+        match open_rocksdb(&self.path) {
+            Ok(db) => *open = Some(db),
+            Err(error) => {
+                // Readers go on with what is there; the next write tries again.
+                *open = DB::open_cf_for_read_only(&options(), &self.path, ["default", BULK], false).ok();
+                return Err(error);
+            }
+        }
+        self.reserve.fill()?;
+        self.full.store(false, Ordering::Release);
+        tracing::info!("there is room on the disk of the store again");
+        Ok(())
+    }
+
+    fn remove_leftover_files(&self) -> Result<()> {
+        let incoming = self.incoming();
+        let io = |source| Error::Io { path: incoming.clone(), source };
+        std::fs::create_dir_all(&incoming).map_err(io)?;
+        for file in std::fs::read_dir(&incoming).map_err(io)? {
+            std::fs::remove_file(file.map_err(io)?.path()).map_err(io)?;
+        }
+        Ok(())
+    }
+}
+
+enum Rows {
+    None,
+    Some,
+}
+
+fn bulk(db: &DB) -> &ColumnFamily {
+    db.cf_handle(BULK).expect("the database is opened with both column families")
+}
+
+fn scan_from(
+    db: &DB,
+    prefix: &[u8],
+    from: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+) -> Result<()> {
+    let mut options = ReadOptions::default();
+    if let Some(end) = successor(prefix) {
+        options.set_iterate_upper_bound(end);
+    }
+    let mut rows = db.raw_iterator_opt(options);
+    rows.seek([prefix, from].concat());
+    while let Some((key, value)) = rows.item() {
+        let Some(rest) = key.strip_prefix(prefix) else { break };
+        if visit(rest, value).is_break() {
+            break;
+        }
+        rows.next();
+    }
+    Ok(rows.status()?)
+}
+
+fn delete_prefix(db: &DB, prefix: &[u8], earlier: &[Change], writes: &mut WriteBatch) -> Result<()> {
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    scan_from(db, prefix, &[], &mut |rest, _| {
+        keys.push([prefix, rest].concat());
+        if keys.len() > POINT_DELETES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if keys.len() > POINT_DELETES_MAX
+        && let Some(end) = successor(prefix)
+    {
+        writes.delete_range(prefix, &end);
+        return Ok(());
+    }
+    for change in earlier {
+        if let Change::Put(key, _) = change
+            && key.starts_with(prefix)
+        {
+            writes.delete(key);
+        }
+    }
+    for key in keys {
+        writes.delete(key);
+    }
+    Ok(())
+}
+
+/// The least key that is greater than all keys with this prefix; none where the prefix is all 0xff.
+fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let kept = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix.get(..=kept)?.to_vec();
+    *end.last_mut()? += 1;
+    Some(end)
+}
+
+fn write_sst(file: &Path, rows: &mut dyn Iterator<Item = (Vec<u8>, &[u8])>) -> Result<Rows> {
+    let options = bulk_options(None);
+    let mut writer = SstFileWriter::create(&options);
+    let mut some = Rows::None;
+    for (key, value) in rows {
+        if matches!(some, Rows::None) {
+            writer.open(file)?;
+            some = Rows::Some;
+        }
+        writer.put(key, value)?;
+    }
+    if matches!(some, Rows::Some) {
+        writer.finish()?;
+    }
+    Ok(some)
+}
+
+fn open_rocksdb(path: &Path) -> Result<DB> {
+    let cache = Cache::new_lru_cache(CACHE_BYTES);
+    let mut rows = Options::default();
+    rows.set_write_buffer_size(MEMTABLE_ROWS_BYTES);
+    rows.set_compression_type(DBCompressionType::None);
+    rows.set_block_based_table_factory(&table(Some(&cache)));
+    let families = [
+        ColumnFamilyDescriptor::new("default", rows),
+        ColumnFamilyDescriptor::new(BULK, bulk_options(Some(&cache))),
+    ];
+    Ok(DB::open_cf_descriptors(&options(), path, families)?)
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_db_write_buffer_size(MEMTABLES_BYTES);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_background_jobs(BACKGROUND_JOBS);
+    // A big store has a file per pack: reading statistics of each would make opening slow.
+    options.set_skip_stats_update_on_db_open(true);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_log_level(LogLevel::Warn);
+    options.set_max_log_file_size(LOG_BYTES_MAX);
+    options.set_keep_log_file_num(2);
+    options
+}
+
+fn bulk_options(cache: Option<&Cache>) -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(MEMTABLE_BULK_BYTES);
+    options.set_compression_type(DBCompressionType::None);
+    options.set_block_based_table_factory(&table(cache));
+    options
+}
+
+fn table(cache: Option<&Cache>) -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(BLOCK_BYTES);
+    table.set_format_version(5);
+    // 10 bits a key: 1 % of look-ups in vain.
+    table.set_bloom_filter(10.0, false);
+    if let Some(cache) = cache {
+        table.set_block_cache(cache);
+        // Indexes and filters count against the cache: memory stays bounded however much is stored.
+        table.set_cache_index_and_filter_blocks(true);
+        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> (tempfile::TempDir, Db) {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let db = Db::open(dir.path()).expect("opens");
+        (dir, db)
+    }
+
+    fn keys(db: &Db, prefix: &[u8], from: &[u8]) -> Vec<Vec<u8>> {
+        let mut found = Vec::new();
+        db.scan(prefix, from, &mut |key, _| {
+            found.push(key.to_vec());
+            ControlFlow::Continue(())
+        })
+        .expect("scans");
+        found
+    }
+
+    #[test]
+    fn scan_stays_inside_its_prefix_and_starts_where_told() {
+        let (_dir, db) = open();
+        let mut batch = Batch::default();
+        for key in [&b"a"[..], b"b", b"b1", b"b2", b"b3", b"c", b"\xff\xff", b"\xff\xff\x01"] {
+            batch.put(key, b"v");
+        }
+        db.commit(batch, Durability::Unsynced).expect("commits");
+        assert_eq!(keys(&db, b"b", b"2"), [b"2".to_vec(), b"3".to_vec()]);
+        assert_eq!(keys(&db, b"\xff\xff", b""), [b"".to_vec(), b"\x01".to_vec()]);
+        assert!(keys(&db, b"d", b"").is_empty());
+    }
+
+    #[test]
+    fn delete_prefix_takes_earlier_rows_of_the_batch_and_spares_later_ones() {
+        let (_dir, db) = open();
+        for many in [3u32, 1000] {
+            let mut batch = Batch::default();
+            for number in 0..many {
+                batch.put(&[b"p", &number.to_be_bytes()[..]].concat(), b"v");
+            }
+            batch.put(b"q", b"v");
+            db.commit(batch, Durability::Unsynced).expect("commits");
+            let mut batch = Batch::default();
+            batch.put(b"p-early", b"v");
+            batch.delete_prefix(b"p");
+            batch.put(b"p-late", b"v");
+            db.commit(batch, Durability::Synced).expect("commits");
+            assert_eq!(keys(&db, b"p", b""), [b"-late".to_vec()], "{many}");
+            assert!(db.contains(b"q").expect("reads"));
+        }
+    }
+
+    #[test]
+    fn ingested_slices_survive_reopening_and_leave_no_file_behind() {
+        let (dir, db) = open();
+        let slice = vec![7u8; 65536];
+        let rows: Vec<(Vec<u8>, &[u8])> = (0u8..20).map(|at| (vec![0, at], &slice[..])).collect();
+        db.ingest(&mut rows.into_iter()).expect("ingests");
+        db.ingest(&mut std::iter::empty()).expect("nothing is fine");
+        assert_eq!(db.bulk_last_below(&[0, 9]).expect("reads"), Some(vec![0, 8]));
+        drop(db);
+        let db = Db::open(dir.path()).expect("opens");
+        assert_eq!(db.bulk_get(&[0, 19]).expect("reads"), Some(slice));
+        db.bulk_remove(&[0, 0], &[0, 19]).expect("removes");
+        assert_eq!(db.bulk_get(&[0, 18]).expect("reads"), None);
+        assert!(db.bulk_get(&[0, 19]).expect("reads").is_some());
+        assert_eq!(std::fs::read_dir(dir.path().join("db/incoming")).expect("lists").count(), 0);
+    }
 }

@@ -18,6 +18,19 @@ impl Have {
         Self { slices, bits: vec![0; usize::try_from(slices.div_ceil(8)).expect("a pack has few slices")] }
     }
 
+    /// All of a pack of `size` bytes.
+    #[must_use]
+    pub fn all(size: u64) -> Self {
+        let mut have = Self::none(size);
+        (0..have.slices).for_each(|index| have.insert(index));
+        have
+    }
+
+    /// Adds what `other`, of the same pack, has.
+    pub fn join(&mut self, other: &Self) {
+        self.bits.iter_mut().zip(&other.bits).for_each(|(ours, theirs)| *ours |= theirs);
+    }
+
     /// How many slices the pack has.
     #[must_use]
     pub fn slices(&self) -> u64 {

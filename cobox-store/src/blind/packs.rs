@@ -1,40 +1,390 @@
-//! stub
-use super::have::Have; use super::store::Store;
-use crate::error::Result;
-use crate::format::pack::PackRef;
+//! Packs: their slices, outboards, and which of them the folder needs.
+//!
+//! A pack is *live* when an entry refers to it, *missing* when it is live and not wholly here. Slices lie
+//! under local ordinals; large packs enter as files that are written once, small ones
+//! with the rows. Nothing here opens a pack.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use super::db::{Batch, Durability};
+use super::have::Have;
+use super::ordinals::Ordinal;
+use super::pack_info::{PackInfo, State, info_key};
+use super::store::{Added, Store};
+use super::tables::{Table, key};
+use crate::error::{Error, Result};
+use crate::format::SLICE_BYTES;
+use crate::format::codec::DecodeError;
+use crate::format::pack::{PackRef, is_size_class};
 use crate::format::proof::{Challenge, LeafProof, Outboard};
 use crate::id::{FolderNo, PackId};
-/// Whether a live pack is here.
+
+/// From this size on a pack is a file of its own: below, the four fsyncs of an ingestion cost more than
+/// writing the bytes a second time.
+pub(super) const LARGE_BYTES_MIN: u64 = 256 * 1024;
+
+/// Whether a live pack is wholly here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PackState { /// Wholly.
- Complete, /// Not, or only partly.
- Missing }
+pub enum PackState {
+    /// Wholly.
+    Complete,
+    /// Not, or in part.
+    Missing,
+}
+
 /// What is known of a pack.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum PackStatus { /// Nobody referred to it and nothing is here.
- Unknown, /// Entries refer to it; nothing is here.
- Missing(PackRef), /// Some slices are here.
- Partial(PackRef, Have), /// All are here.
- Complete(PackRef) }
-/// What a folder takes in this store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Usage { /// Bytes of packs that are here or that entries refer to.
- pub pack_bytes: u64, /// Bytes of entries.
- pub entry_bytes: u64, /// Packs that are here or that entries refer to.
- pub packs: u64, /// The grant's limit.
- pub quota_bytes: Option<u64> }
-#[allow(unused_variables, missing_docs)]
+pub enum PackStatus {
+    /// Nobody refers to it, and nothing of it is here.
+    Unknown,
+    /// Entries refer to it; nothing of it is here.
+    Missing(PackRef),
+    /// Some slices are here.
+    Partial(PackRef, Have),
+    /// All slices are here.
+    Complete(PackRef),
+}
+
 impl Store {
-    pub fn pack_put(&self, no: FolderNo, pack: PackRef, outboard: &Outboard, bytes: &[u8]) -> Result<()> { todo!() }
-    pub fn packs_put(&self, no: FolderNo, packs: &[(Outboard, Vec<u8>)]) -> Result<()> { todo!() }
-    pub fn pack_status(&self, no: FolderNo, pack: PackId) -> Result<PackStatus> { todo!() }
-    pub fn packs_live(&self, no: FolderNo, visit: &mut dyn FnMut(PackRef, PackState)) -> Result<()> { todo!() }
-    pub fn packs_missing(&self, no: FolderNo, after: Option<PackId>, max: usize) -> Result<Vec<PackRef>> { todo!() }
-    pub fn slice(&self, no: FolderNo, pack: PackId, index: u64) -> Result<Option<Vec<u8>>> { todo!() }
-    pub fn outboard(&self, no: FolderNo, pack: PackId) -> Result<Option<Outboard>> { todo!() }
-    pub fn pack_range(&self, no: FolderNo, pack: PackId, offset: u64, len: usize) -> Result<Option<Vec<u8>>> { todo!() }
-    pub fn answer(&self, no: FolderNo, challenge: &Challenge) -> Result<Vec<Option<LeafProof>>> { todo!() }
-    pub fn pack_mark_damaged(&self, no: FolderNo, pack: PackId) -> Result<()> { todo!() }
-    pub fn usage(&self, no: FolderNo) -> Result<Usage> { todo!() }
-    pub fn quota_set(&self, no: FolderNo, quota_bytes: u64, until_ms: u64) -> Result<()> { todo!() }
+    /// Stores a whole pack; durable on return. No entry needs to refer to it yet.
+    ///
+    /// # Errors
+    /// [`Error::PackDamaged`] when `bytes` do not match `outboard`, or that is not of `pack`;
+    /// [`Error::NoSpace`].
+    pub fn pack_put(&self, no: FolderNo, pack: PackRef, outboard: &Outboard, bytes: &[u8]) -> Result<()> {
+        if outboard.pack() != pack {
+            return Err(Error::PackDamaged(pack.id));
+        }
+        self.put_all(no, &[(outboard, bytes)])
+    }
+
+    /// Stores several whole packs with one file and one commit; durable on return.
+    ///
+    /// # Errors
+    /// See [`Self::pack_put`].
+    pub fn packs_put(&self, no: FolderNo, packs: &[(Outboard, Vec<u8>)]) -> Result<()> {
+        let packs: Vec<(&Outboard, &[u8])> = packs.iter().map(|(outboard, bytes)| (outboard, &bytes[..])).collect();
+        self.put_all(no, &packs)
+    }
+
+    fn put_all(&self, no: FolderNo, packs: &[(&Outboard, &[u8])]) -> Result<()> {
+        let mut wanted = Vec::new();
+        let mut seen = HashSet::new();
+        for (outboard, bytes) in packs {
+            let id = outboard.pack().id;
+            if !is_size_class(outboard.pack().size) || !matches(outboard, bytes) {
+                return Err(Error::PackDamaged(id));
+            }
+            let complete = self.pack_info(no, id)?.is_some_and(|info| info.state == State::Complete);
+            if !complete && seen.insert(id) {
+                wanted.push((*outboard, *bytes));
+            }
+        }
+        let is_large = |pack: &&(&Outboard, &[u8])| pack.0.pack().size >= LARGE_BYTES_MIN;
+        let large: Vec<(&Outboard, &[u8])> = wanted.iter().filter(is_large).copied().collect();
+        let small: Vec<(&Outboard, &[u8])> = wanted.iter().filter(|pack| !is_large(pack)).copied().collect();
+        let ordinals = self.ingest_large(&large)?;
+        let mut batch = Batch::default();
+        let mut unused = Vec::new();
+        let mut taken = self.ordinals.lock();
+        for ((outboard, _), ordinal) in large.iter().zip(ordinals) {
+            unused.extend(self.stage_complete(no, outboard, ordinal, &mut batch)?);
+        }
+        for (outboard, bytes) in &small {
+            let ordinal = taken.take_small(&mut batch);
+            for (index, slice) in (0..).zip(bytes.chunks(SLICE_BYTES as usize)) {
+                batch.put_bulk(&ordinal.slice_key(index), slice);
+            }
+            unused.extend(self.stage_complete(no, outboard, ordinal, &mut batch)?);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.db().commit(batch, Durability::Synced)?;
+        drop(taken);
+        for (outboard, _) in &wanted {
+            self.wants.forget(no, outboard.pack().id);
+        }
+        self.watch().bump(no);
+        self.remove_ordinals(&unused);
+        Ok(())
+    }
+
+    /// Writes large packs under new ordinals; until [`Self::stage_complete`] they count as garbage.
+    fn ingest_large(&self, packs: &[(&Outboard, &[u8])]) -> Result<Vec<Ordinal>> {
+        if packs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ordinals: Vec<Ordinal> = {
+            let mut next = self.ordinals.lock();
+            let mut batch = Batch::default();
+            let ordinals: Vec<Ordinal> = packs.iter().map(|_| next.take_large(&mut batch)).collect();
+            ordinals.iter().for_each(|ordinal| ordinal.stage_garbage(&mut batch));
+            self.db().commit(batch, Durability::Unsynced)?;
+            ordinals
+        };
+        let mut rows = ordinals.iter().zip(packs).flat_map(|(ordinal, (_, bytes))| {
+            let slices = (0..).zip(bytes.chunks(SLICE_BYTES as usize));
+            slices.map(|(index, slice)| (ordinal.slice_key(index), slice))
+        });
+        self.db().ingest(&mut rows)?;
+        Ok(ordinals)
+    }
+
+    /// Adds the rows that make a pack complete. The caller holds the lock of the ordinals, so that nobody
+    /// changes the pack's row in between. Returns the ordinal that is no longer used, if any.
+    fn stage_complete(
+        &self,
+        no: FolderNo,
+        outboard: &Outboard,
+        ordinal: Ordinal,
+        batch: &mut Batch,
+    ) -> Result<Option<Ordinal>> {
+        let pack = outboard.pack();
+        let unused = match self.pack_info(no, pack.id)? {
+            Some(info) if info.state == State::Complete => {
+                ordinal.stage_garbage(batch);
+                return Ok(Some(ordinal));
+            }
+            Some(info) => Some(info.ordinal),
+            None => None,
+        };
+        if let Some(unused) = unused {
+            unused.stage_garbage(batch);
+        }
+        ordinal.stage_used(batch);
+        let info = PackInfo { size: pack.size, ordinal, state: State::Complete };
+        batch.put(&info_key(no, pack.id), &info.encode());
+        batch.put(&key(no, Table::Outboard, &pack.id.0), &outboard.encode());
+        batch.delete(&key(no, Table::Missing, &pack.id.0));
+        Ok(unused)
+    }
+
+    /// Removes slices that a commit listed as garbage; where it fails, the next opening does it.
+    fn remove_ordinals(&self, ordinals: &[Ordinal]) {
+        for ordinal in ordinals {
+            if let Err(error) = ordinal.remove(self.db()) {
+                tracing::warn!(%error, "slices without a pack stay until the store is opened again");
+            }
+        }
+    }
+
+    /// What is known of a pack.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn pack_status(&self, no: FolderNo, pack: PackId) -> Result<PackStatus> {
+        if let Some(info) = self.pack_info(no, pack)? {
+            let known = PackRef { id: pack, size: info.size };
+            return Ok(match info.state {
+                State::Complete => PackStatus::Complete(known),
+                State::Partial(have) => PackStatus::Partial(known, have),
+            });
+        }
+        let live = self.live_size(no, pack)?;
+        Ok(live.map_or(PackStatus::Unknown, |size| PackStatus::Missing(PackRef { id: pack, size })))
+    }
+
+    pub(super) fn live_size(&self, no: FolderNo, pack: PackId) -> Result<Option<u64>> {
+        let row = self.db().get(&key(no, Table::Live, &pack.0))?;
+        Ok(row.map(|size| decode_size(&size)).transpose()?)
+    }
+
+    /// Visits every pack that entries refer to, ascending by id.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn packs_live(&self, no: FolderNo, visit: &mut dyn FnMut(PackRef, PackState)) -> Result<()> {
+        let mut missing = HashSet::new();
+        self.scan_packs(no, Table::Missing, None, &mut |pack| {
+            missing.insert(pack.id);
+            ControlFlow::Continue(())
+        })?;
+        self.scan_packs(no, Table::Live, None, &mut |pack| {
+            let state = if missing.contains(&pack.id) { PackState::Missing } else { PackState::Complete };
+            visit(pack, state);
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Up to `max` live packs that are not wholly here, ascending by id, after `after`.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn packs_missing(&self, no: FolderNo, after: Option<PackId>, max: usize) -> Result<Vec<PackRef>> {
+        let mut missing = Vec::new();
+        self.scan_packs(no, Table::Missing, after, &mut |pack| {
+            if missing.len() < max && Some(pack.id) != after {
+                missing.push(pack);
+            }
+            if missing.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(missing)
+    }
+
+    fn scan_packs(
+        &self,
+        no: FolderNo,
+        table: Table,
+        from: Option<PackId>,
+        visit: &mut dyn FnMut(PackRef) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let mut wrong = Ok(());
+        let from = from.map_or(Vec::new(), |id| id.0.to_vec());
+        self.db().scan(&key(no, table, &[]), &from, &mut |id, size| match (id.try_into(), decode_size(size)) {
+            (Ok(id), Ok(size)) => visit(PackRef { id: PackId(id), size }),
+            _ => {
+                wrong = Err(DecodeError::Invalid { field: "pack row" });
+                ControlFlow::Break(())
+            }
+        })?;
+        Ok(wrong?)
+    }
+
+    /// Makes the `missing` row of a live pack agree with what is here.
+    pub(super) fn settle_missing(&self, no: FolderNo, pack: PackRef) -> Result<()> {
+        let _held = self.ordinals.lock();
+        let row = key(no, Table::Missing, &pack.id.0);
+        let complete = self.pack_info(no, pack.id)?.is_some_and(|info| info.state == State::Complete);
+        let mut batch = Batch::default();
+        match (complete, self.db().contains(&row)?) {
+            (true, true) => batch.delete(&row),
+            (false, false) => batch.put(&row, &size_row(pack)),
+            _ => return Ok(()),
+        }
+        self.db().commit(batch, Durability::Unsynced)
+    }
+
+    /// A slice, not verified; `None` when it is not here.
+    ///
+    /// # Errors
+    /// [`Error::PackDamaged`] when it should be here and is not.
+    pub fn slice(&self, no: FolderNo, pack: PackId, index: u64) -> Result<Option<Vec<u8>>> {
+        match self.pack_info(no, pack)? {
+            Some(info) => self.slice_of(&info, pack, index),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn slice_of(&self, info: &PackInfo, pack: PackId, index: u64) -> Result<Option<Vec<u8>>> {
+        if index >= Have::none(info.size).slices() || !info.has(index) {
+            return Ok(None);
+        }
+        let bytes = self.db().bulk_get(&info.ordinal.slice_key(index))?;
+        bytes.map(Some).ok_or(Error::PackDamaged(pack))
+    }
+
+    /// The outboard of a pack that is here, wholly or in part.
+    ///
+    /// # Errors
+    /// [`Error::PackDamaged`] when the disk changed it.
+    pub fn outboard(&self, no: FolderNo, pack: PackId) -> Result<Option<Outboard>> {
+        let Some(info) = self.pack_info(no, pack)? else { return Ok(None) };
+        let row = self.db().get(&key(no, Table::Outboard, &pack.0))?.ok_or(Error::PackDamaged(pack))?;
+        let outboard = Outboard::decode(PackRef { id: pack, size: info.size }, &row);
+        outboard.map(Some).map_err(|_| Error::PackDamaged(pack))
+    }
+
+    /// `len` bytes of a pack from `offset` on, not verified; `None` when a slice of them is not here,
+    /// or they reach past the end.
+    ///
+    /// # Errors
+    /// [`Error::PackDamaged`] when a slice should be here and is not.
+    pub fn pack_range(&self, no: FolderNo, pack: PackId, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        let Some(info) = self.pack_info(no, pack)? else { return Ok(None) };
+        let end = offset.saturating_add(len as u64);
+        if end > info.size {
+            return Ok(None);
+        }
+        let mut bytes = Vec::with_capacity(len);
+        for index in offset / SLICE_BYTES..end.div_ceil(SLICE_BYTES) {
+            let Some(slice) = self.slice_of(&info, pack, index)? else { return Ok(None) };
+            let start = index * SLICE_BYTES;
+            let within = |at: u64| usize::try_from(at.saturating_sub(start).min(SLICE_BYTES)).expect("in a slice");
+            bytes.extend_from_slice(slice.get(within(offset)..within(end)).ok_or(Error::PackDamaged(pack))?);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Answers an audit: a proof for each sample whose slice is here and sound. A pack that is found
+    /// damaged goes back to missing.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn answer(&self, no: FolderNo, challenge: &Challenge) -> Result<Vec<Option<LeafProof>>> {
+        let mut proofs = Vec::with_capacity(challenge.samples.len());
+        for sample in &challenge.samples {
+            let index = sample.leaf / (SLICE_BYTES / crate::format::proof::LEAF_BYTES);
+            match self.sound_slice(no, sample.pack.id, index) {
+                Ok(Some((outboard, slice))) => proofs.push(outboard.prove_leaf(sample.leaf, &slice)),
+                Ok(None) => proofs.push(None),
+                Err(Error::PackDamaged(pack)) => {
+                    self.pack_mark_damaged(no, pack)?;
+                    proofs.push(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(proofs)
+    }
+
+    fn sound_slice(&self, no: FolderNo, pack: PackId, index: u64) -> Result<Option<(Outboard, Vec<u8>)>> {
+        let Some(outboard) = self.outboard(no, pack)? else { return Ok(None) };
+        let Some(slice) = self.slice(no, pack, index)? else { return Ok(None) };
+        if outboard.slice_matches(index, &slice) { Ok(Some((outboard, slice))) } else { Err(Error::PackDamaged(pack)) }
+    }
+
+    /// Forgets a pack whose bytes are wrong: if it is live, it is missing again and will be fetched.
+    ///
+    /// # Errors
+    /// See [`super::Db::commit`].
+    pub fn pack_mark_damaged(&self, no: FolderNo, pack: PackId) -> Result<()> {
+        let held = self.ordinals.lock();
+        let Some(info) = self.pack_info(no, pack)? else { return Ok(()) };
+        let mut batch = Batch::default();
+        batch.delete(&info_key(no, pack));
+        batch.delete(&key(no, Table::Outboard, &pack.0));
+        info.ordinal.stage_garbage(&mut batch);
+        if let Some(size) = self.live_size(no, pack)? {
+            batch.put(&key(no, Table::Missing, &pack.0), &size_row(PackRef { id: pack, size }));
+        }
+        self.db().commit(batch, Durability::Synced)?;
+        drop(held);
+        tracing::warn!(%pack, "a damaged pack was dropped");
+        self.remove_ordinals(&[info.ordinal]);
+        self.watch().bump(no);
+        Ok(())
+    }
+}
+
+/// Notes that an entry refers to a pack, and whether it is missing. Says whether that is news.
+pub(super) fn stage_live(store: &Store, no: FolderNo, pack: PackRef, batch: &mut Batch) -> Result<Added> {
+    match store.live_size(no, pack.id)? {
+        Some(size) if size == pack.size => return Ok(Added::Known),
+        Some(_) => return Err(Error::PackDamaged(pack.id)),
+        None => batch.put(&key(no, Table::Live, &pack.id.0), &size_row(pack)),
+    }
+    match store.pack_info(no, pack.id)? {
+        Some(info) if info.size != pack.size => return Err(Error::PackDamaged(pack.id)),
+        Some(PackInfo { state: State::Complete, .. }) => {}
+        _ => batch.put(&key(no, Table::Missing, &pack.id.0), &size_row(pack)),
+    }
+    Ok(Added::New)
+}
+
+fn matches(outboard: &Outboard, bytes: &[u8]) -> bool {
+    bytes.len() as u64 == outboard.pack().size
+        && (0..).zip(bytes.chunks(SLICE_BYTES as usize)).all(|(index, slice)| outboard.slice_matches(index, slice))
+}
+
+/// The value of a row that names a pack's size.
+pub(super) fn size_row(pack: PackRef) -> [u8; 8] {
+    pack.size.to_le_bytes()
+}
+
+/// Reads what [`size_row`] wrote.
+pub(super) fn decode_size(bytes: &[u8]) -> Result<u64, DecodeError> {
+    let size = bytes.try_into().map_err(|_| DecodeError::Invalid { field: "pack size" })?;
+    Ok(u64::from_le_bytes(size))
 }

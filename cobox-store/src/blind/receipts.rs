@@ -1,10 +1,88 @@
-//! stub
-use super::store::Store;
-use crate::error::Result;
+//! Receipts of seeders: the newest of each.
+
+use std::ops::ControlFlow;
+
+use super::db::{Batch, Durability};
+use super::store::{Added, Store};
+use super::tables::{Table, key};
+use crate::error::{Error, Result};
+use crate::format::receipt::{Receipt, UnverifiedReceipt};
 use crate::id::FolderNo;
-#[allow(unused_variables, missing_docs)]
+
 impl Store {
-    pub fn receipt_put(&self, no: FolderNo, seeder: &[u8], receipt: &[u8]) -> Result<()> { todo!() }
-    /// (seeder, receipt)
-    pub fn receipts(&self, no: FolderNo) -> Result<Vec<(Vec<u8>, Vec<u8>)>> { todo!() }
+    /// Keeps a receipt unless the seeder's newest is not older; durable on return.
+    ///
+    /// # Errors
+    /// When the disk cannot be read or written.
+    pub fn receipt_put(&self, no: FolderNo, receipt: &Receipt) -> Result<Added> {
+        let _held = self.ordinals.lock();
+        let row = key(no, Table::Receipt, &receipt.seeder);
+        if let Some(bytes) = self.db().get(&row)?
+            && decode(&bytes)?.time_ms >= receipt.time_ms
+        {
+            return Ok(Added::Known);
+        }
+        let mut batch = Batch::default();
+        batch.put(&row, &receipt.encode());
+        self.db().commit(batch, Durability::Synced)?;
+        self.watch().bump(no);
+        Ok(Added::New)
+    }
+
+    /// The newest receipt of each seeder, ascending by peer id, verified again.
+    ///
+    /// # Errors
+    /// When the disk cannot be read, or changed one.
+    pub fn receipts(&self, no: FolderNo) -> Result<Vec<Receipt>> {
+        let mut receipts = Vec::new();
+        self.db().scan(&key(no, Table::Receipt, &[]), &[], &mut |_, bytes| {
+            receipts.push(decode(bytes));
+            ControlFlow::Continue(())
+        })?;
+        receipts.into_iter().collect()
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<Receipt> {
+    UnverifiedReceipt::decode(bytes)?.verify().map_err(|_| Error::Sealed)
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer as _, SigningKey};
+
+    use super::super::testing::{Founder, new_store};
+    use super::*;
+    use crate::format::receipt::peer_id_of;
+
+    #[test]
+    fn receipt_older_than_the_seeders_newest_is_not_kept() {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let make = |seeder: u8, time_ms| {
+            let key = SigningKey::from_bytes(&[seeder; 32]);
+            let mut receipt = Receipt {
+                folder: founder.folder(),
+                seeder: peer_id_of(&key.verifying_key().to_bytes()),
+                nonce: [0; 32],
+                heads: vec![],
+                packs_held: 0,
+                packs_lacking: 0,
+                samples_asked: 0,
+                samples_proved: 0,
+                live_set_digest: [0; 32],
+                time_ms,
+                signature: [0; 64],
+            };
+            receipt.signature = key.sign(&receipt.signed_bytes()).to_bytes();
+            receipt
+        };
+        assert_eq!(store.receipt_put(no, &make(1, 5)).expect("puts"), Added::New);
+        assert_eq!(store.receipt_put(no, &make(1, 4)).expect("puts"), Added::Known);
+        assert_eq!(store.receipt_put(no, &make(2, 3)).expect("puts"), Added::New);
+        assert_eq!(store.receipt_put(no, &make(1, 6)).expect("puts"), Added::New);
+        let mut times: Vec<u64> = store.receipts(no).expect("reads").iter().map(|receipt| receipt.time_ms).collect();
+        times.sort_unstable();
+        assert_eq!(times, [3, 6]);
+    }
 }

@@ -1,26 +1,221 @@
-//! stub
+//! Takes a pack slice by slice, in any order, and remembers across crashes what it has.
+//!
+//! Every slice is verified against the outboard before it is kept. Slices are buffered up to
+//! [`BUFFER_BYTES`], then stored: long runs as files that are written once, the rest with the rows; the
+//! bits of what is here follow in a synced commit. The network drives it; nobody else.
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use super::db::{Batch, Durability};
+use super::have::Have;
+use super::ordinals::Ordinal;
+use super::pack_info::{PackInfo, State, info_key};
+use super::packs::LARGE_BYTES_MIN;
 use super::store::Store;
-use crate::error::Result;
-use crate::format::pack::PackRef;
+use super::tables::{Table, key};
+use crate::error::{Error, Result};
+use crate::format::SLICE_BYTES;
+use crate::format::pack::{PackRef, is_size_class};
 use crate::format::proof::Outboard;
 use crate::id::FolderNo;
+
+/// What a receiver holds in memory: enough that a file is worth its fsyncs, little enough for many
+/// receivers on a small box.
+pub const BUFFER_BYTES: usize = 4 << 20;
+/// Fewer slices in a row than this go with the rows: a file for each would cost more than writing
+/// them twice.
+const RUN_SLICES_MIN: usize = (LARGE_BYTES_MIN / SLICE_BYTES) as usize;
+
 /// What is left to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Progress { /// So many slices are missing.
- More { /// How many.
- slices: u64 }, /// The pack is complete and durable.
- Done }
-/// Takes a pack slice by slice.
-pub struct Receiver;
-#[allow(unused_variables, missing_docs)]
-impl Receiver {
-    pub fn put_slice(&mut self, index: u64, bytes: &[u8]) -> Result<Progress> { todo!() }
-    pub fn flush(&mut self) -> Result<Progress> { todo!() }
-    pub fn needed(&self) -> Vec<u64> { todo!() }
-    pub fn pack(&self) -> PackRef { todo!() }
+pub enum Progress {
+    /// Slices are missing.
+    More {
+        /// How many.
+        slices: u64,
+    },
+    /// The pack is complete and durable.
+    Done,
 }
-#[allow(unused_variables, missing_docs)]
+
+/// A pack on its way in. Dropping it keeps what it has.
+pub struct Receiver {
+    store: Arc<Store>,
+    no: FolderNo,
+    outboard: Outboard,
+    ordinal: Ordinal,
+    /// Stored or buffered.
+    have: Have,
+    buffer: BTreeMap<u64, Vec<u8>>,
+    buffer_bytes: usize,
+    done: bool,
+}
+
 impl Store {
-    pub fn pack_receive(self: &Arc<Self>, no: FolderNo, pack: PackRef, outboard: Outboard) -> Result<Receiver> { todo!() }
+    /// Begins or resumes the reception of a live pack.
+    ///
+    /// # Errors
+    /// [`Error::PackUnknown`] when no entry refers to it; [`Error::PackDamaged`] when the outboard is of
+    /// another pack; [`Error::NoSpace`].
+    pub fn pack_receive(self: &Arc<Self>, no: FolderNo, pack: PackRef, outboard: Outboard) -> Result<Receiver> {
+        if self.live_size(no, pack.id)? != Some(pack.size) || !is_size_class(pack.size) {
+            return Err(Error::PackUnknown(pack.id));
+        }
+        if outboard.pack() != pack {
+            return Err(Error::PackDamaged(pack.id));
+        }
+        let mut ordinals = self.ordinals.lock();
+        let info = match self.pack_info(no, pack.id)? {
+            Some(info) => info,
+            None => {
+                // Unsynced is enough: if power loss takes this row, it takes the counter with it, and
+                // slices above the counter are removed at opening.
+                let mut batch = Batch::default();
+                let large = pack.size >= LARGE_BYTES_MIN;
+                let ordinal =
+                    if large { ordinals.take_large(&mut batch) } else { ordinals.take_small(&mut batch) };
+                let state = State::Partial(Have::none(pack.size));
+                let info = PackInfo { size: pack.size, ordinal, state };
+                batch.put(&info_key(no, pack.id), &info.encode());
+                batch.put(&key(no, Table::Outboard, &pack.id.0), &outboard.encode());
+                self.db().commit(batch, Durability::Unsynced)?;
+                info
+            }
+        };
+        drop(ordinals);
+        let (have, done) = match info.state {
+            State::Partial(have) => (have, false),
+            State::Complete => (Have::all(pack.size), true),
+        };
+        Ok(Receiver {
+            store: Arc::clone(self),
+            no,
+            outboard,
+            ordinal: info.ordinal,
+            have,
+            buffer: BTreeMap::new(),
+            buffer_bytes: 0,
+            done,
+        })
+    }
+}
+
+impl Receiver {
+    /// Of which pack.
+    #[must_use]
+    pub fn pack(&self) -> PackRef {
+        self.outboard.pack()
+    }
+
+    /// Slices that are neither stored nor buffered, ascending.
+    #[must_use]
+    pub fn needed(&self) -> Vec<u64> {
+        self.have.missing().collect()
+    }
+
+    /// Takes slice `index`. It is durable once [`Self::flush`] returned or the pack is
+    /// [`Progress::Done`]; one that is here already changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::PackDamaged`] when the bytes are not that slice: then the sender lies or its disk does, and
+    /// the receiver can go on with another. [`Error::NoSpace`]: nothing buffered is lost.
+    pub fn put_slice(&mut self, index: u64, bytes: &[u8]) -> Result<Progress> {
+        if !self.have.contains(index) {
+            if !self.outboard.slice_matches(index, bytes) {
+                return Err(Error::PackDamaged(self.pack().id));
+            }
+            if self.buffer_bytes + bytes.len() > BUFFER_BYTES {
+                self.flush()?;
+            }
+            self.buffer.insert(index, bytes.to_vec());
+            self.buffer_bytes += bytes.len();
+            self.have.insert(index);
+        }
+        if self.have.is_full() { self.flush() } else { Ok(self.progress()) }
+    }
+
+    /// Stores what is buffered; durable on return.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`]: the buffer is kept. [`Error::PackDamaged`] when the pack was found damaged
+    /// meanwhile: begin anew.
+    pub fn flush(&mut self) -> Result<Progress> {
+        if self.done || self.buffer.is_empty() && !self.have.is_full() {
+            return Ok(self.progress());
+        }
+        let mut batch = Batch::default();
+        let large = self.pack().size >= LARGE_BYTES_MIN;
+        for run in runs(&self.buffer) {
+            if large && run.len() >= RUN_SLICES_MIN {
+                let mut rows = run.iter().map(|(index, bytes)| (self.ordinal.slice_key(*index), *bytes));
+                self.store.db().ingest(&mut rows)?;
+            } else {
+                for (index, bytes) in run {
+                    batch.put_bulk(&self.ordinal.slice_key(index), bytes);
+                }
+            }
+        }
+        self.commit(batch)?;
+        self.buffer.clear();
+        self.buffer_bytes = 0;
+        if self.done {
+            self.store.wants.forget(self.no, self.pack().id);
+        }
+        self.store.watch().bump(self.no);
+        Ok(self.progress())
+    }
+
+    /// Persists the bits. Another receiver, or a whole pack, may have come in meanwhile: bits are joined.
+    fn commit(&mut self, mut batch: Batch) -> Result<()> {
+        let pack = self.pack();
+        let _held = self.store.ordinals.lock();
+        let info = self.store.pack_info(self.no, pack.id)?.ok_or(Error::PackDamaged(pack.id))?;
+        let stored = match info.state {
+            State::Complete => {
+                self.have = Have::all(pack.size);
+                self.done = true;
+                return Ok(());
+            }
+            State::Partial(_) if info.ordinal != self.ordinal => return Err(Error::PackDamaged(pack.id)),
+            State::Partial(have) => have,
+        };
+        let mut have = self.have.clone();
+        have.join(&stored);
+        let full = have.is_full();
+        let state = if full { State::Complete } else { State::Partial(have.clone()) };
+        let info = PackInfo { size: pack.size, ordinal: self.ordinal, state };
+        batch.put(&info_key(self.no, pack.id), &info.encode());
+        if full {
+            batch.delete(&key(self.no, Table::Missing, &pack.id.0));
+        }
+        self.store.db().commit(batch, Durability::Synced)?;
+        self.have = have;
+        self.done = full;
+        Ok(())
+    }
+
+    fn progress(&self) -> Progress {
+        if self.done { Progress::Done } else { Progress::More { slices: self.have.slices() - self.have.count() } }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Err(error) = self.flush() {
+            tracing::warn!(%error, pack = %self.pack().id, "slices in memory were lost and will be asked again");
+        }
+    }
+}
+
+/// Runs of neighbouring slices.
+fn runs(buffer: &BTreeMap<u64, Vec<u8>>) -> Vec<Vec<(u64, &[u8])>> {
+    let mut runs: Vec<Vec<(u64, &[u8])>> = Vec::new();
+    for (index, bytes) in buffer {
+        match runs.last_mut() {
+            Some(run) if run.last().is_some_and(|(last, _)| last + 1 == *index) => run.push((*index, bytes)),
+            _ => runs.push(vec![(*index, bytes)]),
+        }
+    }
+    runs
 }

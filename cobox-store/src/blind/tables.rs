@@ -17,7 +17,7 @@ pub enum Table {
     FolderById = 0x01,
     /// [`STORE`]: folder number (u32 BE) → folder id.
     FolderByNo = 0x02,
-    /// [`STORE`]: `next ordinal` → u64 LE; the ordinal that the next stored pack takes.
+    /// [`STORE`]: name → u64 LE; the ordinals that the next packs take.
     Counter = 0x03,
     /// [`STORE`]: locator id → locator.
     Locator = 0x04,
@@ -49,6 +49,8 @@ pub enum Table {
     Receipt = 0x11,
     /// name → value: settings of the blind layer and of the network.
     BlindSetting = 0x12,
+    /// [`STORE`]: pack ordinal (u64 BE) → nothing: slices that no row refers to.
+    Garbage = 0x13,
     // keyed: 0x20..=0x3f
     /// Keys of the folder, sealed.
     Secret = 0x20,

@@ -216,6 +216,12 @@ impl Entry {
         &self.header
     }
 
+    /// The author's signature over the header.
+    #[must_use]
+    pub fn signature(&self) -> &[u8; 64] {
+        &self.signature
+    }
+
     /// The sealed body.
     #[must_use]
     pub fn body(&self) -> &[u8] {

@@ -1,0 +1,121 @@
+//! What a folder takes in this store, and the limit that its grant sets.
+//!
+//! Totals are counted once per opening and then carried in memory; the rows they are counted from are
+//! the truth.
+
+use std::ops::ControlFlow;
+
+use super::db::{Batch, Durability};
+use super::packs::decode_size;
+use super::store::Store;
+use super::tables::{Table, key};
+use crate::error::{Error, Result};
+use crate::format::codec::{DecodeError, Reader, Writer};
+use crate::id::FolderNo;
+
+const QUOTA: &[u8] = b"quota";
+
+/// What a folder takes in this store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Bytes of the packs that entries refer to, here or not.
+    pub pack_bytes: u64,
+    /// Bytes of all entries.
+    pub entry_bytes: u64,
+    /// Packs that entries refer to.
+    pub packs: u64,
+    /// The grant's limit, for packs and entries together.
+    pub quota_bytes: Option<u64>,
+    /// The grant's end, milliseconds since 1970; 0 for none.
+    pub until_ms: Option<u64>,
+}
+
+/// The counted part of a [`Usage`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub(super) pack_bytes: u64,
+    pub(super) entry_bytes: u64,
+    pub(super) packs: u64,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.pack_bytes += other.pack_bytes;
+        self.entry_bytes += other.entry_bytes;
+        self.packs += other.packs;
+    }
+}
+
+impl Store {
+    /// What the folder takes, and may take.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn usage(&self, no: FolderNo) -> Result<Usage> {
+        let Totals { pack_bytes, entry_bytes, packs } = self.totals(no)?;
+        let quota = self.quota(no)?;
+        Ok(Usage {
+            pack_bytes,
+            entry_bytes,
+            packs,
+            quota_bytes: quota.map(|(bytes, _)| bytes),
+            until_ms: quota.map(|(_, until_ms)| until_ms),
+        })
+    }
+
+    /// Sets the hard limit of a folder, as its grant says; durable on return. Entries that would
+    /// exceed it are refused; what is here already stays.
+    ///
+    /// # Errors
+    /// See [`super::Db::commit`].
+    pub fn quota_set(&self, no: FolderNo, quota_bytes: u64, until_ms: u64) -> Result<()> {
+        let mut writer = Writer::new();
+        writer.u64(quota_bytes);
+        writer.u64(until_ms);
+        let mut batch = Batch::default();
+        batch.put(&key(no, Table::Quota, QUOTA), &writer.into_bytes());
+        self.db().commit(batch, Durability::Synced)?;
+        self.watch().bump(no);
+        Ok(())
+    }
+
+    fn quota(&self, no: FolderNo) -> Result<Option<(u64, u64)>> {
+        let Some(bytes) = self.db().get(&key(no, Table::Quota, QUOTA))? else { return Ok(None) };
+        let mut reader = Reader::new(&bytes);
+        let quota = (reader.u64("quota")?, reader.u64("quota")?);
+        reader.finish()?;
+        Ok(Some(quota))
+    }
+
+    /// Whether the folder may grow by so much.
+    pub(super) fn check_quota(&self, no: FolderNo, grown: &Totals) -> Result<()> {
+        let Some((quota_bytes, _)) = self.quota(no)? else { return Ok(()) };
+        let now = self.totals(no)?;
+        let wanted = [now.pack_bytes, now.entry_bytes, grown.pack_bytes, grown.entry_bytes];
+        let wanted = wanted.into_iter().fold(0u64, u64::saturating_add);
+        if wanted > quota_bytes { Err(Error::Quota { quota_bytes }) } else { Ok(()) }
+    }
+
+    fn totals(&self, no: FolderNo) -> Result<Totals> {
+        let mut all = self.logs.totals.lock();
+        if let Some(totals) = all.get(&no) {
+            return Ok(*totals);
+        }
+        let mut totals = Totals { entry_bytes: self.count_entry_bytes(no)?, ..Totals::default() };
+        let mut wrong: Result<(), DecodeError> = Ok(());
+        self.db().scan(&key(no, Table::Live, &[]), &[], &mut |_, size| match decode_size(size) {
+            Ok(size) => {
+                totals.packs += 1;
+                totals.pack_bytes += size;
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                wrong = Err(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        wrong?;
+        all.insert(no, totals);
+        Ok(totals)
+    }
+}
