@@ -7,11 +7,13 @@ pub mod access;
 pub mod address;
 pub mod codec;
 pub mod content;
+pub mod device;
 pub mod entry;
 pub mod locator;
 pub mod op;
 pub mod pack;
 pub mod proof;
+pub mod slots;
 pub mod receipt;
 
 pub use codec::{DecodeError, Reader, SUITE, Writer};

@@ -1,56 +1,140 @@
-//! A folder with its keys in memory.
+//! A folder with its keys in memory: who this device is in it, and which epochs it can open.
+//!
+//! Chunks are in `chunks.rs`, entries in `log.rs`, the index in `index.rs`; all of them are this type's
+//! methods because they need its keys and its store.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use ed25519_dalek::{Signer as _, SigningKey};
+use parking_lot::{Mutex, RwLock};
+
+use super::cache::{CACHE_BYTES_MAX, ChunkCache};
 use super::chunker::Chunker;
+use super::epoch::{self, EpochKeys};
+use super::highwater::HighWater;
+use super::keyring::Keyring;
+use super::label::LabelOf;
 use super::local::LocalKeys;
-use super::seal::SealedChunk;
+use super::log::LogWriter;
+use super::packer::Packer;
 use super::secret::Secret32;
-use crate::blind::{Batch, Store};
-use crate::error::Result;
-use crate::format::access::Record;
+use crate::blind::kembox::{self, KemSecret, Purpose};
+use crate::blind::{Access, Batch, Durability, Store, Table, key};
+use crate::error::{Error, Result};
+use crate::format::access::{Act, BOX_BYTES, KeyBox, NewEpoch, Record, Role, SeederGrant, Unsigned};
 use crate::format::address::SeederAddress;
-use crate::format::content::ChunkRef;
-use crate::format::entry::{Body, Entry, LogHead};
-use crate::format::op::OpGroup;
-use crate::format::pack::ChunkType;
-use crate::id::{FolderId, FolderNo, LogId, PackId};
+use crate::format::device::FolderRow;
+use crate::id::{EpochId, FolderId, FolderNo, KemKey, LogId, RecordHash, hash};
+
+const SESSION_CONTEXT: &[u8] = b"cobox/v1/session";
 
 /// A folder that this device can read and, where its role allows, write.
 pub struct Folder {
-    local: LocalKeys,
     store: Arc<Store>,
+    no: FolderNo,
+    id: FolderId,
+    index: u32,
+    name: String,
+    device_label: String,
+    log: LogId,
+    log_number: u64,
+    sign: SigningKey,
+    kem: KemSecret,
+    local: LocalKeys,
+    pub(super) chunker: Chunker,
+    pub(super) keyring: RwLock<Keyring>,
+    seen_heads: Mutex<Vec<RecordHash>>,
+    pub(super) packer: Packer,
+    pub(super) cache: ChunkCache,
+    pub(super) marks: Arc<HighWater>,
+    pub(super) writer: Mutex<LogWriter>,
+}
+
+/// What a folder is opened with.
+pub(super) struct Opening<'a> {
+    pub(super) store: &'a Arc<Store>,
+    pub(super) no: FolderNo,
+    pub(super) master: &'a Secret32,
+    pub(super) marks: &'a Arc<HighWater>,
+    pub(super) device_label: &'a str,
+}
+
+impl Opening<'_> {
+    /// Opens a folder of which this device has a row.
+    pub(super) fn open(&self, row: &FolderRow) -> Result<Folder> {
+        let (store, no) = (self.store.clone(), self.no);
+        let id = store.folder_id(no)?;
+        let local = LocalKeys::new(self.master, &id.0);
+        let access = store.access(no)?;
+        let kem = KemSecret::from_seed(&row.kem_seed);
+        let known = load_epochs(&store, no, id, &local, &access)?;
+        let keyring = Keyring::open(&access, known, &kem)?;
+        save_epochs(&store, no, &local, &keyring)?;
+        let sign = SigningKey::from_bytes(&row.sign_seed);
+        let log = LogId(sign.verifying_key().to_bytes());
+        let writer = LogWriter::open(&store, no, log, &local, self.marks)?;
+        let folder = Folder {
+            id,
+            no,
+            index: row.index,
+            name: row.name.clone(),
+            device_label: self.device_label.to_owned(),
+            log,
+            log_number: log.number(),
+            sign,
+            kem,
+            local,
+            chunker: Chunker::new(keyring.first.chunker_seed()),
+            keyring: RwLock::new(keyring),
+            seen_heads: Mutex::new(access.heads.clone()),
+            packer: Packer::default(),
+            cache: ChunkCache::new(CACHE_BYTES_MAX),
+            marks: self.marks.clone(),
+            writer: Mutex::new(writer),
+            store,
+        };
+        folder.packer.resume(folder.pending_load()?);
+        Ok(folder)
+    }
 }
 
 impl Folder {
     /// Which folder.
     #[must_use]
     pub fn id(&self) -> FolderId {
-        todo!()
+        self.id
     }
 
     /// Its number in this store.
     #[must_use]
     pub fn no(&self) -> FolderNo {
-        todo!()
+        self.no
+    }
+
+    /// By which index the member's recovery keys are derived.
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        self.index
     }
 
     /// What the member calls it.
     #[must_use]
     pub fn name(&self) -> String {
-        todo!()
+        self.name.clone()
     }
 
     /// This device's log in the folder.
     #[must_use]
     pub fn log(&self) -> LogId {
-        todo!()
+        self.log
     }
 
     /// [`LogId::number`] of [`Self::log`].
     #[must_use]
     pub fn log_number(&self) -> u64 {
-        todo!()
+        self.log_number
     }
 
     /// Where it is stored.
@@ -68,134 +152,201 @@ impl Folder {
     /// This device's label.
     #[must_use]
     pub fn device_label(&self) -> String {
-        todo!()
+        self.device_label.clone()
     }
 
     /// The label of the device that writes `log`, where it opens.
     #[must_use]
     pub fn label_of(&self, log: &LogId) -> Option<String> {
-        let _ = log;
-        todo!()
+        let access = self.store.access(self.no).ok()?;
+        let device = access.devices.get(log)?;
+        self.keyring.read().labels().open(LabelOf::Device, &device.label).ok()
     }
 
     /// The label of the device whose [`LogId::number`] is `log_number`.
     #[must_use]
     pub fn label_of_number(&self, log_number: u64) -> Option<String> {
-        let _ = log_number;
-        todo!()
+        let access = self.store.access(self.no).ok()?;
+        let log = access.devices.keys().find(|log| log.number() == log_number)?;
+        self.label_of(log)
     }
 
     /// The swarm secret of the newest epoch.
     ///
     /// # Errors
-    /// When no epoch's key is known.
+    /// None today; a folder whose epochs are all closed is not opened.
     pub fn swarm_secret(&self) -> Result<Secret32> {
-        todo!()
+        Ok(self.keyring.read().current.swarm_secret())
     }
 
-    /// The swarm secrets of all epochs, newest first.
+    /// The swarm secrets of all epochs, the newest first.
     #[must_use]
     pub fn swarm_secrets(&self) -> Vec<Secret32> {
-        todo!()
+        self.keyring.read().swarm_secrets()
     }
 
     /// Signs a session's transcript with the device's key for this folder.
     #[must_use]
     pub fn sign_session(&self, transcript: &[u8]) -> [u8; 64] {
-        let _ = transcript;
-        todo!()
+        self.sign_bytes(&[SESSION_CONTEXT, &hash(transcript)].concat())
+    }
+
+    pub(super) fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64] {
+        self.sign.sign(bytes).to_bytes()
+    }
+
+    /// The keys of one epoch, after a look at the access log where they are not known yet.
+    pub(super) fn epoch_keys(&self, id: EpochId) -> Result<Arc<EpochKeys>> {
+        let known = self.keyring.read().get(&id).cloned();
+        if let Some(keys) = known {
+            return Ok(keys);
+        }
+        self.refresh()?;
+        self.keyring.read().get(&id).cloned().ok_or(Error::UnknownEpoch(id))
+    }
+
+    /// Reads the access log again and opens epochs that are new.
+    ///
+    /// # Errors
+    /// When the store fails or no epoch opens any more.
+    pub fn refresh(&self) -> Result<()> {
+        let access = self.store.access(self.no)?;
+        let mut seen = self.seen_heads.lock();
+        if *seen == access.heads {
+            return Ok(());
+        }
+        let known = self.keyring.read().epochs().clone();
+        let keyring = Keyring::open(&access, known, &self.kem)?;
+        save_epochs(&self.store, self.no, &self.local, &keyring)?;
+        *self.keyring.write() = keyring;
+        *seen = access.heads.clone();
+        Ok(())
     }
 
     /// Grants a seeder and adds the record locally.
     ///
     /// # Errors
-    /// When the device is no admin, or the store fails.
+    /// [`Error::NotPermitted`] when the device is no admin; or when the store fails.
     pub fn grant_seeder(&self, address: &SeederAddress, quota_bytes: u64, until_ms: u64) -> Result<Record> {
-        let _ = (address, quota_bytes, until_ms);
-        todo!()
+        let access = self.store.access(self.no)?;
+        if access.role_of(&self.log) != Some(Role::Admin) {
+            return Err(Error::NotPermitted { log: self.log });
+        }
+        let keys = self.keyring.read().current.clone();
+        let secret = keys.swarm_secret();
+        let swarm_box = kembox::seal(Purpose::Swarm, self.id, address.kem, &keys.id().0, secret.expose())?;
+        self.add_record(Act::GrantSeeder(SeederGrant {
+            peer_id: address.peer_id.clone(),
+            kem: address.kem,
+            quota_bytes,
+            until_ms,
+            addresses: address.addresses.clone(),
+            swarm_epoch: keys.id(),
+            swarm_box,
+        }))
     }
 
-    /// Reads the access log again and opens boxes of epochs that are new.
+    /// Begins a new epoch for all devices, members and seeders there are.
     ///
     /// # Errors
-    /// When the store fails or a box does not hold what the record commits to.
-    pub fn refresh(&self) -> Result<()> {
-        todo!()
+    /// [`Error::NotPermitted`] when the device may not write; or when the store fails.
+    pub fn rotate(&self) -> Result<Record> {
+        let access = self.store.access(self.no)?;
+        if !access.may_write(&self.log) {
+            return Err(Error::NotPermitted { log: self.log });
+        }
+        let keyring = self.keyring.read().clone();
+        let record = self.add_record(Act::NewEpoch(new_epoch(&access, &Secret32::random()?, &keyring)?))?;
+        self.refresh()?;
+        Ok(record)
     }
 
-    /// Where this folder's files are cut.
-    #[must_use]
-    pub fn chunker(&self) -> Chunker {
-        todo!()
+    /// Signs a record by this device on top of all that is known, and adds it.
+    fn add_record(&self, act: Act) -> Result<Record> {
+        let access = self.store.access(self.no)?;
+        let record = sign_record(&self.sign, self.id, access.heads.clone(), act);
+        self.store.access_add(self.no, &record)?;
+        Ok(record)
     }
+}
 
-    /// Seals one chunk; computes only.
-    #[must_use]
-    pub fn seal(&self, chunk_type: ChunkType, plain: &[u8]) -> SealedChunk {
-        let _ = (chunk_type, plain);
-        todo!()
-    }
+/// Signs a record.
+pub(super) fn sign_record(sign: &SigningKey, folder: FolderId, parents: Vec<RecordHash>, act: Act) -> Record {
+    let author = sign.verifying_key().to_bytes();
+    let content = Unsigned { folder, parents, author, issued_ms: now_ms(), act };
+    let signature = sign.sign(&content.signed_bytes()).to_bytes();
+    Record::new(content, signature)
+}
 
-    /// Puts a sealed chunk into the open pack, unless it is stored already.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn stow(&self, sealed: SealedChunk) -> Result<ChunkRef> {
-        let _ = sealed;
-        todo!()
-    }
+/// Milliseconds since 1970 by this machine's clock.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
 
-    /// Closes the open pack; all stowed chunks are durable afterwards.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn flush_packs(&self) -> Result<()> {
-        todo!()
-    }
+/// An epoch of secret `secret` for everyone in `access`, wrapping the newest epochs that open.
+pub(super) fn new_epoch(access: &Access, secret: &Secret32, keyring: &Keyring) -> Result<NewEpoch> {
+    let newest = access.epoch_heads.iter().filter_map(|id| keyring.get(id));
+    let mut previous: Vec<_> =
+        newest.map(|older| (older.id(), epoch::wrap(secret, access.folder, older))).collect();
+    previous.sort_unstable_by_key(|(id, _)| *id);
+    let commit = epoch::commit(secret);
+    let people = access.devices.values().map(|device| device.kem).chain(access.members.values().map(|member| member.kem));
+    let seeders = access.seeders.iter().map(|(_, grant)| grant.kem);
+    let swarm = epoch::swarm_secret(secret, access.folder);
+    Ok(NewEpoch {
+        commit,
+        boxes: boxes(people, |recipient| {
+            kembox::seal(Purpose::Epoch, access.folder, recipient, &commit, secret.expose())
+        })?,
+        // The epoch's id is the hash of the record that these boxes are in, so they name its commit.
+        swarm_boxes: boxes(seeders, |recipient| {
+            kembox::seal(Purpose::Swarm, access.folder, recipient, &commit, swarm.expose())
+        })?,
+        previous,
+    })
+}
 
-    /// The plaintext of a chunk.
-    ///
-    /// # Errors
-    /// [`crate::Error::Absent`] when it is not on this device, [`crate::Error::PackDamaged`] when its pack is bad.
-    pub fn read_chunk(&self, chunk_type: ChunkType, chunk: ChunkRef) -> Result<Arc<[u8]>> {
-        let _ = (chunk_type, chunk);
-        todo!()
-    }
+/// One box per recipient, ascending.
+pub(super) fn boxes(
+    recipients: impl Iterator<Item = KemKey>,
+    seal: impl Fn(KemKey) -> Result<[u8; BOX_BYTES]>,
+) -> Result<Vec<KeyBox>> {
+    let sorted: BTreeSet<KemKey> = recipients.collect();
+    sorted.into_iter().map(|recipient| Ok(KeyBox { recipient, sealed: seal(recipient)? })).collect()
+}
 
-    /// The pack a chunk would be fetched from.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn pack_of(&self, chunk: ChunkRef) -> Result<Option<PackId>> {
-        let _ = chunk;
-        todo!()
-    }
+fn epoch_key(no: FolderNo, id: EpochId) -> Vec<u8> {
+    key(no, Table::Secret, &[b"epoch".as_slice(), &id.0].concat())
+}
 
-    /// Writes entries that carry all stowed chunks and the ops of `groups`, and commits `extra` with
-    /// the last of them.
-    ///
-    /// # Errors
-    /// When the store fails, the device may not write, or its log was continued elsewhere.
-    pub fn write_entries(&self, hlc: u64, groups: Vec<OpGroup>, deps: Vec<LogHead>, extra: Batch) -> Result<LogHead> {
-        let _ = (hlc, groups, deps, extra);
-        todo!()
+/// Epochs that were opened before: a device that lost its boxes in a rotation still reads its past.
+fn load_epochs(
+    store: &Store,
+    no: FolderNo,
+    folder: FolderId,
+    local: &LocalKeys,
+    access: &Access,
+) -> Result<BTreeMap<EpochId, Arc<EpochKeys>>> {
+    let mut known = BTreeMap::new();
+    for id in access.epochs.keys() {
+        let row_key = epoch_key(no, *id);
+        let Some(sealed) = store.db().get(&row_key)? else { continue };
+        let plain = zeroize::Zeroizing::new(local.open(&row_key, &sealed)?);
+        let mut bytes: [u8; 32] = plain.as_slice().try_into().map_err(|_| Error::Sealed)?;
+        known.insert(*id, Arc::new(EpochKeys::new(folder, *id, Secret32::take(&mut bytes))));
     }
+    Ok(known)
+}
 
-    /// Opens an entry's body.
-    ///
-    /// # Errors
-    /// [`crate::Error::Sealed`], [`crate::Error::UnknownEpoch`] or a decode error.
-    pub fn open_entry(&self, entry: &Entry) -> Result<Body> {
-        let _ = entry;
-        todo!()
+/// Keeps opened epochs, sealed.
+pub(super) fn save_epochs(store: &Store, no: FolderNo, local: &LocalKeys, keyring: &Keyring) -> Result<()> {
+    let mut batch = Batch::default();
+    for (id, keys) in keyring.epochs() {
+        let row_key = epoch_key(no, *id);
+        if !store.db().contains(&row_key)? {
+            batch.put(&row_key, &local.seal(&row_key, keys.secret().expose()));
+        }
     }
-
-    /// Adds the index rows of an opened entry's packs to `batch`.
-    ///
-    /// # Errors
-    /// When header and body disagree about the packs.
-    pub fn index_entry(&self, entry: &Entry, body: &Body, batch: &mut Batch) -> Result<()> {
-        let _ = (entry, body, batch);
-        todo!()
-    }
+    if batch.is_empty() { Ok(()) } else { store.db().commit(batch, Durability::Synced) }
 }

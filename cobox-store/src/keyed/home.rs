@@ -1,25 +1,38 @@
 //! A device's store with its keys: made once, unlocked at each start.
+//!
+//! In the device's folder: `slots` (the wrapped master key), `high-water` (see `highwater.rs`), and
+//! `store` (RocksDB). The member's 32 bytes are never kept: only the locator's keys and the first
+//! recovery public keys.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
+use ed25519_dalek::SigningKey;
+use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
-use super::folder::Folder;
-use super::secret::MemberSecret;
-use crate::blind::Store;
-use crate::error::Result;
-use crate::format::access::Record;
-use crate::format::locator::{Locator, LocatorFolder};
-use crate::id::{FolderId, FolderNo};
+use super::epoch;
+use super::folder::{Folder, Opening, boxes, save_epochs, sign_record};
+use super::highwater::HighWater;
+use super::keyring::Keyring;
+use super::label::{LABEL_BYTES_MAX, LabelKey, LabelOf};
+use super::local::LocalKeys;
+use super::secret::{MemberSecret, Secret32};
+use super::slots::{self, PassphraseCost, Unlock};
+use crate::blind::kembox::{self, KemSecret, Purpose};
+use crate::blind::tables::STORE;
+use crate::blind::{Batch, Durability, Store, StoreKind, Table, key};
+use crate::error::{Error, Result};
+use crate::format::access::{Act, Device, NewEpoch, Record, Role};
+use crate::format::device::{DeviceRow, FolderRow};
+use crate::format::locator::LOCATOR_FOLDERS_MAX;
+use crate::id::{FolderId, FolderNo, KemKey, LogId, MemberId};
 
-/// How the key slots are opened.
-pub enum Unlock {
-    /// Something a person types.
-    Passphrase(Zeroizing<String>),
-    /// A file with 32 random bytes that only its owner can read; made where it is missing at set-up.
-    KeyFile(PathBuf),
-}
+/// Version of Unicode whose normalisation names are compared by (unicode-normalization 0.1.25).
+const UNICODE: [u8; 2] = [16, 0];
 
 /// A folder of this device, as lists show it.
 #[derive(Clone, Debug)]
@@ -36,44 +49,125 @@ pub struct FolderInfo {
 
 /// An unlocked device.
 pub struct Home {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
+    pub(super) local: LocalKeys,
+    pub(super) device: DeviceRow,
+    master: Secret32,
+    marks: Arc<HighWater>,
+    folders: Mutex<BTreeMap<FolderNo, Arc<Folder>>>,
+    /// Creating and recovering folders, one at a time: names and indices are unique.
+    pub(super) changing: Mutex<()>,
+}
+
+/// The keys of a device that is about to join a folder.
+pub(super) struct NewDevice {
+    sign_seed: Secret32,
+    kem_seed: Secret32,
+    pub(super) sign: SigningKey,
+    pub(super) kem: KemSecret,
+}
+
+impl NewDevice {
+    pub(super) fn random() -> Result<Self> {
+        let (sign_seed, kem_seed) = (Secret32::random()?, Secret32::random()?);
+        let (sign, kem) = (SigningKey::from_bytes(sign_seed.expose()), KemSecret::from_seed(kem_seed.expose()));
+        Ok(Self { sign_seed, kem_seed, sign, kem })
+    }
+
+    pub(super) fn describe(&self, member: MemberId, recovery_kem: KemKey, role: Role, label: &str, key: &LabelKey) -> Device {
+        Device {
+            log: LogId(self.sign.verifying_key().to_bytes()),
+            kem: self.kem.public(),
+            member,
+            recovery_kem,
+            role,
+            label: key.seal(LabelOf::Device, label),
+        }
+    }
+
+    pub(super) fn row(&self, index: u32, name: &str) -> FolderRow {
+        FolderRow {
+            index,
+            name: name.to_owned(),
+            sign_seed: Zeroizing::new(*self.sign_seed.expose()),
+            kem_seed: Zeroizing::new(*self.kem_seed.expose()),
+        }
+    }
 }
 
 impl Home {
     /// Makes a device in the empty or missing folder `dir`, for a new member.
     ///
     /// # Errors
-    /// When the store or the slots cannot be written.
+    /// When there is a device already, or the store or the slots cannot be written.
     pub fn init(dir: &Path, label: &str, unlock: Unlock) -> Result<(Arc<Self>, MemberSecret)> {
-        let _ = (dir, label, unlock);
-        todo!()
+        let secret = MemberSecret::generate()?;
+        Ok((Self::init_recovered(dir, label, unlock, &secret)?, secret))
     }
 
     /// Makes a device of a member who has the words already.
     ///
     /// # Errors
-    /// When the store or the slots cannot be written.
+    /// As [`Self::init`].
     pub fn init_recovered(dir: &Path, label: &str, unlock: Unlock, secret: &MemberSecret) -> Result<Arc<Self>> {
-        let _ = (dir, label, unlock, secret);
-        todo!()
+        Self::init_at_cost(dir, label, &unlock, secret, PassphraseCost::STANDARD)
+    }
+
+    /// As [`Self::init_recovered`], at another cost of guessing the passphrase.
+    ///
+    /// # Errors
+    /// As [`Self::init`].
+    #[doc(hidden)]
+    pub fn init_at_cost(
+        dir: &Path,
+        label: &str,
+        unlock: &Unlock,
+        secret: &MemberSecret,
+        cost: PassphraseCost,
+    ) -> Result<Arc<Self>> {
+        let io = |source| Error::Io { path: dir.to_owned(), source };
+        if slots::exist(dir) {
+            return Err(io(std::io::ErrorKind::AlreadyExists.into()));
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+        let master = Secret32::random()?;
+        let local = LocalKeys::new(&master, &[0; 32]);
+        let store = Store::create(&dir.join("store"), StoreKind::Device)?;
+        let row_key = key(STORE, Table::Secret, b"device");
+        let mut batch = Batch::default();
+        batch.put(&row_key, &local.seal(&row_key, &device_row(label, secret)?.encode()));
+        store.db().commit(batch, Durability::Synced)?;
+        // The slots come last: where they are, the device is whole.
+        slots::create(dir, &master, unlock, cost)?;
+        Self::assemble(dir, master, store)
     }
 
     /// Unlocks a device.
     ///
     /// # Errors
-    /// [`crate::Error::WrongKey`] for a wrong passphrase or key file.
+    /// [`Error::WrongKey`] for a wrong passphrase or key file, [`Error::Locked`] when it is in use.
     pub fn open(dir: &Path, unlock: Unlock) -> Result<Arc<Self>> {
-        let _ = (dir, unlock);
-        todo!()
+        let master = slots::open(dir, &unlock)?;
+        let store = Store::open(&dir.join("store"), StoreKind::Device)?;
+        Self::assemble(dir, master, store)
+    }
+
+    fn assemble(dir: &Path, master: Secret32, store: Arc<Store>) -> Result<Arc<Self>> {
+        let local = LocalKeys::new(&master, &[0; 32]);
+        let row_key = key(STORE, Table::Secret, b"device");
+        let sealed = store.db().get(&row_key)?.ok_or_else(|| Error::NotAStore { path: dir.to_owned() })?;
+        let device = DeviceRow::decode(&Zeroizing::new(local.open(&row_key, &sealed)?))?;
+        let marks = Arc::new(HighWater::open(dir)?);
+        let (folders, changing) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { store, local, device, master, marks, folders, changing }))
     }
 
     /// Whether a person must be asked before [`Self::open`].
     ///
     /// # Errors
-    /// When there is no device at `dir`.
+    /// [`Error::NotAStore`] when there is no device at `dir`.
     pub fn needs_passphrase(dir: &Path) -> Result<bool> {
-        let _ = dir;
-        todo!()
+        slots::need_passphrase(dir)
     }
 
     /// Where everything is stored.
@@ -85,16 +179,78 @@ impl Home {
     /// What people call this device.
     #[must_use]
     pub fn label(&self) -> String {
-        todo!()
+        self.device.label.clone()
     }
 
-    /// Begins a folder.
+    /// The Ed25519 seed of this device's libp2p identity.
     ///
     /// # Errors
-    /// When the store fails or 64 folders exist already.
+    /// None today; the seed was read when the device was unlocked.
+    pub fn net_key(&self) -> Result<Zeroizing<[u8; 32]>> {
+        Ok(self.device.net_seed.clone())
+    }
+
+    /// Begins a folder: its genesis and its first epoch, for this device and the member's words.
+    ///
+    /// # Errors
+    /// [`Error::BadName`], [`Error::TooManyFolders`], or when the store fails.
     pub fn folder_create(&self, name: &str) -> Result<Arc<Folder>> {
-        let _ = name;
-        todo!()
+        let _one_at_a_time = self.changing.lock();
+        let known = self.folders()?;
+        check_name(name, &known)?;
+        let index = known.iter().map(|info| info.index + 1).max().unwrap_or(0);
+        let Some((member, recovery_kem)) = self.device.recovery.get(index as usize).copied() else {
+            return Err(Error::TooManyFolders(LOCATOR_FOLDERS_MAX));
+        };
+        let (new, secret) = (NewDevice::random()?, Secret32::random()?);
+        let labels = LabelKey::new(&secret);
+        let device = new.describe(member, recovery_kem, Role::Admin, &self.device.label, &labels);
+        let act = Act::Genesis {
+            nonce: *Secret32::random()?.expose(),
+            fold_case: false,
+            unicode: UNICODE,
+            device,
+            name: labels.seal(LabelOf::Folder, name),
+        };
+        let genesis = sign_record(&new.sign, FolderId([0; 32]), Vec::new(), act);
+        let folder = genesis.folder();
+        let commit = epoch::commit(&secret);
+        let people = [new.kem.public(), recovery_kem].into_iter();
+        let boxes = boxes(people, |to| kembox::seal(Purpose::Epoch, folder, to, &commit, secret.expose()))?;
+        let epoch = NewEpoch { commit, boxes, swarm_boxes: Vec::new(), previous: Vec::new() };
+        let epoch = sign_record(&new.sign, folder, vec![genesis.hash()], Act::NewEpoch(epoch));
+        self.folder_add(&new.row(index, name), &[genesis, epoch])
+    }
+
+    /// Stores a folder's records and this device's keys for it, and opens it.
+    fn folder_add(&self, row: &FolderRow, records: &[Record]) -> Result<Arc<Folder>> {
+        let (genesis, others) = records.split_first().ok_or(Error::NotAMember)?;
+        let no = self.store.folder_add(genesis)?;
+        for record in others {
+            self.store.access_add(no, record)?;
+        }
+        self.folder_row_put(no, row)?;
+        self.folder(no)
+    }
+
+    fn folder_row_put(&self, no: FolderNo, row: &FolderRow) -> Result<()> {
+        let row_key = key(no, Table::Secret, b"folder");
+        let mut batch = Batch::default();
+        batch.put(&row_key, &self.local.seal(&row_key, &row.encode()));
+        self.store.db().commit(batch, Durability::Synced)
+    }
+
+    /// Keeps this device's keys of a folder and the epochs that were opened for it.
+    pub(super) fn folder_keep(&self, no: FolderNo, row: &FolderRow, keyring: &Keyring) -> Result<()> {
+        let folder = self.store.folder_id(no)?;
+        save_epochs(&self.store, no, &LocalKeys::new(&self.master, &folder.0), keyring)?;
+        self.folder_row_put(no, row)
+    }
+
+    fn folder_row(&self, no: FolderNo) -> Result<Option<FolderRow>> {
+        let row_key = key(no, Table::Secret, b"folder");
+        let Some(sealed) = self.store.db().get(&row_key)? else { return Ok(None) };
+        Ok(Some(FolderRow::decode(&Zeroizing::new(self.local.open(&row_key, &sealed)?))?))
     }
 
     /// The folders of this device, in the order of their numbers.
@@ -102,65 +258,73 @@ impl Home {
     /// # Errors
     /// When the store fails.
     pub fn folders(&self) -> Result<Vec<FolderInfo>> {
-        todo!()
+        let mut infos = Vec::new();
+        for (no, id) in self.store.folders()? {
+            // A folder whose set-up was interrupted has no row and is not shown.
+            if let Some(row) = self.folder_row(no)? {
+                infos.push(FolderInfo { no, id, name: row.name.clone(), index: row.index });
+            }
+        }
+        infos.sort_by_key(|info| info.no.0);
+        Ok(infos)
     }
 
-    /// A folder by its number.
+    /// A folder by its number; the same one each time.
     ///
     /// # Errors
-    /// When this device has no keys of it.
+    /// [`Error::NoSuchName`] when this device has no keys of it, or when the store fails.
     pub fn folder(&self, no: FolderNo) -> Result<Arc<Folder>> {
-        let _ = no;
-        todo!()
+        let mut folders = self.folders.lock();
+        if let Some(folder) = folders.get(&no) {
+            return Ok(folder.clone());
+        }
+        let row = self.folder_row(no)?.ok_or(Error::NoSuchName)?;
+        let folder = Arc::new(self.opening(no).open(&row)?);
+        folders.insert(no, folder.clone());
+        Ok(folder)
+    }
+
+    fn opening(&self, no: FolderNo) -> Opening<'_> {
+        Opening {
+            store: &self.store,
+            no,
+            master: &self.master,
+            marks: &self.marks,
+            device_label: &self.device.label,
+        }
     }
 
     /// A folder by the name its member gave it.
     ///
     /// # Errors
-    /// [`crate::Error::NoSuchName`].
+    /// [`Error::NoSuchName`].
     pub fn folder_by_name(&self, name: &str) -> Result<Arc<Folder>> {
-        let _ = name;
-        todo!()
+        let info = self.folders()?.into_iter().find(|info| info.name == name).ok_or(Error::NoSuchName)?;
+        self.folder(info.no)
     }
+}
 
-    /// Joins a folder again with the member's words: takes its access log, opens the epochs, and admits
-    /// this device by the recovery key.
-    ///
-    /// # Errors
-    /// When the records do not name the member at `index`, or no box opens.
-    pub fn folder_recover(
-        &self,
-        secret: &MemberSecret,
-        index: u32,
-        name: &str,
-        records: Vec<Record>,
-    ) -> Result<Arc<Folder>> {
-        let _ = (secret, index, name, records);
-        todo!()
-    }
+fn device_row(label: &str, secret: &MemberSecret) -> Result<DeviceRow> {
+    let locator = secret.locator();
+    let indices = 0..u32::try_from(LOCATOR_FOLDERS_MAX).expect("64");
+    Ok(DeviceRow {
+        label: label[..label.floor_char_boundary(LABEL_BYTES_MAX)].to_owned(),
+        net_seed: Zeroizing::new(*Secret32::random()?.expose()),
+        locator_sign: Zeroizing::new(*locator.sign_seed.expose()),
+        locator_seal: Zeroizing::new(*locator.seal.expose()),
+        recovery: indices
+            .map(|index| {
+                let keys = secret.recovery(index);
+                (keys.member(), keys.kem_key())
+            })
+            .collect(),
+    })
+}
 
-    /// The locator as it should be on every seeder now.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn locator_make(&self) -> Result<Locator> {
-        todo!()
-    }
-
-    /// What a locator of the member says.
-    ///
-    /// # Errors
-    /// [`crate::Error::Sealed`] when it is not this member's.
-    pub fn locator_open(secret: &MemberSecret, locator: &Locator) -> Result<Vec<LocatorFolder>> {
-        let _ = (secret, locator);
-        todo!()
-    }
-
-    /// The Ed25519 seed of this device's libp2p identity.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub fn net_key(&self) -> Result<Zeroizing<[u8; 32]>> {
-        todo!()
-    }
+pub(super) fn check_name(name: &str, known: &[FolderInfo]) -> Result<()> {
+    let legal = !name.is_empty()
+        && name.len() <= LABEL_BYTES_MAX
+        && !matches!(name, "." | "..")
+        && !name.chars().any(|letter| letter == '/' || letter.is_control());
+    if legal && known.iter().all(|info| info.name != name) { Ok(()) } else { Err(Error::BadName) }
 }

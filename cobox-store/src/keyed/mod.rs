@@ -3,16 +3,32 @@
 //! Needs [`crate::blind`] for storage and [`crate::format`] for layouts. The seeder's build leaves this
 //! module off. `docs/format.md` is the normative text of everything sealed here.
 
+mod aead;
+mod cache;
 pub mod chunker;
+mod chunks;
+pub mod epoch;
 pub mod folder;
+mod highwater;
 pub mod home;
+mod index;
+mod keyring;
+pub mod label;
 pub mod local;
+pub mod locator;
+mod log;
+pub mod pack;
+mod packer;
+mod random;
+mod recover;
 pub mod seal;
 pub mod secret;
+mod slots;
 
 pub use chunker::{Chunker, End};
 pub use folder::Folder;
-pub use home::{FolderInfo, Home, Unlock};
+pub use home::{FolderInfo, Home};
 pub use local::LocalKeys;
 pub use seal::SealedChunk;
 pub use secret::{MemberSecret, Secret32};
+pub use slots::{PassphraseCost, Unlock};

@@ -1,0 +1,123 @@
+//! Chunks of a folder: sealed, stowed in packs, read back.
+
+use std::sync::Arc;
+
+use super::chunker::Chunker;
+use super::folder::Folder;
+use super::pack::ClosedPack;
+use super::seal::{self, SealedChunk};
+use crate::blind::{Batch, Durability, Table, key};
+use crate::error::{Error, Result};
+use crate::format::content::ChunkRef;
+use crate::format::device::{PendingRow, TagRow};
+use crate::format::pack::ChunkType;
+use crate::format::{PACK_BYTES_MAX, SLICE_BYTES};
+use crate::id::PackId;
+
+impl Folder {
+    /// Where this folder's files are cut.
+    #[must_use]
+    pub fn chunker(&self) -> Chunker {
+        self.chunker.clone()
+    }
+
+    /// Seals one chunk of 1 to [`crate::format::CHUNK_BYTES_MAX`] bytes; computes only, in the caller's thread.
+    ///
+    /// # Panics
+    /// When `plain` is empty or too long.
+    #[must_use]
+    pub fn seal(&self, chunk_type: ChunkType, plain: &[u8]) -> SealedChunk {
+        let keys = self.keyring.read().current.clone();
+        seal::seal(&keys, chunk_type, plain)
+    }
+
+    /// Puts a sealed chunk into the open pack, unless it is stored already. It can be read at once, and is
+    /// durable after [`Self::flush_packs`].
+    ///
+    /// # Errors
+    /// When the store fails; what was stowed stays in memory and is stored by the next call that can.
+    pub fn stow(&self, sealed: SealedChunk) -> Result<ChunkRef> {
+        let chunk = sealed.chunk;
+        let keys = self.epoch_keys(chunk.epoch)?;
+        if !self.packer.holds(&chunk) && !self.index_holds(&chunk)? {
+            self.packer.push(&keys, &sealed, &|closed, durability| self.store_pack(closed, durability))?;
+        }
+        Ok(chunk)
+    }
+
+    /// Closes the open pack; all stowed chunks are durable afterwards.
+    ///
+    /// # Errors
+    /// When the store fails; nothing is lost and the call can be repeated.
+    pub fn flush_packs(&self) -> Result<()> {
+        self.packer.flush(&|closed, durability| self.store_pack(closed, durability), &|| {
+            let mut batch = Batch::default();
+            batch.put(&key(self.no(), Table::Setting, b"synced"), &[]);
+            self.store().db().commit(batch, Durability::Synced)
+        })
+    }
+
+    /// The pack first, then the rows that lead to it.
+    fn store_pack(&self, closed: &ClosedPack, durability: Durability) -> Result<PendingRow> {
+        let pack = closed.outboard.pack();
+        self.store().pack_put(self.no(), pack, &closed.outboard, &closed.bytes)?;
+        let row = PendingRow { pack, epoch: closed.keys.id(), directory: closed.rows.clone() };
+        let mut batch = Batch::default();
+        self.index_pack(row.epoch, pack.id, &row.directory, &mut batch);
+        self.pending_put(&row, &mut batch);
+        self.store().db().commit(batch, durability)?;
+        tracing::debug!(folder = %self.id(), pack = %closed.id(), bytes = pack.size, "pack stored");
+        Ok(row)
+    }
+
+    /// The plaintext of a chunk, from memory or the disk; never from the network.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] when its pack is not on this device, [`Error::PackDamaged`] when the disk changed
+    /// it (it is fetched again), [`Error::Sealed`] when its author made it wrong.
+    pub fn read_chunk(&self, chunk_type: ChunkType, chunk: ChunkRef) -> Result<Arc<[u8]>> {
+        if let Some(plain) = self.cache.get((chunk, chunk_type)) {
+            return Ok(plain);
+        }
+        let keys = self.epoch_keys(chunk.epoch)?;
+        let plain = match self.packer.read(&chunk) {
+            Some(sealed) => seal::open(&keys, chunk_type, chunk.tag, &sealed)?,
+            None => {
+                let row = self.index_get(&chunk)?.ok_or(Error::Absent(chunk.tag))?;
+                let len = row.len as usize;
+                let sealed = self.store().pack_range(self.no(), row.pack, u64::from(row.offset), len)?;
+                let sealed = sealed.ok_or(Error::Absent(chunk.tag))?;
+                let opened = seal::open(&keys, chunk_type, chunk.tag, &sealed);
+                opened.or_else(|_| Err(self.blame(&row)?))?
+            }
+        };
+        let plain: Arc<[u8]> = plain.into();
+        self.cache.put((chunk, chunk_type), &plain);
+        Ok(plain)
+    }
+
+    /// Why a chunk that was read does not open: the disk's fault, or its author's.
+    fn blame(&self, row: &TagRow) -> Result<Error> {
+        let Some(outboard) = self.store().outboard(self.no(), row.pack)? else {
+            return Ok(Error::PackDamaged(row.pack));
+        };
+        let end = (u64::from(row.offset) + u64::from(row.len)).min(PACK_BYTES_MAX);
+        for index in u64::from(row.offset) / SLICE_BYTES..end.div_ceil(SLICE_BYTES) {
+            let slice = self.store().slice(self.no(), row.pack, index)?;
+            if !slice.is_some_and(|slice| outboard.slice_matches(index, &slice)) {
+                self.store().pack_mark_damaged(self.no(), row.pack)?;
+                tracing::warn!(folder = %self.id(), pack = %row.pack, "a pack is damaged and will be fetched again");
+                return Ok(Error::PackDamaged(row.pack));
+            }
+        }
+        Ok(Error::Sealed)
+    }
+
+    /// The pack a chunk would be fetched from; `None` while it is only in memory or nobody named it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn pack_of(&self, chunk: ChunkRef) -> Result<Option<PackId>> {
+        Ok(self.index_get(&chunk)?.map(|row| row.pack))
+    }
+}

@@ -1,0 +1,248 @@
+//! Writing this device's log and opening everyone's entries (`docs/format.md`, "Entries").
+//!
+//! Packs go first and ops last, an entry is opened again before it is committed, and the high-water mark
+//! follows the commit. A device whose log was continued by someone else stops signing.
+
+use super::aead;
+use super::epoch::EpochKeys;
+use super::folder::Folder;
+use super::highwater::HighWater;
+use super::local::LocalKeys;
+use super::random::random;
+use crate::blind::{Batch, Durability, Store, Table, key};
+use crate::error::{Error, Result};
+use crate::format::codec::Writer;
+use crate::format::device::{Mark, PendingRow};
+use crate::format::entry::{BODY_OVERHEAD_BYTES, Body, Entry, Header, LogHead};
+use crate::format::op::OpGroup;
+use crate::format::pack::DIRECTORY_ROW_BYTES;
+use crate::format::{ENTRY_BODY_BYTES_MAX, ENTRY_GROUPS_MAX, ENTRY_PACKS_MAX};
+use crate::id::{EntryHash, EpochId, FolderNo, LogId, hash};
+
+/// Directories that one entry carries at the most: half a body, so that ops always find room beside.
+const DIRECTORIES_BYTES_MAX: usize = 512 * 1024;
+/// Fields of a body beside deps, groups and directories: length, counts, clock, state sum.
+const BODY_FIXED_BYTES: usize = 4 + 2 + 8 + 2 + 2 + 32;
+const DEP_BYTES: usize = 72;
+
+/// What this device wrote last.
+pub(super) struct LogWriter {
+    head: Option<LogHead>,
+    standing: Standing,
+}
+
+/// Whether this device may go on with its log.
+#[derive(PartialEq, Eq)]
+enum Standing {
+    Good,
+    /// The log was continued elsewhere, or the database is older than the log.
+    RolledBack,
+}
+
+impl LogWriter {
+    /// Compares the database with the mark beside it.
+    pub(super) fn open(store: &Store, no: FolderNo, log: LogId, local: &LocalKeys, marks: &HighWater) -> Result<Self> {
+        let row_key = written_key(no, log);
+        let written = match store.db().get(&row_key)? {
+            Some(sealed) => {
+                let bytes = local.open(&row_key, &sealed)?.try_into().map_err(|_| Error::Sealed)?;
+                Some(Mark::decode(&bytes).ok_or(Error::Sealed)?)
+            }
+            None => None,
+        };
+        let mark = marks.get(&log);
+        let head = written.map(|mark| LogHead { log, seq: mark.seq, hash: mark.hash });
+        let behind = mark.is_some_and(|mark| {
+            written.is_none_or(|written| written.seq < mark.seq || written.seq == mark.seq && written != mark)
+        });
+        let standing = if behind || store.log_head(no, log)? != head { Standing::RolledBack } else { Standing::Good };
+        if standing == Standing::RolledBack {
+            tracing::error!(folder = no.0, log = %log, "the database is older than what this device has signed");
+        }
+        Ok(Self { head, standing })
+    }
+}
+
+fn written_key(no: FolderNo, log: LogId) -> Vec<u8> {
+    key(no, Table::Setting, &[b"written".as_slice(), &log.0].concat())
+}
+
+/// What one entry will carry.
+#[derive(Default)]
+struct Part {
+    packs: Vec<PendingRow>,
+    directory_bytes: usize,
+    groups: Vec<OpGroup>,
+    group_bytes: usize,
+}
+
+/// Deals packs and groups out to entries: packs first, each entry of one epoch and within all bounds.
+///
+/// # Errors
+/// [`Error::TooLarge`] for a group that no entry can hold.
+fn deal(mut packs: Vec<PendingRow>, groups: Vec<OpGroup>, deps: usize, current: EpochId) -> Result<Vec<Part>> {
+    let room = ENTRY_BODY_BYTES_MAX - BODY_OVERHEAD_BYTES - BODY_FIXED_BYTES - deps * DEP_BYTES;
+    packs.sort_by_key(|row| (row.epoch == current, row.epoch));
+    let (mut parts, mut part) = (Vec::new(), Part::default());
+    let mut epoch = packs.first().map_or(current, |row| row.epoch);
+    for row in packs {
+        let bytes = 1 + 2 + row.directory.len() * DIRECTORY_ROW_BYTES;
+        let full = part.packs.len() == ENTRY_PACKS_MAX || part.directory_bytes + bytes > DIRECTORIES_BYTES_MAX;
+        if full || row.epoch != epoch {
+            parts.push(std::mem::take(&mut part));
+        }
+        epoch = row.epoch;
+        part.directory_bytes += bytes;
+        part.packs.push(row);
+    }
+    if epoch != current {
+        parts.push(std::mem::take(&mut part));
+    }
+    for group in groups {
+        let mut writer = Writer::new();
+        group.encode(&mut writer);
+        let bytes = writer.len();
+        if bytes > room {
+            return Err(Error::TooLarge { bytes: bytes as u64 });
+        }
+        let full = part.directory_bytes + part.group_bytes + bytes > room || part.groups.len() == ENTRY_GROUPS_MAX;
+        if full {
+            parts.push(std::mem::take(&mut part));
+        }
+        part.group_bytes += bytes;
+        part.groups.push(group);
+    }
+    parts.push(part);
+    Ok(parts)
+}
+
+impl Folder {
+    /// Writes entries that carry all stowed chunks and the ops of `groups` (ascending by clock), and commits
+    /// `extra` with the last of them. Everything is durable on return.
+    ///
+    /// `deps` are the heads of the other logs that were applied. Where the ops need several entries, those
+    /// before the last are committed first; a group is never split.
+    ///
+    /// # Errors
+    /// [`Error::RolledBack`], [`Error::NotPermitted`], [`Error::TooLarge`], or when the store fails.
+    pub fn write_entries(
+        &self,
+        hlc: u64,
+        groups: Vec<OpGroup>,
+        mut deps: Vec<LogHead>,
+        extra: Batch,
+    ) -> Result<LogHead> {
+        let mut writer = self.writer.lock();
+        self.check_standing(&mut writer)?;
+        self.flush_packs()?;
+        deps.sort_unstable();
+        let current = self.keyring.read().current.id();
+        let parts = deal(self.packer.stored(), groups, deps.len(), current)?;
+        let (last, before) = parts.split_last().expect("there is always a last part");
+        for part in before {
+            self.write_part(&mut writer, part, hlc, &deps, Batch::default())?;
+        }
+        self.write_part(&mut writer, last, hlc, &deps, extra)
+    }
+
+    fn check_standing(&self, writer: &mut LogWriter) -> Result<()> {
+        if writer.standing == Standing::Good && self.store().log_head(self.no(), self.log())? != writer.head {
+            tracing::error!(folder = %self.id(), log = %self.log(), "another device continued this log");
+            writer.standing = Standing::RolledBack;
+        }
+        match writer.standing {
+            Standing::Good => Ok(()),
+            Standing::RolledBack => Err(Error::RolledBack { log: self.log() }),
+        }
+    }
+
+    fn write_part(
+        &self,
+        writer: &mut LogWriter,
+        part: &Part,
+        hlc: u64,
+        deps: &[LogHead],
+        extra: Batch,
+    ) -> Result<LogHead> {
+        let keys = match part.packs.first() {
+            Some(row) => self.epoch_keys(row.epoch)?,
+            None => self.keyring.read().current.clone(),
+        };
+        let body = Body {
+            deps: deps.to_vec(),
+            hlc,
+            groups: part.groups.clone(),
+            directories: part.packs.iter().map(|row| Some(row.directory.clone())).collect(),
+            state_sum: [0; 32],
+        };
+        let (seq, prev) = writer.head.map_or((1, EntryHash([0; 32])), |head| (head.seq + 1, head.hash));
+        let header = Header {
+            folder: self.id(),
+            log: self.log(),
+            seq,
+            prev,
+            access_heads: self.store().access(self.no())?.heads.clone(),
+            epoch: keys.id(),
+            packs: part.packs.iter().map(|row| row.pack).collect(),
+            body_size: 0,
+            body_hash: [0; 32],
+        };
+        let (header, sealed) = seal_body(&keys, header, &body, &random());
+        let entry = Entry::new(header.clone(), self.sign_bytes(&header.signed_bytes()), sealed);
+        if open_body(&keys, &entry)? != body {
+            return Err(Error::Sealed);
+        }
+        let head = LogHead { log: self.log(), seq, hash: header.hash() };
+        self.commit_entry(&entry, part, head, extra)?;
+        writer.head = Some(head);
+        self.packer.named(&part.packs);
+        self.marks.raise(Mark { log: head.log, seq: head.seq, hash: head.hash })?;
+        Ok(head)
+    }
+
+    /// Entry, head, what was written, and what the caller adds: one synced batch.
+    fn commit_entry(&self, entry: &Entry, part: &Part, head: LogHead, extra: Batch) -> Result<()> {
+        let mut batch = Batch::default();
+        let staged = self.store().entry_stage(self.no(), entry, &mut batch)?;
+        for row in &part.packs {
+            self.pending_delete(row.pack.id, &mut batch);
+        }
+        let row_key = written_key(self.no(), self.log());
+        let mark = Mark { log: head.log, seq: head.seq, hash: head.hash };
+        batch.put(&row_key, &self.local().seal(&row_key, &mark.encode()));
+        batch.append(extra);
+        self.store().db().commit(batch, Durability::Synced)?;
+        self.store().entry_committed(self.no(), staged);
+        tracing::debug!(folder = %self.id(), seq = head.seq, packs = part.packs.len(), "entry written");
+        Ok(())
+    }
+
+    /// Opens an entry's body.
+    ///
+    /// # Errors
+    /// [`Error::Sealed`], [`Error::UnknownEpoch`] or a decode error.
+    pub fn open_entry(&self, entry: &Entry) -> Result<Body> {
+        open_body(&*self.epoch_keys(entry.header().epoch)?, entry)
+    }
+}
+
+/// Seals a body and completes its header.
+pub(super) fn seal_body(keys: &EpochKeys, mut header: Header, body: &Body, entropy: &[u8; 32]) -> (Header, Vec<u8>) {
+    let plain = body.encode();
+    let nonce = aead::hedged_nonce(entropy, &plain);
+    let sealed = aead::seal_at(keys.log.expose(), &hash(&header.encode_start()), &nonce, &plain);
+    header.body_size = u32::try_from(sealed.len()).expect("a body is below 1 MiB");
+    header.body_hash = hash(&sealed);
+    (header, sealed)
+}
+
+/// Opens an entry's body, and checks that it speaks of the packs its header names.
+///
+/// # Errors
+/// [`Error::Sealed`] or a decode error.
+pub fn open_body(keys: &EpochKeys, entry: &Entry) -> Result<Body> {
+    let header = entry.header();
+    let plain = aead::open(keys.log.expose(), &hash(&header.encode_start()), entry.body())?;
+    let body = Body::decode(&plain)?;
+    if body.directories.len() == header.packs.len() { Ok(body) } else { Err(Error::Sealed) }
+}
