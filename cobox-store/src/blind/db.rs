@@ -240,7 +240,8 @@ impl Db {
         result
     }
 
-    /// Removes slices with `from <= key < to`: whole files at once, the rest by a tombstone.
+    /// Removes slices with `from <= key < to`: whole files at once, the rest by a tombstone. `to` is no
+    /// key itself (RocksDB counts it as inside for files, as outside for tombstones).
     ///
     /// # Errors
     /// See [`Self::commit`].
@@ -548,9 +549,11 @@ mod tests {
         drop(db);
         let db = Db::open(dir.path()).expect("opens");
         assert_eq!(db.bulk_get(&[0, 19]).expect("reads"), Some(slice));
-        db.bulk_remove(&[0, 0], &[0, 19]).expect("removes");
+        db.bulk_remove(&[0, 0], &[0, 18, 0]).expect("removes");
         assert_eq!(db.bulk_get(&[0, 18]).expect("reads"), None);
         assert!(db.bulk_get(&[0, 19]).expect("reads").is_some());
+        db.bulk_remove(&[0], &[1]).expect("removes");
+        assert_eq!(db.bulk_get(&[0, 19]).expect("reads"), None);
         assert_eq!(std::fs::read_dir(dir.path().join("db/incoming")).expect("lists").count(), 0);
     }
 }

@@ -104,6 +104,20 @@ pub fn seal(
     aad: &[u8; 32],
     secret: &[u8; 32],
 ) -> Result<[u8; BOX_BYTES]> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed).map_err(|_| Error::Random)?;
+    seal_from_seed(purpose, folder, recipient, aad, secret, &seed)
+}
+
+/// [`seal`] with randomness that the caller answers for; the test vectors are made with it.
+pub(crate) fn seal_from_seed(
+    purpose: Purpose,
+    folder: FolderId,
+    recipient: KemKey,
+    aad: &[u8; 32],
+    secret: &[u8; 32],
+    seed: &[u8; 32],
+) -> Result<[u8; BOX_BYTES]> {
     let key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&recipient.0).map_err(|_| Error::Sealed)?;
     let (encapped, ciphertext) = single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
         &OpModeS::Base,
@@ -111,23 +125,21 @@ pub fn seal(
         &info(purpose, folder, recipient),
         secret,
         aad,
-        &mut Drawn::new()?,
+        &mut Drawn::new(seed),
     )
     .map_err(|_| Error::Sealed)?;
     [&encapped.to_bytes()[..], &ciphertext].concat().try_into().map_err(|_| Error::Sealed)
 }
 
-/// Randomness for one box: drawn from the operating system before it is needed, because HPKE takes
-/// only sources that cannot fail, and stretched by BLAKE3.
+/// Randomness for one box: drawn before it is needed, because HPKE takes only sources that cannot fail,
+/// and stretched by BLAKE3.
 struct Drawn(blake3::OutputReader);
 
 impl Drawn {
-    fn new() -> Result<Self> {
-        let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *seed).map_err(|_| Error::Random)?;
+    fn new(seed: &[u8; 32]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("cobox 2026-11 v1 box randomness");
-        hasher.update(&*seed);
-        Ok(Self(hasher.finalize_xof()))
+        hasher.update(seed);
+        Self(hasher.finalize_xof())
     }
 
     fn array<const N: usize>(&mut self) -> [u8; N] {

@@ -388,3 +388,142 @@ pub(super) fn decode_size(bytes: &[u8]) -> Result<u64, DecodeError> {
     let size = bytes.try_into().map_err(|_| DecodeError::Invalid { field: "pack size" })?;
     Ok(u64::from_le_bytes(size))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::db::Db;
+    use super::super::scrub::PackHealth;
+    use super::super::store::StoreKind;
+    use super::super::testing::{Author, Founder, new_store, pack_bytes};
+    use super::*;
+
+    fn packs(sizes: &[usize]) -> Vec<(Outboard, Vec<u8>)> {
+        let packs = (0..).zip(sizes).map(|(seed, size)| pack_bytes(seed, *size));
+        packs.map(|bytes| (Outboard::of(&bytes), bytes)).collect()
+    }
+
+    #[test]
+    fn packs_of_every_size_are_read_back_after_reopening() {
+        let (dir, store, no) = new_store(&Founder::new(1));
+        let packs = packs(&[4096, 256 << 10, 8 << 20, 20480, 1 << 20, 16 << 20]);
+        store.packs_put(no, &packs[..4]).expect("puts");
+        for (outboard, bytes) in &packs[2..] {
+            store.pack_put(no, outboard.pack(), outboard, bytes).expect("puts");
+        }
+        drop(store);
+        let store = Store::open(dir.path(), StoreKind::Seeder).expect("opens");
+        for (outboard, bytes) in &packs {
+            let pack = outboard.pack();
+            assert_eq!(store.pack_status(no, pack.id).expect("reads"), PackStatus::Complete(pack));
+            assert_eq!(store.outboard(no, pack.id).expect("reads").as_ref(), Some(outboard));
+            let all = store.pack_range(no, pack.id, 0, bytes.len()).expect("reads");
+            assert_eq!(all.as_deref(), Some(&bytes[..]));
+            let end = store.pack_range(no, pack.id, pack.size - 100, 100).expect("reads");
+            assert_eq!(end.as_deref(), Some(&bytes[bytes.len() - 100..]));
+            assert_eq!(store.pack_range(no, pack.id, pack.size - 100, 101).expect("reads"), None);
+        }
+        let across = store.pack_range(no, packs[2].0.pack().id, SLICE_BYTES - 10, 20).expect("reads");
+        assert_eq!(across.as_deref(), packs[2].1.get(65526..65546));
+        assert_eq!(store.check_packs(no, &mut |_, _| ControlFlow::Continue(())).expect("checks").packs, 6);
+    }
+
+    #[test]
+    fn pack_that_does_not_match_its_outboard_is_refused() {
+        let (_dir, store, no) = new_store(&Founder::new(1));
+        let mut packs = packs(&[1 << 20, 4096]);
+        let stray = packs[1].0.pack();
+        assert!(store.pack_put(no, stray, &packs[0].0, &packs[0].1).is_err());
+        packs[0].1[99] ^= 1;
+        assert!(matches!(store.packs_put(no, &packs), Err(Error::PackDamaged(_))));
+        assert_eq!(store.pack_status(no, stray.id).expect("reads"), PackStatus::Unknown);
+    }
+
+    #[test]
+    fn missing_packs_are_listed_page_by_page() {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let mut author = Author::new(&founder, &store, no);
+        let mut refs: Vec<PackRef> = packs(&[4096; 10]).iter().map(|(outboard, _)| outboard.pack()).collect();
+        store.entry_add(no, &author.write(&refs, b"")).expect("adds");
+        refs.sort_unstable();
+        assert_eq!(store.packs_missing(no, None, 4).expect("scans"), refs[..4]);
+        assert_eq!(store.packs_missing(no, Some(refs[3].id), 4).expect("scans"), refs[4..8]);
+        assert_eq!(store.packs_missing(no, Some(refs[7].id), 4).expect("scans"), refs[8..]);
+        assert!(store.packs_missing(no, Some(refs[9].id), 4).expect("scans").is_empty());
+    }
+
+    /// Writes other bytes under the slice of a stored pack, as a failing disk would.
+    fn bend(db: &Db, ordinal: Ordinal, index: u64) {
+        let mut batch = Batch::default();
+        batch.put_bulk(&ordinal.slice_key(index), &[1; SLICE_BYTES as usize]);
+        db.commit(batch, Durability::Synced).expect("commits");
+    }
+
+    #[test]
+    fn damaged_pack_is_found_by_check_and_fetched_again() {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let mut author = Author::new(&founder, &store, no);
+        let packs = packs(&[1 << 20, 1 << 20, 4096]);
+        let refs: Vec<PackRef> = packs.iter().map(|(outboard, _)| outboard.pack()).collect();
+        store.packs_put(no, &packs).expect("puts");
+        store.entry_add(no, &author.write(&refs, b"")).expect("adds");
+        let ordinal = store.pack_info(no, refs[1].id).expect("reads").expect("is there").ordinal;
+        bend(store.db(), ordinal, 5);
+        let mut damaged = Vec::new();
+        let report = store.check_packs(no, &mut |pack, health| {
+            if health == PackHealth::Damaged {
+                damaged.push(pack);
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(report.expect("checks").damaged, [refs[1].id]);
+        assert_eq!(damaged, [refs[1]]);
+        assert_eq!(store.packs_missing(no, None, 9).expect("scans"), [refs[1]]);
+        assert_eq!(store.db().bulk_get(&ordinal.slice_key(0)).expect("reads"), None);
+        store.packs_put(no, &packs).expect("puts again");
+        assert!(store.packs_missing(no, None, 9).expect("scans").is_empty());
+        assert!(store.check_packs(no, &mut |_, _| ControlFlow::Continue(())).expect("checks").damaged.is_empty());
+    }
+
+    #[test]
+    fn audit_proves_what_is_here_and_nothing_else() {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let packs = packs(&[1 << 20, 4096, 1 << 20]);
+        let refs: Vec<PackRef> = packs.iter().map(|(outboard, _)| outboard.pack()).collect();
+        store.packs_put(no, &packs[..2]).expect("puts");
+        let challenge = Challenge::draw(&refs, &[7; 32]);
+        let proofs = store.answer(no, &challenge).expect("answers");
+        for (sample, proof) in challenge.samples.iter().zip(&proofs) {
+            let proved = proof.as_ref().is_some_and(|proof| proof.proves(sample.pack, sample.leaf));
+            assert_eq!(proved, sample.pack != refs[2]);
+        }
+        let ordinal = store.pack_info(no, refs[0].id).expect("reads").expect("is there").ordinal;
+        (0..16).for_each(|index| bend(store.db(), ordinal, index));
+        let proofs = store.answer(no, &challenge).expect("answers");
+        let proved = |(sample, proof): &(&crate::format::proof::Sample, &Option<LeafProof>)| {
+            proof.is_some() && sample.pack != refs[1]
+        };
+        assert!(!challenge.samples.iter().zip(&proofs).any(|pair| proved(&pair)));
+        assert_eq!(store.pack_status(no, refs[0].id).expect("reads"), PackStatus::Unknown);
+    }
+
+    #[test]
+    fn slices_without_a_pack_are_removed_at_opening() {
+        let (dir, store, no) = new_store(&Founder::new(1));
+        let packs = packs(&[1 << 20]);
+        let lost = store.ingest_large(&[(&packs[0].0, &packs[0].1)]).expect("ingests")[0];
+        // As if power loss had taken the counter, but not the file.
+        let above = Ordinal(lost.0 + 5);
+        store.db().ingest(&mut std::iter::once((above.slice_key(0), &packs[0].1[..9]))).expect("ingests");
+        drop(store);
+        let store = Store::open(dir.path(), StoreKind::Seeder).expect("opens");
+        for ordinal in [lost, above] {
+            assert_eq!(store.db().bulk_get(&ordinal.slice_key(0)).expect("reads"), None);
+        }
+        store.packs_put(no, &packs).expect("puts");
+        let info = store.pack_info(no, packs[0].0.pack().id).expect("reads").expect("is there");
+        assert_eq!(info.ordinal, Ordinal(above.0 + 1));
+    }
+}

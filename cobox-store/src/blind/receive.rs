@@ -219,3 +219,137 @@ fn runs(buffer: &BTreeMap<u64, Vec<u8>>) -> Vec<Vec<(u64, &[u8])>> {
     }
     runs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::packs::PackStatus;
+    use super::super::store::StoreKind;
+    use super::super::testing::{Author, Founder, new_store, pack_bytes};
+    use super::*;
+
+    const SLICES: u64 = 128;
+
+    struct Case {
+        dir: tempfile::TempDir,
+        store: Arc<Store>,
+        no: FolderNo,
+        bytes: Vec<u8>,
+        outboard: Outboard,
+    }
+
+    fn case(size: usize) -> Case {
+        let founder = Founder::new(1);
+        let (dir, store, no) = new_store(&founder);
+        let bytes = pack_bytes(1, size);
+        let outboard = Outboard::of(&bytes);
+        let mut author = Author::new(&founder, &store, no);
+        store.entry_add(no, &author.write(&[outboard.pack()], b"")).expect("adds");
+        Case { dir, store, no, bytes, outboard }
+    }
+
+    impl Case {
+        fn receiver(&self) -> Receiver {
+            self.store.pack_receive(self.no, self.outboard.pack(), self.outboard.clone()).expect("begins")
+        }
+
+        fn slice(&self, index: u64) -> &[u8] {
+            let start = usize::try_from(index * SLICE_BYTES).expect("small");
+            &self.bytes[start..self.bytes.len().min(start + SLICE_BYTES as usize)]
+        }
+
+        fn assert_whole(&self) {
+            let id = self.outboard.pack().id;
+            assert_eq!(
+                self.store.pack_status(self.no, id).expect("reads"),
+                PackStatus::Complete(self.outboard.pack())
+            );
+            assert!(self.store.packs_missing(self.no, None, 1).expect("scans").is_empty());
+            let all = self.store.pack_range(self.no, id, 0, self.bytes.len()).expect("reads");
+            assert_eq!(all.as_deref(), Some(&self.bytes[..]));
+        }
+    }
+
+    #[test]
+    fn slices_in_any_order_make_the_pack_complete() {
+        for (size, step) in [(8 << 20, 1), (8 << 20, 37), (4096, 1), (20480, 1), (1 << 20, 5)] {
+            let case = case(size);
+            let slices = (size as u64).div_ceil(SLICE_BYTES);
+            let mut receiver = case.receiver();
+            let mut progress = Progress::More { slices };
+            for at in 0..slices {
+                let index = (at * step + 3) % slices;
+                assert_eq!(progress, Progress::More { slices: slices - at });
+                progress = receiver.put_slice(index, case.slice(index)).expect("takes");
+                assert!(receiver.buffer_bytes <= BUFFER_BYTES);
+            }
+            assert_eq!(progress, Progress::Done);
+            case.assert_whole();
+        }
+    }
+
+    #[test]
+    fn tampered_slice_is_refused_and_the_right_one_still_taken() {
+        let case = case(1 << 20);
+        let mut receiver = case.receiver();
+        let mut bent = case.slice(2).to_vec();
+        bent[77] ^= 1;
+        for (index, bytes) in [(2, &bent[..]), (3, case.slice(2)), (16, case.slice(0)), (u64::MAX, &[])] {
+            assert!(matches!(receiver.put_slice(index, bytes), Err(Error::PackDamaged(_))));
+        }
+        assert_eq!(receiver.needed().len(), 16);
+        for index in 0..16 {
+            receiver.put_slice(index, case.slice(index)).expect("takes");
+        }
+        case.assert_whole();
+    }
+
+    #[test]
+    fn reception_resumes_with_what_was_flushed_before_reopening() {
+        let mut case = case(8 << 20);
+        let mut receiver = case.receiver();
+        for index in (0..70).chain([90, 92]) {
+            receiver.put_slice(index, case.slice(index)).expect("takes");
+        }
+        let id = case.outboard.pack().id;
+        drop(receiver);
+        let Case { dir, store, .. } = case;
+        drop(store);
+        case = Case { store: Store::open(dir.path(), StoreKind::Seeder).expect("opens"), dir, ..case };
+        let status = case.store.pack_status(case.no, id).expect("reads");
+        assert!(matches!(status, PackStatus::Partial(_, have) if have.count() == 72));
+        assert_eq!(case.store.slice(case.no, id, 90).expect("reads").as_deref(), Some(case.slice(90)));
+        assert_eq!(case.store.slice(case.no, id, 91).expect("reads"), None);
+        let mut receiver = case.receiver();
+        for index in receiver.needed() {
+            receiver.put_slice(index, case.slice(index)).expect("takes");
+        }
+        case.assert_whole();
+        let mut again = case.receiver();
+        assert_eq!(again.flush().expect("nothing to do"), Progress::Done);
+        assert!(again.needed().is_empty());
+    }
+
+    #[test]
+    fn two_receivers_of_one_pack_join_what_they_have() {
+        let case = case(8 << 20);
+        let (mut even, mut odd) = (case.receiver(), case.receiver());
+        for index in 0..SLICES {
+            let receiver = if index % 2 == 0 { &mut even } else { &mut odd };
+            receiver.put_slice(index, case.slice(index)).expect("takes");
+        }
+        even.flush().expect("flushes");
+        assert_eq!(odd.flush().expect("flushes"), Progress::Done);
+        case.assert_whole();
+    }
+
+    #[test]
+    fn pack_that_no_entry_names_is_not_received() {
+        let case = case(4096);
+        let stray = Outboard::of(&pack_bytes(9, 4096));
+        let begun = case.store.pack_receive(case.no, stray.pack(), stray.clone());
+        assert!(matches!(begun, Err(Error::PackUnknown(_))));
+        let begun = case.store.pack_receive(case.no, case.outboard.pack(), stray);
+        assert!(matches!(begun, Err(Error::PackDamaged(_))));
+        drop(case.dir);
+    }
+}

@@ -41,10 +41,6 @@ impl Founder {
         self.genesis.hash()
     }
 
-    pub(super) fn log(&self) -> LogId {
-        LogId(self.key.verifying_key().to_bytes())
-    }
-
     pub(super) fn device(&self) -> Device {
         device_of(&self.key, self.recovery_seed[0], Role::Admin)
     }

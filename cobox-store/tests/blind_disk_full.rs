@@ -1,0 +1,163 @@
+//! A full disk refuses writes, keeps what was acknowledged readable, and heals without reopening.
+//!
+//! Needs root, for a small file system of its own; says so and passes where it cannot mount one.
+
+mod folder;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use cobox_store::Error;
+use cobox_store::blind::{Batch, Durability, PackStatus, STORE, Store, Table, key};
+use cobox_store::format::pack::PackRef;
+use cobox_store::format::proof::Outboard;
+use cobox_store::id::FolderNo;
+
+use folder::{Dice, Folder};
+
+const DISK_MIB: u64 = 160;
+
+/// A mounted tmpfs; unmounted and removed when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().expect("temporary folder").keep();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={DISK_MIB}m"), "cobox-test"])
+            .arg(&dir)
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if mounted {
+            return Some(Self(dir));
+        }
+        std::fs::remove_dir(&dir).expect("the folder is empty");
+        println!("skipped: no small file system could be mounted (this test needs root)");
+        None
+    }
+
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("ballast");
+        let mut file = std::fs::File::create(&path).expect("creates");
+        let block = vec![1u8; 64 << 10];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.0).status().is_ok_and(|status| status.success());
+        if unmounted {
+            let _ = std::fs::remove_dir(&self.0);
+        }
+    }
+}
+
+fn put_row(store: &Store, number: u64, value: &[u8]) -> Result<(), Error> {
+    let mut batch = Batch::default();
+    batch.put(&row(number), value);
+    store.db().commit(batch, Durability::Synced)
+}
+
+fn row(number: u64) -> Vec<u8> {
+    key(STORE, Table::Misc, &number.to_be_bytes())
+}
+
+fn assert_rows(store: &Store, count: u64) {
+    for number in 0..count {
+        assert!(store.db().contains(&row(number)).expect("reads go on"), "row {number}");
+    }
+}
+
+fn assert_packs(store: &Store, no: FolderNo, packs: &[PackRef]) {
+    for pack in packs {
+        assert_eq!(store.pack_status(no, pack.id).expect("reads go on"), PackStatus::Complete(*pack));
+    }
+    let report = store.check_packs(no, &mut |_, _| ControlFlow::Continue(())).expect("checks");
+    assert!(report.damaged.is_empty());
+}
+
+/// Writes packs until the disk is full.
+fn packs_until_full(folder: &Folder, dice: &mut Dice, size: usize) -> Vec<PackRef> {
+    let mut packs = Vec::new();
+    loop {
+        let bytes = dice.bytes(size);
+        let outboard = Outboard::of(&bytes);
+        match folder.store.pack_put(folder.no, outboard.pack(), &outboard, &bytes) {
+            Ok(()) => packs.push(outboard.pack()),
+            Err(Error::NoSpace) => return packs,
+            Err(error) => panic!("another error than a full disk: {error:?}"),
+        }
+        assert!(packs.len() < 100_000, "the disk never fills up");
+    }
+}
+
+fn assert_survives_full_disk(disk: &Path, folder: &Folder, ballast: &dyn Fn() -> PathBuf) {
+    let (store, no) = (&folder.store, folder.no);
+    let mut dice = Dice::new(1, 1);
+    let value = vec![7u8; 32 << 10];
+    let mut rows = 100;
+    (0..rows).for_each(|number| put_row(store, number, &value).expect("there is room"));
+    let mut packs = packs_until_full(folder, &mut dice, 1 << 20);
+    assert!(packs.len() > 20, "{} packs", packs.len());
+    packs.extend(packs_until_full(folder, &mut dice, 4096));
+    let filler = ballast();
+    while rows < 100_000 {
+        match put_row(store, rows, &value) {
+            Ok(()) => rows += 1,
+            Err(Error::NoSpace) => break,
+            Err(error) => panic!("another error than a full disk: {error:?}"),
+        }
+    }
+    assert!(rows < 100_000, "the disk never fills up");
+    for _ in 0..3 {
+        assert!(matches!(put_row(store, rows, &value), Err(Error::NoSpace)));
+        assert_rows(store, rows);
+    }
+    assert_packs(store, no, &packs);
+
+    std::fs::remove_file(filler).expect("frees room");
+    std::fs::remove_file(disk.join("first ballast")).expect("frees more room");
+    put_row(store, rows, &value).expect("writes work again");
+    assert_rows(store, rows + 1);
+    let bytes = dice.bytes(1 << 20);
+    let outboard = Outboard::of(&bytes);
+    store.pack_put(no, outboard.pack(), &outboard, &bytes).expect("packs are stored again");
+    packs.push(outboard.pack());
+    let entry = folder.next_entry(&packs[..60], b"after");
+    store.entry_add(no, &entry).expect("entries are stored again");
+    assert_packs(store, no, &packs);
+    println!("{} packs, {rows} rows", packs.len());
+}
+
+#[test]
+fn full_disk_refuses_writes_and_heals_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    std::fs::write(disk.0.join("first ballast"), vec![0; 40 << 20]).expect("there is room");
+    let dir = disk.0.join("store");
+    let folder = Folder::open(&dir);
+    assert_survives_full_disk(&disk.0, &folder, &|| disk.fill());
+    // And a program that starts afterwards sees the same.
+    drop(folder);
+    let folder = Folder::open(&dir);
+    let report = folder.store.check_packs(folder.no, &mut |_, _| ControlFlow::Continue(())).expect("checks");
+    assert!(report.packs > 20 && report.damaged.is_empty());
+}
+
+#[test]
+fn store_on_a_full_disk_opens_and_reads() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let dir = disk.0.join("store");
+    let folder = Folder::open(&dir);
+    for number in 0..200 {
+        put_row(&folder.store, number, &[3; 32 << 10]).expect("there is room");
+    }
+    drop(folder);
+    let ballast = disk.fill();
+    let folder = Folder::open(&dir);
+    assert_rows(&folder.store, 200);
+    std::fs::remove_file(ballast).expect("frees room");
+    put_row(&folder.store, 200, b"again").expect("writes work");
+}
