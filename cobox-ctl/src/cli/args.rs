@@ -1,0 +1,330 @@
+//! The command line as clap reads it. The verbs are a contract: they are added to, never renamed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::render::units::{parse_bytes, parse_date, parse_span};
+
+/// A private folder that you mount as a drive, and that others keep for you without being able to read it.
+#[derive(Parser, Debug)]
+#[command(name = "cobox-ctl", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Print one JSON object (or one per line while it runs) instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Read the passphrase of this device from a file instead of asking for it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 not reached in time, 4 refused by permission or policy,
+5 damage found. State lives in $COBOX_HOME, or in the XDG folders where that is not set.";
+
+/// The verbs.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Set up this device for a new member; shows the 24 words that give everything back
+    Init(Init),
+    /// Get everything back from the 24 words and one seeder
+    Recover(Recover),
+    /// Start, stop or look at the daemon (other verbs start it when it is not running)
+    #[command(subcommand)]
+    Daemon(DaemonVerb),
+    /// Make, list and show folders
+    #[command(subcommand)]
+    Folder(FolderVerb),
+    /// Mount a folder at an empty directory
+    Mount(Mount),
+    /// Take a mount off
+    Umount {
+        /// Where it is mounted
+        dir: PathBuf,
+    },
+    /// Grant, list and challenge the seeders of a folder
+    #[command(subcommand)]
+    Seeder(SeederVerb),
+    /// What is on this device, on its way, claimed and proved
+    Status {
+        /// One folder; all without it
+        folder: Option<String>,
+    },
+    /// Whether each folder has the copies it should have, and how old the proofs are
+    Health {
+        /// One folder; all without it
+        folder: Option<String>,
+    },
+    /// Where the bytes of one file are
+    Whereis {
+        /// A file or folder inside a mount
+        path: PathBuf,
+    },
+    /// Wait until so many seeders proved that they hold all that was written so far
+    Wait(Wait),
+    /// Read everything that this device stores, and say what does not hold
+    Check {
+        /// One folder; all without it
+        folder: Option<String>,
+    },
+    /// The public side of this device's keys
+    #[command(subcommand)]
+    Key(KeyVerb),
+    /// What is wrong on this machine, and what to do about it
+    Doctor,
+}
+
+/// `init`.
+#[derive(Args, Debug)]
+pub struct Init {
+    /// What people will call this device
+    #[arg(long, value_name = "NAME")]
+    pub label: String,
+    /// Write the words into a new file (mode 0600) instead of showing them
+    #[arg(long, value_name = "FILE")]
+    pub words_out: Option<PathBuf>,
+    /// Lock the keys with a key file of mode 0600 instead of a passphrase: weaker, and starts unattended
+    #[arg(long, conflicts_with = "passphrase_file")]
+    pub no_passphrase: bool,
+}
+
+/// `recover`.
+#[derive(Args, Debug)]
+pub struct Recover {
+    /// The file with the 24 words; `-` reads them from standard input
+    #[arg(long, value_name = "FILE")]
+    pub words_file: PathBuf,
+    /// The address of a seeder that keeps the folders
+    #[arg(long, value_name = "ADDR")]
+    pub seeder: String,
+    /// What people will call this device
+    #[arg(long, value_name = "NAME")]
+    pub label: String,
+    /// Lock the keys with a key file of mode 0600 instead of a passphrase: weaker, and starts unattended
+    #[arg(long, conflicts_with = "passphrase_file")]
+    pub no_passphrase: bool,
+    /// How long the entries may take to arrive
+    #[arg(long, value_parser = span, default_value = "10m", value_name = "SPAN")]
+    pub timeout: Duration,
+}
+
+/// `daemon`.
+#[derive(Subcommand, Debug)]
+pub enum DaemonVerb {
+    /// Start it in the background
+    Start,
+    /// End it: unmounts, and keeps what was mounted for the next start
+    Stop,
+    /// Whether it runs
+    Status,
+    /// Run it here, in the foreground
+    Run,
+}
+
+/// `folder`.
+#[derive(Subcommand, Debug)]
+pub enum FolderVerb {
+    /// Make a new folder
+    Create {
+        /// What you will call it
+        name: String,
+    },
+    /// List the folders of this device
+    List,
+    /// Show one folder
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Not in this version
+    #[command(hide = true)]
+    Leave(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Invite(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Join(NotYet),
+}
+
+/// A verb that a later version will have.
+#[derive(Args, Debug)]
+pub struct NotYet {
+    /// Anything
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub rest: Vec<String>,
+}
+
+/// `mount`.
+#[derive(Args, Debug)]
+pub struct Mount {
+    /// The folder's name
+    pub folder: String,
+    /// An empty directory
+    pub dir: PathBuf,
+    /// Let other users of this machine in, as far as file modes allow
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Refuse every change
+    #[arg(long)]
+    pub read_only: bool,
+}
+
+/// `seeder`.
+#[derive(Subcommand, Debug)]
+pub enum SeederVerb {
+    /// Let a seeder keep a folder, and give it everything
+    Add(SeederAdd),
+    /// List the seeders of a folder
+    List {
+        /// The folder's name
+        folder: String,
+    },
+    /// Challenge seeders to prove what they hold
+    Audit {
+        /// The folder's name
+        folder: String,
+        /// The beginning of one seeder's id; all without it
+        seeder: Option<String>,
+    },
+    /// Not in this version
+    #[command(hide = true)]
+    Remove(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Code(NotYet),
+}
+
+/// `seeder add`.
+#[derive(Args, Debug)]
+pub struct SeederAdd {
+    /// The folder's name
+    pub folder: String,
+    /// What `cobox-seeder address` prints
+    pub address: String,
+    /// How much it may store, like 50G
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    pub quota: u64,
+    /// The last day of the grant, like 2027-12-31; no end without it
+    #[arg(long, value_parser = date, value_name = "DATE")]
+    pub until: Option<u64>,
+}
+
+/// `wait`.
+#[derive(Args, Debug)]
+pub struct Wait {
+    /// The folder's name
+    pub folder: String,
+    /// How many proved copies
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub copies: u32,
+    /// Give up (exit code 3) after so long, like 60s or 10m; waits on without it
+    #[arg(long, value_parser = span, value_name = "SPAN")]
+    pub timeout: Option<Duration>,
+}
+
+/// `key`.
+#[derive(Subcommand, Debug)]
+pub enum KeyVerb {
+    /// Show this device's public keys and how its secret ones are locked
+    Show,
+    /// Write the public keys as JSON; secret keys never leave the device
+    Export,
+    /// Not in this version
+    #[command(hide = true)]
+    Rotate(NotYet),
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
+}
+
+fn date(text: &str) -> Result<u64, String> {
+    parse_date(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    parse_span(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
+}
+
+/// The daemon's own command line: what starts it, not what people type.
+#[derive(Parser, Debug)]
+#[command(name = "coboxd", version, about = "The daemon of a member's device. `cobox-ctl` starts it.")]
+pub struct DaemonArgs {
+    /// Read the passphrase from the first line of standard input
+    #[arg(long)]
+    pub passphrase_stdin: bool,
+    /// Leave the terminal's session, and say on standard output when ready
+    #[arg(long)]
+    pub detach: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn command_lines_are_well_formed() {
+        Cli::command().debug_assert();
+        DaemonArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn documented_lines_are_understood() {
+        for line in [
+            "init --label laptop --words-out w --no-passphrase",
+            "init --label laptop --passphrase-file p",
+            "recover --words-file w --seeder a --label laptop",
+            "daemon start",
+            "daemon stop",
+            "daemon status --json",
+            "daemon run",
+            "folder create photos",
+            "folder list",
+            "folder show photos",
+            "mount photos /mnt --allow-other --read-only",
+            "umount /mnt",
+            "seeder add photos addr --quota 50G --until 2027-01-31",
+            "seeder list photos",
+            "seeder audit photos 12D3",
+            "seeder remove photos 12D3",
+            "status",
+            "status photos --json",
+            "health",
+            "whereis /mnt/a",
+            "wait photos --copies 1 --timeout 60s",
+            "check",
+            "key show",
+            "key export",
+            "doctor",
+            "folder invite photos --role read",
+        ] {
+            let words = ["cobox-ctl"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn senseless_lines_are_usage_errors() {
+        for line in [
+            "",
+            "init",
+            "mount photos",
+            "seeder add photos addr",
+            "seeder add photos addr --quota lots",
+            "wait photos --copies 0",
+            "wait photos --copies 1 --timeout soon",
+            "init --label a --no-passphrase --passphrase-file p",
+        ] {
+            let words = ["cobox-ctl"].into_iter().chain(line.split_whitespace());
+            let error = Cli::try_parse_from(words).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

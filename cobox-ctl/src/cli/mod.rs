@@ -1,0 +1,353 @@
+//! `cobox-ctl`: reads the command line, asks the daemon, prints the answer.
+//!
+//! It holds no keys and no state. The only verbs that work without a daemon are those that make a
+//! device, and `doctor`.
+
+mod args;
+mod client;
+mod doctor;
+mod secrets;
+mod setup;
+mod whereis;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use cobox_store::keyed::{Home, Unlock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::control::{Audience, MountAccess, Reply, Request, write_line};
+use crate::exit::{Exit, Outcome, Problem};
+use crate::paths::Paths;
+use crate::render::progress::{Progress, Style};
+use crate::render::{self, text};
+use crate::report::{
+    ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport, MountReport, SeederAddReport,
+    StatusReport, WaitReport,
+};
+use args::{Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
+
+/// What a verb produced: an object for scripts, text for people, and the exit code.
+struct Answer {
+    value: Value,
+    text: String,
+    exit: Exit,
+}
+
+impl Answer {
+    fn new(report: &impl Serialize, text: String) -> Outcome<Self> {
+        let value = serde_json::to_value(report)
+            .map_err(|error| Problem::failed(format!("The answer cannot be written: {error}.")))?;
+        Ok(Self { value, text, exit: Exit::Done })
+    }
+
+    fn ending(self, exit: Exit) -> Self {
+        Self { exit, ..self }
+    }
+}
+
+/// The program `cobox-ctl`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = <Cli as clap::Parser>::parse();
+    let style = Style::of(cli.json);
+    let answer = Paths::from_environment().and_then(|paths| Session { paths, cli: &cli, style }.run());
+    let exit = match answer {
+        Ok(answer) => {
+            if cli.json {
+                println!("{}", answer.value);
+            } else {
+                print!("{}", answer.text);
+            }
+            answer.exit
+        }
+        Err(problem) => {
+            report(&problem, style);
+            problem.code
+        }
+    };
+    ExitCode::from(exit.code())
+}
+
+fn report(problem: &Problem, style: Style) {
+    if style == Style::Json {
+        println!("{}", json!({ "error": problem, "exit": problem.code.code() }));
+        return;
+    }
+    eprintln!("cobox-ctl: {}", problem.message);
+    if !problem.hint.is_empty() {
+        eprintln!("{}", problem.hint);
+    }
+}
+
+struct Session<'a> {
+    paths: Paths,
+    cli: &'a Cli,
+    style: Style,
+}
+
+impl Session<'_> {
+    fn run(&self) -> Outcome<Answer> {
+        match &self.cli.verb {
+            Verb::Init(args) => {
+                let value = setup::init(&self.paths, args, self.passphrase_file())?;
+                Answer::new(&value, text::init(&self.paths.home, args.words_out.as_deref(), args.no_passphrase))
+            }
+            Verb::Recover(args) => {
+                let mut progress = Progress::new(self.style);
+                let report: ArriveReport =
+                    setup::recover(&self.paths, args, self.passphrase_file(), &mut progress)?;
+                progress.done();
+                Answer::new(&report, text::recovered(&report))
+            }
+            Verb::Daemon(verb) => self.daemon(verb),
+            Verb::Folder(verb) => self.folder(verb),
+            Verb::Mount(args) => self.mount(args),
+            Verb::Umount { dir } => {
+                let report: MountReport = self.ask(&Request::Umount { dir: resolve(dir)? })?;
+                Answer::new(&report, format!("{} is unmounted; what was written is kept.\n", report.dir.display()))
+            }
+            Verb::Seeder(verb) => self.seeder(verb),
+            Verb::Status { folder } => {
+                let report = self.status(folder.clone())?;
+                Answer::new(&report, text::status(&report))
+            }
+            Verb::Health { folder } => {
+                let report = render::health::of(&self.status(folder.clone())?);
+                Answer::new(&report, text::health(&report))
+            }
+            Verb::Whereis { path } => {
+                let status = self.status(None)?;
+                let report = whereis::of(&resolve(path)?, &status)?;
+                Answer::new(&report, whereis::text(&report))
+            }
+            Verb::Wait(args) => {
+                let timeout_ms = args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+                let request = Request::Wait { folder: args.folder.clone(), copies: args.copies, timeout_ms };
+                let report: WaitReport = self.ask_slowly(&request)?;
+                Answer::new(&report, text::waited(&report))
+            }
+            Verb::Check { folder } => {
+                let report: CheckReport = self.ask_slowly(&Request::Check { folder: folder.clone() })?;
+                let damaged = report.folders.iter().any(|folder| !folder.damage.is_empty());
+                let exit = if damaged { Exit::Damaged } else { Exit::Done };
+                Ok(Answer::new(&report, text::checked(&report))?.ending(exit))
+            }
+            Verb::Key(verb) => self.key(verb),
+            Verb::Doctor => {
+                let report = doctor::examine(&self.paths);
+                let exit = if report.is_well() { Exit::Done } else { Exit::Failed };
+                Ok(Answer::new(&report, doctor::text(&report))?.ending(exit))
+            }
+        }
+    }
+
+    fn passphrase_file(&self) -> Option<&PathBuf> {
+        self.cli.passphrase_file.as_ref()
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Outcome<T> {
+        client::ask(&self.paths, self.passphrase_file(), request, &mut |_| ())
+    }
+
+    fn ask_slowly<T: DeserializeOwned>(&self, request: &Request) -> Outcome<T> {
+        let mut progress = Progress::new(self.style);
+        let answer = client::ask(&self.paths, self.passphrase_file(), request, &mut |step| progress.step(step));
+        progress.done();
+        answer
+    }
+
+    fn status(&self, folder: Option<String>) -> Outcome<StatusReport> {
+        self.ask(&Request::Status { folder })
+    }
+
+    fn daemon(&self, verb: &DaemonVerb) -> Outcome<Answer> {
+        match verb {
+            DaemonVerb::Start => {
+                let was_running = client::is_running(&self.paths);
+                if !was_running {
+                    client::start(&self.paths, self.passphrase_file())?;
+                }
+                let words = if was_running { "runs already" } else { "is running" };
+                Answer::new(&json!({ "running": true, "started": !was_running }), format!("The daemon {words}.\n"))
+            }
+            DaemonVerb::Stop => {
+                let stopped = client::stop(&self.paths)?;
+                let text = if stopped.is_some() { "The daemon has ended." } else { "No daemon was running." };
+                Answer::new(&json!({ "running": false, "stopped": stopped.is_some() }), format!("{text}\n"))
+            }
+            DaemonVerb::Status if client::is_running(&self.paths) => {
+                let pong: Value = self.ask(&Request::Ping)?;
+                let pid = pong.get("pid").and_then(Value::as_u64).unwrap_or_default();
+                Answer::new(&json!({ "running": true, "pid": pid }), format!("The daemon is running (process {pid}).\n"))
+            }
+            DaemonVerb::Status => {
+                Ok(Answer::new(&json!({ "running": false }), "No daemon is running.\n".to_owned())?.ending(Exit::Failed))
+            }
+            DaemonVerb::Run => {
+                setup::require_device(&self.paths)?;
+                let unlock = if Home::needs_passphrase(&self.paths.store)? {
+                    Unlock::Passphrase(secrets::existing_passphrase(self.passphrase_file())?)
+                } else {
+                    Unlock::KeyFile(self.paths.key.clone())
+                };
+                start_log();
+                crate::daemon::run(self.paths.clone(), unlock, || ())?;
+                Answer::new(&json!({ "running": false }), String::new())
+            }
+        }
+    }
+
+    fn folder(&self, verb: &FolderVerb) -> Outcome<Answer> {
+        match verb {
+            FolderVerb::Create { name } => {
+                let report: FolderReport = self.ask(&Request::FolderCreate { name: name.clone() })?;
+                let text = format!(
+                    "The folder {name} is there. Mount it with `cobox-ctl mount {name} DIR`, and have it kept with \
+                     `cobox-ctl seeder add {name} ADDR --quota 50G`.\n"
+                );
+                Answer::new(&report, text)
+            }
+            FolderVerb::List => {
+                let report = self.status(None)?;
+                Answer::new(&json!({ "folders": report.folders }), text::folders(&report.folders))
+            }
+            FolderVerb::Show { name } => {
+                let report = self.status(Some(name.clone()))?;
+                let folder = report.folders.first().ok_or_else(|| Problem::failed("The folder is gone."))?;
+                Answer::new(folder, text::folder(folder))
+            }
+            FolderVerb::Leave(_) | FolderVerb::Invite(_) | FolderVerb::Join(_) => Err(not_yet()),
+        }
+    }
+
+    fn mount(&self, args: &args::Mount) -> Outcome<Answer> {
+        let report: MountReport = self.ask(&Request::Mount {
+            folder: args.folder.clone(),
+            dir: resolve(&args.dir)?,
+            audience: if args.allow_other { Audience::Everyone } else { Audience::Owner },
+            access: if args.read_only { MountAccess::ReadOnly } else { MountAccess::ReadWrite },
+        })?;
+        let how = if report.read_only { ", read-only" } else { "" };
+        Answer::new(&report, format!("{} is mounted at {}{how}.\n", args.folder, report.dir.display()))
+    }
+
+    fn seeder(&self, verb: &SeederVerb) -> Outcome<Answer> {
+        match verb {
+            SeederVerb::Add(args) => {
+                let report: SeederAddReport = self.ask(&Request::SeederAdd {
+                    folder: args.folder.clone(),
+                    address: args.address.clone(),
+                    quota_bytes: args.quota,
+                    until_ms: args.until.unwrap_or(0),
+                })?;
+                Answer::new(&report, text::seeder_added(&report))
+            }
+            SeederVerb::List { folder } => {
+                let report = self.status(Some(folder.clone()))?;
+                let seeders: Vec<_> = report.folders.into_iter().flat_map(|folder| folder.seeders).collect();
+                Answer::new(&json!({ "folder": folder, "seeders": seeders }), text::seeders(&seeders))
+            }
+            SeederVerb::Audit { folder, seeder } => {
+                let request = Request::SeederAudit { folder: folder.clone(), seeder: seeder.clone() };
+                let report: AuditReport = self.ask(&request)?;
+                let proved = report.proofs.iter().all(|proof| proof.holding == Holding::Proved);
+                let asked = report.proofs.iter().all(|proof| proof.time_ms > 0);
+                let exit = match (proved, asked) {
+                    (true, _) => Exit::Done,
+                    (false, true) => Exit::Damaged,
+                    (false, false) => Exit::NotReached,
+                };
+                Ok(Answer::new(&report, text::audited(&report))?.ending(exit))
+            }
+            SeederVerb::Remove(_) | SeederVerb::Code(_) => Err(not_yet()),
+        }
+    }
+
+    fn key(&self, verb: &KeyVerb) -> Outcome<Answer> {
+        let report: KeyReport = match verb {
+            KeyVerb::Rotate(_) => return Err(not_yet()),
+            KeyVerb::Show | KeyVerb::Export => self.ask(&Request::KeyShow)?,
+        };
+        let text = match verb {
+            KeyVerb::Export => format!("{}\n", serde_json::to_string_pretty(&report).unwrap_or_default()),
+            _ => text::keys(&report),
+        };
+        Answer::new(&report, text)
+    }
+}
+
+fn not_yet() -> Problem {
+    Problem::refused(
+        "This is not in this version: a folder has one member, one device and its seeders for now.",
+        "The changelog says what each version can do.",
+    )
+}
+
+/// The absolute path without symbolic links. A dead mount does not answer; then its parent is asked.
+fn resolve(path: &Path) -> Outcome<PathBuf> {
+    let absolute = std::path::absolute(path)
+        .map_err(|error| Problem::usage(format!("{} is not a path: {error}.", path.display()), ""))?;
+    if let Ok(found) = std::fs::canonicalize(&absolute) {
+        return Ok(found);
+    }
+    let parent = absolute.parent().and_then(|parent| std::fs::canonicalize(parent).ok());
+    Ok(match (parent, absolute.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => absolute,
+    })
+}
+
+/// What the daemon says of itself goes to standard error, as much as `COBOX_LOG` asks for.
+fn start_log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("COBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // A second subscriber in one process is no reason to stop.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).try_init();
+}
+
+/// The program `coboxd`.
+#[must_use]
+pub fn daemon_main() -> ExitCode {
+    let args = <DaemonArgs as clap::Parser>::parse();
+    if args.detach
+        && let Err(error) = rustix::process::setsid()
+    {
+        eprintln!("coboxd: the session was not left: {error}");
+    }
+    start_log();
+    let announce = |reply: &Reply| {
+        if args.detach {
+            // Whoever started us may have gone; then nobody needs to know.
+            let _ = write_line(&mut std::io::stdout().lock(), reply);
+        }
+    };
+    let ran = Paths::from_environment().and_then(|paths| {
+        let unlock = daemon_unlock(&paths, &args)?;
+        crate::daemon::run(paths, unlock, || announce(&Reply::Ok(json!({ "pid": std::process::id() }))))
+    });
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            tracing::error!("{} {}", problem.message, problem.hint);
+            announce(&Reply::Error(problem.clone()));
+            ExitCode::from(problem.code.code())
+        }
+    }
+}
+
+fn daemon_unlock(paths: &Paths, args: &DaemonArgs) -> Outcome<Unlock> {
+    setup::require_device(paths)?;
+    if !args.passphrase_stdin {
+        return Ok(Unlock::KeyFile(paths.key.clone()));
+    }
+    let mut line = Zeroizing::new(String::new());
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|error| Problem::failed(format!("No passphrase came: {error}.")))?;
+    Ok(Unlock::Passphrase(Zeroizing::new(line.trim_end_matches('\n').to_owned())))
+}

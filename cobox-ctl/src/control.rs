@@ -1,0 +1,255 @@
+//! The control protocol between `cobox-ctl` and `coboxd`: JSON lines over a Unix socket.
+//!
+//! One request per connection; then any number of progress lines, then exactly one `ok` or `error`. The
+//! socket lies in a folder of mode 0700 and has mode 0600, so whoever can speak here is the member.
+
+use std::io::{self, BufRead, Read as _, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::exit::Problem;
+
+/// A request names at most a path (4 KiB, escaped) and an address (under 4 KiB).
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// A reply lists at most 64 folders with 64 seeders each, under 1 KiB per seeder.
+pub const REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// `sun_path` holds 108 bytes with the final zero; see unix(7).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Whether other users of the machine may use a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Audience {
+    /// Only the member.
+    Owner,
+    /// Everyone, as file modes allow.
+    Everyone,
+}
+
+/// Whether a mount may change its folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountAccess {
+    /// Reads only.
+    ReadOnly,
+    /// Reads and writes.
+    ReadWrite,
+}
+
+/// What `cobox-ctl` asks of the daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Request {
+    /// Is it there, and which version?
+    Ping,
+    /// Unmounts, cuts and ends.
+    Stop,
+    /// Begins a folder.
+    FolderCreate {
+        /// What the member calls it.
+        name: String,
+    },
+    /// Everything about all folders or one.
+    Status {
+        /// Which, by name.
+        folder: Option<String>,
+    },
+    /// Mounts a folder.
+    Mount {
+        /// Which, by name.
+        folder: String,
+        /// Where; absolute.
+        dir: PathBuf,
+        /// For whom.
+        audience: Audience,
+        /// How.
+        access: MountAccess,
+    },
+    /// Ends a mount.
+    Umount {
+        /// Where; absolute.
+        dir: PathBuf,
+    },
+    /// Grants a seeder.
+    SeederAdd {
+        /// Which folder, by name.
+        folder: String,
+        /// The seeder's address as text.
+        address: String,
+        /// How much it may store.
+        quota_bytes: u64,
+        /// Until when, in milliseconds since 1970.
+        until_ms: u64,
+    },
+    /// Challenges the seeders of a folder.
+    SeederAudit {
+        /// Which folder, by name.
+        folder: String,
+        /// One of them, by the beginning of its peer id.
+        seeder: Option<String>,
+    },
+    /// Waits until copies are proved.
+    Wait {
+        /// Which folder, by name.
+        folder: String,
+        /// How many.
+        copies: u32,
+        /// How long; `None` waits until it is so.
+        timeout_ms: Option<u64>,
+    },
+    /// Waits until every folder has what its seeders know: after a recovery.
+    Arrive {
+        /// How long.
+        timeout_ms: u64,
+    },
+    /// Reads everything that is stored and checks it.
+    Check {
+        /// Which, by name.
+        folder: Option<String>,
+    },
+    /// The public side of the keys.
+    KeyShow,
+}
+
+/// One line from the daemon.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// How far it is; more lines follow.
+    Progress(Value),
+    /// It is done; the last line.
+    Ok(Value),
+    /// It is not; the last line.
+    Error(Problem),
+}
+
+/// Why a line could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LineError {
+    /// The other side closed before a whole line.
+    #[error("the connection ended")]
+    Ended,
+    /// Longer than allowed.
+    #[error("a line is longer than {0} bytes")]
+    TooLong(usize),
+    /// Not what the protocol says.
+    #[error("a line is not of this protocol")]
+    Malformed(#[source] serde_json::Error),
+    /// The socket failed.
+    #[error("the connection failed")]
+    Io(#[source] io::Error),
+}
+
+/// Writes one line.
+///
+/// # Errors
+/// When the socket fails.
+pub fn write_line<T: Serialize>(writer: &mut impl Write, message: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message).map_err(io::Error::other)?;
+    line.push(b'\n');
+    writer.write_all(&line)?;
+    writer.flush()
+}
+
+/// Reads one line of at most `bytes_max`.
+///
+/// # Errors
+/// When the peer ends, sends too much or something else.
+pub fn read_line<T: DeserializeOwned>(reader: &mut impl BufRead, bytes_max: usize) -> Result<T, LineError> {
+    let mut line = Vec::new();
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
+    reader.by_ref().take(limit).read_until(b'\n', &mut line).map_err(LineError::Io)?;
+    if line.pop() != Some(b'\n') {
+        return Err(if line.len() >= bytes_max { LineError::TooLong(bytes_max) } else { LineError::Ended });
+    }
+    serde_json::from_slice(&line).map_err(LineError::Malformed)
+}
+
+/// Connects to the socket at `path`, however long the path is.
+///
+/// # Errors
+/// When nobody listens there.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    with_short_path(path, |short| UnixStream::connect(short))
+}
+
+/// Listens at `path`, however long the path is.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    with_short_path(path, |short| UnixListener::bind(short))
+}
+
+/// A path that does not fit into a socket address is reached through its open folder.
+fn with_short_path<T>(path: &Path, action: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    use std::os::fd::AsRawFd as _;
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        return action(path);
+    }
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    };
+    let dir = std::fs::File::open(dir)?;
+    action(&Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use super::*;
+    use crate::exit::Exit;
+
+    #[test]
+    fn request_round_trips_as_one_line() {
+        let request = Request::Wait { folder: "a\nb".into(), copies: 2, timeout_ms: Some(5) };
+        let mut line = Vec::new();
+        write_line(&mut line, &request).expect("written");
+        assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+        let read: Request = read_line(&mut line.as_slice(), REQUEST_BYTES_MAX).expect("read");
+        assert_eq!(read, request);
+    }
+
+    #[test]
+    fn replies_have_the_documented_shape() {
+        let mut text = Vec::new();
+        write_line(&mut text, &Reply::Error(Problem::new(Exit::Refused, "No.", "Ask."))).expect("written");
+        let value: Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(value["error"]["code"], "refused");
+        assert_eq!(value["error"]["message"], "No.");
+        assert_eq!(value["error"]["hint"], "Ask.");
+    }
+
+    #[test]
+    fn endless_line_is_refused_without_reading_it_all() {
+        let long = vec![b'x'; 1000];
+        let read: Result<Request, _> = read_line(&mut BufReader::new(long.as_slice()), 100);
+        assert!(matches!(read, Err(LineError::TooLong(100))));
+    }
+
+    #[test]
+    fn broken_and_foreign_lines_are_errors() {
+        let read = |bytes: &[u8]| read_line::<Request>(&mut &*bytes, 100);
+        assert!(matches!(read(b""), Err(LineError::Ended)));
+        assert!(matches!(read(b"{\"verb\":\"ping\"}"), Err(LineError::Ended)));
+        assert!(matches!(read(b"{\"verb\":\"format-disk\"}\n"), Err(LineError::Malformed(_))));
+        assert!(read(b"{\"verb\":\"ping\"}\n").is_ok());
+    }
+
+    #[test]
+    fn socket_below_a_long_path_is_reached() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let dir = temp.path().join("d".repeat(150));
+        std::fs::create_dir(&dir).expect("created");
+        let socket = dir.join("control.sock");
+        let listener = listen(&socket).expect("listens");
+        let client = connect(&socket).expect("connects");
+        listener.accept().expect("accepts");
+        drop(client);
+    }
+}

@@ -1,0 +1,136 @@
+//! What the daemon does unasked: tells mounts and network what changed, leaves locators with seeders,
+//! and challenges them.
+//!
+//! Two threads. The keeper only looks at local state. The courier asks seeders, which may take half a
+//! minute each, so nothing waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cobox_fs::vfs::Link;
+use cobox_net::{PeerId, PeerStatus, SessionState};
+
+use super::folder::FolderState;
+use super::proof::covers;
+use super::status::{address_of, grants};
+use super::{Daemon, TICK, now_ms};
+use crate::exit::{Outcome, Problem};
+
+/// The keeper looks at most this often, however busy the store is.
+const KEEPER_PAUSE: Duration = Duration::from_millis(100);
+/// After a failed audit or locator.
+const RETRY: Duration = Duration::from_secs(30);
+/// A copy that is claimed is challenged once nothing moved for so long, so that a busy folder is not
+/// audited at each cut.
+const SETTLED: Duration = Duration::from_secs(5);
+/// A proof older than this is renewed.
+const PROOF_AGE_MS: u64 = 24 * 60 * 60 * 1000;
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Outcome<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|error| Problem::failed(format!("A thread cannot be started: {error}.")))
+}
+
+/// Starts the thread that watches local state.
+pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
+    let daemon = Arc::clone(daemon);
+    spawn("keeper", move || {
+        while !daemon.is_ending() {
+            let seen = daemon.home.store().watch().seen();
+            for state in daemon.folders() {
+                if let Err(problem) = keep(&daemon, &state) {
+                    tracing::warn!(folder = %state.folder.id(), %problem, "will be tried again");
+                }
+            }
+            std::thread::sleep(KEEPER_PAUSE);
+            let _ = daemon.home.store().watch().wait(seen, TICK);
+        }
+    })
+}
+
+fn keep(daemon: &Daemon, state: &FolderState) -> Outcome<()> {
+    daemon.tell_network(state)?;
+    if let Some(vfs) = state.vfs() {
+        let peers = daemon.node.status(state.no())?.peers;
+        let connected = peers.iter().any(|peer| peer.session == SessionState::Open);
+        vfs.set_connected(if connected { Link::Up } else { Link::Down });
+    }
+    Ok(())
+}
+
+/// Starts the thread that asks seeders.
+pub(crate) fn start_courier(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
+    let daemon = Arc::clone(daemon);
+    spawn("courier", move || {
+        let mut moved = std::collections::BTreeMap::new();
+        while !daemon.is_ending() {
+            for state in daemon.folders() {
+                let heads = state.folder.store().log_heads(state.no()).unwrap_or_default();
+                let since = moved.entry(state.no()).or_insert_with(|| (heads.clone(), Instant::now()));
+                if since.0 != heads {
+                    *since = (heads, Instant::now());
+                }
+                let settled = since.1.elapsed() >= SETTLED;
+                if let Err(problem) = visit(&daemon, &state, settled) {
+                    tracing::debug!(folder = %state.folder.id(), %problem, "seeders were not visited");
+                }
+            }
+            std::thread::sleep(TICK);
+        }
+    })
+}
+
+fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
+    let peers = daemon.node.status(state.no())?.peers;
+    for (peer_id, grant) in grants(state)? {
+        let open = peers.iter().find(|peer| peer.peer == peer_id && peer.session == SessionState::Open);
+        let Some(peer) = open.filter(|_| !daemon.is_ending()) else { continue };
+        if wants_locator(daemon, state, peer_id) {
+            let version = daemon.locator_version.load(Ordering::SeqCst);
+            let published = daemon
+                .home
+                .locator_make()
+                .map_err(Problem::from)
+                .and_then(|locator| Ok(daemon.node.locator_publish(&address_of(&grant), &locator)?));
+            let mut seeders = state.seeders.lock();
+            let notes = seeders.entry(peer_id).or_default();
+            notes.locator_tried = Some(Instant::now());
+            match published {
+                Ok(()) => notes.locator_version = version,
+                Err(problem) => tracing::warn!(%problem, "a seeder has no newest locator yet"),
+            }
+        }
+        if settled && wants_audit(state, peer)? {
+            let _ = daemon.audit(state, peer_id).map_err(|problem| tracing::warn!(%problem, "an audit failed"));
+        }
+    }
+    Ok(())
+}
+
+fn due(last: Option<Instant>) -> bool {
+    last.is_none_or(|last| last.elapsed() >= RETRY)
+}
+
+fn wants_locator(daemon: &Daemon, state: &FolderState, peer_id: PeerId) -> bool {
+    let seeders = state.seeders.lock();
+    let Some(notes) = seeders.get(&peer_id) else { return true };
+    let newest = daemon.locator_version.load(Ordering::SeqCst);
+    // A new version is offered at once; only a failure waits.
+    notes.locator_version != newest && (due(notes.locator_tried) || notes.locator_version != 0)
+}
+
+fn wants_audit(state: &FolderState, peer: &PeerStatus) -> Outcome<bool> {
+    let tried = state.seeders.lock().get(&peer.peer).and_then(|notes| notes.audit_tried);
+    if !peer.is_caught_up() || !due(tried) {
+        return Ok(false);
+    }
+    let receipt = state.receipt(peer.peer)?;
+    let live = state.live_set()?;
+    Ok(!receipt.is_some_and(|receipt| {
+        covers(&receipt, &live) && now_ms().saturating_sub(receipt.time_ms) < PROOF_AGE_MS
+    }))
+}

@@ -1,0 +1,65 @@
+//! A folder in service: its keys, its mount, and what is remembered about its seeders.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use cobox_net::PeerId;
+use cobox_store::id::{FolderNo, PackId, RecordHash};
+use cobox_store::keyed::Folder;
+use parking_lot::Mutex;
+
+use super::mounts::Mounted;
+use super::proof::LiveSet;
+
+/// One folder of the running daemon.
+pub(crate) struct FolderState {
+    pub folder: Arc<Folder>,
+    /// Locked for as long as a mount is made or taken off, so that two requests cannot cross.
+    pub mount_turn: Mutex<()>,
+    /// Locked for moments only: the mount's own calls ask for it while a mount is being taken off.
+    pub mount: Mutex<Option<Arc<Mounted>>>,
+    /// Why a wanted mount is not there.
+    pub mount_problem: Mutex<Option<String>>,
+    /// One audit of a folder at a time: each reads the whole list of live packs.
+    pub audit: Mutex<()>,
+    /// The live packs, as of some heads.
+    pub live: Mutex<Option<Arc<LiveSet>>>,
+    pub seeders: Mutex<BTreeMap<PeerId, SeederNotes>>,
+    /// The access log that the network was told about.
+    pub access_told: Mutex<Vec<RecordHash>>,
+}
+
+/// What the daemon remembers about a seeder while it runs.
+#[derive(Default)]
+pub(crate) struct SeederNotes {
+    /// The version of the locator that it was given.
+    pub locator_version: u64,
+    /// When an audit was last tried.
+    pub audit_tried: Option<Instant>,
+    /// When a locator was last offered.
+    pub locator_tried: Option<Instant>,
+    /// What the last audit or locator ran into.
+    pub problem: Option<String>,
+    /// The packs that the last audit covered, so that a file's copies are known while newer ones travel.
+    pub proved: Option<Arc<BTreeSet<PackId>>>,
+}
+
+impl FolderState {
+    pub fn new(folder: Arc<Folder>) -> Self {
+        Self {
+            folder,
+            mount_turn: Mutex::new(()),
+            mount: Mutex::new(None),
+            mount_problem: Mutex::new(None),
+            audit: Mutex::new(()),
+            live: Mutex::new(None),
+            seeders: Mutex::default(),
+            access_told: Mutex::default(),
+        }
+    }
+
+    pub fn no(&self) -> FolderNo {
+        self.folder.no()
+    }
+}

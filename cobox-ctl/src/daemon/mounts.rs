@@ -1,0 +1,184 @@
+//! Mounting, unmounting, and the mounts that are wanted again at the next start.
+//!
+//! The daemon never touches a path inside its own mounts: it would wait for itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cobox_fs::mount::{Mount, MountOptions, check_mount_point, clear_stale};
+use cobox_fs::vfs::{Background, Vfs, VfsOptions};
+use serde::{Deserialize, Serialize};
+
+use super::Daemon;
+use super::folder::FolderState;
+use super::status::FolderStatusSource;
+use crate::control::{Audience, MountAccess};
+use crate::exit::{Outcome, Problem};
+use crate::report::MountReport;
+
+/// The setting under which the wanted mount of a folder is kept, sealed.
+const WANTED: &str = "mount wanted";
+
+/// A folder that is mounted.
+pub(crate) struct Mounted {
+    pub mount: Mount,
+    pub vfs: Arc<Vfs>,
+    pub wanted: WantedMount,
+    _background: Background,
+}
+
+/// A mount that the member asked for and has not taken back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct WantedMount {
+    pub dir: PathBuf,
+    pub audience: Audience,
+    pub access: MountAccess,
+}
+
+impl WantedMount {
+    fn report(&self, problem: Option<String>) -> MountReport {
+        MountReport { dir: self.dir.clone(), read_only: self.access == MountAccess::ReadOnly, problem }
+    }
+}
+
+impl FolderState {
+    /// The live file system, while it is mounted.
+    pub fn vfs(&self) -> Option<Arc<Vfs>> {
+        self.mounted().map(|mounted| Arc::clone(&mounted.vfs))
+    }
+
+    fn mounted(&self) -> Option<Arc<Mounted>> {
+        self.mount.lock().clone()
+    }
+
+    /// Where it is mounted, or should be.
+    pub fn mount_report(&self) -> Option<MountReport> {
+        if let Some(mounted) = self.mounted() {
+            let gone = (!mounted.mount.is_live()).then(|| "Somebody else took the mount off.".to_owned());
+            return Some(mounted.wanted.report(gone));
+        }
+        let problem = self.mount_problem.lock().clone();
+        self.wanted_mount().map(|wanted| wanted.report(problem))
+    }
+
+    fn wanted_mount(&self) -> Option<WantedMount> {
+        let sealed = self.folder.store().setting(self.no(), WANTED).ok()??;
+        let plain = self.folder.local().open(WANTED.as_bytes(), &sealed).ok()?;
+        serde_json::from_slice(&plain).ok()
+    }
+
+    fn want_mount(&self, wanted: Option<&WantedMount>) -> Outcome<()> {
+        let plain = serde_json::to_vec(&wanted)
+            .map_err(|error| Problem::failed(format!("The mount cannot be remembered: {error}.")))?;
+        let sealed = self.folder.local().seal(WANTED.as_bytes(), &plain);
+        Ok(self.folder.store().setting_put(self.no(), WANTED, &sealed)?)
+    }
+
+    /// Mounts the folder and remembers that it is wanted.
+    pub fn mount(self: &Arc<Self>, daemon: &Arc<Daemon>, wanted: WantedMount) -> Outcome<MountReport> {
+        let _turn = self.mount_turn.lock();
+        if let Some(mounted) = self.mounted() {
+            if mounted.mount.is_live() && mounted.wanted == wanted {
+                return Ok(mounted.wanted.report(None));
+            }
+            if mounted.mount.is_live() {
+                return Err(Problem::refused(
+                    format!("{} is mounted at {} already.", self.folder.name(), mounted.mount.dir().display()),
+                    "Use it there, or unmount it first with `cobox-ctl umount`.",
+                ));
+            }
+            // Somebody took the mount off without us; end what served it before serving it again.
+            mounted.mount.unmount()?;
+            self.end_serving(&mounted);
+        }
+        clear_stale(&wanted.dir)?;
+        check_mount_point(&wanted.dir)?;
+        let mounted = self.serve(daemon, &wanted)?;
+        let wanted = mounted.wanted.clone();
+        *self.mount.lock() = Some(Arc::new(mounted));
+        *self.mount_problem.lock() = None;
+        self.want_mount(Some(&wanted))?;
+        Ok(wanted.report(None))
+    }
+
+    fn serve(self: &Arc<Self>, daemon: &Arc<Daemon>, wanted: &WantedMount) -> Outcome<Mounted> {
+        let read_only = wanted.access == MountAccess::ReadOnly;
+        let options = VfsOptions {
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            read_only,
+        };
+        let vfs = Vfs::open(Arc::clone(&self.folder), options)?;
+        vfs.set_status_source(Arc::new(FolderStatusSource::new(daemon, self)));
+        let allow_other = wanted.audience == Audience::Everyone;
+        let mount = Mount::mount(Arc::clone(&vfs), &wanted.dir, MountOptions { allow_other, read_only })?;
+        let background = vfs.start_background();
+        let wanted = WantedMount { dir: mount.dir().to_path_buf(), ..wanted.clone() };
+        Ok(Mounted { mount, vfs, wanted, _background: background })
+    }
+
+    /// Takes the mount off; with it gone, everything written is in entries.
+    fn unmount(&self) -> Outcome<()> {
+        let _turn = self.mount_turn.lock();
+        if let Some(mounted) = self.mounted() {
+            mounted.mount.unmount()?;
+            self.end_serving(&mounted);
+        }
+        Ok(())
+    }
+
+    /// Takes the mount off even while it is used: the daemon ends.
+    fn unmount_now(&self) {
+        let _turn = self.mount_turn.lock();
+        let Some(mounted) = self.mounted() else { return };
+        if let Err(error) = mounted.mount.unmount() {
+            tracing::warn!(%error, "the mount is detached while it is used");
+            if let Err(error) = mounted.mount.unmount_lazily() {
+                tracing::error!(%error, "the mount stays behind");
+            }
+        }
+        self.end_serving(&mounted);
+    }
+
+    fn end_serving(&self, mounted: &Mounted) {
+        if let Err(errno) = mounted.vfs.shutdown() {
+            tracing::warn!(errno = errno.0, "what was written waits for the next mount to be sent");
+        }
+        *self.mount.lock() = None;
+    }
+}
+
+impl Daemon {
+    /// Ends the mount at `dir`, or forgets that it was wanted.
+    pub fn umount(&self, dir: &Path) -> Outcome<MountReport> {
+        for state in self.folders() {
+            let Some(report) = state.mount_report().filter(|report| report.dir == dir) else { continue };
+            state.unmount()?;
+            *state.mount_problem.lock() = None;
+            state.want_mount(None)?;
+            return Ok(MountReport { problem: None, ..report });
+        }
+        Err(Problem::failed_with(
+            format!("No folder of this device is mounted at {}.", dir.display()),
+            "`cobox-ctl status` shows what is mounted where.",
+        ))
+    }
+
+    /// Mounts what was mounted when the last daemon ended, however it ended.
+    pub fn remount(self: &Arc<Self>) {
+        for state in self.folders() {
+            let Some(wanted) = state.wanted_mount() else { continue };
+            if let Err(problem) = state.mount(self, wanted) {
+                tracing::error!(%problem, "a folder could not be mounted again");
+                *state.mount_problem.lock() = Some(problem.message);
+            }
+        }
+    }
+
+    /// Takes all mounts off, for the end of the daemon. They stay wanted.
+    pub fn unmount_all(&self) {
+        for state in self.folders() {
+            state.unmount_now();
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Seeders of a folder: granting, dialing, challenging.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use cobox_net::{FolderSecrets, PeerId, SessionState};
+use cobox_store::format::address::SeederAddress;
+use zeroize::Zeroizing;
+
+use super::Daemon;
+use super::folder::FolderState;
+use super::proof::covers;
+use super::status::{address_of, grants};
+use crate::exit::{Exit, Outcome, Problem};
+use crate::report::{AuditReport, Holding, ProofReport, SeederAddReport};
+
+/// How long `seeder add` waits to say whether the seeder took the grant: a connection over a slow link
+/// takes a few round trips of under a second.
+const ADD_WAIT: Duration = Duration::from_secs(10);
+const ADD_POLL: Duration = Duration::from_millis(100);
+
+impl Daemon {
+    /// Gives the network a folder's newest secrets and seeders, if the access log moved since.
+    pub fn tell_network(&self, state: &FolderState) -> Outcome<()> {
+        let heads = state.folder.store().access(state.no())?.heads.clone();
+        let mut told = state.access_told.lock();
+        if *told == heads {
+            return Ok(());
+        }
+        state.folder.refresh()?;
+        let folder = Arc::clone(&state.folder);
+        self.node.add_folder(FolderSecrets {
+            no: state.no(),
+            swarm: state.folder.swarm_secrets().iter().map(|secret| Zeroizing::new(*secret.expose())).collect(),
+            signer: Arc::new(move |transcript| folder.sign_session(transcript)),
+            log: state.folder.log(),
+        });
+        let seeders = grants(state)?.iter().map(|(_, grant)| address_of(grant)).collect();
+        self.node.set_peers(state.no(), seeders);
+        *told = heads;
+        Ok(())
+    }
+
+    /// Grants a seeder, dials it, and says how it answered.
+    pub fn seeder_add(
+        &self,
+        folder: &str,
+        address: &str,
+        quota_bytes: u64,
+        until_ms: u64,
+    ) -> Outcome<SeederAddReport> {
+        let state = self.folder(folder)?;
+        let address = parse_address(address)?;
+        let peer_id = PeerId::from_bytes(&address.peer_id).ok_or_else(bad_address)?;
+        state.folder.grant_seeder(&address, quota_bytes, until_ms)?;
+        self.locator_version.fetch_add(1, Ordering::SeqCst);
+        self.tell_network(&state)?;
+        self.node.connect(&address);
+        let deadline = Instant::now() + ADD_WAIT;
+        loop {
+            let peers = self.node.status(state.no())?.peers;
+            let peer = peers.into_iter().find(|peer| peer.peer == peer_id);
+            let session = peer.as_ref().map_or(SessionState::Offline, |peer| peer.session);
+            let link = match session {
+                SessionState::Open => "connected",
+                SessionState::Pending => "pending",
+                SessionState::Refused => {
+                    return Err(Problem::refused(
+                        format!("The seeder {peer_id} refused the folder{}.", why(peer.and_then(|peer| peer.error))),
+                        "The grant is recorded, but this seeder stores nothing: ask its owner.",
+                    ));
+                }
+                _ if Instant::now() >= deadline => {
+                    return Err(Problem::new(
+                        Exit::NotReached,
+                        format!("The seeder {peer_id} was not reached{}.", why(peer.and_then(|peer| peer.error))),
+                        "The grant is recorded and the daemon keeps trying: check that the seeder is running and that nothing blocks its address.",
+                    ));
+                }
+                _ => {
+                    std::thread::sleep(ADD_POLL);
+                    continue;
+                }
+            };
+            let folder = state.folder.name();
+            return Ok(SeederAddReport { folder, peer_id: peer_id.to_string(), link: link.to_owned(), quota_bytes });
+        }
+    }
+
+    /// Challenges all seeders of a folder, or the one whose peer id begins with `chosen`.
+    pub fn seeder_audit(&self, folder: &str, chosen: Option<&str>) -> Outcome<AuditReport> {
+        let state = self.folder(folder)?;
+        let all = grants(&state)?;
+        let wanted: Vec<PeerId> = all
+            .into_iter()
+            .map(|(peer_id, _)| peer_id)
+            .filter(|peer_id| chosen.is_none_or(|chosen| peer_id.to_string().starts_with(chosen)))
+            .collect();
+        if wanted.is_empty() {
+            return Err(Problem::failed_with(
+                chosen.map_or_else(
+                    || format!("{folder} has no seeder."),
+                    |chosen| format!("{folder} has no seeder whose id begins with {chosen}."),
+                ),
+                "`cobox-ctl seeder list` shows them, `cobox-ctl seeder add` adds one.",
+            ));
+        }
+        let proofs: Vec<ProofReport> = wanted.into_iter().map(|peer_id| self.challenge(&state, peer_id)).collect();
+        Ok(AuditReport { folder: state.folder.name(), proofs })
+    }
+
+    fn challenge(&self, state: &FolderState, peer_id: PeerId) -> ProofReport {
+        self.audit(state, peer_id).unwrap_or_else(|problem| ProofReport {
+            peer_id: peer_id.to_string(),
+            holding: Holding::Behind,
+            samples: 0,
+            proved: 0,
+            time_ms: 0,
+            problem: Some(problem.message),
+        })
+    }
+
+    /// One challenge over what is live, and what its receipt is worth.
+    pub fn audit(&self, state: &FolderState, peer_id: PeerId) -> Outcome<ProofReport> {
+        let _turn = state.audit.lock();
+        state.seeders.lock().entry(peer_id).or_default().audit_tried = Some(Instant::now());
+        let live = state.live_set()?;
+        let started = Instant::now();
+        let receipt = self.node.audit(state.no(), peer_id).map_err(|error| {
+            let problem = Problem::from(error);
+            state.seeders.lock().entry(peer_id).or_default().problem = Some(problem.message.clone());
+            problem
+        })?;
+        let now = state.live_set()?;
+        let proved = [live, now].into_iter().find(|live| covers(&receipt, live));
+        let mut seeders = state.seeders.lock();
+        let notes = seeders.entry(peer_id).or_default();
+        notes.problem = None;
+        if let Some(live) = &proved {
+            notes.proved = Some(Arc::clone(&live.packs));
+        }
+        let ms = started.elapsed().as_millis();
+        tracing::info!(folder = %state.folder.id(), samples = receipt.samples_asked, whole = proved.is_some(), ms, "audited");
+        Ok(ProofReport {
+            peer_id: peer_id.to_string(),
+            holding: if proved.is_some() { Holding::Proved } else { Holding::Behind },
+            samples: u64::from(receipt.samples_asked),
+            proved: u64::from(receipt.samples_proved),
+            time_ms: receipt.time_ms,
+            problem: (receipt.packs_lacking > 0).then(|| format!("It lacks {} packs.", receipt.packs_lacking)),
+        })
+    }
+}
+
+fn why(error: Option<String>) -> String {
+    error.map(|error| format!(": {}", error.trim_end_matches('.'))).unwrap_or_default()
+}
+
+fn bad_address() -> Problem {
+    Problem::usage(
+        "This is not the address of a seeder, or it was mistyped.",
+        "Use the line that `cobox-seeder address` prints, whole and unchanged.",
+    )
+}
+
+/// Reads an address as a person pasted it.
+///
+/// # Errors
+/// When it is none.
+pub(crate) fn parse_address(text: &str) -> Outcome<SeederAddress> {
+    SeederAddress::from_text(text).map_err(|_| bad_address())
+}

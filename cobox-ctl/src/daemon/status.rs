@@ -1,0 +1,227 @@
+//! What is local, on its way, claimed and proved: for `status`, `.cobox/status.json` and `user.cobox.*`.
+
+use std::sync::{Arc, Weak};
+
+use cobox_fs::vfs::{FileState, StatusSource};
+use cobox_net::{Path, PeerId, PeerStatus, SessionState, Transport};
+use cobox_store::format::access::SeederGrant;
+use cobox_store::format::address::SeederAddress;
+use cobox_store::id::PackId;
+
+use super::Daemon;
+use super::folder::FolderState;
+use super::proof::{LiveSet, covers};
+use crate::exit::Outcome;
+use crate::report::{FolderKey, FolderReport, Holding, KeyReport, LocalReport, SeederReport, StatusReport};
+
+impl Daemon {
+    /// Everything about the chosen folders.
+    pub fn status(&self, folder: Option<&str>) -> Outcome<StatusReport> {
+        let folders = self.chosen(folder)?;
+        Ok(StatusReport {
+            label: self.home.label(),
+            peer_id: self.node.peer_id().to_string(),
+            disk_free_bytes: self.home.store().disk()?.free_bytes,
+            folders: folders.iter().map(|state| self.folder_report(state)).collect::<Outcome<_>>()?,
+        })
+    }
+
+    /// Everything about one folder.
+    pub fn folder_report(&self, state: &FolderState) -> Outcome<FolderReport> {
+        let live = state.live_set()?;
+        let peers = self.node.status(state.no())?.peers;
+        let seeders: Vec<SeederReport> = grants(state)?
+            .into_iter()
+            .map(|(peer_id, grant)| {
+                let peer = peers.iter().find(|peer| peer.peer == peer_id);
+                seeder_report(state, &live, peer_id, &grant, peer)
+            })
+            .collect::<Outcome<_>>()?;
+        let count = |wanted: fn(Holding) -> bool| {
+            u32::try_from(seeders.iter().filter(|seeder| wanted(seeder.holding)).count()).unwrap_or(u32::MAX)
+        };
+        Ok(FolderReport {
+            name: state.folder.name(),
+            id: state.folder.id().to_hex(),
+            mount: state.mount_report(),
+            local: local_report(state, &live),
+            copies_claimed: count(|holding| holding != Holding::Behind),
+            copies_proved: count(|holding| holding == Holding::Proved),
+            proved_at_ms: seeders
+                .iter()
+                .filter(|seeder| seeder.holding == Holding::Proved)
+                .filter_map(|seeder| seeder.proved_at_ms)
+                .max(),
+            seeders,
+        })
+    }
+
+    /// The public side of the keys.
+    pub fn keys(&self) -> KeyReport {
+        let unlock = match self.unlocked_by {
+            super::UnlockedBy::Passphrase => "passphrase",
+            super::UnlockedBy::KeyFile => "key-file",
+        };
+        let folders = self.folders();
+        KeyReport {
+            label: self.home.label(),
+            peer_id: self.node.peer_id().to_string(),
+            unlock: unlock.to_owned(),
+            folders: folders
+                .iter()
+                .map(|state| FolderKey {
+                    name: state.folder.name(),
+                    id: state.folder.id().to_hex(),
+                    log: state.folder.log().to_hex(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The newest grant of each seeder, with the peer id that the network knows it by.
+pub(crate) fn grants(state: &FolderState) -> Outcome<Vec<(PeerId, SeederGrant)>> {
+    let access = state.folder.store().access(state.no())?;
+    let mut found: Vec<(PeerId, SeederGrant)> = Vec::new();
+    for (_, grant) in &access.seeders {
+        let Some(peer_id) = PeerId::from_bytes(&grant.peer_id) else { continue };
+        if found.iter().any(|(known, _)| *known == peer_id) {
+            continue;
+        }
+        found.push((peer_id, access.seeder(&grant.peer_id).unwrap_or(grant).clone()));
+    }
+    Ok(found)
+}
+
+/// The address in a grant.
+pub(crate) fn address_of(grant: &SeederGrant) -> SeederAddress {
+    SeederAddress { peer_id: grant.peer_id.clone(), kem: grant.kem, addresses: grant.addresses.clone() }
+}
+
+fn local_report(state: &FolderState, live: &LiveSet) -> LocalReport {
+    let stats = state.vfs().map(|vfs| vfs.stats()).unwrap_or_default();
+    LocalReport {
+        entries: live.heads.iter().map(|head| head.seq).sum(),
+        packs: u64::try_from(live.packs.len()).unwrap_or(u64::MAX),
+        pack_bytes: live.pack_bytes,
+        packs_missing: live.missing,
+        dirty_bytes: stats.dirty_bytes,
+        pending_ops: stats.pending_ops,
+    }
+}
+
+fn seeder_report(
+    state: &FolderState,
+    live: &LiveSet,
+    peer_id: PeerId,
+    grant: &SeederGrant,
+    peer: Option<&PeerStatus>,
+) -> Outcome<SeederReport> {
+    let standing = state.standing(peer_id, live, peer)?;
+    let noted = state.seeders.lock().get(&peer_id).and_then(|notes| notes.problem.clone());
+    let full = peer.filter(|peer| peer.full).map(|_| {
+        "The seeder cannot take more: its quota or its disk is full. Grant a larger --quota, or add another seeder."
+            .to_owned()
+    });
+    Ok(SeederReport {
+        peer_id: peer_id.to_string(),
+        address: address_of(grant).to_text(),
+        quota_bytes: grant.quota_bytes,
+        until_ms: grant.until_ms,
+        link: link(peer).to_owned(),
+        problem: full.or_else(|| peer.and_then(|peer| peer.error.clone())).or(noted),
+        rtt_ms: peer.and_then(|peer| peer.rtt_ms),
+        path: peer.and_then(path_text),
+        entries_behind: peer.map_or(0, |peer| peer.entries_behind),
+        packs_to_send: peer.map_or(0, |peer| peer.packs_to_send),
+        bytes_to_send: peer.map_or(0, |peer| peer.bytes_to_send),
+        bytes_sent: peer.map_or(0, |peer| peer.bytes_sent),
+        rate: peer.map_or(0, |peer| peer.rate),
+        holding: standing.holding,
+        proved_at_ms: standing.proved_at_ms,
+    })
+}
+
+fn link(peer: Option<&PeerStatus>) -> &'static str {
+    match peer.map(|peer| peer.session) {
+        None | Some(SessionState::Offline) => "offline",
+        Some(SessionState::Opening) => "connecting",
+        Some(SessionState::Pending) => "pending",
+        Some(SessionState::Refused) => "refused",
+        Some(SessionState::Restricted) => "restricted",
+        Some(SessionState::Open) => "connected",
+    }
+}
+
+fn path_text(peer: &PeerStatus) -> Option<String> {
+    let path = match peer.path {
+        Path::None => return None,
+        Path::Direct => "direct",
+    };
+    let transport = match peer.transport {
+        Some(Transport::Tcp) => " over TCP",
+        Some(Transport::Quic) => " over QUIC",
+        None => "",
+    };
+    Some(format!("{path}{transport}"))
+}
+
+/// What a mount shows about itself. Weak, because the daemon owns the mount.
+pub(crate) struct FolderStatusSource {
+    daemon: Weak<Daemon>,
+    folder: Weak<FolderState>,
+}
+
+impl FolderStatusSource {
+    pub fn new(daemon: &Arc<Daemon>, folder: &Arc<FolderState>) -> Self {
+        Self { daemon: Arc::downgrade(daemon), folder: Arc::downgrade(folder) }
+    }
+}
+
+/// The copies of one file: how many, and when the youngest was proved.
+fn copies_of(state: &FolderState, packs: &[PackId]) -> Outcome<(u32, Option<u64>)> {
+    let live = state.live_set()?;
+    let (mut copies, mut proved_at_ms) = (0, None);
+    for (peer_id, _) in grants(state)? {
+        let Some(receipt) = state.receipt(peer_id)? else { continue };
+        let earlier = || {
+            let proved = state.seeders.lock().get(&peer_id).and_then(|notes| notes.proved.clone());
+            // A file without packs lies in an entry, and only the heads say which entries are held.
+            !packs.is_empty() && proved.is_some_and(|proved| packs.iter().all(|pack| proved.contains(pack)))
+        };
+        if covers(&receipt, &live) || earlier() {
+            copies += 1;
+            proved_at_ms = proved_at_ms.max(Some(receipt.time_ms));
+        }
+    }
+    Ok((copies, proved_at_ms))
+}
+
+impl StatusSource for FolderStatusSource {
+    fn status_json(&self) -> String {
+        let (Some(daemon), Some(folder)) = (self.daemon.upgrade(), self.folder.upgrade()) else {
+            return "{}\n".to_owned();
+        };
+        let report = daemon.folder_report(&folder).map_err(|problem| tracing::warn!(%problem, "no status"));
+        let text = report.ok().and_then(|report| serde_json::to_string_pretty(&report).ok());
+        text.map_or_else(|| "{}\n".to_owned(), |text| text + "\n")
+    }
+
+    fn xattr(&self, name: &str, packs: &[PackId], state: FileState) -> Option<Vec<u8>> {
+        let folder = self.folder.upgrade()?;
+        let (copies, proved_at_ms) =
+            if state == FileState::Dirty { (0, None) } else { copies_of(&folder, packs).ok()? };
+        let text = match name {
+            "state" => match (state, copies) {
+                (FileState::Dirty, _) => "local".to_owned(),
+                (FileState::Local, 0) => "on its way".to_owned(),
+                (FileState::Local, _) => "proved".to_owned(),
+                (FileState::Absent, _) => "elsewhere".to_owned(),
+            },
+            "copies" => copies.to_string(),
+            "proved_at" => proved_at_ms.map(crate::render::units::time)?,
+            _ => return None,
+        };
+        Some(text.into_bytes())
+    }
+}

@@ -1,0 +1,246 @@
+//! `wait`: until enough seeders have proved that they hold all that was written before it was asked;
+//! and the same the other way round after a recovery.
+
+use std::time::{Duration, Instant};
+
+use cobox_fs::vfs::Cut;
+use cobox_net::{PeerId, PeerStatus, SessionState};
+use cobox_store::format::entry::LogHead;
+
+use super::Daemon;
+use super::folder::FolderState;
+use super::proof::reaches;
+use super::status::grants;
+use crate::exit::{Exit, Outcome, Problem};
+use crate::report::{ArriveReport, FolderReport, Holding, ProofReport, WaitProgress, WaitReport};
+
+/// How often progress is told.
+const TELL: Duration = Duration::from_millis(250);
+/// After an audit that did not succeed, so that a failing seeder is not asked without pause.
+const AUDIT_RETRY: Duration = Duration::from_secs(1);
+/// What a device without any entry waits for more, after a session is open: the seeder's heads come in
+/// the first frames of it.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Takes progress; an error means that nobody listens any more.
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(&WaitProgress) -> Outcome<()>;
+
+/// What one turn of a wait found.
+struct Turn {
+    proved: Vec<ProofReport>,
+    /// The seeder that is nearest to the next proof.
+    nearest: Option<PeerStatus>,
+    caught_up: Vec<PeerId>,
+    problems: Vec<String>,
+}
+
+impl Daemon {
+    /// Waits until `copies` seeders proved all that is live now.
+    pub fn wait(&self, folder: &str, copies: u32, timeout: Option<Duration>, tell: Tell<'_>) -> Outcome<WaitReport> {
+        let state = self.folder(folder)?;
+        let started = Instant::now();
+        let deadline = timeout.map(|timeout| started + timeout);
+        if let Some(vfs) = state.vfs() {
+            vfs.cut(Cut::Now)?;
+        }
+        let target = state.live_set()?;
+        let mut audited: std::collections::BTreeMap<PeerId, Instant> = Default::default();
+        loop {
+            let turn = self.look(&state, &target.heads)?;
+            let proved = u32::try_from(turn.proved.len()).unwrap_or(u32::MAX);
+            let progress = progress(&turn, target.pack_bytes, copies);
+            if proved >= copies {
+                let (packs, pack_bytes) = (target.packs.len() as u64, target.pack_bytes);
+                return Ok(WaitReport {
+                    folder: state.folder.name(),
+                    copies_proved: proved,
+                    seeders: turn.proved,
+                    packs,
+                    pack_bytes,
+                    bytes_sent: self.sent(&state)?,
+                    elapsed_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                });
+            }
+            tell(&progress)?;
+            if self.is_ending() {
+                return Err(Problem::failed("The daemon is ending."));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(not_reached(&progress, &turn.problems));
+            }
+            let ready = turn.caught_up.into_iter().find(|peer_id| {
+                audited.get(peer_id).is_none_or(|last: &Instant| last.elapsed() >= AUDIT_RETRY)
+            });
+            if let Some(peer_id) = ready {
+                // What it ran into is noted with the seeder and told in the next turn.
+                let asked = self.audit(&state, peer_id);
+                audited.insert(peer_id, Instant::now());
+                if asked.is_ok() {
+                    continue;
+                }
+            }
+            let pause = deadline.map_or(TELL, |deadline| TELL.min(deadline.saturating_duration_since(Instant::now())));
+            std::thread::sleep(pause);
+        }
+    }
+
+    fn look(&self, state: &FolderState, target: &[LogHead]) -> Outcome<Turn> {
+        let peers = self.node.status(state.no())?.peers;
+        let mut turn = Turn { proved: Vec::new(), nearest: None, caught_up: Vec::new(), problems: Vec::new() };
+        for (peer_id, _) in grants(state)? {
+            let receipt = state.receipt(peer_id)?.filter(|receipt| reaches(receipt, target));
+            if let Some(receipt) = receipt {
+                turn.proved.push(ProofReport {
+                    peer_id: peer_id.to_string(),
+                    holding: Holding::Proved,
+                    samples: u64::from(receipt.samples_asked),
+                    proved: u64::from(receipt.samples_proved),
+                    time_ms: receipt.time_ms,
+                    problem: None,
+                });
+                continue;
+            }
+            let peer = peers.iter().find(|peer| peer.peer == peer_id);
+            let noted = state.seeders.lock().get(&peer_id).and_then(|notes| notes.problem.clone());
+            turn.problems.extend(problem_of(peer_id, peer).or(noted));
+            let Some(peer) = peer else { continue };
+            if peer.is_caught_up() {
+                turn.caught_up.push(peer_id);
+            }
+            let nearer = turn.nearest.as_ref().is_none_or(|nearest| {
+                (peer.session != SessionState::Open, peer.bytes_to_send)
+                    < (nearest.session != SessionState::Open, nearest.bytes_to_send)
+            });
+            if nearer {
+                turn.nearest = Some(peer.clone());
+            }
+        }
+        Ok(turn)
+    }
+
+    fn sent(&self, state: &FolderState) -> Outcome<u64> {
+        Ok(self.node.status(state.no())?.peers.iter().map(|peer| peer.bytes_sent).sum())
+    }
+
+    /// Waits until every folder has the entries that its seeders know.
+    pub fn arrive(&self, timeout: Duration, tell: Tell<'_>) -> Outcome<ArriveReport> {
+        let deadline = Instant::now() + timeout;
+        let mut quiet_since: Option<Instant> = None;
+        loop {
+            let mut waiting = None;
+            for state in self.folders() {
+                let peers = self.node.status(state.no())?.peers;
+                let open: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.session == SessionState::Open).collect();
+                let behind: u64 = open.iter().map(|peer| peer.entries_to_receive).max().unwrap_or(0);
+                if open.is_empty() || behind > 0 {
+                    waiting = Some((state, behind, peers));
+                    break;
+                }
+            }
+            let Some((state, behind, peers)) = waiting else {
+                let since = *quiet_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= QUIET {
+                    return self.arrived();
+                }
+                std::thread::sleep(TELL);
+                continue;
+            };
+            quiet_since = None;
+            let heads = state.folder.store().log_heads(state.no())?;
+            let have: u64 = heads.iter().map(|head| head.seq).sum();
+            let problem = peers.iter().find_map(|peer| peer.error.clone()).unwrap_or_default();
+            let progress = WaitProgress {
+                stage: if behind == 0 { "connecting" } else { "receiving" }.to_owned(),
+                copies_proved: 0,
+                copies_wanted: 0,
+                bytes_done: have,
+                bytes_total: have + behind,
+                rate: peers.iter().map(|peer| peer.rate).sum(),
+                eta_s: None,
+                missing: problem.clone(),
+            };
+            tell(&progress)?;
+            if Instant::now() >= deadline {
+                return Err(Problem::new(
+                    Exit::NotReached,
+                    format!("The entries of {} did not all arrive in time. {problem}", state.folder.name()),
+                    "The daemon goes on fetching them: look again with `cobox-ctl status`.",
+                ));
+            }
+            std::thread::sleep(TELL);
+        }
+    }
+
+    fn arrived(&self) -> Outcome<ArriveReport> {
+        let folders: Vec<FolderReport> =
+            self.folders().iter().map(|state| self.folder_report(state)).collect::<Outcome<_>>()?;
+        let sources = folders
+            .iter()
+            .map(|folder| folder.seeders.iter().filter(|seeder| seeder.link == "connected").count())
+            .min()
+            .unwrap_or(0);
+        let freshness = if sources > 1 {
+            format!("{sources} seeders agree on what is newest")
+        } else {
+            "unverified: only one seeder was asked, and it could hold back what is newest".to_owned()
+        };
+        Ok(ArriveReport { folders, freshness })
+    }
+}
+
+fn problem_of(peer_id: PeerId, peer: Option<&PeerStatus>) -> Option<String> {
+    let short = peer_id.to_string();
+    let Some(peer) = peer else { return Some(format!("{short} was not dialed yet.")) };
+    let error = peer.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+    match peer.session {
+        SessionState::Offline => Some(format!("{short} is not reached{error}")),
+        SessionState::Opening => Some(format!("{short} is being connected{error}")),
+        SessionState::Pending => Some(format!("{short} has not accepted the folder yet")),
+        SessionState::Refused => Some(format!("{short} refuses the folder{error}")),
+        SessionState::Restricted => Some(format!("{short} does not know this device yet")),
+        SessionState::Open if peer.full => {
+            Some(format!("{short} is full: its quota or its disk has no room for {} packs", peer.packs_to_send))
+        }
+        SessionState::Open => None,
+    }
+}
+
+fn progress(turn: &Turn, total: u64, copies_wanted: u32) -> WaitProgress {
+    let open = turn.nearest.as_ref().filter(|peer| peer.session == SessionState::Open);
+    let to_send = open.map_or(total, |peer| peer.bytes_to_send);
+    let rate = open.map_or(0, |peer| peer.rate);
+    let stage = match open {
+        None => "connecting",
+        Some(peer) if peer.is_caught_up() => "proving",
+        Some(_) => "sending",
+    };
+    WaitProgress {
+        stage: stage.to_owned(),
+        copies_proved: u32::try_from(turn.proved.len()).unwrap_or(u32::MAX),
+        copies_wanted,
+        bytes_done: total.saturating_sub(to_send),
+        bytes_total: total.max(to_send),
+        rate,
+        eta_s: to_send.checked_div(rate),
+        missing: turn.problems.join("; "),
+    }
+}
+
+fn not_reached(progress: &WaitProgress, problems: &[String]) -> Problem {
+    let left = progress.bytes_total.saturating_sub(progress.bytes_done);
+    let why = if problems.is_empty() {
+        format!("{} are still to be sent", crate::render::units::bytes(left))
+    } else {
+        problems.join("; ")
+    };
+    let hint = if problems.is_empty() {
+        "The daemon goes on by itself: wait again, or look with `cobox-ctl status`."
+    } else {
+        "The daemon keeps trying: check those seeders, or add another with `cobox-ctl seeder add`."
+    };
+    Problem::new(
+        Exit::NotReached,
+        format!("{} of {} copies are proved: {why}.", progress.copies_proved, progress.copies_wanted),
+        hint,
+    )
+}

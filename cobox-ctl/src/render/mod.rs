@@ -1,0 +1,6 @@
+//! Reports as people read them, and progress as it goes.
+
+pub mod health;
+pub mod progress;
+pub mod text;
+pub mod units;

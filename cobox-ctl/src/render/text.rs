@@ -1,0 +1,247 @@
+//! Reports as text for people.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::health::{HealthReport, Light};
+use super::units::{bytes, rate, span, time};
+use crate::report::{
+    ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport, SeederAddReport, SeederReport,
+    StatusReport, WaitReport,
+};
+
+/// Adds one line; writing to a `String` cannot fail.
+macro_rules! line {
+    ($text:expr, $($format:tt)*) => {
+        writeln!($text, $($format)*).expect("writing to a String cannot fail")
+    };
+}
+
+/// After `init`.
+#[must_use]
+pub fn init(home: &Path, words: Option<&Path>, no_passphrase: bool) -> String {
+    let mut text = String::new();
+    line!(text, "This device is set up in {}.", home.display());
+    if let Some(words) = words {
+        line!(text, "The 24 words are in {}. Put them where this machine's loss cannot reach them.", words.display());
+    }
+    if no_passphrase {
+        line!(text, "Its keys are locked with a key file: whoever can read this user's files can open them.");
+    }
+    line!(text, "Go on with `cobox-ctl folder create NAME`.");
+    text
+}
+
+/// After `recover`.
+#[must_use]
+pub fn recovered(report: &ArriveReport) -> String {
+    let mut text = String::new();
+    if report.folders.is_empty() {
+        line!(text, "The words are right, and this member has no folder yet.");
+    }
+    for folder in &report.folders {
+        line!(
+            text,
+            "{}: {} entries are here, {} of content is fetched as it is read.",
+            folder.name,
+            folder.local.entries,
+            bytes(folder.local.pack_bytes)
+        );
+    }
+    line!(text, "Freshness is {}.", report.freshness);
+    if let Some(folder) = report.folders.first() {
+        line!(text, "Go on with `cobox-ctl mount {} DIR`.", folder.name);
+    }
+    text
+}
+
+/// `status`.
+#[must_use]
+pub fn status(report: &StatusReport) -> String {
+    let mut text = format!("{} ({})\n", report.label, report.peer_id);
+    if report.folders.is_empty() {
+        line!(text, "It has no folder yet: `cobox-ctl folder create NAME` makes one.");
+    }
+    for one in &report.folders {
+        text += &folder(one);
+    }
+    text
+}
+
+/// `folder list`.
+#[must_use]
+pub fn folders(folders: &[FolderReport]) -> String {
+    let mut text = String::new();
+    for folder in folders {
+        let place = folder.mount.as_ref().map_or_else(|| "not mounted".to_owned(), |mount| mount.dir.display().to_string());
+        line!(text, "{}  {}  {place}", folder.name, folder.id.get(..8).unwrap_or(&folder.id));
+    }
+    if folders.is_empty() {
+        line!(text, "There is no folder yet: `cobox-ctl folder create NAME` makes one.");
+    }
+    text
+}
+
+/// `folder show`, and each folder of `status`.
+#[must_use]
+pub fn folder(folder: &FolderReport) -> String {
+    let mut text = format!("\n{}\n", folder.name);
+    match &folder.mount {
+        None => line!(text, "  not mounted"),
+        Some(mount) => {
+            let how = if mount.read_only { ", read-only" } else { "" };
+            let problem = mount.problem.as_ref().map(|problem| format!(", but not now: {problem}")).unwrap_or_default();
+            line!(text, "  mounted at {}{how}{problem}", mount.dir.display());
+        }
+    }
+    let local = &folder.local;
+    line!(text, "  local    {} in {} packs, {} entries", bytes(local.pack_bytes), local.packs, local.entries);
+    if local.packs_missing > 0 {
+        line!(text, "           {} packs are elsewhere and fetched as they are read", local.packs_missing);
+    }
+    if local.pending_ops > 0 || local.dirty_bytes > 0 {
+        line!(text, "           {} changes and {} are not in an entry yet", local.pending_ops, bytes(local.dirty_bytes));
+    }
+    line!(text, "  copies   {} proved, {} claimed", folder.copies_proved, folder.copies_claimed);
+    text += &seeders(&folder.seeders);
+    text
+}
+
+/// `seeder list`, and the seeders of `status`.
+#[must_use]
+pub fn seeders(seeders: &[SeederReport]) -> String {
+    let mut text = String::new();
+    for seeder in seeders {
+        let path = seeder.path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
+        let rtt = seeder.rtt_ms.map(|rtt| format!(", {rtt} ms")).unwrap_or_default();
+        line!(text, "  seeder   {} ({}{path}{rtt})", seeder.peer_id, seeder.link);
+        let until = if seeder.until_ms == 0 { String::new() } else { format!(" until {}", time(seeder.until_ms)) };
+        line!(text, "           may store {}{until}", bytes(seeder.quota_bytes));
+        match seeder.holding {
+            Holding::Proved => {
+                let when = seeder.proved_at_ms.map(time).unwrap_or_default();
+                line!(text, "           proved that it holds everything, {when}");
+            }
+            Holding::Claimed => line!(text, "           says that it holds everything; not proved yet"),
+            Holding::Behind => line!(
+                text,
+                "           lacks {} entries and {} packs ({}), {}",
+                seeder.entries_behind,
+                seeder.packs_to_send,
+                bytes(seeder.bytes_to_send),
+                rate(seeder.rate)
+            ),
+        }
+        if let Some(problem) = &seeder.problem {
+            line!(text, "           {problem}");
+        }
+    }
+    if seeders.is_empty() {
+        line!(text, "  no seeder: everything is on this machine only");
+    }
+    text
+}
+
+/// `seeder add`.
+#[must_use]
+pub fn seeder_added(report: &SeederAddReport) -> String {
+    let state = if report.link == "connected" {
+        "It accepted, and receives everything from now on."
+    } else {
+        "It was told; its owner has to accept the folder (`cobox-seeder pending`, then `cobox-seeder accept`)."
+    };
+    format!("{} may store {} of {}. {state}\n", report.peer_id, bytes(report.quota_bytes), report.folder)
+}
+
+/// `seeder audit`.
+#[must_use]
+pub fn audited(report: &AuditReport) -> String {
+    let mut text = String::new();
+    for proof in &report.proofs {
+        let verdict = match (&proof.problem, proof.holding) {
+            (Some(problem), _) => problem.clone(),
+            (None, Holding::Proved) => "it holds everything.".to_owned(),
+            (None, _) => "it holds what it has, and lacks what is newer.".to_owned(),
+        };
+        line!(text, "{}: {} of {} samples proved; {verdict}", proof.peer_id, proof.proved, proof.samples);
+    }
+    text
+}
+
+/// `wait`.
+#[must_use]
+pub fn waited(report: &WaitReport) -> String {
+    let mut text = String::new();
+    let elapsed = Duration::from_millis(report.elapsed_ms);
+    line!(
+        text,
+        "{}: {} proved {} of {} ({} packs), after {}.",
+        report.folder,
+        report.copies_proved,
+        if report.copies_proved == 1 { "copy" } else { "copies" },
+        bytes(report.pack_bytes),
+        report.packs,
+        span(elapsed)
+    );
+    for proof in &report.seeders {
+        line!(text, "  {}: {} of {} samples proved, {}", proof.peer_id, proof.proved, proof.samples, time(proof.time_ms));
+    }
+    text
+}
+
+/// `check`.
+#[must_use]
+pub fn checked(report: &CheckReport) -> String {
+    let mut text = String::new();
+    for folder in &report.folders {
+        let found = match folder.damage.len() {
+            0 => "everything holds".to_owned(),
+            1 => "1 thing is damaged".to_owned(),
+            many => format!("{many} things are damaged"),
+        };
+        line!(
+            text,
+            "{}: {found}; {} entries and {} packs read ({}).",
+            folder.name,
+            folder.entries,
+            folder.packs,
+            bytes(folder.bytes)
+        );
+        if folder.packs_missing > 0 {
+            line!(text, "  {} packs are elsewhere, which is no damage.", folder.packs_missing);
+        }
+        for damage in &folder.damage {
+            line!(text, "  {damage}");
+        }
+    }
+    text
+}
+
+/// `health`.
+#[must_use]
+pub fn health(report: &HealthReport) -> String {
+    let mut text = String::new();
+    for folder in &report.folders {
+        let light = match folder.light {
+            Light::Green => "green",
+            Light::Amber => "amber",
+            Light::Red => "red",
+        };
+        let proved = folder.proved_at_ms.map_or_else(|| "never proved".to_owned(), |ms| format!("proved {}", time(ms)));
+        line!(text, "{}: {light}, {} of {} copies proved, {proved}", folder.folder, folder.copies, folder.copies_wanted);
+    }
+    text
+}
+
+/// `key show`.
+#[must_use]
+pub fn keys(report: &KeyReport) -> String {
+    let mut text = format!("{} ({})\n", report.label, report.peer_id);
+    line!(text, "  locked with a {}", report.unlock.replace('-', " "));
+    for folder in &report.folders {
+        line!(text, "  {}: device key {}, folder {}", folder.name, folder.log, folder.id);
+    }
+    line!(text, "These are public. The 24 words are not on this device: nobody can show them again.");
+    text
+}

@@ -1,0 +1,254 @@
+//! What the daemon answers: the same objects for `--json`, for people and for `.cobox/status.json`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything about a device.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// What people call the device.
+    pub label: String,
+    /// Its libp2p identity.
+    pub peer_id: String,
+    /// Room on the disk of the store.
+    pub disk_free_bytes: u64,
+    /// Its folders.
+    pub folders: Vec<FolderReport>,
+}
+
+/// One folder.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FolderReport {
+    /// What the member calls it.
+    pub name: String,
+    /// The folder's id in hex.
+    pub id: String,
+    /// Where it is mounted.
+    pub mount: Option<MountReport>,
+    /// What lies on this device.
+    pub local: LocalReport,
+    /// Who holds copies.
+    pub seeders: Vec<SeederReport>,
+    /// How many seeders say they hold everything.
+    pub copies_claimed: u32,
+    /// How many have proved it.
+    pub copies_proved: u32,
+    /// When the youngest proof that counts was given, in milliseconds since 1970.
+    pub proved_at_ms: Option<u64>,
+}
+
+/// A mount.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MountReport {
+    /// Where.
+    pub dir: PathBuf,
+    /// Whether it refuses changes.
+    pub read_only: bool,
+    /// Why it is wanted but not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// What lies on this device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LocalReport {
+    /// Signed entries, over all logs.
+    pub entries: u64,
+    /// Live packs.
+    pub packs: u64,
+    /// Their bytes.
+    pub pack_bytes: u64,
+    /// Live packs that are not on this device.
+    pub packs_missing: u64,
+    /// Bytes that no entry carries yet.
+    pub dirty_bytes: u64,
+    /// Changes that no entry carries yet.
+    pub pending_ops: u64,
+}
+
+/// How sure it is that a seeder holds a folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holding {
+    /// It lacks something, or was never reached.
+    Behind,
+    /// It says that it holds everything.
+    Claimed,
+    /// It proved that it holds everything.
+    Proved,
+}
+
+/// One seeder of a folder.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SeederReport {
+    /// Its libp2p identity.
+    pub peer_id: String,
+    /// Its address, as text.
+    pub address: String,
+    /// How much it may store.
+    pub quota_bytes: u64,
+    /// Until when, in milliseconds since 1970.
+    pub until_ms: u64,
+    /// Whether a session is open: `connected`, `waiting`, `offline`, `refused`, `pending`.
+    pub link: String,
+    /// Why not, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Round trip.
+    pub rtt_ms: Option<u64>,
+    /// How it is reached.
+    pub path: Option<String>,
+    /// Entries it lacks.
+    pub entries_behind: u64,
+    /// Packs it lacks.
+    pub packs_to_send: u64,
+    /// Their bytes.
+    pub bytes_to_send: u64,
+    /// Bytes sent since the session began.
+    pub bytes_sent: u64,
+    /// Bytes per second just now.
+    pub rate: u64,
+    /// What is known of its copy.
+    pub holding: Holding,
+    /// When it last proved something, in milliseconds since 1970.
+    pub proved_at_ms: Option<u64>,
+}
+
+/// How far a wait is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WaitProgress {
+    /// `cutting`, `connecting`, `sending`, `receiving`, `proving`.
+    pub stage: String,
+    /// Copies proved so far.
+    pub copies_proved: u32,
+    /// Copies asked for.
+    pub copies_wanted: u32,
+    /// Bytes there.
+    pub bytes_done: u64,
+    /// Bytes in all.
+    pub bytes_total: u64,
+    /// Bytes per second.
+    pub rate: u64,
+    /// Seconds to go at that rate.
+    pub eta_s: Option<u64>,
+    /// What is missing, as a sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub missing: String,
+}
+
+/// A wait that succeeded.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WaitReport {
+    /// Which folder.
+    pub folder: String,
+    /// Copies proved.
+    pub copies_proved: u32,
+    /// The seeders that proved.
+    pub seeders: Vec<ProofReport>,
+    /// Live packs that were proved.
+    pub packs: u64,
+    /// Their bytes.
+    pub pack_bytes: u64,
+    /// Bytes sent while waiting.
+    pub bytes_sent: u64,
+    /// How long it took.
+    pub elapsed_ms: u64,
+}
+
+/// One proof.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ProofReport {
+    /// Who.
+    pub peer_id: String,
+    /// Whether it covers all that is live.
+    pub holding: Holding,
+    /// Samples that were asked for.
+    pub samples: u64,
+    /// Samples that were proved.
+    pub proved: u64,
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// What was wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// The answer of an audit.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Which folder.
+    pub folder: String,
+    /// One line per seeder.
+    pub proofs: Vec<ProofReport>,
+}
+
+/// A grant that was recorded.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SeederAddReport {
+    /// Which folder.
+    pub folder: String,
+    /// The seeder.
+    pub peer_id: String,
+    /// Its link after a few seconds.
+    pub link: String,
+    /// How much it may store.
+    pub quota_bytes: u64,
+}
+
+/// What a check found in one folder.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FolderCheck {
+    /// Which folder.
+    pub name: String,
+    /// Entries read, verified and opened.
+    pub entries: u64,
+    /// Packs read.
+    pub packs: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Live packs that are not on this device: no damage.
+    pub packs_missing: u64,
+    /// What is wrong, one sentence each.
+    pub damage: Vec<String>,
+}
+
+/// What a check found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// One per folder.
+    pub folders: Vec<FolderCheck>,
+}
+
+/// The public side of a device's keys.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeyReport {
+    /// What people call the device.
+    pub label: String,
+    /// Its libp2p identity.
+    pub peer_id: String,
+    /// How the keys are unlocked: `passphrase` or `key-file`.
+    pub unlock: String,
+    /// Its key in each folder.
+    pub folders: Vec<FolderKey>,
+}
+
+/// A device's public key in one folder.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FolderKey {
+    /// What the member calls it.
+    pub name: String,
+    /// The folder's id in hex.
+    pub id: String,
+    /// The device's signing key in hex.
+    pub log: String,
+}
+
+/// What arrived after a recovery.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ArriveReport {
+    /// The folders, as they stand now.
+    pub folders: Vec<FolderReport>,
+    /// Whether more than one source agreed on what is newest.
+    pub freshness: String,
+}
