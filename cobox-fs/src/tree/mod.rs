@@ -5,11 +5,23 @@
 //! questions; [`ops`] turns system calls into ops. The rules are in `docs/format.md`, "Tree".
 
 mod apply;
+mod codec;
+mod dirs;
+mod listing;
 pub mod names;
 pub mod ops;
 pub mod row;
 mod tx;
 mod view;
+
+#[cfg(test)]
+mod merges;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod soak;
 
 pub use apply::{apply, forget_unpublished};
 pub use names::CaseRule;
@@ -24,10 +36,54 @@ pub use view::{Attrs, Labels, Shown, Version, View};
 pub(crate) struct Rules {
     /// A slot's clean name goes to a directory first.
     pub directory_keeps_name: bool,
+    /// `Move` and `Unlink` remove only the dots they saw.
+    pub unseen_dots_stay: bool,
+    /// `Put` supersedes only the heads it was based on.
+    pub unseen_heads_stay: bool,
+    /// The greatest op decides an attribute.
+    pub newest_attr_wins: bool,
+    /// The greatest op decides an extended attribute.
+    pub newest_xattr_wins: bool,
+    /// A removed file with an unseen head comes back.
+    pub unseen_edit_revives: bool,
+    /// A file dies only if some unlink said that it was the last.
+    pub last_is_needed: bool,
+    /// The link with the greatest unlink is the one that comes back.
+    pub greatest_unlink_revives: bool,
+    /// A removed directory with a visible child is visible.
+    pub child_keeps_directory: bool,
+    /// Moves of directories take effect in the order of their ids.
+    pub moves_replay_in_order: bool,
+    /// A move that would put a directory inside itself is skipped.
+    pub cycles_are_skipped: bool,
+    /// The greatest placement says where a file stands.
+    pub newest_placement_wins: bool,
+    /// The greatest `Make` decides a symbolic link's target.
+    pub newest_make_wins: bool,
+    /// `Keep` and `Fork` take heads out.
+    pub settled_heads_hide: bool,
+    /// `Revive` makes a link live.
+    pub revive_counts: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { directory_keeps_name: true }
+        Self {
+            directory_keeps_name: true,
+            unseen_dots_stay: true,
+            unseen_heads_stay: true,
+            newest_attr_wins: true,
+            newest_xattr_wins: true,
+            unseen_edit_revives: true,
+            last_is_needed: true,
+            greatest_unlink_revives: true,
+            child_keeps_directory: true,
+            moves_replay_in_order: true,
+            cycles_are_skipped: true,
+            newest_placement_wins: true,
+            newest_make_wins: true,
+            settled_heads_hide: true,
+            revive_counts: true,
+        }
     }
 }

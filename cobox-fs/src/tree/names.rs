@@ -43,7 +43,9 @@ pub fn name_key(name: &[u8], case: CaseRule) -> Vec<u8> {
     match case {
         CaseRule::Sensitive if is_nfc_quick(text.chars()) == IsNormalized::Yes => name.to_vec(),
         CaseRule::Sensitive => text.nfc().collect::<String>().into_bytes(),
-        CaseRule::Folded => text.nfc().collect::<String>().to_lowercase().nfc().collect::<String>().into_bytes(),
+        CaseRule::Folded => {
+            text.nfc().collect::<String>().to_lowercase().nfc().collect::<String>().into_bytes()
+        }
     }
 }
 
@@ -93,7 +95,8 @@ pub const CONFLICT_DIGITS_MAX: usize = 24;
 #[must_use]
 pub fn conflict_name(name: &[u8], label: &str, id: OpId, digits: usize) -> Vec<u8> {
     let (stem, extension) = split_extension(name);
-    let middle = format!(" (conflict {} {} {})", clean_label(label), utc(id.unix_ms()), id_digits(id, digits));
+    let middle =
+        format!(" (conflict {} {} {})", clean_label(label), utc(id.unix_ms()), id_digits(id, digits));
     let room = NAME_BYTES_MAX - middle.len();
     let extension = if extension.len() < room { extension } else { &[] };
     let stem = cut_text(stem, room - extension.len());

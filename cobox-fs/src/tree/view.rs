@@ -109,7 +109,7 @@ impl<'a> View<'a> {
         RowKey::Dirent(parent, SlotHash((self.name_hash)(&parent, &name_key(name, self.policy.case))))
     }
 
-    fn slot(&self, parent: Ino, name: &[u8]) -> Result<Slot, Error> {
+    pub(crate) fn slot(&self, parent: Ino, name: &[u8]) -> Result<Slot, Error> {
         Ok(match (self.read)(&self.slot_key(parent, name))? {
             Some(Row::Dirent(slot)) => slot,
             _ => Slot::default(),
