@@ -40,14 +40,14 @@ fn check_folder(state: &FolderState, tell: super::wait::Tell<'_>) -> Outcome<Fol
     }
     let (mut total, mut missing) = (0u64, 0u64);
     store.packs_live(state.no(), &mut |pack, pack_state| match pack_state {
-        PackState::Complete => total = total.saturating_add(pack.len),
+        PackState::Complete => total = total.saturating_add(pack.size),
         PackState::Missing => missing += 1,
     })?;
     found.packs_missing = missing;
     let mut done = 0u64;
     let mut problem = None;
     let report = store.check_packs(state.no(), &mut |pack, health| {
-        done = done.saturating_add(pack.len);
+        done = done.saturating_add(pack.size);
         if health == PackHealth::Damaged {
             add(&mut found.damage, format!("Pack {} does not match its hash; it is fetched again.", pack.id));
         }
@@ -83,7 +83,7 @@ fn check_log(state: &FolderState, head: &LogHead, found: &mut FolderCheck) -> Ou
                 continue;
             }
         };
-        hashes.insert(entry.hash());
+        hashes.insert(entry.header().hash());
         if let Err(error) = state.folder.open_entry(&entry) {
             let why = crate::advice::chain(&error);
             add(&mut found.damage, format!("Entry {seq} of log {} does not open: {why}.", head.log));

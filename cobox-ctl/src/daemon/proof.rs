@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cobox_net::{PeerId, PeerStatus};
 use cobox_store::blind::{PackState, Store};
 use cobox_store::format::entry::LogHead;
-use cobox_store::format::receipt::{Receipt, UnverifiedReceipt, live_set_digest};
+use cobox_store::format::receipt::{Receipt, live_set_digest};
 use cobox_store::id::{FolderNo, PackId};
 
 use super::folder::FolderState;
@@ -50,7 +50,7 @@ impl FolderState {
         let (mut packs, mut pack_bytes, mut missing) = (BTreeSet::new(), 0u64, 0u64);
         self.store().packs_live(self.no(), &mut |pack, state| {
             packs.insert(pack.id);
-            pack_bytes = pack_bytes.saturating_add(pack.len);
+            pack_bytes = pack_bytes.saturating_add(pack.size);
             missing += u64::from(state == PackState::Missing);
         })?;
         let digest = live_set_digest(&packs);
@@ -82,11 +82,7 @@ impl FolderState {
 fn newest_receipt(store: &Store, no: FolderNo, seeder: PeerId) -> Outcome<Option<Receipt>> {
     let folder = store.folder_id(no)?;
     let wanted = seeder.to_bytes();
-    let found = store.receipts(no)?.into_iter().find(|(peer, _)| *peer == wanted);
-    // A receipt that does not verify is none: it came from the disk and may be damaged.
-    Ok(found
-        .and_then(|(_, bytes)| UnverifiedReceipt::decode(&bytes).ok()?.verify().ok())
-        .filter(|receipt| receipt.seeder == wanted && receipt.folder == folder))
+    Ok(store.receipts(no)?.into_iter().find(|receipt| receipt.seeder == wanted && receipt.folder == folder))
 }
 
 /// Whether `receipt` proves a copy of everything that is live.

@@ -19,7 +19,7 @@ use super::label::LabelOf;
 use super::local::LocalKeys;
 use super::log::LogWriter;
 use super::packer::Packer;
-use super::secret::Secret32;
+use super::secret::{SESSION_CONTEXT, Secret32};
 use crate::blind::kembox::{self, KemSecret, Purpose};
 use crate::blind::{Access, Batch, Durability, Store, Table, key};
 use crate::error::{Error, Result};
@@ -27,8 +27,6 @@ use crate::format::access::{Act, BOX_BYTES, KeyBox, NewEpoch, Record, Role, Seed
 use crate::format::address::SeederAddress;
 use crate::format::device::FolderRow;
 use crate::id::{EpochId, FolderId, FolderNo, KemKey, LogId, RecordHash, hash};
-
-const SESSION_CONTEXT: &[u8] = b"cobox/v1/session";
 
 /// A folder that this device can read and, where its role allows, write.
 pub struct Folder {

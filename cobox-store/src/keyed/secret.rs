@@ -4,15 +4,18 @@
 //! keep is derived from it (`docs/format.md`, "Words").
 
 use bip39::{Language, Mnemonic};
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::blind::kembox::KemSecret;
 use crate::error::{Error, Result};
-use crate::id::{KemKey, LocatorId, MemberId, derive};
+use crate::id::{KemKey, LocatorId, MemberId, derive, hash};
 
 /// Words of a member's secret: 256 bits and 8 of checksum, 11 bits a word.
 pub const WORDS: usize = 24;
+
+/// What is signed to open a session is this and the hash of its transcript.
+pub(super) const SESSION_CONTEXT: &[u8] = b"cobox/v1/session";
 
 /// Thirty-two secret bytes.
 #[derive(Clone)]
@@ -66,6 +69,12 @@ impl RecoveryKeys {
     #[must_use]
     pub fn member(&self) -> MemberId {
         MemberId(self.sign.verifying_key().to_bytes())
+    }
+
+    /// Signs a session's transcript as the member, which opens the access log and nothing else.
+    #[must_use]
+    pub fn sign_session(&self, transcript: &[u8]) -> [u8; 64] {
+        self.sign.sign(&[SESSION_CONTEXT, &hash(transcript)].concat()).to_bytes()
     }
 
     /// The member's key for boxes.
