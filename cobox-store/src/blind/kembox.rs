@@ -10,7 +10,10 @@ use hpke::aead::ChaCha20Poly1305;
 use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::rand_core::{TryCryptoRng, TryRng};
-use hpke::{Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, single_shot_open, single_shot_seal_with_rng};
+use hpke::{
+    Deserializable as _, Kem, OpModeR, OpModeS, Serializable as _, single_shot_open,
+    single_shot_seal_with_rng,
+};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::error::{Error, Result};
@@ -74,7 +77,8 @@ impl KemSecret {
         sealed: &[u8; BOX_BYTES],
     ) -> Result<Zeroizing<[u8; 32]>> {
         let (encapped, ciphertext) = sealed.split_at(ENCAPPED_BYTES);
-        let encapped = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapped).map_err(|_| Error::Sealed)?;
+        let encapped =
+            <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapped).map_err(|_| Error::Sealed)?;
         let opened = single_shot_open::<ChaCha20Poly1305, HkdfSha256, X25519HkdfSha256>(
             &OpModeR::Base,
             &self.secret,

@@ -57,7 +57,7 @@ impl LogWriter {
         });
         let standing = if behind || store.log_head(no, log)? != head { Standing::RolledBack } else { Standing::Good };
         if standing == Standing::RolledBack {
-            tracing::error!(folder = no.0, log = %log, "the database is older than what this device has signed");
+            tracing::error!(folder = no.0, log = %log, "the database does not hold what this device signed last");
         }
         Ok(Self { head, standing })
     }
@@ -147,8 +147,9 @@ impl Folder {
 
     fn check_standing(&self, writer: &mut LogWriter) -> Result<()> {
         if writer.standing == Standing::Good && self.store().log_head(self.no(), self.log())? != writer.head {
-            tracing::error!(folder = %self.id(), log = %self.log(), "another device continued this log");
-            writer.standing = Standing::RolledBack;
+            // A commit that failed on a full disk may have reached it all the same: what the database says
+            // was written here counts, and anything else is someone else's.
+            *writer = LogWriter::open(self.store(), self.no(), self.log(), self.local(), &self.marks)?;
         }
         match writer.standing {
             Standing::Good => Ok(()),
@@ -196,7 +197,10 @@ impl Folder {
         self.commit_entry(&entry, part, head, extra)?;
         writer.head = Some(head);
         self.packer.named(&part.packs);
-        self.marks.raise(Mark { log: head.log, seq: head.seq, hash: head.hash })?;
+        // The entry is written whether or not its mark is: a failure here must not look like one there.
+        if let Err(error) = self.marks.raise(Mark { log: head.log, seq: head.seq, hash: head.hash }) {
+            tracing::warn!(folder = %self.id(), %error, "the high-water mark was not raised");
+        }
         Ok(head)
     }
 

@@ -24,6 +24,8 @@ mod recover;
 pub mod seal;
 pub mod secret;
 mod slots;
+#[cfg(test)]
+mod vectors;
 
 pub use chunker::{Chunker, End};
 pub use folder::Folder;
