@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::blind::db::DbFailure;
 use crate::format::DecodeError;
 use crate::format::entry::EntryFault;
 use crate::id::{ChunkTag, EpochId, FolderId, FolderNo, LogId, PackId, RecordHash};
@@ -15,7 +16,7 @@ pub enum Error {
     NoSpace,
     /// RocksDB could not read or write.
     #[error("the database failed")]
-    Db(#[source] rocksdb::Error),
+    Db(#[source] DbFailure),
     /// A file of the store could not be read or written.
     #[error("{path} cannot be used")]
     Io {
@@ -154,12 +155,6 @@ pub enum Error {
     /// The operating system gave no randomness.
     #[error("no randomness from the operating system")]
     Random,
-}
-
-impl From<rocksdb::Error> for Error {
-    fn from(source: rocksdb::Error) -> Self {
-        if source.as_ref().contains("No space left on device") { Self::NoSpace } else { Self::Db(source) }
-    }
 }
 
 /// Shorthand of this crate.

@@ -40,7 +40,8 @@ impl Acknowledged {
         match words[..] {
             ["pack", pack] => self.packs.push(id(pack)),
             ["entry", seq, hash] => {
-                self.entries.push((seq.parse().expect("a number"), EntryHash::from_hex(hash).expect("a hash")));
+                self.entries
+                    .push((seq.parse().expect("a number"), EntryHash::from_hex(hash).expect("a hash")));
             }
             ["slices", pack, ref indexes @ ..] => {
                 let indexes = indexes.iter().map(|index| index.parse::<u64>().expect("a number"));
@@ -67,7 +68,12 @@ fn killed_at_any_moment_keeps_what_was_acknowledged() {
         run_child(dir.path(), seed ^ (round << 32), wait, &mut known);
         check(dir.path(), &known, round);
     }
-    println!("{} packs, {} entries, {} partial packs", known.packs.len(), known.entries.len(), known.slices.len());
+    println!(
+        "{} packs, {} entries, {} partial packs",
+        known.packs.len(),
+        known.entries.len(),
+        known.slices.len()
+    );
     assert!(known.entries.len() > 20 && !known.packs.is_empty(), "the child got to do something");
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::db::{Batch, Durability};
+use super::batch::{Batch, Durability};
 use super::store::{Added, Store};
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
@@ -322,7 +322,8 @@ fn permitted(past: &People, author: &[u8; 32], act: &Act) -> bool {
             let member = past.members.get(&device.member);
             let same_keys = member.is_none_or(|member| member.kem == device.recovery_kem);
             // A recovery key adds devices of its own member, at the role the member has.
-            let recovers = device.member.0 == *author && member.is_some_and(|member| member.role == device.role);
+            let recovers =
+                device.member.0 == *author && member.is_some_and(|member| member.role == device.role);
             let fits = !known && same_keys && device.role >= Role::Read;
             fits && (role == Some(Role::Admin) || recovers)
         }

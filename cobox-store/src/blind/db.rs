@@ -17,6 +17,7 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
+use super::batch::{Batch, Change, Durability};
 use super::reserve::Reserve;
 use crate::error::{Error, Result};
 
@@ -36,6 +37,8 @@ const OPEN_FILES_MAX: i32 = 512;
 const BACKGROUND_JOBS: i32 = 2;
 /// A block of rows, as large as a page of most disks' firmware.
 const BLOCK_BYTES: usize = 16 * 1024;
+/// The table format of RocksDB 6.6 and later.
+const TABLE_VERSION: i32 = 5;
 /// RocksDB's own text log.
 const LOG_BYTES_MAX: usize = 1 << 20;
 /// Up to so many rows a prefix is deleted row by row; beyond, by a range tombstone, which costs every
@@ -43,72 +46,19 @@ const LOG_BYTES_MAX: usize = 1 << 20;
 const POINT_DELETES_MAX: usize = 256;
 const BULK: &str = "bulk";
 
-/// When a commit is durable.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Durability {
-    /// On return: it survives power loss.
-    Synced,
-    /// It survives the death of the process; power loss may take it, but only with all later commits.
-    Unsynced,
-}
+/// What RocksDB says went wrong.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct DbFailure(rocksdb::Error);
 
-enum Change {
-    Put(Vec<u8>, Vec<u8>),
-    Delete(Vec<u8>),
-    DeletePrefix(Vec<u8>),
-    PutBulk(Vec<u8>, Vec<u8>),
-}
-
-/// Changes that become visible, and durable, together and in order.
-#[derive(Default)]
-pub struct Batch {
-    changes: Vec<Change>,
-    bytes: usize,
-}
-
-impl Batch {
-    /// Writes a row.
-    pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.bytes += key.len() + value.len();
-        self.changes.push(Change::Put(key.to_vec(), value.to_vec()));
-    }
-
-    /// Removes a row, if it is there.
-    pub fn delete(&mut self, key: &[u8]) {
-        self.bytes += key.len();
-        self.changes.push(Change::Delete(key.to_vec()));
-    }
-
-    /// Removes all rows whose keys begin with `prefix`, also those written earlier in this batch.
-    ///
-    /// Rows that another thread commits below the prefix at the same time may stay.
-    pub fn delete_prefix(&mut self, prefix: &[u8]) {
-        self.bytes += prefix.len();
-        self.changes.push(Change::DeletePrefix(prefix.to_vec()));
-    }
-
-    /// Writes a slice of a small pack; see [`Db::ingest`] for large ones.
-    pub fn put_bulk(&mut self, key: &[u8], value: &[u8]) {
-        self.bytes += key.len() + value.len();
-        self.changes.push(Change::PutBulk(key.to_vec(), value.to_vec()));
-    }
-
-    /// Bytes of all keys and values.
-    #[must_use]
-    pub fn len_bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether nothing would change.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-
-    /// Adds the changes of `other` after these.
-    pub fn append(&mut self, other: Self) {
-        self.bytes += other.bytes;
-        self.changes.extend(other.changes);
+impl From<rocksdb::Error> for Error {
+    fn from(source: rocksdb::Error) -> Self {
+        // RocksDB has no kind of its own for it: the text is strerror(ENOSPC).
+        if source.as_ref().contains("No space left on device") {
+            Self::NoSpace
+        } else {
+            Self::Db(DbFailure(source))
+        }
     }
 }
 
@@ -280,7 +230,7 @@ impl Db {
     fn write(&self, batch: &Batch, durability: Durability) -> Result<()> {
         let handle = self.handle();
         let db = handle.as_ref().ok_or(Error::NoSpace)?;
-        let mut writes = WriteBatch::with_capacity_bytes(batch.bytes + 32 * batch.changes.len());
+        let mut writes = WriteBatch::with_capacity_bytes(batch.len_bytes() + 32 * batch.changes.len());
         for (at, change) in batch.changes.iter().enumerate() {
             match change {
                 Change::Put(key, value) => writes.put(key, value),
@@ -436,7 +386,7 @@ fn open_rocksdb(path: &Path) -> Result<DB> {
     let mut rows = Options::default();
     rows.set_write_buffer_size(MEMTABLE_ROWS_BYTES);
     rows.set_compression_type(DBCompressionType::None);
-    rows.set_block_based_table_factory(&table(Some(&cache)));
+    rows.set_block_based_table_factory(&rows_table(&cache));
     let families = [
         ColumnFamilyDescriptor::new("default", rows),
         ColumnFamilyDescriptor::new(BULK, bulk_options(Some(&cache))),
@@ -466,21 +416,31 @@ fn bulk_options(cache: Option<&Cache>) -> Options {
     let mut options = Options::default();
     options.set_write_buffer_size(MEMTABLE_BULK_BYTES);
     options.set_compression_type(DBCompressionType::None);
-    options.set_block_based_table_factory(&table(cache));
+    options.set_block_based_table_factory(&bulk_table(cache));
     options
 }
 
-fn table(cache: Option<&Cache>) -> BlockBasedOptions {
+fn rows_table(cache: &Cache) -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
     table.set_block_size(BLOCK_BYTES);
-    table.set_format_version(5);
+    table.set_format_version(TABLE_VERSION);
     // 10 bits a key: 1 % of look-ups in vain.
     table.set_bloom_filter(10.0, false);
+    table.set_block_cache(cache);
+    // Indexes and filters count against the cache: memory stays bounded however much is stored.
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table
+}
+
+/// No filter: a slice is only looked up where the pack's row says that it is here. Its index is a few
+/// KiB and stays with the open file, of which there are at most [`OPEN_FILES_MAX`].
+fn bulk_table(cache: Option<&Cache>) -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(BLOCK_BYTES);
+    table.set_format_version(TABLE_VERSION);
     if let Some(cache) = cache {
         table.set_block_cache(cache);
-        // Indexes and filters count against the cache: memory stays bounded however much is stored.
-        table.set_cache_index_and_filter_blocks(true);
-        table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     }
     table
 }

@@ -1,6 +1,6 @@
 //! Locators that members leave at a seeder: opaque, one per id, the newest wins.
 
-use super::db::{Batch, Durability};
+use super::batch::{Batch, Durability};
 use super::store::{Added, Store};
 use super::tables::{STORE, Table, key};
 use crate::error::{Error, Result};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::db::{Batch, Durability};
+use super::batch::{Batch, Durability};
 use super::packs::stage_live;
 use super::store::{Added, Store};
 use super::tables::{Table, key};
@@ -76,7 +76,8 @@ impl HeadRow {
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let field = "log head";
         let mut reader = Reader::new(bytes);
-        let row = Self { seq: reader.u64(field)?, hash: reader.entry_hash(field)?, bytes: reader.u64(field)? };
+        let row =
+            Self { seq: reader.u64(field)?, hash: reader.entry_hash(field)?, bytes: reader.u64(field)? };
         reader.finish()?;
         Ok(row)
     }
@@ -404,10 +405,8 @@ mod tests {
         let founder = Founder::new(1);
         let (_dir, store, no) = new_store(&founder);
         let mut author = Author::new(&founder, &store, no);
-        let outboards: Vec<(Outboard, Vec<u8>)> = (0..2)
-            .map(|seed| pack_bytes(seed, 4096))
-            .map(|bytes| (Outboard::of(&bytes), bytes))
-            .collect();
+        let outboards: Vec<(Outboard, Vec<u8>)> =
+            (0..2).map(|seed| pack_bytes(seed, 4096)).map(|bytes| (Outboard::of(&bytes), bytes)).collect();
         let (here, away) = (outboards[0].0.pack(), outboards[1].0.pack());
         store.packs_put(no, &outboards[..1]).expect("puts");
         let entry = author.write(&[here, away], b"");

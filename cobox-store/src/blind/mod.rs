@@ -2,6 +2,7 @@
 //! them. Members build on the same store; what needs keys is in [`crate::keyed`].
 
 pub mod access;
+pub mod batch;
 pub mod db;
 pub mod have;
 pub mod kembox;
@@ -23,7 +24,8 @@ pub mod wants;
 pub mod watch;
 
 pub use access::{Access, Member};
-pub use db::{Batch, Db, Durability};
+pub use batch::{Batch, Durability};
+pub use db::Db;
 pub use have::Have;
 pub use logs::EntryStaged;
 pub use packs::{PackState, PackStatus};

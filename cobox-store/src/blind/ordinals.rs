@@ -8,7 +8,8 @@
 
 use std::ops::ControlFlow;
 
-use super::db::{Batch, Db, Durability};
+use super::batch::{Batch, Durability};
+use super::db::Db;
 use super::tables::{STORE, Table, key};
 use crate::error::Result;
 
@@ -64,8 +65,7 @@ impl Ordinals {
             let value = db.get(&key(STORE, Table::Counter, name))?;
             Ok(value.and_then(|bytes| bytes.try_into().ok()).map_or(first, u64::from_le_bytes))
         };
-        let mut ordinals =
-            Self { large: counter(NEXT_LARGE, 0)?, small: counter(NEXT_SMALL, SMALL_FIRST)? };
+        let mut ordinals = Self { large: counter(NEXT_LARGE, 0)?, small: counter(NEXT_SMALL, SMALL_FIRST)? };
         let mut garbage = Vec::new();
         db.scan(&key(STORE, Table::Garbage, &[]), &[], &mut |ordinal, _| {
             garbage.extend(ordinal.try_into().map(|bytes| Ordinal(u64::from_be_bytes(bytes))));

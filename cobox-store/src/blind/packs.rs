@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
-use super::db::{Batch, Durability};
+use super::batch::{Batch, Durability};
 use super::have::Have;
 use super::ordinals::Ordinal;
 use super::pack_info::{PackInfo, State, info_key};
@@ -64,7 +64,8 @@ impl Store {
     /// # Errors
     /// See [`Self::pack_put`].
     pub fn packs_put(&self, no: FolderNo, packs: &[(Outboard, Vec<u8>)]) -> Result<()> {
-        let packs: Vec<(&Outboard, &[u8])> = packs.iter().map(|(outboard, bytes)| (outboard, &bytes[..])).collect();
+        let packs: Vec<(&Outboard, &[u8])> =
+            packs.iter().map(|(outboard, bytes)| (outboard, &bytes[..])).collect();
         self.put_all(no, &packs)
     }
 
@@ -232,13 +233,17 @@ impl Store {
     ) -> Result<()> {
         let mut wrong = Ok(());
         let from = from.map_or(Vec::new(), |id| id.0.to_vec());
-        self.db().scan(&key(no, table, &[]), &from, &mut |id, size| match (id.try_into(), decode_size(size)) {
-            (Ok(id), Ok(size)) => visit(PackRef { id: PackId(id), size }),
-            _ => {
-                wrong = Err(DecodeError::Invalid { field: "pack row" });
-                ControlFlow::Break(())
-            }
-        })?;
+        self.db().scan(
+            &key(no, table, &[]),
+            &from,
+            &mut |id, size| match (id.try_into(), decode_size(size)) {
+                (Ok(id), Ok(size)) => visit(PackRef { id: PackId(id), size }),
+                _ => {
+                    wrong = Err(DecodeError::Invalid { field: "pack row" });
+                    ControlFlow::Break(())
+                }
+            },
+        )?;
         Ok(wrong?)
     }
 
@@ -301,7 +306,8 @@ impl Store {
         for index in offset / SLICE_BYTES..end.div_ceil(SLICE_BYTES) {
             let Some(slice) = self.slice_of(&info, pack, index)? else { return Ok(None) };
             let start = index * SLICE_BYTES;
-            let within = |at: u64| usize::try_from(at.saturating_sub(start).min(SLICE_BYTES)).expect("in a slice");
+            let within =
+                |at: u64| usize::try_from(at.saturating_sub(start).min(SLICE_BYTES)).expect("in a slice");
             bytes.extend_from_slice(slice.get(within(offset)..within(end)).ok_or(Error::PackDamaged(pack))?);
         }
         Ok(Some(bytes))
@@ -332,7 +338,11 @@ impl Store {
     fn sound_slice(&self, no: FolderNo, pack: PackId, index: u64) -> Result<Option<(Outboard, Vec<u8>)>> {
         let Some(outboard) = self.outboard(no, pack)? else { return Ok(None) };
         let Some(slice) = self.slice(no, pack, index)? else { return Ok(None) };
-        if outboard.slice_matches(index, &slice) { Ok(Some((outboard, slice))) } else { Err(Error::PackDamaged(pack)) }
+        if outboard.slice_matches(index, &slice) {
+            Ok(Some((outboard, slice)))
+        } else {
+            Err(Error::PackDamaged(pack))
+        }
     }
 
     /// Forgets a pack whose bytes are wrong: if it is live, it is missing again and will be fetched.
@@ -375,7 +385,9 @@ pub(super) fn stage_live(store: &Store, no: FolderNo, pack: PackRef, batch: &mut
 
 fn matches(outboard: &Outboard, bytes: &[u8]) -> bool {
     bytes.len() as u64 == outboard.pack().size
-        && (0..).zip(bytes.chunks(SLICE_BYTES as usize)).all(|(index, slice)| outboard.slice_matches(index, slice))
+        && (0..)
+            .zip(bytes.chunks(SLICE_BYTES as usize))
+            .all(|(index, slice)| outboard.slice_matches(index, slice))
 }
 
 /// The value of a row that names a pack's size.
@@ -483,7 +495,9 @@ mod tests {
         assert_eq!(store.db().bulk_get(&ordinal.slice_key(0)).expect("reads"), None);
         store.packs_put(no, &packs).expect("puts again");
         assert!(store.packs_missing(no, None, 9).expect("scans").is_empty());
-        assert!(store.check_packs(no, &mut |_, _| ControlFlow::Continue(())).expect("checks").damaged.is_empty());
+        assert!(
+            store.check_packs(no, &mut |_, _| ControlFlow::Continue(())).expect("checks").damaged.is_empty()
+        );
     }
 
     #[test]

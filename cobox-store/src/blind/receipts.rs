@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::db::{Batch, Durability};
+use super::batch::{Batch, Durability};
 use super::store::{Added, Store};
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
@@ -81,7 +81,8 @@ mod tests {
         assert_eq!(store.receipt_put(no, &make(1, 4)).expect("puts"), Added::Known);
         assert_eq!(store.receipt_put(no, &make(2, 3)).expect("puts"), Added::New);
         assert_eq!(store.receipt_put(no, &make(1, 6)).expect("puts"), Added::New);
-        let mut times: Vec<u64> = store.receipts(no).expect("reads").iter().map(|receipt| receipt.time_ms).collect();
+        let mut times: Vec<u64> =
+            store.receipts(no).expect("reads").iter().map(|receipt| receipt.time_ms).collect();
         times.sort_unstable();
         assert_eq!(times, [3, 6]);
     }

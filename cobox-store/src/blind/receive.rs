@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::db::{Batch, Durability};
+use super::batch::{Batch, Durability};
 use super::have::Have;
 use super::ordinals::Ordinal;
 use super::pack_info::{PackInfo, State, info_key};
@@ -58,7 +58,12 @@ impl Store {
     /// # Errors
     /// [`Error::PackUnknown`] when no entry refers to it; [`Error::PackDamaged`] when the outboard is of
     /// another pack; [`Error::NoSpace`].
-    pub fn pack_receive(self: &Arc<Self>, no: FolderNo, pack: PackRef, outboard: Outboard) -> Result<Receiver> {
+    pub fn pack_receive(
+        self: &Arc<Self>,
+        no: FolderNo,
+        pack: PackRef,
+        outboard: Outboard,
+    ) -> Result<Receiver> {
         if self.live_size(no, pack.id)? != Some(pack.size) || !is_size_class(pack.size) {
             return Err(Error::PackUnknown(pack.id));
         }
@@ -196,7 +201,11 @@ impl Receiver {
     }
 
     fn progress(&self) -> Progress {
-        if self.done { Progress::Done } else { Progress::More { slices: self.have.slices() - self.have.count() } }
+        if self.done {
+            Progress::Done
+        } else {
+            Progress::More { slices: self.have.slices() - self.have.count() }
+        }
     }
 }
 

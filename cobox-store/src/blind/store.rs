@@ -15,7 +15,8 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, flock};
 
 use super::access::AccessLogs;
-use super::db::{Batch, Db, Durability};
+use super::batch::{Batch, Durability};
+use super::db::Db;
 use super::logs::Logs;
 use super::ordinals::Ordinals;
 use super::reserve;

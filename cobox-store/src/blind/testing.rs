@@ -70,7 +70,12 @@ pub(super) fn sign_record(key: &SigningKey, founder: &Founder, parents: &[Record
     sign(key, founder.folder(), parents, act)
 }
 
-pub(super) fn add_device(key: &SigningKey, founder: &Founder, parents: &[RecordHash], device: Device) -> Record {
+pub(super) fn add_device(
+    key: &SigningKey,
+    founder: &Founder,
+    parents: &[RecordHash],
+    device: Device,
+) -> Record {
     sign_record(key, founder, parents, Act::AddDevice { device })
 }
 

@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use super::db::{Batch, Durability};
+use super::batch::{Batch, Durability};
 use super::packs::decode_size;
 use super::store::Store;
 use super::tables::{Table, key};
