@@ -5,24 +5,56 @@
 //! until `fsync`, close or a cut. Nothing here calls the kernel or the network.
 
 pub mod attr;
+mod background;
+mod catch_up;
+mod coalesce;
+pub mod content;
+mod cut;
+mod dir;
+mod dirty;
 pub mod errno;
+mod file;
+pub mod filemap;
+mod io;
+mod magic;
+mod meta;
+mod numbers;
+pub mod rechunk;
+mod rows;
+mod sequencer;
+mod space;
+mod xattr;
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cobox_store::id::PackId;
+use cobox_store::format::content::ChunkRef;
+use cobox_store::format::op::OpGroup;
+use cobox_store::id::{Ino, PackId};
 use cobox_store::keyed::Folder;
+use parking_lot::{Mutex, RwLock};
 
 pub use attr::{
     Attr, Creator, DirEntry, Fallocate, FsyncKind, Full, Kind, Listing, OpenFlags, RenameFlags, SetAttr, StatFs,
     Whence, XattrSet,
 };
+pub use background::Background;
 pub use errno::Errno;
+
+use crate::tree::{CaseRule, Policy};
+use file::{File, Handles};
 
 /// Node number of the root directory, as the kernel demands.
 pub const ROOT: u64 = 1;
 /// How long a read waits for bytes that other devices hold before it fails with `EIO`.
 pub const ABSENT_WAIT_MS: u64 = 30_000;
+
+/// Written bytes in memory, all files together; more make writers wait until chunks are sealed.
+pub const DIRTY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// A file with this much in memory is sealed as far as its chunks are complete: sixty-four chunks, so
+/// that the nodes of its extent tree are not written for each.
+pub const STREAM_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How a folder is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,175 +147,131 @@ pub enum FileState {
     Absent,
 }
 
-/// A mounted folder.
-pub struct Vfs {
-    folder: Arc<Folder>,
-    options: VfsOptions,
-}
-
-/// The threads that cut and catch up; they end when this is dropped.
-pub struct Background {
-    _threads: Vec<std::thread::JoinHandle<()>>,
-}
-
 /// Receives what the kernel must forget; called from the catch-up thread, never from a request.
 pub type Notifier = Box<dyn Fn(Vec<Invalidate>) + Send + Sync>;
 
-#[expect(unused_variables, reason = "signatures first")]
+/// A mounted folder.
+///
+/// Locks, in the order in which they may be taken: `cutting`, `catching_up`, `relieving`, a file's `io`,
+/// `freeze`, `sequencer`, `files`, a file's `inner`, and the small ones that are held for one statement.
+pub struct Vfs {
+    folder: Arc<Folder>,
+    options: VfsOptions,
+    policy: Policy,
+    rows: rows::Rows,
+    sequencer: Mutex<sequencer::Sequencer>,
+    numbers: numbers::Numbers,
+    handles: Handles,
+    /// Files that are open or dirty.
+    files: Mutex<HashMap<Ino, Arc<File>>>,
+    /// Held for writing at the instant of a cut.
+    freeze: RwLock<()>,
+    cutting: Mutex<()>,
+    catching_up: Mutex<()>,
+    relieving: Mutex<()>,
+    busy: Mutex<cut::Busy>,
+    applied: Mutex<catch_up::Applied>,
+    measured: Mutex<Option<space::Measured>>,
+    atimes: Mutex<HashMap<Ino, i64>>,
+    allocated: Mutex<HashMap<ChunkRef, u64>>,
+    status: RwLock<Option<Arc<dyn StatusSource>>>,
+    notifier: RwLock<Option<Arc<Notifier>>>,
+    wake: background::Wake,
+    connected: AtomicBool,
+    dirty_bytes: Arc<AtomicU64>,
+    pending_groups: AtomicU64,
+    pending_bytes: AtomicU64,
+    last_cut_ms: AtomicU64,
+}
+
 impl Vfs {
-    /// Opens the folder's tree: replays what was pending, catches up with entries in the store.
+    /// Opens the folder's tree: brings back what was pending, catches up with entries in the store.
+    ///
+    /// # Errors
+    /// `EIO` when the store cannot be read.
     pub fn open(folder: Arc<Folder>, options: VfsOptions) -> Result<Arc<Self>, Errno> {
-        todo!()
+        let vfs = Self {
+            rows: rows::Rows::new(Arc::clone(&folder)),
+            folder,
+            options,
+            policy: Policy::new(CaseRule::Sensitive),
+            sequencer: Mutex::default(),
+            numbers: numbers::Numbers::default(),
+            handles: Handles::default(),
+            files: Mutex::default(),
+            freeze: RwLock::default(),
+            cutting: Mutex::default(),
+            catching_up: Mutex::default(),
+            relieving: Mutex::default(),
+            busy: Mutex::default(),
+            applied: Mutex::default(),
+            measured: Mutex::default(),
+            atimes: Mutex::default(),
+            allocated: Mutex::default(),
+            status: RwLock::default(),
+            notifier: RwLock::default(),
+            wake: background::Wake::default(),
+            connected: AtomicBool::new(false),
+            dirty_bytes: Arc::default(),
+            pending_groups: AtomicU64::new(0),
+            pending_bytes: AtomicU64::new(0),
+            last_cut_ms: AtomicU64::new(0),
+        };
+        vfs.load_applied()?;
+        let pending = vfs.pending(usize::MAX)?;
+        vfs.pending_groups.store(pending.len() as u64, Ordering::Relaxed);
+        {
+            let mut sequencer = vfs.sequencer.lock();
+            sequencer.hlc_last = sequencer.hlc_last.max(pending.last().map_or(0, OpGroup::hlc_last));
+            sequencer.remote_hlc = sequencer.hlc_last;
+        }
+        drop(pending);
+        vfs.load_dirty()?;
+        vfs.catch_up()?;
+        Ok(Arc::new(vfs))
     }
+
     /// The folder.
+    #[must_use]
     pub fn folder(&self) -> &Arc<Folder> {
         &self.folder
     }
+
     /// Gives the daemon's knowledge to `.cobox` and `user.cobox.*`.
     pub fn set_status_source(&self, source: Arc<dyn StatusSource>) {
-        todo!()
+        *self.status.write() = Some(source);
     }
+
     /// Sets who is told what the kernel must forget.
     pub fn set_notifier(&self, notifier: Notifier) {
-        todo!()
+        *self.notifier.write() = Some(Arc::new(notifier));
     }
-    /// Finds a name; counts one lookup.
-    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr, Errno> {
-        todo!()
+
+    /// Forgets cached rows; the next questions are answered from the store.
+    pub fn drop_caches(&self) {
+        self.rows.drop_cache();
+        self.allocated.lock().clear();
     }
-    /// Takes back `count` lookups.
-    pub fn forget(&self, ino: u64, count: u64) {
-        todo!()
-    }
-    pub fn getattr(&self, ino: u64, fh: Option<u64>) -> Result<Attr, Errno> {
-        todo!()
-    }
-    pub fn setattr(&self, ino: u64, change: &SetAttr) -> Result<Attr, Errno> {
-        todo!()
-    }
-    pub fn readlink(&self, ino: u64) -> Result<Vec<u8>, Errno> {
-        todo!()
-    }
-    /// Makes a file, FIFO, socket or device node; counts one lookup, as all makers do.
-    pub fn mknod(&self, parent: u64, name: &[u8], kind: Kind, by: Creator, rdev: u32) -> Result<Attr, Errno> {
-        todo!()
-    }
-    pub fn mkdir(&self, parent: u64, name: &[u8], by: Creator) -> Result<Attr, Errno> {
-        todo!()
-    }
-    pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], by: Creator) -> Result<Attr, Errno> {
-        todo!()
-    }
-    pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<(), Errno> {
-        todo!()
-    }
-    pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<(), Errno> {
-        todo!()
-    }
-    pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr, Errno> {
-        todo!()
-    }
-    pub fn rename(
-        &self, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8], flags: RenameFlags,
-    ) -> Result<(), Errno> {
-        todo!()
-    }
-    pub fn open_file(&self, ino: u64, flags: OpenFlags) -> Result<u64, Errno> {
-        todo!()
-    }
-    pub fn create(&self, parent: u64, name: &[u8], by: Creator, flags: OpenFlags) -> Result<(Attr, u64), Errno> {
-        todo!()
-    }
-    /// Reads; waits up to [`ABSENT_WAIT_MS`] for absent bytes.
-    pub fn read(&self, fh: u64, offset: u64, len: u32) -> Result<Vec<u8>, Errno> {
-        todo!()
-    }
-    /// Reads without ever waiting for other devices.
-    pub fn read_now(&self, fh: u64, offset: u64, len: u32) -> Result<ReadOutcome, Errno> {
-        todo!()
-    }
-    /// Reads; waits up to `deadline` for absent bytes, then `EIO`.
-    pub fn read_wait(&self, fh: u64, offset: u64, len: u32, deadline: Duration) -> Result<Vec<u8>, Errno> {
-        todo!()
-    }
-    pub fn write(&self, fh: u64, offset: u64, data: &[u8]) -> Result<u32, Errno> {
-        todo!()
-    }
-    /// `close(2)` of one descriptor: what was written survives the death of this process.
-    pub fn flush(&self, fh: u64) -> Result<(), Errno> {
-        todo!()
-    }
-    pub fn release(&self, fh: u64) -> Result<(), Errno> {
-        todo!()
-    }
-    pub fn fsync(&self, fh: u64, kind: FsyncKind) -> Result<(), Errno> {
-        todo!()
-    }
-    pub fn fallocate(&self, fh: u64, mode: Fallocate, offset: u64, len: u64) -> Result<(), Errno> {
-        todo!()
-    }
-    pub fn lseek(&self, fh: u64, offset: u64, whence: Whence) -> Result<u64, Errno> {
-        todo!()
-    }
-    pub fn copy_file_range(&self, from: u64, from_offset: u64, to: u64, to_offset: u64, len: u64) -> Result<u64, Errno> {
-        todo!()
-    }
-    pub fn opendir(&self, ino: u64) -> Result<u64, Errno> {
-        todo!()
-    }
-    /// Lists from `offset` on (0 = the start); `.` and `..` come first.
-    pub fn readdir(
-        &self, fh: u64, offset: u64, listing: Listing,
-        visit: &mut dyn FnMut(DirEntry<'_>, Option<&Attr>) -> Full,
-    ) -> Result<(), Errno> {
-        todo!()
-    }
-    pub fn releasedir(&self, fh: u64) {
-        todo!()
-    }
-    pub fn fsyncdir(&self, fh: u64) -> Result<(), Errno> {
-        todo!()
-    }
-    pub fn statfs(&self) -> Result<StatFs, Errno> {
-        todo!()
-    }
-    pub fn getxattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        todo!()
-    }
-    pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], how: XattrSet) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Names of the extended attributes, without separators.
-    pub fn listxattr(&self, ino: u64) -> Result<Vec<Vec<u8>>, Errno> {
-        todo!()
-    }
-    pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Turns what is pending into entries.
-    pub fn cut(&self, why: Cut) -> Result<(), Errno> {
-        todo!()
-    }
-    /// `syncfs(2)`: everything written so far survives power loss.
-    pub fn sync_all(&self) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Cuts and syncs; calls after it fail.
-    pub fn shutdown(&self) -> Result<(), Errno> {
-        todo!()
-    }
-    /// Applies entries of other devices that the store has received.
-    pub fn catch_up(&self) -> Result<Vec<Invalidate>, Errno> {
-        todo!()
-    }
+
+    /// Counters for `status`.
+    #[must_use]
     pub fn stats(&self) -> VfsStats {
-        todo!()
+        let dirty_files = self.files.lock().values().filter(|file| file.inner().is_dirty()).count();
+        VfsStats {
+            dirty_bytes: self.dirty_bytes.load(Ordering::Relaxed),
+            pending_ops: self.pending_groups.load(Ordering::Relaxed),
+            dirty_files: dirty_files as u64,
+            open_files: self.handles.count() as u64,
+            last_cut_ms: self.last_cut_ms.load(Ordering::Relaxed),
+        }
     }
-    /// Starts the cutter and the catch-up thread.
-    pub fn start_background(self: &Arc<Self>) -> Background {
-        todo!()
-    }
-    pub fn set_connected(&self, link: Link) {
-        todo!()
+
+    /// Writes everything into entries and makes it durable; for the end of a mount.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EIO`; what could not be written is kept as dirty rows where possible.
+    pub fn shutdown(&self) -> Result<(), Errno> {
+        let cut = self.cut(Cut::Unmount);
+        cut.and(self.sync_all())
     }
 }

@@ -1,0 +1,183 @@
+//! The threads behind a mount: one cuts, one applies what other devices sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{Cut, Link, Vfs};
+
+/// Quiet time after which a cut follows, with a peer connected.
+const IDLE: Duration = Duration::from_millis(50);
+/// Longest wait after the first op, with a peer connected.
+const CONNECTED_MAX: Duration = Duration::from_millis(200);
+/// Wait after the first op without a peer.
+const OFFLINE_MAX: Duration = Duration::from_secs(60);
+/// Groups that a cut does not wait to grow beyond: one entry's worth.
+const GROUPS_FULL: u64 = 4096;
+/// Bytes of pending ops that a cut does not wait to grow beyond: a quarter of an entry's body.
+const BYTES_FULL: u64 = 256 * 1024;
+/// How often files that stay open are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Wait after a cut that failed, for example on a full disk.
+const RETRY: Duration = Duration::from_secs(1);
+/// A wake-up of the store that was lost is made up for after this.
+const CATCH_UP_MAX: Duration = Duration::from_secs(2);
+
+/// Tells the cutter that there is work.
+#[derive(Default)]
+pub struct Wake {
+    state: Mutex<WakeState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct WakeState {
+    first: Option<Instant>,
+    last: Option<Instant>,
+    asleep: bool,
+}
+
+impl Wake {
+    /// An op was made.
+    pub fn note_op(&self) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        state.first.get_or_insert(now);
+        state.last = Some(now);
+        if state.asleep {
+            self.changed.notify_all();
+        }
+    }
+
+    /// A file was closed, so its content can be taken.
+    pub fn note_close(&self) {
+        self.note_op();
+    }
+}
+
+/// The threads that cut and catch up; they end when this is dropped.
+pub struct Background {
+    stop: Arc<AtomicBool>,
+    vfs: Arc<Vfs>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        {
+            let _state = self.vfs.wake.state.lock();
+            self.vfs.wake.changed.notify_all();
+        }
+        self.vfs.folder().store().watch().bump(self.vfs.folder().no());
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the mount panicked");
+            }
+        }
+    }
+}
+
+impl Vfs {
+    /// Starts the cutter and the catch-up thread.
+    pub fn start_background(self: &Arc<Self>) -> Background {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = [("cut", Self::cut_loop as fn(&Self, &AtomicBool)), ("catch-up", Self::catch_up_loop)]
+            .into_iter()
+            .filter_map(|(name, run)| {
+                let (vfs, stop) = (Arc::clone(self), Arc::clone(&stop));
+                let started = std::thread::Builder::new()
+                    .name(format!("cobox-{name}"))
+                    .spawn(move || run(&vfs, &stop));
+                started.map_err(|error| tracing::error!(%error, name, "a thread of the mount does not start")).ok()
+            })
+            .collect();
+        Background { stop, vfs: Arc::clone(self), threads }
+    }
+
+    /// Says whether a peer of the folder is connected.
+    pub fn set_connected(&self, link: Link) {
+        self.connected.store(link == Link::Up, Ordering::Relaxed);
+        let _state = self.wake.state.lock();
+        self.wake.changed.notify_all();
+    }
+
+    fn cut_loop(&self, stop: &AtomicBool) {
+        while !stop.load(Ordering::SeqCst) {
+            let Some(why) = self.await_work(stop) else { continue };
+            if let Err(errno) = self.cut(why) {
+                tracing::warn!(errno = errno.0, "a cut failed and will be tried again");
+                let mut state = self.wake.state.lock();
+                state.first = Some(Instant::now());
+                if !stop.load(Ordering::SeqCst) {
+                    self.wake.changed.wait_for(&mut state, RETRY);
+                }
+            }
+        }
+    }
+
+    /// Waits for something to cut; `None` when it was woken for nothing.
+    fn await_work(&self, stop: &AtomicBool) -> Option<Cut> {
+        let mut state = self.wake.state.lock();
+        let now = Instant::now();
+        let full = self.pending_groups.load(Ordering::Relaxed) >= GROUPS_FULL
+            || self.pending_bytes.load(Ordering::Relaxed) >= BYTES_FULL;
+        let due = match (state.first, state.last) {
+            (Some(first), Some(last)) if self.connected.load(Ordering::Relaxed) => {
+                Some((last + IDLE).min(first + CONNECTED_MAX))
+            }
+            (Some(first), _) => Some(first + OFFLINE_MAX),
+            (None, _) => None,
+        };
+        let reason = match due {
+            _ if full && state.first.is_some() => Some(Cut::Full),
+            Some(due) if due <= now => Some(Cut::Idle),
+            _ => None,
+        };
+        if reason.is_some() {
+            // Open files that are dirty keep the timer going.
+            let open_dirty = self.files.lock().values().any(|file| file.inner().is_dirty());
+            state.first = open_dirty.then_some(now);
+            state.last = open_dirty.then_some(now + LOOK);
+            return reason;
+        }
+        if stop.load(Ordering::SeqCst) {
+            return None;
+        }
+        let wait = due.map_or(LOOK, |due| due.saturating_duration_since(now).min(LOOK));
+        // While a timer runs, ops need not wake this thread: it looks by itself.
+        state.asleep = state.first.is_none() || !self.connected.load(Ordering::Relaxed);
+        self.wake.changed.wait_for(&mut state, wait.max(Duration::from_millis(1)));
+        state.asleep = false;
+        if state.first.is_none() && self.has_dirty() {
+            state.first = Some(now);
+            state.last = Some(now);
+        }
+        None
+    }
+
+    fn has_dirty(&self) -> bool {
+        self.pending_groups.load(Ordering::Relaxed) > 0
+            || self.files.lock().values().any(|file| file.inner().is_dirty())
+    }
+
+    fn catch_up_loop(&self, stop: &AtomicBool) {
+        let watch = self.folder().store().watch();
+        let mut seen = watch.seen();
+        while !stop.load(Ordering::SeqCst) {
+            match self.catch_up() {
+                Ok(touched) if touched.is_empty() => {}
+                Ok(touched) => {
+                    let notifier = self.notifier.read().clone();
+                    if let Some(notify) = notifier {
+                        notify(touched);
+                    }
+                }
+                Err(errno) => tracing::warn!(errno = errno.0, "entries could not be applied"),
+            }
+            seen = watch.wait(seen, CATCH_UP_MAX);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Applying entries of other logs that the store has received, in causal order.
+//!
+//! How far each log was applied is kept in one row per log, in the same batch as the rows that the
+//! entry changes. Entries whose dependencies are missing wait in the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use cobox_store::Error;
+use cobox_store::blind::tables::{Table, key};
+use cobox_store::blind::{Batch, Durability};
+use cobox_store::format::entry::{Body, Entry, LogHead};
+use cobox_store::format::op::OpGroup;
+use cobox_store::format::{Reader, Writer};
+use cobox_store::id::{Ino, LogId};
+
+use super::{Errno, Invalidate, Vfs};
+use crate::tree::{Touched, names};
+
+const VERSION: u8 = 1;
+
+/// How far each log other than ours was applied.
+#[derive(Default)]
+pub struct Applied(BTreeMap<LogId, LogHead>);
+
+impl Applied {
+    /// The heads that our entries depend on.
+    #[must_use]
+    pub fn deps(&self) -> Vec<LogHead> {
+        self.0.values().copied().collect()
+    }
+
+    fn seq(&self, log: &LogId) -> u64 {
+        self.0.get(log).map_or(0, |head| head.seq)
+    }
+}
+
+impl Vfs {
+    /// Reads how far each log was applied, and the clock of everything that was.
+    pub(super) fn load_applied(&self) -> Result<(), Error> {
+        let prefix = key(self.folder.no(), Table::Applied, b"");
+        let mut sealed: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        self.folder.store().db().scan(&prefix, &[], &mut |rest, value| {
+            sealed.push(([&prefix[..], rest].concat(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        let mut hlc_last = 0;
+        for (stored, value) in sealed {
+            let plain = self.folder.local().open(&stored, &value)?;
+            let mut reader = Reader::new(&plain);
+            reader.version(VERSION, "applied")?;
+            let head = LogHead {
+                log: reader.log_id("applied")?,
+                seq: reader.u64("applied")?,
+                hash: reader.entry_hash("applied")?,
+            };
+            hlc_last = hlc_last.max(reader.u64("applied")?);
+            reader.finish()?;
+            self.applied.lock().0.insert(head.log, head);
+        }
+        // Our own entries say how far our clock was; their ops are applied when they are made.
+        let own = self.folder.log();
+        if let Some(head) = self.folder.store().log_head(self.folder.no(), own)?
+            && let Some(entry) = self.folder.store().entry(self.folder.no(), own, head.seq)?
+        {
+            let body = self.folder.open_entry(&entry)?;
+            hlc_last = hlc_last.max(body.hlc).max(body.groups.last().map_or(0, OpGroup::hlc_last));
+        }
+        let mut sequencer = self.sequencer.lock();
+        sequencer.hlc_last = sequencer.hlc_last.max(hlc_last);
+        // Across a restart it is unknown when the last entry came: nothing older is taken back.
+        sequencer.remote_hlc = sequencer.hlc_last;
+        Ok(())
+    }
+
+    /// Applies entries of other devices that the store has received; returns what the kernel must
+    /// forget.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EIO`; what was applied before stays.
+    pub fn catch_up(&self) -> Result<Vec<Invalidate>, Errno> {
+        let _one = self.catching_up.lock();
+        let mut touched: BTreeSet<Touched> = BTreeSet::new();
+        let mut progress = true;
+        while progress {
+            progress = false;
+            for head in self.folder.store().log_heads(self.folder.no())? {
+                if head.log == self.folder.log() {
+                    continue;
+                }
+                while self.apply_next(&head, &mut touched)? {
+                    progress = true;
+                }
+            }
+        }
+        Ok(touched.into_iter().map(|what| self.invalidation(what)).collect())
+    }
+
+    fn invalidation(&self, touched: Touched) -> Invalidate {
+        match touched {
+            Touched::Inode(ino) => Invalidate::Node(names::number(&ino)),
+            Touched::Name { parent, name } => Invalidate::Name { parent: names::number(&parent), name },
+        }
+    }
+
+    /// Applies the next entry of a log; false when there is none or it must wait.
+    fn apply_next(&self, head: &LogHead, touched: &mut BTreeSet<Touched>) -> Result<bool, Errno> {
+        let next = self.applied.lock().seq(&head.log) + 1;
+        if next > head.seq {
+            return Ok(false);
+        }
+        let store = self.folder.store();
+        let Some(entry) = store.entry(self.folder.no(), head.log, next)? else { return Ok(false) };
+        let body = match self.folder.open_entry(&entry) {
+            Ok(body) => body,
+            Err(Error::UnknownEpoch(epoch)) => {
+                // Its key comes with a record that is on its way.
+                self.folder.refresh()?;
+                tracing::debug!(%epoch, "an entry waits for its epoch");
+                match self.folder.open_entry(&entry) {
+                    Ok(body) => body,
+                    Err(Error::UnknownEpoch(_)) => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if !self.deps_applied(&body)? {
+            return Ok(false);
+        }
+        touched.extend(self.apply_entry(&entry, &body)?);
+        Ok(true)
+    }
+
+    fn deps_applied(&self, body: &Body) -> Result<bool, Error> {
+        let own = self.folder.log();
+        for dep in &body.deps {
+            let have = if dep.log == own {
+                self.folder.store().log_head(self.folder.no(), own)?.map_or(0, |head| head.seq)
+            } else {
+                self.applied.lock().seq(&dep.log)
+            };
+            if have < dep.seq {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn apply_entry(&self, entry: &Entry, body: &Body) -> Result<Vec<Touched>, Errno> {
+        let header = entry.header();
+        let log = header.log.number();
+        let mut sequencer = self.sequencer.lock();
+        let (changes, touched) = self.apply_groups(log, &body.groups)?;
+        let mut batch = Batch::default();
+        self.rows.stage(&changes, &mut batch);
+        self.folder.index_entry(entry, body, &mut batch)?;
+        let head = LogHead { log: header.log, seq: header.seq, hash: header.hash() };
+        let hlc = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc).max(sequencer.hlc_last);
+        let mut writer = Writer::new();
+        writer.u8(VERSION);
+        writer.fixed(&head.log.0);
+        writer.u64(head.seq);
+        writer.fixed(&head.hash.0);
+        writer.u64(hlc);
+        let stored = key(self.folder.no(), Table::Applied, &head.log.0);
+        batch.put(&stored, &self.folder.local().seal(&stored, &writer.into_bytes()));
+        self.folder.store().db().commit(batch, Durability::Unsynced)?;
+        self.rows.install(changes);
+        self.applied.lock().0.insert(head.log, head);
+        sequencer.hlc_last = hlc;
+        sequencer.remote_hlc = hlc;
+        self.reload_clean(&touched)?;
+        Ok(touched)
+    }
+
+    /// Open files that are not dirty show the new content; dirty ones keep theirs.
+    fn reload_clean(&self, touched: &[Touched]) -> Result<(), Errno> {
+        let inos: BTreeSet<Ino> =
+            touched.iter().filter_map(|what| if let Touched::Inode(ino) = what { Some(*ino) } else { None }).collect();
+        for ino in inos {
+            let Some(file) = self.known_file(&ino) else { continue };
+            let Some(node) = self.view(|view| view.node(ino))? else { continue };
+            let heads = node.shown_heads();
+            let based_on: Vec<_> = heads.first().map(|head| head.id).into_iter().collect();
+            let mut inner = file.inner();
+            if !inner.is_dirty() && inner.based_on != based_on {
+                inner.reload(node.shown_content(), based_on);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,337 @@
+//! The cut: what was written becomes content, content becomes ops, ops become entries.
+//!
+//! All files are captured at one instant, so that a database and its journal agree. Content is
+//! published as a pending op first, in one batch with the removal of the file's dirty rows, and after
+//! the packs that it names are durable; entries then carry the pending ops. So a crash anywhere keeps
+//! everything, and no entry is signed twice.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use cobox_store::Error;
+use cobox_store::blind::Batch;
+use cobox_store::blind::tables::{Table, key};
+use cobox_store::format::content::Content;
+use cobox_store::format::op::OpGroup;
+use cobox_store::format::{GROUP_OPS_MAX, Reader};
+
+use super::file::File;
+use super::filemap::FileMap;
+use super::rechunk::{self, Alignment, Tail};
+use super::sequencer::now_ms;
+use super::{Cut, Errno, Vfs, coalesce};
+use crate::tree::{PosixError, ops};
+
+/// A file that stays open and is never synced waits this long.
+const OPEN_FILE_WAIT: Duration = Duration::from_secs(30);
+/// Files that are dirty at every cut are taken at this pace, which doubles up to [`BUSY_WAIT_MAX`].
+const BUSY_WAIT_MIN: Duration = Duration::from_millis(200);
+/// See [`BUSY_WAIT_MIN`].
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Groups that one call of the log takes: far below what an entry's index could not count.
+const GROUPS_MAX: usize = 8192;
+/// Files whose content is sealed by one thread of two at a time.
+const PARALLEL_FILES: usize = 8;
+
+/// The pace of files that are dirty at every cut.
+pub struct Busy {
+    next: Instant,
+    wait: Duration,
+}
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self { next: Instant::now(), wait: BUSY_WAIT_MIN }
+    }
+}
+
+/// A file as it was at the instant of the cut.
+struct Captured {
+    file: Arc<File>,
+    map: FileMap,
+    alignment: Alignment,
+    mtime_ns: i64,
+}
+
+/// A file's content after sealing.
+struct Settled {
+    captured: Captured,
+    content: Content,
+}
+
+impl Vfs {
+    /// Turns what is pending into entries.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EIO`; what could not be written stays and is tried again.
+    pub fn cut(&self, why: Cut) -> Result<(), Errno> {
+        if self.options.read_only {
+            return Ok(());
+        }
+        let _one = self.cutting.lock();
+        let published = self.publish(why);
+        let written = self.write_pending();
+        if written.is_ok() {
+            self.last_cut_ms.store(now_ms(), Ordering::Relaxed);
+        }
+        published.and(written)
+    }
+
+    fn publish(&self, why: Cut) -> Result<(), Errno> {
+        let captured = self.capture(why);
+        if captured.is_empty() {
+            return Ok(());
+        }
+        let (settled, failed) = self.settle_all(captured);
+        self.folder.flush_packs()?;
+        let mut result = failed.map_or(Ok(()), |error| Err(Errno::from(error)));
+        for done in settled {
+            if let Err(error) = self.publish_one(done) {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    /// Takes all files that are due, at one instant.
+    fn capture(&self, why: Cut) -> Vec<Captured> {
+        let _frozen = self.freeze.write();
+        let all = matches!(why, Cut::Unmount | Cut::Now);
+        let mut busy = self.busy.lock();
+        let busy_due = all || busy.next <= Instant::now();
+        let mut again = false;
+        let mut captured = Vec::new();
+        let files: Vec<Arc<File>> = self.files.lock().values().cloned().collect();
+        for file in files {
+            let mut inner = file.inner();
+            let Some(since) = inner.dirty_since else { continue };
+            let open = inner.writers > 0;
+            let due = all
+                || if open {
+                    busy_due && (inner.settled_by_user || since.elapsed() >= OPEN_FILE_WAIT)
+                } else {
+                    true
+                };
+            if !due {
+                continue;
+            }
+            again |= open && inner.busy;
+            inner.busy = open;
+            let (map, alignment) = (inner.map.clone(), inner.alignment());
+            let mtime_ns = inner.mtime_ns.unwrap_or_else(super::sequencer::now_ns);
+            drop(inner);
+            captured.push(Captured { file, map, alignment, mtime_ns });
+        }
+        if busy_due {
+            busy.wait = if again { (busy.wait * 2).min(BUSY_WAIT_MAX) } else { BUSY_WAIT_MIN };
+            busy.next = Instant::now() + busy.wait;
+        }
+        captured
+    }
+
+    /// Seals the captured files, in two threads when there are many.
+    fn settle_all(&self, captured: Vec<Captured>) -> (Vec<Settled>, Option<Error>) {
+        let settle_part = |part: Vec<Captured>| {
+            let mut done = Vec::with_capacity(part.len());
+            let mut failed = None;
+            for one in part {
+                match self.settle_captured(one) {
+                    Ok(settled) => done.extend(settled),
+                    Err(error) => failed = Some(error),
+                }
+            }
+            (done, failed)
+        };
+        if captured.len() < PARALLEL_FILES {
+            return settle_part(captured);
+        }
+        let mut left = captured;
+        let right = left.split_off(left.len() / 2);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| settle_part(right));
+            let (mut done, failed) = settle_part(left);
+            let (more, failed_too) = other.join().expect("sealing does not panic");
+            done.extend(more);
+            (done, failed.or(failed_too))
+        })
+    }
+
+    fn settle_captured(&self, captured: Captured) -> Result<Option<Settled>, Error> {
+        if self.view(|view| view.is_dead(captured.file.ino))? {
+            return Ok(None);
+        }
+        let result = {
+            let _io = captured.file.io.lock();
+            self.with_io(|io| rechunk::settle(io, &captured.map, captured.alignment, Tail::Take))
+        };
+        match result {
+            Ok((content, _)) => Ok(Some(Settled { captured, content })),
+            Err(Error::Absent(tag)) => {
+                // Changed in part, and the rest is on other devices: stays dirty until it is here.
+                tracing::warn!(chunk = %tag, "a changed file waits for bytes of other devices");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes one file's content an op, and its dirty rows what has been written since.
+    fn publish_one(&self, settled: Settled) -> Result<(), Errno> {
+        let Settled { captured: Captured { file, map, mtime_ns, .. }, content } = settled;
+        let _io = file.io.lock();
+        self.flush_stowed(&file)?;
+        let based_on = file.inner().based_on.clone();
+        let stamp = map.stamp();
+        let settled_to = map.size();
+        let base_then = Arc::clone(map.base());
+        drop(map);
+        let mut restage = None;
+        let op_content = content.clone();
+        let result = self.change_with(
+            |view| {
+                if view.is_dead(file.ino)? {
+                    return Err(PosixError::NoEntry);
+                }
+                ops::put(view, file.ino, &based_on, op_content, mtime_ns).map(|ops| (ops, ()))
+            },
+            |head, batch| {
+                let mut inner = file.inner();
+                let since = inner.map.stamp() != stamp;
+                if Arc::ptr_eq(inner.map.base(), &base_then) {
+                    inner.map.rebase(Arc::new(content.clone()), stamp, settled_to);
+                } else {
+                    // Sealed again since it was captured: its base may hold newer bytes, and stays.
+                    inner.map.mark_unsaved();
+                }
+                inner.based_on = vec![head];
+                inner.saved = super::file::Saved::default();
+                inner.stowed = false;
+                self.unstage_dirty(&file.ino, batch);
+                if since || inner.map.is_changed() || inner.mtime_ns.is_some_and(|now| now != mtime_ns) {
+                    restage = self.stage_dirty(file.ino, &inner, batch);
+                }
+            },
+        );
+        match result {
+            Ok(_) => {
+                let mut inner = file.inner();
+                match restage {
+                    Some((saved, stamp)) => {
+                        inner.map.mark_saved(stamp);
+                        inner.saved = saved;
+                        inner.dirty_since = Some(Instant::now());
+                    }
+                    None => inner.published(),
+                }
+                drop(inner);
+                self.drop_if_idle(&file.ino);
+                Ok(())
+            }
+            // Its last name went meanwhile: nobody will ask for the content.
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => {
+                let mut inner = file.inner();
+                inner.based_on = based_on;
+                inner.saved = super::file::Saved::default();
+                inner.stowed = true;
+                inner.map.mark_unsaved();
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes all pending groups as entries.
+    fn write_pending(&self) -> Result<(), Errno> {
+        loop {
+            let (groups, hlc, deps) = {
+                let sequencer = self.sequencer.lock();
+                let groups = self.pending(GROUPS_MAX)?;
+                let groups = self.annihilate(&sequencer, groups)?;
+                (groups, sequencer.hlc_last, self.applied.lock().deps())
+            };
+            if groups.is_empty() {
+                self.pending_bytes.store(0, Ordering::Relaxed);
+                return Ok(());
+            }
+            let count = groups.len() as u64;
+            let mut extra = Batch::default();
+            for group in &groups {
+                extra.delete(&self.pending_key(group.hlc));
+            }
+            let bytes = extra.len_bytes() as u64;
+            let hlc = groups.last().map_or(hlc, OpGroup::hlc_last).max(hlc);
+            self.folder.write_entries(hlc, groups, deps, extra)?;
+            tracing::debug!(groups = count, bytes, "cut");
+            saturating_sub(&self.pending_groups, count);
+        }
+    }
+
+    /// At most `max` pending groups, oldest first.
+    pub(super) fn pending(&self, max: usize) -> Result<Vec<OpGroup>, Error> {
+        let prefix = key(self.folder.no(), Table::Pending, b"");
+        let mut sealed: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        self.folder.store().db().scan(&prefix, &[], &mut |rest, value| {
+            sealed.push(([&prefix[..], rest].concat(), value.to_vec()));
+            if sealed.len() >= max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        let mut groups = Vec::with_capacity(sealed.len());
+        for (stored, value) in sealed {
+            let plain = self.folder.local().open(&stored, &value)?;
+            let mut reader = Reader::new(&plain);
+            let group = OpGroup::decode(&mut reader)?;
+            reader.finish()?;
+            debug_assert!(group.ops.len() <= GROUP_OPS_MAX);
+            groups.push(group);
+        }
+        Ok(groups)
+    }
+
+    /// Drops what was made and removed since the last cut, and attributes that were set again.
+    ///
+    /// The caller holds the sequencer: nobody else changes rows meanwhile.
+    fn annihilate(
+        &self,
+        sequencer: &super::sequencer::Sequencer,
+        groups: Vec<OpGroup>,
+    ) -> Result<Vec<OpGroup>, Error> {
+        let log = self.folder.log_number();
+        let mut gone = Vec::new();
+        for made in coalesce::made_files(&groups, log, self.policy.case) {
+            let free = made.hlc > sequencer.remote_hlc
+                && !self.files.lock().contains_key(&made.ino)
+                && !self.numbers.is_known(crate::tree::names::number(&made.ino));
+            if free && self.view(|view| view.is_dead(made.ino))? {
+                gone.push(made);
+            }
+        }
+        let kept = coalesce::without(&groups, log, &gone);
+        if kept == groups {
+            return Ok(groups);
+        }
+        let (changes, ()) = self.in_tx(|tx| {
+            for made in &gone {
+                crate::tree::forget_unpublished(tx, made.ino)?;
+            }
+            Ok(())
+        })?;
+        let mut batch = Batch::default();
+        self.rows.stage(&changes, &mut batch);
+        for group in &groups {
+            batch.delete(&self.pending_key(group.hlc));
+        }
+        for group in &kept {
+            self.stage_pending(group, &mut batch);
+        }
+        self.folder.store().db().commit(batch, cobox_store::blind::Durability::Unsynced)?;
+        self.rows.install(changes);
+        saturating_sub(&self.pending_groups, (groups.len() - kept.len()) as u64);
+        Ok(kept)
+    }
+}
+
+fn saturating_sub(counter: &std::sync::atomic::AtomicU64, count: u64) {
+    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| Some(value.saturating_sub(count)));
+}
+

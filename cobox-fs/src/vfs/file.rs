@@ -1,0 +1,249 @@
+//! A file that is open or dirty, and the handles through which programs reach it.
+//!
+//! Two locks belong to a file: `inner` is held for memory work only; `io` is held while its bytes are
+//! sealed, saved or published, and never taken while `inner` is held.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use cobox_store::format::content::Content;
+use cobox_store::id::{Ino, OpId};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::filemap::FileMap;
+use super::rechunk::Alignment;
+use super::{Errno, OpenFlags};
+
+/// Overwrites out of order after which a file is cut into fixed blocks: a few may be an editor's.
+const RANDOM_WRITES: u32 = 4;
+/// Smaller files are cut by content in any case: re-cutting them costs next to nothing.
+const FIXED_BYTES_MIN: u64 = 1024 * 1024;
+/// Block of a file with random overwrites: a database's page is at most this large.
+const BLOCK_BYTES: u64 = 16 * 1024;
+/// Block of such a file above [`LARGE_BYTES`]: keeps the extent tree of a disk image small.
+const BLOCK_BYTES_LARGE: u64 = 64 * 1024;
+/// See [`BLOCK_BYTES_LARGE`].
+const LARGE_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// An open or dirty file.
+pub struct File {
+    /// Which inode.
+    pub ino: Ino,
+    /// Serialises sealing, saving and publishing of this file.
+    pub io: Mutex<()>,
+    inner: Mutex<Inner>,
+    dirty_bytes: Arc<AtomicU64>,
+}
+
+/// A file's state in memory.
+pub struct Inner {
+    /// Its bytes.
+    pub map: FileMap,
+    /// The heads that its base content shows.
+    pub based_on: Vec<OpId>,
+    /// Open handles.
+    pub opens: u32,
+    /// Open handles that may write.
+    pub writers: u32,
+    /// Time of the last change, while it is dirty.
+    pub mtime_ns: Option<i64>,
+    /// Since when it differs from what the log says.
+    pub dirty_since: Option<Instant>,
+    /// Whether its state was asked to be durable, or it was closed, since the last cut.
+    pub settled_by_user: bool,
+    /// What durable rows hold.
+    pub saved: Saved,
+    /// Whether its base has chunks that no stored pack holds yet.
+    pub stowed: bool,
+    /// Whether it was published while open for writing, last time around.
+    pub busy: bool,
+    last_write_end: u64,
+    random_writes: u32,
+}
+
+/// What durable rows hold of a dirty file.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Saved {
+    /// Stamp and time that the mark shows; `None` without a mark.
+    pub at: Option<(u64, Option<i64>)>,
+    /// Number of the next journal row; 0 also says that older ones must go.
+    pub next_row: u32,
+    /// Bytes in journal rows.
+    pub journal_bytes: u64,
+}
+
+/// Access to the state that keeps the count of dirty bytes right.
+pub struct InnerGuard<'a> {
+    guard: MutexGuard<'a, Inner>,
+    before: u64,
+    dirty_bytes: &'a AtomicU64,
+}
+
+impl std::ops::Deref for InnerGuard<'_> {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.guard
+    }
+}
+
+impl std::ops::DerefMut for InnerGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Inner {
+        &mut self.guard
+    }
+}
+
+impl Drop for InnerGuard<'_> {
+    fn drop(&mut self) {
+        let after = self.guard.map.mem_bytes();
+        if after >= self.before {
+            self.dirty_bytes.fetch_add(after - self.before, Ordering::Relaxed);
+        } else {
+            self.dirty_bytes.fetch_sub(self.before - after, Ordering::Relaxed);
+        }
+    }
+}
+
+impl File {
+    /// A file as the tree has it.
+    #[must_use]
+    pub fn new(ino: Ino, base: Content, based_on: Vec<OpId>, dirty_bytes: Arc<AtomicU64>) -> Self {
+        let inner = Inner {
+            map: FileMap::new(Arc::new(base)),
+            based_on,
+            opens: 0,
+            writers: 0,
+            mtime_ns: None,
+            dirty_since: None,
+            settled_by_user: false,
+            saved: Saved::default(),
+            stowed: false,
+            busy: false,
+            last_write_end: 0,
+            random_writes: 0,
+        };
+        Self { ino, io: Mutex::new(()), inner: Mutex::new(inner), dirty_bytes }
+    }
+
+    /// Its state.
+    pub fn inner(&self) -> InnerGuard<'_> {
+        let guard = self.inner.lock();
+        InnerGuard { before: guard.map.mem_bytes(), guard, dirty_bytes: &self.dirty_bytes }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.dirty_bytes.fetch_sub(self.inner.get_mut().map.mem_bytes(), Ordering::Relaxed);
+    }
+}
+
+impl Inner {
+    /// Whether it differs from what the log says.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.dirty_since.is_some()
+    }
+
+    /// Notes a change at `mtime_ns`.
+    pub fn changed(&mut self, mtime_ns: i64) {
+        self.mtime_ns = Some(mtime_ns);
+        self.settled_by_user = false;
+        self.dirty_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Writes; `offset` is where.
+    pub fn write(&mut self, offset: u64, data: &[u8], now_ns: i64) {
+        if offset < self.map.size() && offset != self.last_write_end {
+            self.random_writes = self.random_writes.saturating_add(1);
+        }
+        self.last_write_end = offset + data.len() as u64;
+        self.map.write(offset, data);
+        self.changed(now_ns);
+    }
+
+    /// How its chunks are cut.
+    #[must_use]
+    pub fn alignment(&self) -> Alignment {
+        if self.random_writes < RANDOM_WRITES || self.map.size() < FIXED_BYTES_MIN {
+            return Alignment::ByContent;
+        }
+        Alignment::Fixed(if self.map.size() > LARGE_BYTES { BLOCK_BYTES_LARGE } else { BLOCK_BYTES })
+    }
+
+    /// Takes over what the log says; only for a file that is not dirty.
+    pub fn reload(&mut self, base: Content, based_on: Vec<OpId>) {
+        self.map = FileMap::new(Arc::new(base));
+        self.based_on = based_on;
+    }
+
+    /// Notes that the log says what the file is.
+    pub fn published(&mut self) {
+        self.mtime_ns = None;
+        self.dirty_since = None;
+        self.saved = Saved::default();
+    }
+}
+
+/// What a handle refers to.
+#[derive(Clone)]
+pub enum Handle {
+    /// A file of the tree.
+    File {
+        /// Which.
+        file: Arc<File>,
+        /// What the program may do.
+        flags: OpenFlags,
+    },
+    /// Text that was made when it was opened.
+    Text(Arc<Vec<u8>>),
+    /// A directory.
+    Dir(super::numbers::NodeRef),
+}
+
+/// Open handles.
+#[derive(Default)]
+pub struct Handles {
+    open: Mutex<HashMap<u64, Handle>>,
+    last: AtomicU64,
+}
+
+impl Handles {
+    /// Adds a handle.
+    pub fn add(&self, handle: Handle) -> u64 {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        self.open.lock().insert(number, handle);
+        number
+    }
+
+    /// A handle.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn get(&self, number: u64) -> Result<Handle, Errno> {
+        self.open.lock().get(&number).cloned().ok_or(Errno::EBADF)
+    }
+
+    /// A handle of a file of the tree.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn file(&self, number: u64) -> Result<(Arc<File>, OpenFlags), Errno> {
+        match self.get(number)? {
+            Handle::File { file, flags } => Ok((file, flags)),
+            Handle::Text(_) | Handle::Dir(_) => Err(Errno::EBADF),
+        }
+    }
+
+    /// Removes a handle.
+    pub fn remove(&self, number: u64) -> Option<Handle> {
+        self.open.lock().remove(&number)
+    }
+
+    /// How many are open.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.open.lock().len()
+    }
+}

@@ -1,0 +1,129 @@
+//! Which node the kernel means by a number.
+//!
+//! Numbers follow from the tree's ids, so they are the same after a restart. A number is known here as
+//! long as the kernel remembers it.
+
+use std::collections::HashMap;
+
+use cobox_store::id::{Ino, OpId};
+use parking_lot::Mutex;
+
+use crate::tree::Shown;
+use crate::tree::Version;
+use crate::tree::names;
+
+use super::{Errno, ROOT};
+
+/// Number of `.cobox`; the tree's numbers begin at 16.
+pub const MAGIC_DIR: u64 = 2;
+/// Number of `.cobox/status.json`.
+pub const MAGIC_STATUS: u64 = 3;
+
+/// What a number stands for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NodeRef {
+    /// An inode of the tree.
+    Tree(Ino),
+    /// Another version of a file, beside it.
+    Conflict(Box<ConflictRef>),
+    /// `.cobox`.
+    MagicDir,
+    /// `.cobox/status.json`.
+    MagicStatus,
+}
+
+/// Another version of a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConflictRef {
+    /// The directory it is seen in.
+    pub parent: Ino,
+    /// As the directory shows it.
+    pub shown: Shown,
+    /// Which version.
+    pub head: OpId,
+    /// The inode that it becomes when it is changed; gives it its number.
+    pub fork: Ino,
+}
+
+impl NodeRef {
+    /// What a name of the tree stands for.
+    #[must_use]
+    pub fn of(parent: Ino, shown: Shown) -> Self {
+        match shown.version {
+            Version::Winner => Self::Tree(shown.ino),
+            Version::Conflict(head) => {
+                let (fork, _) = names::fork_of(&shown.ino, head);
+                Self::Conflict(Box::new(ConflictRef { parent, shown, head, fork }))
+            }
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Tree(ino) => names::number(ino),
+            Self::Conflict(conflict) => names::number(&conflict.fork),
+            Self::MagicDir => MAGIC_DIR,
+            Self::MagicStatus => MAGIC_STATUS,
+        }
+    }
+}
+
+struct Known {
+    node: NodeRef,
+    lookups: u64,
+}
+
+/// Numbers the kernel remembers.
+#[derive(Default)]
+pub struct Numbers(Mutex<HashMap<u64, Known>>);
+
+impl Numbers {
+    /// Counts one lookup of `node`.
+    pub fn remember(&self, node: &NodeRef) {
+        let mut known = self.0.lock();
+        let entry = known.entry(node.number()).or_insert_with(|| Known { node: node.clone(), lookups: 0 });
+        entry.lookups += 1;
+        if entry.node != *node {
+            entry.node = node.clone();
+        }
+    }
+
+    /// Takes back `count` lookups.
+    pub fn forget(&self, number: u64, count: u64) {
+        let mut known = self.0.lock();
+        if let Some(entry) = known.get_mut(&number) {
+            entry.lookups = entry.lookups.saturating_sub(count);
+            if entry.lookups == 0 {
+                known.remove(&number);
+            }
+        }
+    }
+
+    /// Whether the kernel remembers a number.
+    #[must_use]
+    pub fn is_known(&self, number: u64) -> bool {
+        self.0.lock().contains_key(&number)
+    }
+
+    /// What a number stands for.
+    ///
+    /// # Errors
+    /// `ESTALE` for a number that the kernel cannot remember.
+    pub fn get(&self, number: u64) -> Result<NodeRef, Errno> {
+        match number {
+            ROOT => Ok(NodeRef::Tree(Ino::ROOT)),
+            MAGIC_DIR => Ok(NodeRef::MagicDir),
+            MAGIC_STATUS => Ok(NodeRef::MagicStatus),
+            _ => self.0.lock().get(&number).map(|known| known.node.clone()).ok_or(Errno::ESTALE),
+        }
+    }
+
+    /// A conflict that became a file of its own keeps its number.
+    pub fn became_file(&self, conflict: &ConflictRef) {
+        if let Some(known) = self.0.lock().get_mut(&names::number(&conflict.fork)) {
+            known.node = NodeRef::Tree(conflict.fork);
+        }
+    }
+}

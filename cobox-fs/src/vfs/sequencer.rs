@@ -1,0 +1,165 @@
+//! One change after the other: takes a lock in the calling thread, builds the ops of a call, applies
+//! them, and commits the pending ops with the rows they change in one unsynced batch.
+//!
+//! A crash keeps a prefix of the changes. No disk is synced and no bulk data is sealed under this lock.
+
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cobox_store::Error;
+use cobox_store::blind::tables::{Table, key};
+use cobox_store::blind::{Batch, Durability};
+use cobox_store::format::Writer;
+use cobox_store::format::op::{Op, OpGroup};
+use cobox_store::id::OpId;
+
+use super::rows::Change;
+use super::{Errno, Vfs};
+use crate::tree::{self, PosixError, Row, RowKey, Touched, Tx, View};
+
+/// What the lock guards.
+#[derive(Debug, Default)]
+pub struct Sequencer {
+    /// The clock of the newest op seen, ours or not.
+    pub hlc_last: u64,
+    /// The clock when an entry of another log was applied last.
+    pub remote_hlc: u64,
+}
+
+impl Sequencer {
+    /// Takes `count` consecutive clock values, greater than all before and not behind the wall clock.
+    pub fn take(&mut self, count: usize) -> u64 {
+        let hlc = (now_ms() << 16).max(self.hlc_last + 1);
+        self.hlc_last = hlc + (count as u64).max(1) - 1;
+        hlc
+    }
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX >> 16))
+}
+
+/// Nanoseconds since 1970.
+#[must_use]
+pub fn now_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().try_into().unwrap_or(i64::MAX))
+}
+
+impl From<PosixError> for Errno {
+    fn from(error: PosixError) -> Self {
+        match error {
+            PosixError::NoEntry => Self::ENOENT,
+            PosixError::Exists => Self::EEXIST,
+            PosixError::NotDir => Self::ENOTDIR,
+            PosixError::IsDir => Self::EISDIR,
+            PosixError::NotEmpty => Self::ENOTEMPTY,
+            PosixError::Invalid => Self::EINVAL,
+            PosixError::NameTooLong => Self::ENAMETOOLONG,
+            PosixError::NotPermitted => Self::EPERM,
+            PosixError::TooManyLinks => Self::EMLINK,
+            PosixError::NoXattr => Self::ENODATA,
+            PosixError::XattrNameTooLong => Self::ERANGE,
+            PosixError::XattrTooBig => Self::E2BIG,
+            PosixError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl Vfs {
+    /// Asks the tree as it is now.
+    pub(super) fn view<R>(&self, ask: impl FnOnce(&View<'_>) -> R) -> R {
+        self.view_over(&|row_key| self.rows.get(row_key), ask)
+    }
+
+    fn view_over<R>(
+        &self,
+        read: &dyn Fn(&RowKey) -> Result<Option<Row>, Error>,
+        ask: impl FnOnce(&View<'_>) -> R,
+    ) -> R {
+        let name_hash = |parent: &cobox_store::id::Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
+        let labels = |log: u64| self.folder.label_of_number(log).unwrap_or_else(|| String::from("unknown"));
+        ask(&View::new(read, &name_hash, &labels, self.policy))
+    }
+
+    /// Makes one change: `build` says which ops, from the tree as it is now.
+    pub(super) fn change<R>(
+        &self,
+        build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
+    ) -> Result<R, Errno> {
+        if self.options.read_only {
+            return Err(Errno::EROFS);
+        }
+        self.room(0)?;
+        self.change_with(build, |_, _| {}).map(|(result, _)| result)
+    }
+
+    /// Like [`Self::change`], also when space is short; `extra` may add rows to the batch, knowing the
+    /// id of the last op. Returns that id as well; without ops it is zero and `extra` is not called.
+    pub(super) fn change_with<R>(
+        &self,
+        build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
+        extra: impl FnOnce(OpId, &mut Batch),
+    ) -> Result<(R, OpId), Errno> {
+        let mut sequencer = self.sequencer.lock();
+        let (ops, result) = self.view(build)?;
+        if ops.is_empty() {
+            return Ok((result, OpId::ZERO));
+        }
+        let before = sequencer.hlc_last;
+        let group = OpGroup { hlc: sequencer.take(ops.len()), ops };
+        let last = OpId { hlc: group.hlc_last(), log: self.folder.log_number() };
+        let (changes, _) = self.apply_groups(self.folder.log_number(), std::slice::from_ref(&group))?;
+        let mut batch = Batch::default();
+        self.rows.stage(&changes, &mut batch);
+        let bytes = self.stage_pending(&group, &mut batch);
+        extra(last, &mut batch);
+        if let Err(error) = self.folder.store().db().commit(batch, Durability::Unsynced) {
+            sequencer.hlc_last = before;
+            return Err(error.into());
+        }
+        self.rows.install(changes);
+        drop(sequencer);
+        self.pending_groups.fetch_add(1, Ordering::Relaxed);
+        self.pending_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.wake.note_op();
+        Ok((result, last))
+    }
+
+    /// Applies groups of one log over the stored rows; nothing is stored yet.
+    pub(super) fn apply_groups(&self, log: u64, groups: &[OpGroup]) -> Result<(Vec<Change>, Vec<Touched>), Error> {
+        self.in_tx(|tx| {
+            let mut touched = Vec::new();
+            for (id, op) in groups.iter().flat_map(|group| group.with_ids(log)) {
+                touched.extend(tree::apply(tx, id, op, &self.policy)?);
+            }
+            Ok(touched)
+        })
+    }
+
+    pub(super) fn in_tx<R>(
+        &self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<R, Error>,
+    ) -> Result<(Vec<Change>, R), Error> {
+        let read = |row_key: &RowKey| self.rows.get(row_key);
+        let name_hash = |parent: &cobox_store::id::Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
+        let mut tx = Tx::new(&read, &name_hash);
+        let result = work(&mut tx)?;
+        Ok((tx.into_changes().collect(), result))
+    }
+
+    pub(super) fn pending_key(&self, hlc: u64) -> Vec<u8> {
+        key(self.folder.no(), Table::Pending, &hlc.to_be_bytes())
+    }
+
+    /// Adds the row of a pending group; returns its bytes.
+    pub(super) fn stage_pending(&self, group: &OpGroup, batch: &mut Batch) -> usize {
+        let mut writer = Writer::new();
+        group.encode(&mut writer);
+        let bytes = writer.into_bytes();
+        let stored = self.pending_key(group.hlc);
+        batch.put(&stored, &self.folder.local().seal(&stored, &bytes));
+        bytes.len()
+    }
+}

@@ -1,0 +1,92 @@
+//! Room on the disk under the store: refuses early what could not be kept later.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use cobox_store::blind::{Batch, Durability};
+use cobox_store::blind::tables::{Table, key};
+use cobox_store::format::NAME_BYTES_MAX;
+
+use super::attr::StatFs;
+use super::{Errno, Vfs};
+
+/// Kept free beyond what is written and not stored yet: room for RocksDB to flush and compact what has
+/// been acknowledged, and for ops that free space.
+const RESERVE_BYTES: u64 = 48 * 1024 * 1024;
+/// How long a measurement of the disk counts: what is written meanwhile is counted as dirty.
+const MEASURED_FOR: Duration = Duration::from_millis(50);
+const BLOCK_BYTES: u64 = 4096;
+/// A number of nodes that no disk reaches: there is no table of them to fill.
+const NODES: u64 = 1 << 40;
+
+/// When the disk was measured last, and what was free.
+pub struct Measured {
+    at: Instant,
+    free_bytes: u64,
+}
+
+impl Vfs {
+    /// Refuses a write of `bytes` that could not be stored.
+    pub(super) fn room(&self, bytes: u64) -> Result<(), Errno> {
+        let mut measured = self.measured.lock();
+        let free_bytes = match &*measured {
+            Some(last) if last.at.elapsed() < MEASURED_FOR => last.free_bytes,
+            _ => {
+                let free_bytes = self.folder.store().disk()?.free_bytes;
+                *measured = Some(Measured { at: Instant::now(), free_bytes });
+                free_bytes
+            }
+        };
+        drop(measured);
+        let waiting = self.dirty_bytes.load(Ordering::Relaxed).saturating_add(bytes);
+        if free_bytes.saturating_sub(waiting) < RESERVE_BYTES { Err(Errno::ENOSPC) } else { Ok(()) }
+    }
+
+    /// `statfs(2)`.
+    ///
+    /// # Errors
+    /// When the disk cannot be asked.
+    pub fn statfs(&self) -> Result<StatFs, Errno> {
+        let disk = self.folder.store().disk()?;
+        let waiting = self.dirty_bytes.load(Ordering::Relaxed);
+        let free = disk.free_bytes.saturating_sub(waiting).saturating_sub(RESERVE_BYTES);
+        Ok(StatFs {
+            block_bytes: u32::try_from(BLOCK_BYTES).expect("4096 fits"),
+            blocks: disk.total_bytes / BLOCK_BYTES,
+            blocks_free: free / BLOCK_BYTES,
+            nodes: NODES,
+            nodes_free: NODES,
+            name_bytes_max: u32::try_from(NAME_BYTES_MAX).expect("255 fits"),
+        })
+    }
+
+    /// Makes all metadata changes so far durable.
+    pub(super) fn sync_log(&self) -> Result<(), Errno> {
+        let mut batch = Batch::default();
+        batch.put(&key(self.folder.no(), Table::Misc, b"synced"), b"");
+        Ok(self.folder.store().db().commit(batch, Durability::Synced)?)
+    }
+
+    /// `fsync(2)` of a directory: names made so far survive power loss.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EIO`.
+    pub fn fsyncdir(&self, _fh: u64) -> Result<(), Errno> {
+        self.sync_log()
+    }
+
+    /// `syncfs(2)`: everything written so far survives power loss.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EIO`.
+    pub fn sync_all(&self) -> Result<(), Errno> {
+        let files: Vec<_> = self.files.lock().values().cloned().collect();
+        for file in files {
+            if file.inner().is_dirty() && !self.view(|view| view.is_dead(file.ino))? {
+                let _io = file.io.lock();
+                self.save(&file, Durability::Unsynced)?;
+            }
+        }
+        self.sync_log()
+    }
+}
