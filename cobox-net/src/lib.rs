@@ -6,7 +6,9 @@
 //! chunk, a pack, an entry or an epoch.
 
 mod behaviour;
+mod driver;
 pub mod error;
+mod link;
 pub mod node;
 pub mod peer_id;
 pub mod seeder;
@@ -17,6 +19,6 @@ mod transfer;
 pub mod wire;
 
 pub use error::Error;
-pub use node::{FolderSecrets, NetConfig, Node, RecoverySigner, SwarmKey};
+pub use node::{FolderSecrets, GrantRule, NetConfig, Node, RecoverySigner, SwarmKey};
 pub use peer_id::PeerId;
 pub use status::{NetStatus, Path, PeerKind, PeerStatus, SessionState, Transport};

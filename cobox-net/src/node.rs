@@ -16,9 +16,12 @@ use cobox_store::format::receipt::Receipt;
 use cobox_store::id::{FolderId, FolderNo, LocatorId, LogId, MemberId};
 use zeroize::Zeroizing;
 
-use crate::error::Result;
+use crate::driver::Driver;
+use crate::error::{Error, Result};
 use crate::peer_id::PeerId;
 use crate::status::NetStatus;
+use crate::sync::{Ask, Identity, Input, Reply};
+use crate::wire::GrantAnswer;
 
 /// How long a question to a peer may take, connecting included.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(30);
@@ -51,64 +54,92 @@ pub struct RecoverySigner {
     pub sign: Signer,
 }
 
+/// Decides on a grant that a member offers; called on a thread that may wait. `None` when the records are
+/// no grant of this node.
+pub type GrantRule = Arc<dyn Fn(PeerId, Vec<Record>) -> Option<(FolderId, GrantAnswer)> + Send + Sync>;
+
 /// How a node meets the world.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct NetConfig {
     /// Multiaddresses to listen on, as text; none for a node that only dials.
     pub listen: Vec<String>,
-    /// Appends every plaintext frame to this file; `COBOX_FRAME_TAP` sets it too. A debugging aid.
+    /// Appends every plaintext frame to this file; `COBOX_FRAME_TAP` names one too. A debugging aid.
     pub frame_tap: Option<PathBuf>,
+    /// What a seeder says to grants; without it they are refused.
+    pub grants: Option<GrantRule>,
 }
 
-/// A node. Clones share it.
+/// A node. Clones share it; it ends with [`Node::shutdown`] or the last clone.
 #[derive(Clone)]
-pub struct Node {}
+pub struct Node {
+    driver: Arc<Driver>,
+}
 
 impl Node {
     /// Starts listening and dialing. `identity` is the Ed25519 seed of the peer id.
     ///
     /// # Errors
     /// When an address is not usable or is in use.
-    pub fn start(store: Arc<Store>, identity: Zeroizing<[u8; 32]>, config: NetConfig) -> Result<Self> {
-        todo!()
+    pub fn start(store: Arc<Store>, identity: Zeroizing<[u8; 32]>, mut config: NetConfig) -> Result<Self> {
+        if config.frame_tap.is_none() {
+            config.frame_tap = std::env::var_os("COBOX_FRAME_TAP").map(PathBuf::from);
+        }
+        Ok(Self { driver: Driver::start(store, identity, config)? })
     }
 
     /// Syncs a folder from now on; a second call replaces its secrets (a new epoch).
     pub fn add_folder(&self, secrets: FolderSecrets) {
-        todo!()
+        let identity = Identity::Member { log: secrets.log, signer: secrets.signer };
+        self.driver.input(Input::Folder { no: secrets.no, identity, secrets: secrets.swarm });
+    }
+
+    /// Holds a folder as a seeder from now on, or replaces its secrets.
+    pub fn seed_folder(&self, no: FolderNo, swarm: Vec<SwarmKey>) {
+        self.driver.input(Input::Folder { no, identity: Identity::Seeder, secrets: swarm });
     }
 
     /// Stops syncing a folder.
     pub fn remove_folder(&self, no: FolderNo) {
-        todo!()
+        self.driver.input(Input::FolderGone { no });
     }
 
     /// Replaces the peers that are dialed for a folder: its seeders.
     pub fn set_peers(&self, no: FolderNo, peers: Vec<SeederAddress>) {
-        todo!()
+        let peers = peers
+            .into_iter()
+            .filter_map(|peer| Some((PeerId::from_bytes(&peer.peer_id)?, peer.addresses)))
+            .collect();
+        self.driver.input(Input::Peers { no, peers });
     }
 
     /// Dials at once, without waiting for the next attempt.
     pub fn connect(&self, address: &SeederAddress) {
-        todo!()
+        if let Some(peer) = PeerId::from_bytes(&address.peer_id) {
+            self.driver.input(Input::Connect { peer, addresses: address.addresses.clone() });
+        }
+    }
+
+    /// Answers a grant that was pending.
+    pub fn grant_decided(&self, peer: PeerId, folder: FolderId, answer: GrantAnswer) {
+        self.driver.input(Input::GrantDecided { peer, folder, answer });
     }
 
     /// This node's own peer id.
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
-        todo!()
+        self.driver.me
     }
 
     /// Addresses that the node listens on, as binary multiaddresses, wildcards expanded.
     #[must_use]
     pub fn listen_addresses(&self) -> Vec<Vec<u8>> {
-        todo!()
+        self.driver.listening().into_iter().map(|(bytes, _)| bytes).collect()
     }
 
     /// The same, as text.
     #[must_use]
     pub fn listen_texts(&self) -> Vec<String> {
-        todo!()
+        self.driver.listening().into_iter().map(|(_, text)| text).collect()
     }
 
     /// What is known about a folder's peers; waits for the engine a moment.
@@ -116,7 +147,7 @@ impl Node {
     /// # Errors
     /// When the folder was not added, or the store fails.
     pub fn status(&self, no: FolderNo) -> Result<NetStatus> {
-        todo!()
+        self.driver.status(no)
     }
 
     /// Challenges a peer over the live packs, verifies each proof, and stores the signed receipt.
@@ -124,7 +155,10 @@ impl Node {
     /// # Errors
     /// When the peer has no open session or cannot prove what it holds.
     pub fn audit(&self, no: FolderNo, peer: PeerId) -> Result<Receipt> {
-        todo!()
+        match self.driver.ask(peer, Vec::new(), Ask::Audit { no, entropy: crate::driver::random()? })? {
+            Reply::Receipt(receipt) => Ok(*receipt),
+            _ => Err(Error::Protocol { peer }),
+        }
     }
 
     /// Leaves a locator with a seeder that has accepted one of our folders.
@@ -132,7 +166,11 @@ impl Node {
     /// # Errors
     /// When the seeder is not reached or refuses.
     pub fn locator_publish(&self, seeder: &SeederAddress, locator: &Locator) -> Result<()> {
-        todo!()
+        let peer = peer_of(seeder)?;
+        match self.driver.ask(peer, seeder.addresses.clone(), Ask::LocatorPut(locator.encode()))? {
+            Reply::Stored => Ok(()),
+            _ => Err(Error::Protocol { peer }),
+        }
     }
 
     /// Asks a seeder for a locator; the answer is verified.
@@ -140,10 +178,16 @@ impl Node {
     /// # Errors
     /// When the seeder is not reached.
     pub fn locator_fetch(&self, seeder: &SeederAddress, id: LocatorId) -> Result<Option<Locator>> {
-        todo!()
+        let peer = peer_of(seeder)?;
+        match self.driver.ask(peer, seeder.addresses.clone(), Ask::LocatorGet(id))? {
+            Reply::Locator(found) => Ok(found.map(|found| *found)),
+            _ => Err(Error::Protocol { peer }),
+        }
     }
 
-    /// Fetches a folder's access log with a recovery key named in it.
+    /// Fetches a folder's access log with a recovery key named in it. What the recovering device then
+    /// appends (its own AddDevice) reaches the seeder through [`Node::add_folder`]: a device that proves
+    /// the swarm secret may always exchange access records.
     ///
     /// # Errors
     /// When the seeder is not reached, or does not have the folder or the key in it.
@@ -153,11 +197,21 @@ impl Node {
         folder: FolderId,
         signer: &RecoverySigner,
     ) -> Result<Vec<Record>> {
-        todo!()
+        let peer = peer_of(seeder)?;
+        let ask = Ask::Recover { folder, signer: signer.clone() };
+        match self.driver.ask(peer, seeder.addresses.clone(), ask)? {
+            Reply::Records(records) => Ok(records),
+            _ => Err(Error::Protocol { peer }),
+        }
     }
 
-    /// Closes every connection and stops the threads.
+    /// Closes every connection and stops the threads; at most a few seconds.
     pub fn shutdown(&self) {
-        todo!()
+        self.driver.shutdown();
     }
+}
+
+fn peer_of(seeder: &SeederAddress) -> Result<PeerId> {
+    let bad = || Error::BadAddress { text: seeder.to_text() };
+    PeerId::from_bytes(&seeder.peer_id).ok_or_else(bad)
 }

@@ -1,0 +1,220 @@
+//! `cobox-seeder`: holds folders for others without being able to read them.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use cobox_net::seeder::commands::{Answer, Request, ask_running, ask_store};
+use cobox_net::seeder::identity::saved_address;
+use cobox_net::seeder::{Accept, Exit, Failure, LISTEN_DEFAULT, RunOptions, run};
+use tracing_subscriber::EnvFilter;
+
+/// Holds folders for others, as ciphertext it cannot read.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// The seeder's data folder.
+    #[arg(long)]
+    data: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run until SIGTERM or Ctrl-C.
+    Run {
+        #[command(flatten)]
+        common: Common,
+        /// Listen here instead of on TCP and QUIC port 7740; may be repeated.
+        #[arg(long)]
+        listen: Vec<String>,
+        /// Whose grants are taken without asking: the owner decides, or anybody's are.
+        #[arg(long, value_enum, default_value_t = Rule::Owner)]
+        accept: Rule,
+    },
+    /// Print the address that members add: one string, on the last line.
+    Address(Common),
+    /// What is held, for whom, and how much room is left.
+    Status(Common),
+    /// Grants that wait for the owner.
+    Pending(Common),
+    /// Take a pending grant.
+    Accept {
+        /// The beginning of the folder's id, as `pending` prints it.
+        id: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Refuse a pending grant.
+    Refuse {
+        /// The beginning of the folder's id, as `pending` prints it.
+        id: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Read every pack and check it; damaged ones are fetched again from others.
+    Scrub(Common),
+    /// Take a seed code.
+    Seed {
+        /// The code.
+        code: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Rule {
+    /// `cobox-seeder accept ID` decides.
+    Owner,
+    /// Every grant is taken: for tests and closed networks.
+    Any,
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("COBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info,libp2p=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match carry_out(Arguments::parse().verb) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("{}", failure.text);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
+    match verb {
+        Verb::Run { common, listen, accept } => {
+            let listen =
+                if listen.is_empty() { LISTEN_DEFAULT.map(str::to_owned).to_vec() } else { listen };
+            let accept = match accept {
+                Rule::Owner => Accept::Owner,
+                Rule::Any => Accept::Any,
+            };
+            let stop = stop_on_signals()?;
+            run(&RunOptions { data: common.data, listen, accept }, &stop)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Address(common) => {
+            let address = saved_address(&common.data)?.to_text();
+            if common.json {
+                print_line(&serde_json::json!({ "address": address }).to_string());
+            } else {
+                print_line(&address);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Status(common) => ask(&common, &Request::Status),
+        Verb::Pending(common) => ask(&common, &Request::Pending),
+        Verb::Accept { id, common } => ask(&common, &Request::Accept { id }),
+        Verb::Refuse { id, common } => ask(&common, &Request::Refuse { id }),
+        Verb::Scrub(common) => ask(&common, &Request::Scrub),
+        Verb::Seed { .. } => Err(Failure {
+            exit: Exit::Refused,
+            text: "Seed codes are not in this version. Let a member run: cobox-ctl seeder add FOLDER ADDR --quota 50G"
+                .to_owned(),
+        }),
+    }
+}
+
+fn ask(common: &Common, request: &Request) -> Result<ExitCode, Failure> {
+    let answer = match ask_running(&common.data, request)? {
+        Some(answer) => answer,
+        None => ask_store(&common.data, request)?,
+    };
+    if common.json {
+        let text = serde_json::to_string(&answer).map_err(|error| Failure::failed(error.to_string()))?;
+        print_line(&text);
+    } else {
+        print_answer(&answer, &common.data);
+    }
+    match answer {
+        Answer::Scrub { damaged, .. } if !damaged.is_empty() => Ok(ExitCode::from(Exit::Damage as u8)),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn print_answer(answer: &Answer, data: &Path) {
+    match answer {
+        Answer::Status { running, peer_id, listen, folders, disk_free_bytes } => {
+            let state = if *running { "running" } else { "not running" };
+            print_line(&format!("seeder {peer_id}, {state}"));
+            listen.iter().for_each(|address| print_line(&format!("listens on {address}")));
+            print_line(&format!("{} free on the disk", size(*disk_free_bytes)));
+            for folder in folders {
+                let quota = folder.quota_bytes.map_or("no limit".to_owned(), size);
+                print_line(&format!(
+                    "folder {}: {} of {quota}, {} packs, {} of them not here yet, {} peers connected",
+                    &folder.folder[..8.min(folder.folder.len())],
+                    size(folder.pack_bytes + folder.entry_bytes),
+                    folder.packs,
+                    folder.packs_missing,
+                    folder.peers,
+                ));
+            }
+        }
+        Answer::Pending { grants } if grants.is_empty() => print_line("no grant waits"),
+        Answer::Pending { grants } => {
+            for grant in grants {
+                print_line(&format!("{}  {} asked for by {}", grant.id, size(grant.quota_bytes), grant.from));
+            }
+            print_line(&format!("Take one with: cobox-seeder accept ID --data {}", data.display()));
+        }
+        Answer::Done { folder } => print_line(&format!("done: {folder}")),
+        Answer::Scrub { packs, bytes, damaged } => {
+            print_line(&format!("{packs} packs, {} read, {} damaged", size(*bytes), damaged.len()));
+            damaged.iter().for_each(|pack| print_line(&format!("damaged: {pack}")));
+        }
+        Answer::Failed { text, .. } => print_line(text),
+    }
+}
+
+fn print_line(text: &str) {
+    // A closed pipe is the reader's choice.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Bytes with a decimal unit.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// A flag that SIGTERM and Ctrl-C set.
+fn stop_on_signals() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let inner = Arc::clone(&stop);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("Signals cannot be heard: {error}.")))?;
+    std::thread::spawn(move || {
+        runtime.block_on(async move {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+                return;
+            };
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            inner.store(true, Ordering::SeqCst);
+        });
+    });
+    Ok(stop)
+}

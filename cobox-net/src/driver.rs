@@ -1,0 +1,418 @@
+//! Drives the engine: one engine thread, one swarm task, and the tasks of each connection.
+//!
+//! The engine's inbox has no length of its own; what fills it is bounded elsewhere: control frames by a
+//! byte budget, fetches by the engine's own limits, everything else by what this device does.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use cobox_store::blind::Store;
+use cobox_store::id::{FolderNo, PackId};
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Result};
+use crate::link::{Link, prove};
+use crate::node::{GrantRule, NetConfig, REQUEST_WAIT};
+use crate::peer_id::PeerId;
+use crate::status::{NetStatus, PeerStatus};
+use crate::swarm::{self, Command, Event, Idle};
+use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
+use crate::transfer::control::INBOX_KIB;
+use crate::transfer::pull::{Batcher, Job};
+use crate::transfer::serve::READERS_MAX;
+use crate::transfer::{CREDIT_SLICES, Tap};
+use crate::wire::GrantAnswer;
+
+/// Threads for the network: sealing a connection and moving its bytes keeps two busy.
+const THREADS_MAX: usize = 4;
+/// Threads that wait for the disk: packs in flight, packs being read, proofs and the batcher.
+const BLOCKING_MAX: usize = 24;
+/// How long starting waits for its addresses.
+const LISTEN_WAIT: Duration = Duration::from_secs(2);
+/// How long ending waits for what is being stored.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
+
+type Report = Result<Vec<(Option<Conn>, PeerStatus)>>;
+
+enum Message {
+    Input(Input, Option<OwnedSemaphorePermit>),
+    /// The store changed; which folders is in `changed`.
+    Wake,
+    Report(FolderNo, SyncSender<Report>),
+    Stop,
+}
+
+/// What all tasks of a node share.
+pub struct Shared {
+    pub store: Arc<Store>,
+    pub seed: Zeroizing<[u8; 32]>,
+    pub me: PeerId,
+    pub tap: Tap,
+    pub credit: Arc<Semaphore>,
+    pub inbox: Arc<Semaphore>,
+    pub readers: Arc<Semaphore>,
+    pub provers: Arc<Semaphore>,
+    pub batcher: Batcher,
+    pub links: Mutex<HashMap<Conn, Arc<Link>>>,
+    engine: UnboundedSender<Message>,
+    commands: UnboundedSender<Command>,
+    tickets: Mutex<HashMap<u64, SyncSender<Result<Reply, Failure>>>>,
+    grants: Option<GrantRule>,
+}
+
+/// A running node.
+pub struct Driver {
+    pub me: PeerId,
+    shared: Arc<Shared>,
+    listening: swarm::Listening,
+    next_ticket: AtomicU64,
+    runtime: Mutex<Option<Runtime>>,
+    engine_thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// Random bytes from the operating system.
+pub fn random() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|_| Error::Store(cobox_store::Error::Random))?;
+    Ok(bytes)
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Shared {
+    pub fn input(&self, input: Input) {
+        self.input_with(input, None);
+    }
+
+    pub fn input_with(&self, input: Input, permit: Option<OwnedSemaphorePermit>) {
+        // Nobody listens once the node has ended.
+        let _ = self.engine.send(Message::Input(input, permit));
+    }
+
+    pub fn close(&self, conn: Conn) {
+        let _ = self.commands.send(Command::Close { conn });
+    }
+}
+
+impl Driver {
+    /// See [`crate::Node::start`].
+    pub fn start(store: Arc<Store>, seed: Zeroizing<[u8; 32]>, config: NetConfig) -> Result<Arc<Self>> {
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, THREADS_MAX);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .max_blocking_threads(BLOCKING_MAX)
+            .thread_name("cobox-net")
+            .enable_all()
+            .build()?;
+        let (engine, messages) = unbounded_channel();
+        let (commands, commands_end) = unbounded_channel();
+        let (events_in, events) = unbounded_channel();
+        let entered = runtime.enter();
+        let idle: Idle = swarm::listen(&seed, &config.listen)?;
+        let listening = idle.listening();
+        let me = swarm::peer_of_seed(&seed);
+        let shared = Arc::new(Shared {
+            store: Arc::clone(&store),
+            me,
+            seed,
+            tap: Tap::open(config.frame_tap.as_deref())?,
+            credit: Arc::new(Semaphore::new(CREDIT_SLICES)),
+            inbox: Arc::new(Semaphore::new(INBOX_KIB)),
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
+            provers: Arc::new(Semaphore::new(2)),
+            batcher: Batcher::start(Arc::clone(&store)),
+            links: Mutex::default(),
+            engine,
+            commands,
+            tickets: Mutex::default(),
+            grants: config.grants,
+        });
+        drop(entered);
+        runtime.spawn(idle.run(commands_end, events_in));
+        runtime.spawn(hear_swarm(Arc::clone(&shared), events));
+        runtime.spawn(tick(Arc::downgrade(&shared)));
+        let changed = watch_store(&shared);
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            engine: Engine::new(Arc::clone(&store), me),
+            changed,
+            runtime: runtime.handle().clone(),
+        };
+        let thread = std::thread::Builder::new().name("cobox-engine".to_owned()).spawn(move || worker.run(messages))?;
+        let driver = Arc::new(Self {
+            me,
+            shared,
+            listening,
+            next_ticket: AtomicU64::new(1),
+            runtime: Mutex::new(Some(runtime)),
+            engine_thread: Mutex::new(Some(thread)),
+        });
+        driver.wait_listening(config.listen.len());
+        Ok(driver)
+    }
+
+    /// Waits until every listener has said where it listens.
+    fn wait_listening(&self, listeners: usize) {
+        let deadline = Instant::now() + LISTEN_WAIT;
+        while self.listening.lock().len() < listeners && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn input(&self, input: Input) {
+        self.shared.input(input);
+    }
+
+    pub fn listening(&self) -> Vec<(Vec<u8>, String)> {
+        self.listening.lock().clone()
+    }
+
+    pub fn status(&self, no: FolderNo) -> Result<NetStatus> {
+        let (sender, receiver) = sync_channel(1);
+        self.shared.engine.send(Message::Report(no, sender)).map_err(|_| Error::ShutDown)?;
+        let found = receiver.recv_timeout(REQUEST_WAIT).map_err(|_| Error::ShutDown)??;
+        let links = self.shared.links.lock();
+        let peers = found
+            .into_iter()
+            .map(|(conn, mut status)| {
+                if let Some(link) = conn.and_then(|conn| links.get(&conn)) {
+                    link.describe(&mut status);
+                }
+                status
+            })
+            .collect();
+        Ok(NetStatus { no, peers })
+    }
+
+    /// Asks a peer and waits for the reply.
+    pub fn ask(&self, peer: PeerId, addresses: Vec<Vec<u8>>, ask: Ask) -> Result<Reply> {
+        let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = sync_channel(1);
+        self.shared.tickets.lock().insert(ticket, sender);
+        let deadline = Instant::now() + REQUEST_WAIT;
+        self.input(Input::Ask { ticket, peer, addresses, ask, deadline });
+        // The engine keeps the deadline; a little more, in case it is busy.
+        let reply = receiver.recv_timeout(REQUEST_WAIT + Duration::from_secs(5));
+        self.shared.tickets.lock().remove(&ticket);
+        match reply {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(failure)) => Err(match failure {
+                Failure::NotReached => Error::NotReached { peer },
+                Failure::Gone => Error::Gone { peer },
+                Failure::Refused => Error::Refused { peer },
+                Failure::Protocol => Error::Protocol { peer },
+                Failure::NotProved(pack) => Error::NotProved { peer, pack },
+                Failure::WrongReceipt => Error::WrongReceipt { peer },
+                Failure::Store => Error::Store(cobox_store::Error::Premature),
+            }),
+            Err(_) => Err(Error::NotReached { peer }),
+        }
+    }
+
+    pub fn shutdown(&self) {
+        let _ = self.shared.commands.send(Command::Stop);
+        let _ = self.shared.engine.send(Message::Stop);
+        let runtime = self.runtime.lock().take();
+        let thread = self.engine_thread.lock().take();
+        self.shared.batcher.stop();
+        self.shared.credit.close();
+        self.shared.inbox.close();
+        self.shared.links.lock().clear();
+        // On a thread of its own: a runtime must not be waited for inside another one.
+        let ended = std::thread::spawn(move || {
+            if let Some(thread) = thread {
+                let _ = thread.join();
+            }
+            if let Some(runtime) = runtime {
+                runtime.shutdown_timeout(SHUTDOWN_WAIT);
+            }
+        });
+        let _ = ended.join();
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// Passes the store's wake-ups on, many as one.
+fn watch_store(shared: &Arc<Shared>) -> Arc<Mutex<BTreeSet<FolderNo>>> {
+    let changed: Arc<Mutex<BTreeSet<FolderNo>>> = Arc::default();
+    let (inner, weak): (_, Weak<Shared>) = (Arc::clone(&changed), Arc::downgrade(shared));
+    shared.store.watch().subscribe(Box::new(move |no| {
+        let Some(shared) = weak.upgrade() else { return };
+        let first = {
+            let mut changed = inner.lock();
+            let first = changed.is_empty();
+            changed.insert(no);
+            first
+        };
+        if first {
+            let _ = shared.engine.send(Message::Wake);
+        }
+    }));
+    changed
+}
+
+async fn tick(shared: Weak<Shared>) {
+    let mut ticks: u32 = 0;
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(shared) = shared.upgrade() else { return };
+        if shared.engine.send(Message::Input(Input::Tick, None)).is_err() {
+            return;
+        }
+        ticks = ticks.wrapping_add(1);
+        if ticks.is_multiple_of(20) {
+            shared.links.lock().values().for_each(|link| link.measure());
+        }
+    }
+}
+
+async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Stream { conn, peer, side, transport, kind, stream } => {
+                let link = Arc::clone(
+                    shared.links.lock().entry(conn).or_insert_with(|| Arc::new(Link::new(conn, peer, side, transport))),
+                );
+                link.take(&shared, kind, stream);
+            }
+            Event::Down { conn } => {
+                shared.links.lock().remove(&conn);
+                shared.input(Input::Down { conn });
+            }
+            Event::DialFailed { peer, error } => shared.input(Input::DialFailed { peer, error }),
+            Event::Rtt { conn, rtt } => {
+                if let Some(link) = shared.links.lock().get(&conn) {
+                    link.set_rtt(rtt);
+                }
+            }
+        }
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    engine: Engine,
+    changed: Arc<Mutex<BTreeSet<FolderNo>>>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Worker {
+    fn run(mut self, mut messages: UnboundedReceiver<Message>) {
+        while let Some(message) = messages.blocking_recv() {
+            match message {
+                Message::Input(input, permit) => {
+                    self.step(input);
+                    drop(permit);
+                }
+                Message::Wake => {}
+                Message::Report(no, answer) => {
+                    let report = self.engine.report(no).map_err(Error::from);
+                    let _ = answer.send(report.and_then(|found| self.known(no, found)));
+                }
+                Message::Stop => return,
+            }
+            let changed = std::mem::take(&mut *self.changed.lock());
+            for no in changed {
+                self.step(Input::Changed { no });
+            }
+        }
+    }
+
+    fn known<T>(&self, no: FolderNo, found: Option<T>) -> Result<T> {
+        match found {
+            Some(found) => Ok(found),
+            None => Err(Error::UnknownFolder(self.shared.store.folder_id(no)?)),
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        for output in self.engine.step(input, Instant::now()) {
+            self.perform(output);
+        }
+    }
+
+    fn link(&self, conn: Conn) -> Option<Arc<Link>> {
+        self.shared.links.lock().get(&conn).cloned()
+    }
+
+    fn perform(&self, output: Output) {
+        match output {
+            Output::Send { conn, frame } => {
+                if let Some(link) = self.link(conn)
+                    && link.outbox.send(&frame).is_err()
+                {
+                    tracing::warn!(peer = %link.peer, "a peer reads too slowly");
+                    self.shared.close(conn);
+                }
+            }
+            Output::Close { conn } => self.shared.close(conn),
+            Output::Dial { peer, addresses } => {
+                let _ = self.shared.commands.send(Command::Dial { peer, addresses });
+            }
+            Output::Opened { conn, session, no } => {
+                if let Some(link) = self.link(conn) {
+                    link.open.lock().insert(session, no);
+                }
+            }
+            Output::Closed { conn, session } => {
+                if let Some(link) = self.link(conn) {
+                    link.open.lock().remove(&session);
+                }
+            }
+            Output::Fetch { conn, session, no, pack } => self.fetch(conn, Job { session, no, pack }),
+            Output::Prove { conn, session, no, question, challenge } => {
+                if let Some(link) = self.link(conn) {
+                    self.runtime.spawn(prove(Arc::clone(&self.shared), link, session, no, question, challenge));
+                }
+            }
+            Output::GrantOffered { peer, records } => self.grant_offered(peer, records),
+            Output::Reply { ticket, reply } => {
+                if let Some(sender) = self.shared.tickets.lock().remove(&ticket) {
+                    // Who asked may have stopped waiting.
+                    let _ = sender.send(reply);
+                }
+            }
+        }
+    }
+
+    fn fetch(&self, conn: Conn, job: Job) {
+        let (shared, link) = (Arc::clone(&self.shared), self.link(conn));
+        self.runtime.spawn(async move {
+            let how = match link {
+                Some(link) => link.fetch(job).await,
+                None => crate::sync::Fetched::Broken,
+            };
+            let pack: PackId = job.pack.id;
+            tracing::debug!(no = job.no.0, %pack, bytes = job.pack.size, ?how, "fetched");
+            shared.input(Input::Fetched { conn, session: job.session, pack, how });
+        });
+    }
+
+    fn grant_offered(&self, peer: PeerId, records: Vec<cobox_store::format::access::Record>) {
+        let shared = Arc::clone(&self.shared);
+        let folder = records.first().map(cobox_store::format::access::Record::folder);
+        self.runtime.spawn_blocking(move || {
+            let decided = shared.grants.as_ref().and_then(|rule| rule(peer, records));
+            let Some((folder, answer)) = decided.or(folder.map(|folder| (folder, GrantAnswer::Refused))) else {
+                return;
+            };
+            shared.input(Input::GrantDecided { peer, folder, answer });
+        });
+    }
+}

@@ -1,0 +1,229 @@
+//! One connection as the driver sees it: its streams' tasks, its counters, and what is served on it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cobox_store::blind::{PackState, Store};
+use cobox_store::format::proof::Challenge;
+use cobox_store::format::receipt::{Receipt, live_set_digest};
+use cobox_store::id::{FolderNo, PackId};
+use ed25519_dalek::{Signer as _, SigningKey};
+use futures::AsyncReadExt as _;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::behaviour::Kind;
+use crate::driver::{Shared, now_ms, random};
+use crate::peer_id::PeerId;
+use crate::status::{Path, PeerStatus, Transport};
+use crate::swarm::ByteStream;
+use crate::sync::{Conn, Fetched, Input, Side};
+use crate::transfer::control::{Outbox, OutboxEnd, outbox, read_loop, write_loop};
+use crate::transfer::pull::{Job, Puller};
+use crate::transfer::serve::{OpenFolders, Server, serve};
+use crate::wire::{Frame, PROOFS_MAX, QuestionId, SessionId};
+
+/// How long a fetch waits for the bulk stream after the control stream was ready.
+const BULK_WAIT: Duration = Duration::from_secs(10);
+
+/// A connection.
+pub struct Link {
+    conn: Conn,
+    pub peer: PeerId,
+    side: Side,
+    transport: Transport,
+    pub outbox: Outbox,
+    outbox_end: Mutex<Option<OutboxEnd>>,
+    pub open: OpenFolders,
+    puller: watch::Sender<Option<Puller>>,
+    rtt_ms: AtomicU64,
+    sent: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
+    rate: Mutex<(Instant, u64, u64)>,
+}
+
+impl Link {
+    pub fn new(conn: Conn, peer: PeerId, side: Side, transport: Transport) -> Self {
+        let (outbox, end) = outbox();
+        Self {
+            conn,
+            peer,
+            side,
+            transport,
+            outbox,
+            outbox_end: Mutex::new(Some(end)),
+            open: OpenFolders::default(),
+            puller: watch::Sender::new(None),
+            rtt_ms: AtomicU64::new(u64::MAX),
+            sent: Arc::default(),
+            received: Arc::default(),
+            rate: Mutex::new((Instant::now(), 0, 0)),
+        }
+    }
+
+    /// Starts the tasks of a stream that is ready. The end of any stream ends the connection: it is
+    /// dialed again, and what has arrived is kept.
+    pub fn take(self: &Arc<Self>, shared: &Arc<Shared>, kind: Kind, stream: ByteStream) {
+        let (conn, peer, closer) = (self.conn, self.peer, Arc::clone(shared));
+        let run: futures::future::BoxFuture<'static, crate::error::Result<()>> = match kind {
+            Kind::Control => match self.control(shared, stream) {
+                Some(run) => run,
+                None => return,
+            },
+            Kind::BulkOurs => {
+                let (puller, run) = Puller::start(
+                    stream,
+                    Arc::clone(&shared.store),
+                    Arc::clone(&shared.credit),
+                    shared.batcher.clone(),
+                    shared.tap.clone(),
+                    Arc::clone(&self.received),
+                );
+                self.puller.send_replace(Some(puller));
+                Box::pin(run)
+            }
+            Kind::BulkTheirs => {
+                let back = Arc::clone(shared);
+                let server = Server {
+                    store: Arc::clone(&shared.store),
+                    open: Arc::clone(&self.open),
+                    readers: Arc::clone(&shared.readers),
+                    tap: shared.tap.clone(),
+                    sent: Arc::clone(&self.sent),
+                    denied: Arc::new(move |session, pack| back.input(Input::Denied { conn, session, pack })),
+                };
+                Box::pin(serve(stream, server))
+            }
+        };
+        tokio::spawn(async move {
+            if let Err(error) = run.await {
+                tracing::debug!(%peer, ?kind, %error, "a stream ended");
+            }
+            closer.close(conn);
+        });
+    }
+
+    fn control(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        stream: ByteStream,
+    ) -> Option<futures::future::BoxFuture<'static, crate::error::Result<()>>> {
+        let end = self.outbox_end.lock().take()?;
+        let Ok(nonce) = random() else { return None };
+        let (read, write) = stream.split();
+        let (conn, peer, side) = (self.conn, self.peer, self.side);
+        shared.input(Input::Up { conn, peer, side, nonce });
+        let (tap, inbox, hearer) = (shared.tap.clone(), Arc::clone(&shared.inbox), Arc::clone(shared));
+        Some(Box::pin(async move {
+            let reading = read_loop(read, inbox, tap.clone(), move |frame, permit| {
+                hearer.input_with(Input::Frame { conn, frame }, Some(permit));
+            });
+            let writing = write_loop(write, end, tap);
+            tokio::select! { end = reading => end, end = writing => end }
+        }))
+    }
+
+    /// Fetches a pack over the bulk stream.
+    pub async fn fetch(&self, job: Job) -> Fetched {
+        let mut puller = self.puller.subscribe();
+        let ready = async { puller.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()) };
+        let found = tokio::time::timeout(BULK_WAIT, ready).await.ok().flatten();
+        match found {
+            Some(puller) => puller.fetch(job).await,
+            None => Fetched::Broken,
+        }
+    }
+
+    pub fn set_rtt(&self, rtt: Duration) {
+        self.rtt_ms.store(u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
+    }
+
+    /// Computes the rate since the last call.
+    pub fn measure(&self) {
+        let total = self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
+        let mut rate = self.rate.lock();
+        let (at, before, _) = *rate;
+        let ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        *rate = (Instant::now(), total, total.saturating_sub(before).saturating_mul(1000) / ms);
+    }
+
+    /// Adds what only the connection knows.
+    pub fn describe(&self, status: &mut PeerStatus) {
+        status.path = Path::Direct;
+        status.transport = Some(self.transport);
+        let rtt = self.rtt_ms.load(Ordering::Relaxed);
+        status.rtt_ms = (rtt != u64::MAX).then_some(rtt);
+        status.bytes_sent = self.sent.load(Ordering::Relaxed);
+        status.bytes_received = self.received.load(Ordering::Relaxed);
+        status.rate = self.rate.lock().2;
+    }
+}
+
+/// Answers a challenge: the proofs, then a receipt under this node's own key.
+pub async fn prove(
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    session: SessionId,
+    no: FolderNo,
+    question: QuestionId,
+    challenge: Challenge,
+) {
+    let Ok(permit) = Arc::clone(&shared.provers).acquire_owned().await else { return };
+    let inner = Arc::clone(&shared);
+    let frames = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        answer(&inner.store, no, session, question, &challenge, &inner)
+    });
+    match frames.await {
+        Ok(Ok(frames)) => {
+            if frames.iter().any(|frame| link.outbox.send(frame).is_err()) {
+                shared.close(link.conn);
+            }
+        }
+        Ok(Err(error)) => tracing::warn!(no = no.0, %error, "a challenge cannot be answered"),
+        Err(_) => {}
+    }
+}
+
+fn answer(
+    store: &Store,
+    no: FolderNo,
+    session: SessionId,
+    question: QuestionId,
+    challenge: &Challenge,
+    shared: &Shared,
+) -> cobox_store::error::Result<Vec<Frame>> {
+    let proofs = store.answer(no, challenge)?;
+    let (mut held, mut lacking): (Vec<PackId>, u64) = (Vec::new(), 0);
+    store.packs_live(no, &mut |pack, state| match state {
+        PackState::Complete => held.push(pack.id),
+        PackState::Missing => lacking += 1,
+    })?;
+    held.sort_unstable();
+    held.dedup();
+    let mut heads = store.log_heads(no)?;
+    heads.truncate(cobox_store::format::DEPS_MAX);
+    let count = |many: usize| u16::try_from(many).expect("a challenge has at most 459 samples");
+    let mut receipt = Receipt {
+        folder: store.folder_id(no)?,
+        seeder: shared.me.to_bytes(),
+        nonce: challenge.nonce,
+        heads,
+        packs_held: held.len() as u64,
+        packs_lacking: lacking,
+        samples_asked: count(challenge.samples.len()),
+        samples_proved: count(proofs.iter().flatten().count()),
+        live_set_digest: live_set_digest(&held),
+        time_ms: now_ms(),
+        signature: [0; 64],
+    };
+    receipt.signature = SigningKey::from_bytes(&shared.seed).sign(&receipt.signed_bytes()).to_bytes();
+    let mut frames: Vec<Frame> = (0..proofs.len())
+        .step_by(PROOFS_MAX)
+        .zip(proofs.chunks(PROOFS_MAX))
+        .map(|(first, proofs)| Frame::Proofs { session, question, first: count(first), proofs: proofs.to_vec() })
+        .collect();
+    frames.push(Frame::Receipt { session, question, receipt: receipt.encode() });
+    Ok(frames)
+}

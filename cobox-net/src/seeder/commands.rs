@@ -1,0 +1,308 @@
+//! What people ask of a seeder: JSON lines over a Unix socket in its data folder, one request each.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use cobox_store::blind::{PackHealth, Store};
+use serde::{Deserialize, Serialize};
+
+use super::holding::Holding;
+use super::{Exit, Failure, STOP_LOOK, identity};
+use crate::node::Node;
+use crate::wire::GrantAnswer;
+
+/// A request is a verb and an id.
+const REQUEST_BYTES_MAX: u64 = 4096;
+/// How long a command other than a scrub may take.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// A request.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(tag = "verb", rename_all = "lowercase")]
+pub enum Request {
+    /// What it holds.
+    Status,
+    /// Which grants wait.
+    Pending,
+    /// Take a grant.
+    Accept {
+        /// Beginning of the folder's id.
+        id: String,
+    },
+    /// Refuse a grant.
+    Refuse {
+        /// Beginning of the folder's id.
+        id: String,
+    },
+    /// Read every pack.
+    Scrub,
+}
+
+/// One folder in a status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct FolderStatus {
+    pub folder: String,
+    pub packs: u64,
+    pub pack_bytes: u64,
+    pub entry_bytes: u64,
+    pub quota_bytes: Option<u64>,
+    pub packs_missing: u64,
+    pub peers: u64,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Answer {
+    Status { running: bool, peer_id: String, listen: Vec<String>, folders: Vec<FolderStatus>, disk_free_bytes: u64 },
+    Pending { grants: Vec<Waiting> },
+    Done { folder: String },
+    Scrub { packs: u64, bytes: u64, damaged: Vec<String> },
+    Failed { exit: u8, text: String },
+}
+
+/// A grant that waits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Waiting {
+    pub id: String,
+    pub from: String,
+    pub quota_bytes: u64,
+    pub until_ms: u64,
+}
+
+/// Where a running seeder listens.
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+fn socket_path(data: &Path) -> PathBuf {
+    data.join("seeder.sock")
+}
+
+impl Socket {
+    /// Replaces what a killed seeder left; the store's lock says that none is running.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn bind(data: &Path) -> Result<Self, Failure> {
+        let path = socket_path(data);
+        let make = || -> std::io::Result<UnixListener> {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let listener = UnixListener::bind(&path)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let listener = make().map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", path.display())))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers on a thread until `stop` is set.
+    pub fn answer(self, holding: Arc<Holding>, node: Node, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) {
+                match self.listener.accept() {
+                    Ok((stream, _)) => {
+                        let (holding, node) = (Arc::clone(&holding), node.clone());
+                        std::thread::spawn(move || {
+                            if let Err(error) = serve(stream, &holding, &node) {
+                                tracing::debug!(%error, "a command was not answered");
+                            }
+                        });
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(STOP_LOOK),
+                    Err(error) => {
+                        tracing::warn!(%error, "commands cannot be heard");
+                        std::thread::sleep(STOP_LOOK);
+                    }
+                }
+            }
+            if let Err(error) = std::fs::remove_file(&self.path) {
+                tracing::debug!(%error, "the socket was removed by somebody else");
+            }
+        })
+    }
+}
+
+fn serve(stream: UnixStream, holding: &Holding, node: &Node) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(ANSWER_WAIT))?;
+    let mut line = String::new();
+    BufReader::new((&stream).take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
+    let answer = match serde_json::from_str::<Request>(&line) {
+        Ok(request) => carry_out(&request, holding, node).unwrap_or_else(|failure| failed(&failure)),
+        Err(_) => failed(&Failure::failed("The request is not known.")),
+    };
+    let mut text = serde_json::to_string(&answer)?;
+    text.push('\n');
+    (&stream).write_all(text.as_bytes())
+}
+
+fn failed(failure: &Failure) -> Answer {
+    Answer::Failed { exit: failure.exit as u8, text: failure.text.clone() }
+}
+
+fn carry_out(request: &Request, holding: &Holding, node: &Node) -> Result<Answer, Failure> {
+    match request {
+        Request::Status => {
+            let peer_id = node.peer_id().to_string();
+            let mut answer = status(&holding.store, peer_id, node.listen_texts())?;
+            if let Answer::Status { running, folders, .. } = &mut answer {
+                *running = true;
+                for ((no, _), folder) in holding.store.folders()?.into_iter().zip(folders) {
+                    folder.peers = node.status(no).map_or(0, |status| {
+                        let open = status.peers.iter().filter(|peer| peer.session == crate::SessionState::Open);
+                        open.count() as u64
+                    });
+                }
+            }
+            Ok(answer)
+        }
+        Request::Pending => {
+            let grants = holding.list_pending().into_iter().map(|pending| Waiting {
+                id: pending.folder.to_hex(),
+                from: pending.from.to_string(),
+                quota_bytes: pending.quota_bytes,
+                until_ms: pending.until_ms,
+            });
+            Ok(Answer::Pending { grants: grants.collect() })
+        }
+        Request::Accept { id } => {
+            Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Accepted)?.to_hex() })
+        }
+        Request::Refuse { id } => Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Refused)?.to_hex() }),
+        Request::Scrub => scrub(&holding.store),
+    }
+}
+
+/// What a store holds.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn status(store: &Store, peer_id: String, listen: Vec<String>) -> Result<Answer, Failure> {
+    const PAGE: usize = 1024;
+    let mut folders = Vec::new();
+    for (no, id) in store.folders()? {
+        let usage = store.usage(no)?;
+        let (mut packs_missing, mut after) = (0, None);
+        loop {
+            let page = store.packs_missing(no, after, PAGE)?;
+            packs_missing += page.len() as u64;
+            after = page.last().map(|pack| pack.id);
+            if page.len() < PAGE {
+                break;
+            }
+        }
+        folders.push(FolderStatus {
+            folder: id.to_hex(),
+            packs: usage.packs,
+            pack_bytes: usage.pack_bytes,
+            entry_bytes: usage.entry_bytes,
+            quota_bytes: usage.quota_bytes,
+            packs_missing,
+            peers: 0,
+        });
+    }
+    let disk_free_bytes = store.disk()?.free_bytes;
+    Ok(Answer::Status { running: false, peer_id, listen, folders, disk_free_bytes })
+}
+
+/// Reads every pack of every folder and checks it; damaged ones are fetched again.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn scrub(store: &Store) -> Result<Answer, Failure> {
+    let (mut packs, mut bytes, mut damaged) = (0, 0, Vec::new());
+    for (no, _) in store.folders()? {
+        let report = store.check_packs(no, &mut |pack, health| {
+            if health == PackHealth::Damaged {
+                tracing::error!(pack = %pack.id, "a pack is damaged and will be fetched again");
+            }
+            ControlFlow::Continue(())
+        })?;
+        packs += report.packs;
+        bytes += report.bytes;
+        damaged.extend(report.damaged.iter().map(cobox_store::id::PackId::to_hex));
+    }
+    Ok(Answer::Scrub { packs, bytes, damaged })
+}
+
+/// Asks the seeder that runs on `data`; `None` when none does.
+///
+/// # Errors
+/// When it does not answer.
+pub fn ask_running(data: &Path, request: &Request) -> Result<Option<Answer>, Failure> {
+    let Ok(stream) = UnixStream::connect(socket_path(data)) else { return Ok(None) };
+    let ask = || -> std::io::Result<Answer> {
+        if *request != Request::Scrub {
+            stream.set_read_timeout(Some(ANSWER_WAIT))?;
+        }
+        let mut text = serde_json::to_string(request)?;
+        text.push('\n');
+        (&stream).write_all(text.as_bytes())?;
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line)?;
+        Ok(serde_json::from_str(&line)?)
+    };
+    match ask() {
+        Ok(Answer::Failed { exit, text }) => {
+            let exit = [Exit::NotReached, Exit::Refused, Exit::Damage]
+                .into_iter()
+                .find(|known| *known as u8 == exit)
+                .unwrap_or(Exit::Failed);
+            Err(Failure { exit, text })
+        }
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) => Err(Failure {
+            exit: Exit::NotReached,
+            text: format!("The seeder on {} does not answer: {error}.", data.display()),
+        }),
+    }
+}
+
+/// The kept status of a seeder that does not run.
+///
+/// # Errors
+/// When there is none, or the store is in use.
+pub fn ask_store(data: &Path, request: &Request) -> Result<Answer, Failure> {
+    let identity = identity::Identity::open(data)?;
+    let store = super::open_store(data)?;
+    match request {
+        Request::Status => status(&store, identity.peer().to_string(), Vec::new()),
+        Request::Scrub => scrub(&store),
+        Request::Pending | Request::Accept { .. } | Request::Refuse { .. } => {
+            let holding = Holding::new(store, identity, super::Accept::Owner, data)?;
+            match request {
+                Request::Accept { id } => {
+                    Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Accepted)?.to_hex() })
+                }
+                Request::Refuse { id } => {
+                    Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Refused)?.to_hex() })
+                }
+                _ => {
+                    let grants = holding.list_pending().into_iter().map(|pending| Waiting {
+                        id: pending.folder.to_hex(),
+                        from: pending.from.to_string(),
+                        quota_bytes: pending.quota_bytes,
+                        until_ms: pending.until_ms,
+                    });
+                    Ok(Answer::Pending { grants: grants.collect() })
+                }
+            }
+        }
+    }
+}

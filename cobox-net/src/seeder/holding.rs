@@ -1,0 +1,251 @@
+//! What a seeder holds: which grants it takes, its folders' secrets and peers, and what people may ask.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cobox_store::blind::kembox::Purpose;
+use cobox_store::blind::{Access, Store};
+use cobox_store::format::access::{Act, Record, SeederGrant, UnverifiedRecord};
+use cobox_store::format::address::SeederAddress;
+use cobox_store::format::{Reader, Writer};
+use cobox_store::id::{EpochId, FolderId, FolderNo};
+use parking_lot::Mutex;
+
+use super::identity::Identity;
+use super::{Accept, Failure};
+use crate::node::{Node, SwarmKey};
+use crate::peer_id::PeerId;
+use crate::wire::GrantAnswer;
+
+/// Grants that wait for the owner; more are refused until some are decided.
+pub const PENDING_MAX: usize = 64;
+/// How often expired grants and new records are looked for when nothing wakes us.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// A seeder's state beside the store.
+pub struct Holding {
+    pub store: Arc<Store>,
+    pub identity: Identity,
+    accept: Accept,
+    pending: PathBuf,
+    node: Mutex<Option<Node>>,
+}
+
+/// A grant that waits for the owner.
+#[derive(Debug, Clone)]
+pub struct PendingGrant {
+    pub folder: FolderId,
+    pub from: PeerId,
+    pub quota_bytes: u64,
+    pub until_ms: u64,
+}
+
+impl Holding {
+    pub fn new(store: Arc<Store>, identity: Identity, accept: Accept, data: &Path) -> Result<Arc<Self>, Failure> {
+        let pending = data.join("pending");
+        std::fs::create_dir_all(&pending)
+            .map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", pending.display())))?;
+        Ok(Arc::new(Self { store, identity, accept, pending, node: Mutex::new(None) }))
+    }
+
+    /// Gives every folder to the node, and keeps giving what changes.
+    pub fn attach(self: &Arc<Self>, node: &Node) {
+        *self.node.lock() = Some(node.clone());
+        for (no, _) in self.store.folders().unwrap_or_default() {
+            self.refresh(no);
+        }
+    }
+
+    /// Lets the node go, so that it can end.
+    pub fn detach(&self) {
+        *self.node.lock() = None;
+    }
+
+    /// Follows access logs: new epochs bring new secrets, new grants bring new quotas and peers. Returns
+    /// when `stop` says so.
+    pub fn follow(&self, stop: &dyn Fn() -> bool) {
+        let mut known: BTreeMap<FolderNo, Vec<cobox_store::id::RecordHash>> = BTreeMap::new();
+        while !stop() {
+            let seen = self.store.watch().seen();
+            for (no, _) in self.store.folders().unwrap_or_default() {
+                let Ok(access) = self.store.access(no) else { continue };
+                if known.get(&no) != Some(&access.heads) {
+                    known.insert(no, access.heads.clone());
+                    self.refresh(no);
+                }
+            }
+            let _ = self.store.watch().wait(seen, LOOK_EVERY.min(Duration::from_millis(500)));
+        }
+    }
+
+    /// Opens the folder's swarm secrets and gives them to the node.
+    fn refresh(&self, no: FolderNo) {
+        let Some(node) = self.node.lock().clone() else { return };
+        let Ok(access) = self.store.access(no) else { return };
+        let me = self.identity.peer().to_bytes();
+        let Some(grant) = access.seeder(&me) else { return };
+        let secrets = self.secrets(&access, grant);
+        if secrets.is_empty() {
+            tracing::warn!(folder = %access.folder, "no swarm secret of the folder opens");
+            return;
+        }
+        if let Err(error) = self.store.quota_set(no, grant.quota_bytes, grant.until_ms) {
+            tracing::warn!(folder = %access.folder, %error, "the quota cannot be set");
+        }
+        node.seed_folder(no, secrets);
+        let others = access.seeders.iter().filter(|(_, other)| other.peer_id != me);
+        let peers = others
+            .map(|(_, other)| SeederAddress {
+                peer_id: other.peer_id.clone(),
+                kem: other.kem,
+                addresses: other.addresses.clone(),
+            })
+            .collect();
+        node.set_peers(no, peers);
+    }
+
+    /// Newest first: boxes of later epochs, then the grant's own.
+    fn secrets(&self, access: &Access, grant: &SeederGrant) -> Vec<SwarmKey> {
+        let own = self.identity.kem.public();
+        let mut found: Vec<(bool, EpochId, SwarmKey)> = Vec::new();
+        let mut open = |epoch: EpochId, sealed| {
+            let newest = access.epoch_heads.contains(&epoch);
+            if let Ok(secret) = self.identity.kem.open(Purpose::Swarm, access.folder, &epoch.0, sealed) {
+                found.push((!newest, epoch, secret));
+            }
+        };
+        for (epoch, (record, _)) in &access.epochs {
+            for key_box in record.swarm_boxes.iter().filter(|key_box| key_box.recipient == own) {
+                open(*epoch, &key_box.sealed);
+            }
+        }
+        for (_, granted) in access.seeders.iter().filter(|(_, other)| other.peer_id == grant.peer_id) {
+            open(granted.swarm_epoch, &granted.swarm_box);
+        }
+        found.sort_by_key(|(old, epoch, _)| (*old, *epoch));
+        let mut secrets: Vec<SwarmKey> = Vec::new();
+        for (_, _, secret) in found {
+            if !secrets.iter().any(|known| **known == *secret) {
+                secrets.push(secret);
+            }
+        }
+        secrets
+    }
+
+    /// Decides on an offered grant.
+    pub fn decide(&self, from: PeerId, records: Vec<Record>) -> Option<(FolderId, GrantAnswer)> {
+        let folder = records.first()?.folder();
+        let Some(grant) = self.check(folder, &records) else { return Some((folder, GrantAnswer::Refused)) };
+        if self.store.folder_no(folder).is_ok() || self.accept == Accept::Any {
+            return Some((folder, self.import(&records)));
+        }
+        let path = self.pending_path(folder);
+        if !path.exists() && self.list_pending().len() >= PENDING_MAX {
+            return Some((folder, GrantAnswer::Refused));
+        }
+        tracing::info!(%folder, quota = grant.quota_bytes, "a grant waits for the owner");
+        let mut writer = Writer::new();
+        writer.bytes16(&from.to_bytes());
+        records.iter().for_each(|record| writer.bytes32(&record.encode()));
+        match std::fs::write(&path, writer.into_bytes()) {
+            Ok(()) => Some((folder, GrantAnswer::Pending)),
+            Err(error) => {
+                tracing::warn!(%error, "a grant cannot be kept");
+                Some((folder, GrantAnswer::Refused))
+            }
+        }
+    }
+
+    /// The grant to us in these records, if its box opens; all records are of one folder.
+    fn check(&self, folder: FolderId, records: &[Record]) -> Option<SeederGrant> {
+        let me = self.identity.peer().to_bytes();
+        if !records.iter().all(|record| record.folder() == folder) {
+            return None;
+        }
+        records.iter().rev().find_map(|record| match &record.content().act {
+            Act::GrantSeeder(grant) if grant.peer_id == me && grant.kem == self.identity.kem.public() => {
+                let opens =
+                    self.identity.kem.open(Purpose::Swarm, folder, &grant.swarm_epoch.0, &grant.swarm_box).is_ok();
+                opens.then(|| grant.clone())
+            }
+            _ => None,
+        })
+    }
+
+    fn import(&self, records: &[Record]) -> GrantAnswer {
+        let add = || -> cobox_store::error::Result<FolderNo> {
+            let Some((genesis, rest)) = records.split_first() else { return Err(cobox_store::Error::Premature) };
+            let no = self.store.folder_add(genesis)?;
+            for record in rest {
+                self.store.access_add(no, record)?;
+            }
+            Ok(no)
+        };
+        match add() {
+            Ok(no) => {
+                let me = self.identity.peer().to_bytes();
+                let granted = self.store.access(no).is_ok_and(|access| access.seeder(&me).is_some());
+                self.refresh(no);
+                if granted { GrantAnswer::Accepted } else { GrantAnswer::Refused }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a grant cannot be taken");
+                GrantAnswer::Refused
+            }
+        }
+    }
+
+    fn pending_path(&self, folder: FolderId) -> PathBuf {
+        self.pending.join(folder.to_hex())
+    }
+
+    fn read_pending(&self, folder: FolderId) -> Option<(PeerId, Vec<Record>)> {
+        let bytes = std::fs::read(self.pending_path(folder)).ok()?;
+        let mut reader = Reader::new(&bytes);
+        let from = PeerId::from_bytes(reader.bytes16(64, "peer").ok()?)?;
+        let mut records = Vec::new();
+        while reader.left() > 0 {
+            let bytes = reader.bytes32(1 << 20, "record").ok()?;
+            records.push(UnverifiedRecord::decode(bytes).ok()?.verify().ok()?);
+        }
+        Some((from, records))
+    }
+
+    /// Grants that wait.
+    pub fn list_pending(&self) -> Vec<PendingGrant> {
+        let Ok(files) = std::fs::read_dir(&self.pending) else { return Vec::new() };
+        let mut list: Vec<PendingGrant> = files
+            .filter_map(|file| FolderId::from_hex(file.ok()?.file_name().to_str()?))
+            .filter_map(|folder| {
+                let (from, records) = self.read_pending(folder)?;
+                let grant = self.check(folder, &records)?;
+                Some(PendingGrant { folder, from, quota_bytes: grant.quota_bytes, until_ms: grant.until_ms })
+            })
+            .collect();
+        list.sort_by_key(|pending| pending.folder);
+        list
+    }
+
+    /// Takes or refuses a pending grant; `id` is the beginning of a folder id in hex.
+    pub fn settle(&self, id: &str, answer: GrantAnswer) -> Result<FolderId, Failure> {
+        let all = self.list_pending();
+        let mut fitting = all.iter().filter(|pending| !id.is_empty() && pending.folder.to_hex().starts_with(id));
+        let (Some(pending), None) = (fitting.next(), fitting.next()) else {
+            return Err(Failure::failed(format!("No single pending grant begins with {id:?}. See: cobox-seeder pending")));
+        };
+        let folder = pending.folder;
+        let answer = match (answer, self.read_pending(folder)) {
+            (GrantAnswer::Accepted, Some((_, records))) => self.import(&records),
+            _ => answer,
+        };
+        if let Err(error) = std::fs::remove_file(self.pending_path(folder)) {
+            tracing::warn!(%error, "a settled grant cannot be removed");
+        }
+        if let Some(node) = self.node.lock().clone() {
+            node.grant_decided(pending.from, folder, answer);
+        }
+        Ok(folder)
+    }
+}

@@ -1,0 +1,154 @@
+//! The seeder: an unattended node that holds ciphertext, serves it, and proves that it does.
+//!
+//! [`run`] is the program's body; [`commands`] is what a running seeder answers over the Unix socket in
+//! its data folder. It links no code that opens chunks, packs, entries or epochs.
+
+pub mod commands;
+pub mod holding;
+pub mod identity;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cobox_store::blind::{Store, StoreKind};
+
+use crate::node::{NetConfig, Node};
+use holding::Holding;
+use identity::Identity;
+
+/// Where a seeder listens unless told otherwise.
+pub const LISTEN_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/tcp/7740", "/ip4/0.0.0.0/udp/7740/quic-v1"];
+
+/// Exit codes of the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// It did not work.
+    Failed = 1,
+    /// Not reached.
+    NotReached = 3,
+    /// Refused by permission or policy.
+    Refused = 4,
+    /// Damage was found.
+    Damage = 5,
+}
+
+/// Why a command did not work, as a sentence, and the exit code.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// For people.
+    pub text: String,
+}
+
+impl Failure {
+    /// A plain failure.
+    pub fn failed(text: impl Into<String>) -> Self {
+        Self { exit: Exit::Failed, text: text.into() }
+    }
+}
+
+impl From<cobox_store::Error> for Failure {
+    fn from(error: cobox_store::Error) -> Self {
+        Self::failed(match &error {
+            cobox_store::Error::Locked { path } => {
+                format!("Another seeder is already running on {}.", path.display())
+            }
+            error => format!("The store failed: {}.", chain(error)),
+        })
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Whose grants are taken without asking the owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accept {
+    /// None: `cobox-seeder accept ID` decides.
+    Owner,
+    /// Everybody's: for tests and closed networks.
+    Any,
+}
+
+/// How a seeder runs.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Its data folder; made if it does not exist.
+    pub data: PathBuf,
+    /// Multiaddresses to listen on.
+    pub listen: Vec<String>,
+    /// See [`Accept`].
+    pub accept: Accept,
+}
+
+/// Where the store is inside the data folder.
+fn store_dir(data: &Path) -> PathBuf {
+    data.join("store")
+}
+
+/// Opens the store, or makes it on the first run.
+///
+/// # Errors
+/// When it is in use or cannot be opened.
+pub fn open_store(data: &Path) -> Result<Arc<Store>, Failure> {
+    let dir = store_dir(data);
+    let store = if dir.exists() {
+        Store::open(&dir, StoreKind::Seeder)
+    } else {
+        Store::create(&dir, StoreKind::Seeder)
+    };
+    Ok(store?)
+}
+
+/// Runs until `stop` is set. Prints the address once it listens.
+///
+/// # Errors
+/// When the data folder or an address cannot be used.
+pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
+    std::fs::create_dir_all(&options.data)
+        .map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", options.data.display())))?;
+    // The store's lock comes first: it is what keeps a second seeder out.
+    let store = open_store(&options.data)?;
+    let identity = Identity::open_or_create(&options.data)?;
+    let seed = identity.seed.clone();
+    let holding = Holding::new(Arc::clone(&store), identity, options.accept, &options.data)?;
+    let rule = Arc::clone(&holding);
+    let config = NetConfig {
+        listen: options.listen.clone(),
+        frame_tap: None,
+        grants: Some(Arc::new(move |peer, records| rule.decide(peer, records))),
+    };
+    let node = Node::start(store, seed, config).map_err(|error| Failure::failed(format!("{}.", chain(&error))))?;
+    let address = holding.identity.address(node.listen_addresses());
+    identity::save_address(&options.data, &address)?;
+    for text in node.listen_texts() {
+        tracing::info!(address = text, "listening");
+    }
+    // Nobody may be reading, which is no reason to stop.
+    let _ = writeln!(std::io::stdout(), "{}", address.to_text());
+    holding.attach(&node);
+    let socket = commands::Socket::bind(&options.data)?;
+    let answering = socket.answer(Arc::clone(&holding), node.clone(), Arc::clone(stop));
+    let ending = Arc::clone(stop);
+    holding.follow(&move || ending.load(Ordering::SeqCst));
+    holding.detach();
+    node.shutdown();
+    let _ = answering.join();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// How often the socket looks whether the seeder is to stop.
+pub(crate) const STOP_LOOK: Duration = Duration::from_millis(200);

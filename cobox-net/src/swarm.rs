@@ -1,0 +1,340 @@
+//! libp2p's transports, connections and addresses, behind plain types.
+//!
+//! One task owns the swarm. It hears [`Command`]s and tells [`Event`]s; streams leave it as byte streams.
+//! Two peers keep one connection: where both dialed, the one dialed by the smaller peer id stays.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncWrite, StreamExt as _};
+use libp2p::connection_limits::{Behaviour as Limits, ConnectionLimits};
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, identity, noise, ping, tcp, yamux};
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use zeroize::Zeroizing;
+
+use crate::behaviour::{Kind, StreamReady, Streams};
+use crate::error::{Error, Result};
+use crate::peer_id::PeerId;
+use crate::status::Transport;
+use crate::sync::{Conn, Side};
+
+/// Connections of a whole node: more than any small box serves at once, fewer than its file descriptors.
+const CONNECTIONS_MAX: u32 = 4096;
+/// Inbound connections whose handshake is under way.
+const PENDING_MAX: u32 = 256;
+/// Two while both sides dialed, and one being replaced.
+const CONNECTIONS_PER_PEER: u32 = 3;
+/// QUIC's window for one stream: 2.5 MB fill 1 Gbit/s at 20 ms, and 10 MB overshoot (measured).
+const QUIC_STREAM_WINDOW: u32 = 2_500_000;
+/// Streams of one connection together: two bulk streams and control.
+const QUIC_CONNECTION_WINDOW: u32 = 6_000_000;
+/// How often a connection is pinged: shows round trips, and finds dead connections.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// A stream without libp2p's types.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+/// See [`Duplex`].
+pub type ByteStream = Pin<Box<dyn Duplex>>;
+
+/// What the swarm is told.
+pub enum Command {
+    /// Dial a peer at binary multiaddresses.
+    Dial { peer: PeerId, addresses: Vec<Vec<u8>> },
+    /// Close a connection.
+    Close { conn: Conn },
+    /// Close everything and end.
+    Stop,
+}
+
+/// What the swarm tells.
+pub enum Event {
+    /// A stream of a connection is ready.
+    Stream { conn: Conn, peer: PeerId, side: Side, transport: Transport, kind: Kind, stream: ByteStream },
+    /// A connection ended.
+    Down { conn: Conn },
+    /// Dialing failed; why, as a sentence.
+    DialFailed { peer: PeerId, error: String },
+    /// A ping came back.
+    Rtt { conn: Conn, rtt: Duration },
+}
+
+#[derive(NetworkBehaviour)]
+#[behaviour(prelude = "libp2p::swarm::derive_prelude")]
+struct Behaviour {
+    // First, so that a connection too many is refused before anybody hears of it.
+    limits: Limits,
+    streams: Streams,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+}
+
+/// Addresses that are listened on: binary and text.
+pub type Listening = Arc<Mutex<Vec<(Vec<u8>, String)>>>;
+
+/// A swarm that listens and is not run yet.
+pub struct Idle {
+    swarm: Swarm<Behaviour>,
+    listening: Listening,
+}
+
+struct Known {
+    conn: Conn,
+    peer: PeerId,
+    side: Side,
+    transport: Transport,
+}
+
+/// Base58 of a peer id's bytes; hex where they are none.
+pub fn peer_text(bytes: &[u8]) -> String {
+    libp2p::PeerId::from_bytes(bytes).map_or_else(|_| cobox_store::id::hex(bytes), |peer| peer.to_base58())
+}
+
+/// What [`peer_text`] writes, read back.
+pub fn peer_bytes(text: &str) -> Option<Vec<u8>> {
+    text.parse::<libp2p::PeerId>().ok().map(libp2p::PeerId::to_bytes)
+}
+
+/// The verifying key's peer id of an Ed25519 seed.
+pub fn peer_of_seed(seed: &Zeroizing<[u8; 32]>) -> PeerId {
+    PeerId::of_key(ed25519_dalek::SigningKey::from_bytes(seed).verifying_key().to_bytes())
+}
+
+/// A binary multiaddress as text, or `None` where it is none.
+pub fn address_text(bytes: &[u8]) -> Option<String> {
+    Multiaddr::try_from(bytes.to_vec()).ok().map(|address| address.to_string())
+}
+
+/// Builds the transports and listens.
+///
+/// # Errors
+/// When an address is not usable or is in use.
+pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String]) -> Result<Idle> {
+    let mut copy = Zeroizing::new(**seed);
+    let key = identity::Keypair::ed25519_from_bytes(&mut copy[..]).expect("32 bytes are a seed");
+    let other = |text: String| Error::Transport(std::io::Error::other(text));
+    let limits = ConnectionLimits::default()
+        .with_max_pending_incoming(Some(PENDING_MAX))
+        .with_max_established(Some(CONNECTIONS_MAX))
+        .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER));
+    let mut swarm = SwarmBuilder::with_existing_identity(key)
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .map_err(|error| other(error.to_string()))?
+        .with_quic_config(|mut config| {
+            config.max_stream_data = QUIC_STREAM_WINDOW;
+            config.max_connection_data = QUIC_CONNECTION_WINDOW;
+            config
+        })
+        .with_dns()
+        .map_err(|error| other(error.to_string()))?
+        .with_behaviour(|key| Behaviour {
+            limits: Limits::new(limits),
+            streams: Streams::default(),
+            identify: identify::Behaviour::new(
+                identify::Config::new("/cobox/1".to_owned(), key.public())
+                    .with_agent_version("cobox/1".to_owned())
+                    .with_hide_listen_addrs(true),
+            ),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
+        })
+        .map_err(|error| other(error.to_string()))?
+        .build();
+    for text in listen {
+        let bad = || Error::BadAddress { text: text.clone() };
+        let address: Multiaddr = text.parse().map_err(|_| bad())?;
+        if transport_of(&address).is_none() {
+            return Err(bad());
+        }
+        swarm.listen_on(address).map_err(|error| match error {
+            libp2p::TransportError::MultiaddrNotSupported(_) => bad(),
+            libp2p::TransportError::Other(source) => Error::Listen { address: text.clone(), source },
+        })?;
+    }
+    Ok(Idle { swarm, listening: Arc::default() })
+}
+
+fn transport_of(address: &Multiaddr) -> Option<Transport> {
+    address.iter().find_map(|part| match part {
+        Protocol::QuicV1 => Some(Transport::Quic),
+        Protocol::Tcp(_) => Some(Transport::Tcp),
+        _ => None,
+    })
+}
+
+impl Idle {
+    /// Addresses that are listened on; filled while the swarm runs.
+    pub fn listening(&self) -> Listening {
+        Arc::clone(&self.listening)
+    }
+
+    /// Runs until [`Command::Stop`].
+    pub async fn run(self, mut commands: UnboundedReceiver<Command>, events: UnboundedSender<Event>) {
+        let Self { swarm, listening } = self;
+        let mut runner = Runner { swarm, listening, events, known: HashMap::new(), dialing: HashMap::new(), next: 1 };
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Dial { peer, addresses }) => runner.dial(peer, addresses),
+                    Some(Command::Close { conn }) => runner.close(conn),
+                    Some(Command::Stop) | None => return,
+                },
+                event = runner.swarm.select_next_some() => runner.event(event),
+            }
+        }
+    }
+}
+
+struct Runner {
+    swarm: Swarm<Behaviour>,
+    listening: Listening,
+    events: UnboundedSender<Event>,
+    known: HashMap<ConnectionId, Known>,
+    dialing: HashMap<ConnectionId, PeerId>,
+    next: u64,
+}
+
+impl Runner {
+    fn tell(&self, event: Event) {
+        // The node is going away when nobody hears; the next command ends this task.
+        let _ = self.events.send(event);
+    }
+
+    fn dial(&mut self, peer: PeerId, addresses: Vec<Vec<u8>>) {
+        let Ok(name) = libp2p::PeerId::from_bytes(&peer.to_bytes()) else { return };
+        let addresses: Vec<Multiaddr> =
+            addresses.into_iter().filter_map(|bytes| Multiaddr::try_from(bytes).ok()).collect();
+        if addresses.is_empty() {
+            self.tell(Event::DialFailed { peer, error: "none of its addresses can be used".to_owned() });
+            return;
+        }
+        let options =
+            DialOpts::peer_id(name).addresses(addresses).condition(PeerCondition::DisconnectedAndNotDialing).build();
+        let id = options.connection_id();
+        match self.swarm.dial(options) {
+            Ok(()) => {
+                self.dialing.insert(id, peer);
+            }
+            Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => self.tell(Event::DialFailed { peer, error: dial_text(&error) }),
+        }
+    }
+
+    fn close(&mut self, conn: Conn) {
+        let id = self.known.iter().find(|(_, known)| known.conn == conn).map(|(id, _)| *id);
+        if let Some(id) = id {
+            self.swarm.close_connection(id);
+        }
+    }
+
+    fn event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.listening.lock().push((address.to_vec(), address.to_string()));
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.listening.lock().retain(|(_, text)| *text != address.to_string());
+            }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.dialing.remove(&connection_id);
+                let side = if endpoint.is_dialer() { Side::Dialer } else { Side::Listener };
+                let transport = transport_of(endpoint.get_remote_address()).unwrap_or(Transport::Tcp);
+                match PeerId::from_bytes(&peer_id.to_bytes()) {
+                    Some(peer) => self.established(connection_id, peer, side, transport),
+                    // A key that no address of ours can name.
+                    None => {
+                        self.swarm.close_connection(connection_id);
+                    }
+                }
+            }
+            SwarmEvent::ConnectionClosed { connection_id, .. } => {
+                if let Some(known) = self.known.remove(&connection_id) {
+                    self.tell(Event::Down { conn: known.conn });
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                if let Some(peer) = self.dialing.remove(&connection_id) {
+                    self.tell(Event::DialFailed { peer, error: dial_text(&error) });
+                }
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Streams(StreamReady { connection, kind, stream, .. })) => {
+                self.stream(connection, kind, stream);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result: Ok(rtt), .. })) => {
+                if let Some(known) = self.known.get(&connection) {
+                    self.tell(Event::Rtt { conn: known.conn, rtt });
+                }
+            }
+            SwarmEvent::ListenerClosed { reason: Err(error), .. } | SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "listening failed");
+            }
+            _ => {}
+        }
+    }
+
+    fn established(&mut self, id: ConnectionId, peer: PeerId, side: Side, transport: Transport) {
+        let me = PeerId::from_bytes(&self.swarm.local_peer_id().to_bytes());
+        let keep = if me.is_some_and(|me| me < peer) { Side::Dialer } else { Side::Listener };
+        let others: Vec<(ConnectionId, Side)> = self
+            .known
+            .iter()
+            .filter(|(_, known)| known.peer == peer)
+            .map(|(id, known)| (*id, known.side))
+            .collect();
+        let conn = Conn(self.next);
+        self.next += 1;
+        self.known.insert(id, Known { conn, peer, side, transport });
+        for (other, other_side) in others {
+            if other_side != side {
+                self.swarm.close_connection(if side == keep { other } else { id });
+            } else if side == Side::Dialer {
+                self.swarm.close_connection(other);
+            }
+        }
+    }
+
+    fn stream(&mut self, id: ConnectionId, kind: Kind, stream: Option<libp2p::Stream>) {
+        let Some(known) = self.known.get(&id) else { return };
+        match stream {
+            Some(stream) => self.tell(Event::Stream {
+                conn: known.conn,
+                peer: known.peer,
+                side: known.side,
+                transport: known.transport,
+                kind,
+                stream: Box::pin(stream),
+            }),
+            None => {
+                self.swarm.close_connection(id);
+            }
+        }
+    }
+}
+
+/// Why dialing failed, as a sentence for people.
+fn dial_text(error: &DialError) -> String {
+    match error {
+        DialError::WrongPeerId { obtained, address } => {
+            format!("another peer ({obtained}) answers at {address}")
+        }
+        DialError::LocalPeerId { .. } => "the address is this device's own".to_owned(),
+        DialError::NoAddresses => "no address is known".to_owned(),
+        DialError::Denied { .. } => "too many connections are open".to_owned(),
+        DialError::Transport(tried) => {
+            let wrong = tried.iter().any(|(_, error)| error.to_string().contains("eer id"));
+            let list: Vec<String> = tried.iter().map(|(address, _)| address.to_string()).collect();
+            if wrong {
+                format!("another peer answers at {}", list.join(", "))
+            } else {
+                format!("nothing answers at {}", list.join(", "))
+            }
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,361 @@
+//! Questions that somebody here asks of a peer: audits, locators, recovery. Each waits until the peer can
+//! be asked, and ends with one reply.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use cobox_store::format::access::{Record, UnverifiedRecord};
+use cobox_store::format::entry::LogHead;
+use cobox_store::format::locator::{Locator, UnverifiedLocator};
+use cobox_store::format::pack::PackRef;
+use cobox_store::format::proof::{Challenge, LeafProof};
+use cobox_store::format::receipt::{Receipt, UnverifiedReceipt, live_set_digest};
+use cobox_store::id::{FolderId, FolderNo, LocatorId, PackId};
+
+use super::handshake::{Binding, Speaker};
+use super::{Conn, Engine, Output};
+use crate::node::RecoverySigner;
+use crate::peer_id::PeerId;
+use crate::wire::{Frame, LocatorAnswer, Part, QuestionId, SessionId};
+
+/// Records that a recovery may bring: far above any folder, below what fills memory.
+const RECOVERED_RECORDS_MAX: usize = 65_536;
+
+/// What is asked.
+#[derive(Clone)]
+pub enum Ask {
+    /// Prove that you hold the folder's live packs.
+    Audit { no: FolderNo, entropy: [u8; 32] },
+    /// Keep this locator.
+    LocatorPut(Vec<u8>),
+    /// Give me this locator.
+    LocatorGet(LocatorId),
+    /// Give me this folder's access log.
+    Recover { folder: FolderId, signer: RecoverySigner },
+}
+
+/// The good end of an [`Ask`].
+#[derive(Debug)]
+pub enum Reply {
+    /// Of an audit: verified and stored.
+    Receipt(Box<Receipt>),
+    /// The locator is kept.
+    Stored,
+    /// The locator, verified, if the peer has one.
+    Locator(Option<Box<Locator>>),
+    /// The access log, parents before children, signatures verified.
+    Records(Vec<Record>),
+}
+
+/// The bad end of an [`Ask`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// There was no session in time.
+    NotReached,
+    /// The connection ended.
+    Gone,
+    /// The peer said no.
+    Refused,
+    /// The answer is not well formed.
+    Protocol,
+    /// No valid proof of this pack.
+    NotProved(PackId),
+    /// The receipt does not fit.
+    WrongReceipt,
+    /// The store failed.
+    Store,
+}
+
+/// A question on its way.
+pub struct Pending {
+    ticket: u64,
+    peer: PeerId,
+    ask: Ask,
+    deadline: Instant,
+    asked: Option<Asked>,
+}
+
+struct Asked {
+    conn: Conn,
+    question: QuestionId,
+    session: SessionId,
+    challenge: Option<Challenge>,
+    proofs: BTreeMap<usize, Option<LeafProof>>,
+    records: Vec<Record>,
+}
+
+impl Pending {
+    pub(super) fn conn(&self) -> Option<Conn> {
+        self.asked.as_ref().map(|asked| asked.conn)
+    }
+}
+
+impl Engine {
+    pub(super) fn ask(
+        &mut self,
+        ticket: u64,
+        peer: PeerId,
+        addresses: Vec<Vec<u8>>,
+        ask: Ask,
+        deadline: Instant,
+    ) {
+        if !addresses.is_empty() {
+            self.dialer.once(peer, addresses, deadline);
+        }
+        self.asks.push(Pending { ticket, peer, ask, deadline, asked: None });
+    }
+
+    /// Sends questions whose peer can be asked now, and ends those that are too late.
+    pub(super) fn try_asks(&mut self, now: Instant) {
+        if self.asks.is_empty() {
+            return;
+        }
+        for (peer, addresses) in self.dialer.due(now) {
+            self.out.push(Output::Dial { peer, addresses });
+        }
+        for mut pending in std::mem::take(&mut self.asks) {
+            if now >= pending.deadline {
+                self.reply(pending.ticket, Err(Failure::NotReached));
+                continue;
+            }
+            if pending.asked.is_none() {
+                match self.put_question(&pending) {
+                    Ok(asked) => pending.asked = asked,
+                    Err(failure) => {
+                        self.reply(pending.ticket, Err(failure));
+                        continue;
+                    }
+                }
+            }
+            self.asks.push(pending);
+        }
+    }
+
+    fn reply(&mut self, ticket: u64, reply: Result<Reply, Failure>) {
+        self.out.push(Output::Reply { ticket, reply });
+    }
+
+    /// Sends the question if the peer is there; `None` to try again later.
+    fn put_question(&mut self, pending: &Pending) -> Result<Option<Asked>, Failure> {
+        let needs = match &pending.ask {
+            Ask::Audit { no, .. } => Some(Some(*no)),
+            Ask::LocatorPut(_) => Some(None),
+            Ask::LocatorGet(_) | Ask::Recover { .. } => None,
+        };
+        let place = self.conns.iter().find_map(|(conn, connection)| {
+            if connection.peer != pending.peer || connection.their_nonce.is_none() {
+                return None;
+            }
+            let Some(wanted) = needs else { return Some((*conn, SessionId(0))) };
+            let mut open = connection.sessions.iter().filter(|(_, session)| session.is_open());
+            open.find(|(_, session)| wanted.is_none_or(|no| session.no == no)).map(|(id, _)| (*conn, *id))
+        });
+        let Some((conn, session)) = place else { return Ok(None) };
+        let Some(connection) = self.conns.get_mut(&conn) else { return Ok(None) };
+        let question = QuestionId(connection.next_question);
+        connection.next_question = connection.next_question.wrapping_add(1);
+        let mut asked =
+            Asked { conn, question, session, challenge: None, proofs: BTreeMap::new(), records: Vec::new() };
+        let frame = match &pending.ask {
+            Ask::Audit { no, entropy } => {
+                let challenge = Challenge::draw(&self.live(*no)?, entropy);
+                asked.challenge = Some(challenge.clone());
+                Frame::Challenge { session, question, challenge }
+            }
+            Ask::LocatorPut(locator) => Frame::LocatorPut { question, locator: locator.clone() },
+            Ask::LocatorGet(id) => Frame::LocatorGet { question, id: *id },
+            Ask::Recover { folder, signer } => {
+                let id = SessionId(connection.next_session);
+                connection.next_session = connection.next_session.wrapping_add(2);
+                let Some(their_nonce) = connection.their_nonce else { return Ok(None) };
+                let binding = Binding {
+                    opener: self.me,
+                    responder: connection.peer,
+                    opener_nonce: connection.nonce,
+                    responder_nonce: their_nonce,
+                    session: id,
+                };
+                asked.session = id;
+                let member = signer.member;
+                let signature = (signer.sign)(&binding.transcript(*folder, Speaker::Recoverer, &member.0));
+                Frame::Recover { session: id, folder: *folder, member, signature }
+            }
+        };
+        self.send(conn, frame);
+        Ok(Some(asked))
+    }
+
+    fn live(&self, no: FolderNo) -> Result<Vec<PackRef>, Failure> {
+        let mut live = Vec::new();
+        self.store.packs_live(no, &mut |pack, _| live.push(pack)).map_err(|_| Failure::Store)?;
+        live.sort_unstable();
+        live.dedup();
+        Ok(live)
+    }
+
+    /// Ends questions on a connection that has gone, or asks them elsewhere where that is harmless.
+    pub(super) fn asks_lost(&mut self, conn: Conn) {
+        for pending in &mut self.asks {
+            if pending.conn() == Some(conn) {
+                pending.asked = None;
+            }
+        }
+    }
+
+    fn take_ask(&mut self, conn: Conn, question: QuestionId) -> Option<(Pending, Asked)> {
+        let at = self.asks.iter().position(|pending| {
+            pending.asked.as_ref().is_some_and(|asked| asked.conn == conn && asked.question == question)
+        })?;
+        let mut pending = self.asks.swap_remove(at);
+        let asked = pending.asked.take()?;
+        Some((pending, asked))
+    }
+
+    /// The pending recovery of a restricted session.
+    fn recovery_at(&self, conn: Conn, id: SessionId) -> Option<usize> {
+        self.asks.iter().position(|pending| {
+            matches!(pending.ask, Ask::Recover { .. })
+                && pending.asked.as_ref().is_some_and(|asked| asked.conn == conn && asked.session == id)
+        })
+    }
+
+    pub(super) fn recovery_refused(&mut self, conn: Conn, id: SessionId) -> bool {
+        let Some(at) = self.recovery_at(conn, id) else { return false };
+        let pending = self.asks.swap_remove(at);
+        self.reply(pending.ticket, Err(Failure::Refused));
+        true
+    }
+
+    /// Collects the access log of a recovery; `false` when the records belong to a usual session.
+    pub(super) fn recovery_records(&mut self, conn: Conn, id: SessionId, part: Part, records: &[Vec<u8>]) -> bool {
+        let Some(at) = self.recovery_at(conn, id) else { return false };
+        let mut failed = false;
+        if let Some(asked) = self.asks[at].asked.as_mut() {
+            for bytes in records {
+                match UnverifiedRecord::decode(bytes).ok().and_then(|record| record.verify().ok()) {
+                    Some(record) if asked.records.len() < RECOVERED_RECORDS_MAX => asked.records.push(record),
+                    _ => failed = true,
+                }
+            }
+        }
+        if failed || part == Part::Last {
+            let mut pending = self.asks.swap_remove(at);
+            let records = pending.asked.take().map(|asked| asked.records).unwrap_or_default();
+            let right_folder = match (&pending.ask, records.first()) {
+                (Ask::Recover { folder, .. }, Some(first)) => records.iter().all(|record| record.folder() == *folder)
+                    && first.content().parents.is_empty(),
+                _ => false,
+            };
+            let reply = if failed || !right_folder { Err(Failure::Protocol) } else { Ok(Reply::Records(records)) };
+            self.reply(pending.ticket, reply);
+        }
+        true
+    }
+
+    /// Frames that ask or answer.
+    pub(super) fn on_question(&mut self, conn: Conn, frame: Frame, now: Instant) {
+        match frame {
+            Frame::Challenge { session, question, challenge } => {
+                if let Some(no) = self.open_folder(conn, session)
+                    && self.token(conn, now)
+                {
+                    self.out.push(Output::Prove { conn, session, no, question, challenge });
+                }
+            }
+            Frame::Proofs { question, first, proofs, .. } => {
+                let asked = self.asks.iter_mut().filter_map(|pending| pending.asked.as_mut());
+                for asked in asked.filter(|asked| asked.conn == conn && asked.question == question) {
+                    asked.proofs.extend((usize::from(first)..).zip(proofs.iter().cloned()));
+                }
+            }
+            Frame::Receipt { question, receipt, .. } => {
+                if let Some((pending, asked)) = self.take_ask(conn, question) {
+                    let reply = self.check_receipt(&pending, &asked, &receipt);
+                    self.reply(pending.ticket, reply);
+                }
+            }
+            Frame::LocatorPut { question, locator } => {
+                let granted = self.token(conn, now);
+                let answer = if granted { self.keep_locator(conn, &locator) } else { LocatorAnswer::Refused };
+                self.send(conn, Frame::Locator { question, answer });
+            }
+            Frame::LocatorGet { question, id } => {
+                let found = if self.token(conn, now) { self.store.locator(id).ok().flatten() } else { None };
+                let answer = found.map_or(LocatorAnswer::None, |found| LocatorAnswer::Found(found.encode()));
+                self.send(conn, Frame::Locator { question, answer });
+            }
+            Frame::Locator { question, answer } => {
+                if let Some((pending, _)) = self.take_ask(conn, question) {
+                    let reply = locator_reply(&pending.ask, answer);
+                    self.reply(pending.ticket, reply);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Keeps a locator for a peer that has a folder open here.
+    fn keep_locator(&self, conn: Conn, bytes: &[u8]) -> LocatorAnswer {
+        let known = self
+            .conns
+            .get(&conn)
+            .is_some_and(|connection| connection.sessions.values().any(|session| session.is_open()));
+        let locator = UnverifiedLocator::decode(bytes).ok().and_then(|locator| locator.verify().ok());
+        match locator.filter(|_| known).map(|locator| self.store.locator_put(&locator)) {
+            Some(Ok(_)) => LocatorAnswer::Stored,
+            _ => LocatorAnswer::Refused,
+        }
+    }
+
+    /// Checks every proof, the receipt's signature and that it fits the question; then stores it.
+    fn check_receipt(&self, pending: &Pending, asked: &Asked, bytes: &[u8]) -> Result<Reply, Failure> {
+        let (Ask::Audit { no, .. }, Some(challenge)) = (&pending.ask, &asked.challenge) else {
+            return Err(Failure::Protocol);
+        };
+        for (at, sample) in challenge.samples.iter().enumerate() {
+            let proof = asked.proofs.get(&at).and_then(Option::as_ref);
+            if !proof.is_some_and(|proof| proof.proves(sample.pack, sample.leaf)) {
+                return Err(Failure::NotProved(sample.pack.id));
+            }
+        }
+        let receipt = UnverifiedReceipt::decode(bytes).map_err(|_| Failure::Protocol)?;
+        let receipt = receipt.verify().map_err(|_| Failure::WrongReceipt)?;
+        let folder = self.folders.get(no).ok_or(Failure::Store)?;
+        let fits = receipt.folder == folder.id
+            && receipt.seeder == pending.peer.to_bytes()
+            && receipt.nonce == challenge.nonce
+            && usize::from(receipt.samples_asked) == challenge.samples.len()
+            && receipt.samples_proved == receipt.samples_asked;
+        if !fits {
+            return Err(Failure::WrongReceipt);
+        }
+        // Where both hold the same entries, the live set is the same, and so must be its digest.
+        let heads: Vec<LogHead> = self.store.log_heads(*no).map_err(|_| Failure::Store)?;
+        if heads == receipt.heads {
+            let live = self.live(*no)?;
+            if receipt.packs_lacking == 0
+                && receipt.live_set_digest != live_set_digest(live.iter().map(|pack| &pack.id))
+            {
+                return Err(Failure::WrongReceipt);
+            }
+        }
+        self.store.receipt_put(*no, &receipt).map_err(|_| Failure::Store)?;
+        Ok(Reply::Receipt(Box::new(receipt)))
+    }
+}
+
+fn locator_reply(ask: &Ask, answer: LocatorAnswer) -> Result<Reply, Failure> {
+    match (ask, answer) {
+        (Ask::LocatorPut(_), LocatorAnswer::Stored) => Ok(Reply::Stored),
+        (Ask::LocatorGet(_), LocatorAnswer::None) => Ok(Reply::Locator(None)),
+        (Ask::LocatorGet(id), LocatorAnswer::Found(bytes)) => {
+            let locator = UnverifiedLocator::decode(&bytes).ok().and_then(|locator| locator.verify().ok());
+            match locator.filter(|locator| locator.id() == *id) {
+                Some(locator) => Ok(Reply::Locator(Some(Box::new(locator)))),
+                None => Err(Failure::Protocol),
+            }
+        }
+        (_, LocatorAnswer::Refused) => Err(Failure::Refused),
+        _ => Err(Failure::Protocol),
+    }
+}

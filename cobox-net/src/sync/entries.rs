@@ -1,0 +1,268 @@
+//! Entries of logs: heads are told, entries are pulled in order, and small news is pushed at once.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use cobox_store::blind::Added;
+use cobox_store::error::Result;
+use cobox_store::format::DEPS_MAX;
+use cobox_store::format::entry::{LogHead, UnverifiedEntry};
+use cobox_store::id::{FolderNo, LogId};
+
+use super::state::{Lack, Pull};
+use super::{Conn, Engine, FULL_WAIT};
+use crate::wire::{Frame, SessionId};
+
+/// An entry that is pushed without being asked for is at most this long: a cut of a few small files.
+const PUSH_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of entries in one answer, so that an asker's memory and ours stay bounded.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Entries in one answer.
+const ANSWER_ENTRIES_MAX: usize = 256;
+/// A pull without an entry for this long is given to another peer.
+const PULL_WAIT: Duration = Duration::from_secs(10);
+/// How long a log that a peer could not continue is not asked of it again.
+const BAD_LOG_WAIT: Duration = Duration::from_secs(15);
+/// Missing packs read at once while they are counted.
+const SURVEY_PAGE: usize = 1024;
+/// A survey may take one part in so many of the time.
+const SURVEY_SHARE: u32 = 10;
+
+impl Engine {
+    /// Reads what changed in the store.
+    pub(super) fn refresh(&mut self, no: FolderNo, now: Instant) -> Result<()> {
+        self.refresh_access(no)?;
+        let heads = self.store.log_heads(no)?;
+        let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
+        folder.heads = heads.into_iter().map(|head| (head.log, head)).collect();
+        if !folder.surveyed && now >= folder.next_survey {
+            let (started, mut lack, mut after) = (Instant::now(), Lack::default(), None);
+            loop {
+                let page = self.store.packs_missing(no, after, SURVEY_PAGE)?;
+                lack.packs += page.len() as u64;
+                lack.bytes += page.iter().map(|pack| pack.size).sum::<u64>();
+                after = page.last().map(|pack| pack.id);
+                if page.len() < SURVEY_PAGE {
+                    break;
+                }
+            }
+            lack.full = folder.full_until.is_some();
+            folder.lack = lack;
+            folder.surveyed = true;
+            folder.next_survey = now + started.elapsed() * SURVEY_SHARE;
+        }
+        Ok(())
+    }
+
+    /// Sends new entries at once to peers that hold everything before them.
+    pub(super) fn push_entries(&mut self, no: FolderNo) {
+        let Some(folder) = self.folders.get(&no) else { return };
+        let heads: Vec<LogHead> = folder.heads.values().copied().collect();
+        for (conn, id) in folder.sessions.clone() {
+            let Some(session) = self.session(conn, id).filter(|session| session.is_open()) else { continue };
+            let mut next = Vec::new();
+            for head in &heads {
+                let theirs = session.theirs.get(&head.log).copied().unwrap_or(0);
+                let told = session.told.get(&head.log).copied().unwrap_or(0);
+                // Only to peers that have told us their heads: `told_lack` is set when the session began.
+                if session.told_lack.is_some() && told < head.seq && theirs + 1 == head.seq {
+                    next.push(*head);
+                }
+            }
+            for head in next {
+                let bytes = match self.store.entry_bytes(no, head.log, head.seq) {
+                    Ok(Some(bytes)) if bytes.len() <= PUSH_BYTES_MAX => bytes,
+                    _ => continue,
+                };
+                if let Some(session) = self.session(conn, id) {
+                    session.told.insert(head.log, head.seq);
+                }
+                self.send(conn, Frame::Entry { session: id, entry: bytes });
+            }
+        }
+    }
+
+    /// Tells what we lack and what we hold, each head once per session. What we lack goes first, so that
+    /// nobody takes us for caught up between the two.
+    pub(super) fn announce(&mut self, no: FolderNo, now: Instant) {
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        if !folder.surveyed {
+            return;
+        }
+        folder.lack.full = folder.full_until.is_some_and(|until| now < until);
+        let (lack, heads) = (folder.lack, folder.heads.values().copied().collect::<Vec<_>>());
+        for (conn, id) in folder.sessions.clone() {
+            let Some(session) = self.session(conn, id).filter(|session| session.is_open()) else { continue };
+            let news: Vec<LogHead> = heads
+                .iter()
+                .filter(|head| session.told.get(&head.log).is_none_or(|told| *told < head.seq))
+                .copied()
+                .collect();
+            let first = session.told_lack.is_none();
+            let behind = session.told_lack != Some(lack);
+            session.told_lack = Some(lack);
+            session.told.extend(news.iter().map(|head| (head.log, head.seq)));
+            if behind {
+                let Lack { packs, bytes, full } = lack;
+                self.send(conn, Frame::Behind { session: id, packs, bytes, full });
+            }
+            for heads in news.chunks(DEPS_MAX) {
+                self.send(conn, Frame::LogHeads { session: id, heads: heads.to_vec() });
+            }
+            if first && news.is_empty() {
+                self.send(conn, Frame::LogHeads { session: id, heads: Vec::new() });
+            }
+        }
+    }
+
+    pub(super) fn on_log_heads(&mut self, conn: Conn, id: SessionId, heads: &[LogHead]) {
+        let Some(no) = self.open_folder(conn, id) else { return };
+        let Some(session) = self.session(conn, id) else { return };
+        for head in heads {
+            if session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&head.log) {
+                let seq = session.theirs.entry(head.log).or_default();
+                *seq = head.seq.max(*seq);
+            }
+        }
+        self.dirty.insert(no);
+    }
+
+    /// Asks for entries that a peer holds and we do not, each log from one peer at a time.
+    pub(super) fn pull(&mut self, no: FolderNo, now: Instant) {
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        if folder.full_until.is_some_and(|until| now < until) {
+            return;
+        }
+        folder.pulls.retain(|_, pull| now < pull.since + PULL_WAIT);
+        let mut asks = Vec::new();
+        for (conn, id) in &folder.sessions {
+            let session = self.conns.get(conn).and_then(|connection| connection.sessions.get(id));
+            let Some(session) = session.filter(|session| session.is_open()) else { continue };
+            for (log, seq) in &session.theirs {
+                let ours = folder.heads.get(log).map_or(0, |head| head.seq);
+                let bad = session.bad_logs.get(log).is_some_and(|until| now < *until);
+                if *seq > ours && !bad && !folder.pulls.contains_key(log) {
+                    let pull = Pull { conn: *conn, session: *id, from: ours + 1, since: now };
+                    folder.pulls.insert(*log, pull);
+                    asks.push((*conn, Frame::EntriesWant { session: *id, log: *log, from: ours + 1 }));
+                }
+            }
+        }
+        for (conn, frame) in asks {
+            self.send(conn, frame);
+        }
+    }
+
+    pub(super) fn on_entries_want(&mut self, conn: Conn, id: SessionId, log: LogId, from: u64) {
+        let Some(no) = self.open_folder(conn, id) else { return };
+        let (mut next, mut sent) = (from, 0);
+        for _ in 0..ANSWER_ENTRIES_MAX {
+            let bytes = match self.store.entry_bytes(no, log, next) {
+                Ok(Some(bytes)) if sent == 0 || sent + bytes.len() <= ANSWER_BYTES_MAX => bytes,
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(no = no.0, %error, "an entry cannot be read");
+                    break;
+                }
+            };
+            sent += bytes.len();
+            self.send(conn, Frame::Entry { session: id, entry: bytes });
+            next += 1;
+        }
+        self.send(conn, Frame::EntriesEnd { session: id, log, next });
+    }
+
+    pub(super) fn on_entry(&mut self, conn: Conn, id: SessionId, bytes: &[u8], now: Instant) {
+        let Some(no) = self.open_folder(conn, id) else { return };
+        let entry = UnverifiedEntry::decode(bytes).ok().and_then(|entry| entry.verify().ok());
+        let folder_id = self.folders.get(&no).map(|folder| folder.id);
+        let Some(entry) = entry.filter(|entry| Some(entry.header().folder) == folder_id) else {
+            tracing::warn!(no = no.0, "a peer sent an entry that is not genuine");
+            self.out.push(super::Output::Close { conn });
+            return;
+        };
+        let (log, seq) = (entry.header().log, entry.header().seq);
+        if let Some(session) = self.session(conn, id) {
+            let theirs = session.theirs.entry(log).or_default();
+            *theirs = seq.max(*theirs);
+        }
+        if let Some(pull) = self.folders.get_mut(&no).and_then(|folder| folder.pulls.get_mut(&log)) {
+            pull.since = now;
+        }
+        match self.store.entry_add(no, &entry) {
+            Ok(Added::New) => self.mark(no),
+            Ok(Added::Known) => {}
+            Err(error) => self.entry_refused(conn, id, no, log, &error, now),
+        }
+        self.dirty.insert(no);
+    }
+
+    fn entry_refused(
+        &mut self,
+        conn: Conn,
+        id: SessionId,
+        no: FolderNo,
+        log: LogId,
+        error: &cobox_store::Error,
+        now: Instant,
+    ) {
+        use cobox_store::Error as E;
+        match error {
+            E::NoSpace | E::Quota { .. } => {
+                tracing::warn!(no = no.0, %error, "entries are not taken for now");
+                self.set_full(no, now);
+            }
+            E::Premature => {
+                let have = self.folders.get(&no).map(|folder| folder.access.heads.clone()).unwrap_or_default();
+                self.bad_log(conn, id, log, now + FULL_WAIT);
+                self.send(conn, Frame::AccessWant { session: id, have });
+            }
+            // A pushed entry may run ahead of one that is being pulled.
+            E::Chain { .. } => {}
+            _ => {
+                tracing::warn!(no = no.0, %log, %error, "an entry is not taken");
+                self.bad_log(conn, id, log, now + BAD_LOG_WAIT);
+            }
+        }
+    }
+
+    fn bad_log(&mut self, conn: Conn, id: SessionId, log: LogId, until: Instant) {
+        if let Some(session) = self.session(conn, id) {
+            session.bad_logs.insert(log, until);
+        }
+    }
+
+    pub(super) fn on_entries_end(&mut self, conn: Conn, id: SessionId, log: LogId, next: u64, now: Instant) {
+        let Some(no) = self.open_folder(conn, id) else { return };
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        let Some(pull) = folder.pulls.get(&log).filter(|pull| (pull.conn, pull.session) == (conn, id)) else { return };
+        let (from, ours) = (pull.from, self.store.log_heads(no).ok());
+        folder.pulls.remove(&log);
+        let reached = ours.into_iter().flatten().find(|head| head.log == log).map_or(0, |head| head.seq);
+        if next <= from || reached < from {
+            // Nothing came, or nothing was taken: somebody else may know better.
+            self.bad_log(conn, id, log, now + FULL_WAIT);
+        }
+        self.dirty.insert(no);
+    }
+
+    pub(super) fn set_full(&mut self, no: FolderNo, now: Instant) {
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.full_until = Some(now + FULL_WAIT);
+        }
+        self.dirty.insert(no);
+    }
+
+    /// Entries of ours beyond `theirs`, and the other way round.
+    pub(super) fn distance(heads: &BTreeMap<LogId, LogHead>, theirs: &BTreeMap<LogId, u64>) -> (u64, u64) {
+        let behind = heads
+            .values()
+            .map(|head| head.seq.saturating_sub(theirs.get(&head.log).copied().unwrap_or(0)))
+            .sum();
+        let ahead = theirs
+            .iter()
+            .map(|(log, seq)| seq.saturating_sub(heads.get(log).map_or(0, |head| head.seq)))
+            .sum();
+        (behind, ahead)
+    }
+}

@@ -1,0 +1,459 @@
+//! The sync engine: decides what is asked, sent and pushed. It has no sockets, no clock and no thread.
+//!
+//! [`Engine::step`] takes one [`Input`] and the time, reads and writes small things in the store (heads,
+//! entries, the access log), and returns what the driver must do. Packs are moved by the driver: the
+//! engine only says which pack to fetch from whom, and hears how it went. Called by `crate::node`'s
+//! engine thread and by the simulation in `tests/`.
+
+mod access;
+mod asks;
+mod dial;
+mod entries;
+mod handshake;
+mod plan;
+mod report;
+mod sessions;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cobox_store::blind::Store;
+use cobox_store::format::access::Record;
+use cobox_store::format::pack::PackRef;
+use cobox_store::format::proof::Challenge;
+use cobox_store::id::{FolderId, FolderNo, LogId, PackId};
+
+pub use asks::{Ask, Failure, Reply};
+pub use dial::{Dialer, PAUSE_MAX, PAUSE_MIN};
+pub use plan::SMALL_BYTES_MAX;
+pub use handshake::{Binding, SESSION_CONTEXT, Speaker, signed_bytes};
+
+use crate::node::{Signer, SwarmKey};
+use crate::peer_id::PeerId;
+use crate::wire::{Frame, GrantAnswer, QuestionId, SessionId};
+use state::{Connection, Folder, Lack, Plan, Session, Stage};
+
+/// How often the driver sends [`Input::Tick`].
+pub const TICK: Duration = Duration::from_millis(50);
+/// A handshake that takes longer has failed.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+/// A connection on which no folder was opened is closed after this long.
+const STRANGER_WAIT: Duration = Duration::from_secs(30);
+/// Questions that a peer may ask in one go; one more each [`TOKEN_EVERY`].
+const TOKENS_MAX: u32 = 64;
+/// See [`TOKENS_MAX`].
+const TOKEN_EVERY: Duration = Duration::from_millis(250);
+/// How long nothing is fetched after the disk or the quota was full.
+const FULL_WAIT: Duration = Duration::from_secs(3);
+
+/// A connection, named by the driver.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Conn(pub u64);
+
+/// Who dialed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// We did.
+    Dialer,
+    /// The peer did.
+    Listener,
+}
+
+/// Who we are in a folder.
+#[derive(Clone)]
+pub enum Identity {
+    /// A seeder: our peer id is our key.
+    Seeder,
+    /// A member's device.
+    Member {
+        /// Its key of the folder.
+        log: LogId,
+        /// Signs with that key.
+        signer: Signer,
+    },
+}
+
+/// How fetching a pack went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fetched {
+    /// It is stored.
+    Done,
+    /// The peer does not have it.
+    NotHere,
+    /// The peer sent bytes that are not the pack's.
+    Lied,
+    /// The connection broke; what arrived is kept.
+    Broken,
+    /// No room on the disk, or none left of the quota.
+    Full,
+    /// The store failed.
+    Failed,
+}
+
+/// What happened.
+pub enum Input {
+    /// A control stream is ready. `nonce` is fresh randomness.
+    Up { conn: Conn, peer: PeerId, side: Side, nonce: [u8; 32] },
+    /// A connection ended.
+    Down { conn: Conn },
+    /// Dialing a peer failed.
+    DialFailed { peer: PeerId, error: String },
+    /// A frame came in.
+    Frame { conn: Conn, frame: Frame },
+    /// A folder is to be synced, or its secrets changed.
+    Folder { no: FolderNo, identity: Identity, secrets: Vec<SwarmKey> },
+    /// A folder is not to be synced any more.
+    FolderGone { no: FolderNo },
+    /// Whom to dial for a folder.
+    Peers { no: FolderNo, peers: Vec<(PeerId, Vec<Vec<u8>>)> },
+    /// Dial this peer now.
+    Connect { peer: PeerId, addresses: Vec<Vec<u8>> },
+    /// The store changed.
+    Changed { no: FolderNo },
+    /// A fetch ended.
+    Fetched { conn: Conn, session: SessionId, pack: PackId, how: Fetched },
+    /// A peer asked for a pack that is not here.
+    Denied { conn: Conn, session: SessionId, pack: PackId },
+    /// The owner or the rule decided on a grant.
+    GrantDecided { peer: PeerId, folder: FolderId, answer: GrantAnswer },
+    /// Somebody here wants something of a peer; the answer bears `ticket`.
+    Ask { ticket: u64, peer: PeerId, addresses: Vec<Vec<u8>>, ask: Ask, deadline: Instant },
+    /// Time passed.
+    Tick,
+}
+
+/// What the driver must do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a frame on the control stream.
+    Send { conn: Conn, frame: Frame },
+    /// Close the connection.
+    Close { conn: Conn },
+    /// Dial.
+    Dial { peer: PeerId, addresses: Vec<Vec<u8>> },
+    /// The peer may ask for packs of this folder.
+    Opened { conn: Conn, session: SessionId, no: FolderNo },
+    /// It may not any more.
+    Closed { conn: Conn, session: SessionId },
+    /// Fetch a pack; answer with [`Input::Fetched`].
+    Fetch { conn: Conn, session: SessionId, no: FolderNo, pack: PackRef },
+    /// Answer a challenge on the control stream.
+    Prove { conn: Conn, session: SessionId, no: FolderNo, question: QuestionId, challenge: Challenge },
+    /// A member asks us to hold a folder; answer with [`Input::GrantDecided`].
+    GrantOffered { peer: PeerId, records: Vec<Record> },
+    /// The end of an [`Input::Ask`].
+    Reply { ticket: u64, reply: Result<Reply, Failure> },
+}
+
+/// The engine of one node.
+pub struct Engine {
+    store: Arc<Store>,
+    me: PeerId,
+    folders: BTreeMap<FolderNo, Folder>,
+    conns: BTreeMap<Conn, Connection>,
+    dialer: Dialer,
+    dirty: BTreeSet<FolderNo>,
+    asks: Vec<asks::Pending>,
+    /// Peers that sent wrong bytes, and until when nothing is fetched from them.
+    liars: HashMap<PeerId, Instant>,
+    out: Vec<Output>,
+}
+
+impl Engine {
+    /// An engine without folders or connections.
+    #[must_use]
+    pub fn new(store: Arc<Store>, me: PeerId) -> Self {
+        Self {
+            store,
+            me,
+            folders: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            dialer: Dialer::new(*me.key()),
+            dirty: BTreeSet::new(),
+            asks: Vec::new(),
+            liars: HashMap::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes one input and says what follows from it.
+    pub fn step(&mut self, input: Input, now: Instant) -> Vec<Output> {
+        match input {
+            Input::Up { conn, peer, side, nonce } => self.up(conn, peer, side, nonce, now),
+            Input::Down { conn } => self.down(conn, now),
+            Input::DialFailed { peer, error } => self.dialer.failed(peer, error, now),
+            Input::Frame { conn, frame } => self.frame(conn, frame, now),
+            Input::Folder { no, identity, secrets } => self.folder(no, identity, secrets, now),
+            Input::FolderGone { no } => self.folder_gone(no),
+            Input::Peers { no, peers } => self.peers(no, &peers, now),
+            Input::Connect { peer, addresses } => self.dialer.once(peer, addresses, now + STRANGER_WAIT),
+            Input::Changed { no } => self.mark(no),
+            Input::Fetched { conn, session, pack, how } => self.fetched(conn, session, pack, how, now),
+            Input::Denied { conn, session, pack } => self.denied(conn, session, pack),
+            Input::GrantDecided { peer, folder, answer } => self.grant_decided(peer, folder, answer),
+            Input::Ask { ticket, peer, addresses, ask, deadline } => {
+                self.ask(ticket, peer, addresses, ask, deadline);
+            }
+            Input::Tick => self.tick(now),
+        }
+        self.try_asks(now);
+        for no in std::mem::take(&mut self.dirty) {
+            self.settle(no, now);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn send(&mut self, conn: Conn, frame: Frame) {
+        self.out.push(Output::Send { conn, frame });
+    }
+
+    fn mark(&mut self, no: FolderNo) {
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.surveyed = false;
+            folder.plan.rescan = true;
+            self.dirty.insert(no);
+        }
+    }
+
+    fn session(&mut self, conn: Conn, session: SessionId) -> Option<&mut Session> {
+        self.conns.get_mut(&conn)?.sessions.get_mut(&session)
+    }
+
+    /// The folder of a session that may exchange entries and packs.
+    fn open_folder(&self, conn: Conn, session: SessionId) -> Option<FolderNo> {
+        let session = self.conns.get(&conn)?.sessions.get(&session)?;
+        session.is_open().then_some(session.no)
+    }
+
+    fn up(&mut self, conn: Conn, peer: PeerId, side: Side, nonce: [u8; 32], now: Instant) {
+        self.dialer.up(peer);
+        let connection = Connection {
+            peer,
+            side,
+            nonce,
+            their_nonce: None,
+            // The dialer's sessions are even, the listener's odd.
+            next_session: if side == Side::Dialer { 2 } else { 1 },
+            next_question: 1,
+            sessions: BTreeMap::new(),
+            offer: Vec::new(),
+            offer_bytes: 0,
+            tokens: TOKENS_MAX,
+            tokens_at: now,
+            used_at: now,
+        };
+        self.conns.insert(conn, connection);
+        self.send(conn, Frame::Hello { nonce });
+    }
+
+    fn down(&mut self, conn: Conn, now: Instant) {
+        let Some(connection) = self.conns.remove(&conn) else { return };
+        self.dialer.down(connection.peer, now);
+        for (id, session) in connection.sessions {
+            self.forget_session(conn, id, session.no);
+        }
+        self.asks_lost(conn);
+    }
+
+    /// Removes what a folder remembers of a session that has gone.
+    fn forget_session(&mut self, conn: Conn, id: SessionId, no: FolderNo) {
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        folder.sessions.remove(&(conn, id));
+        folder.pulls.retain(|_, pull| (pull.conn, pull.session) != (conn, id));
+        folder.plan.flying.retain(|_, flight| (flight.0, flight.1) != (conn, id));
+        folder.plan.rescan = true;
+        self.dirty.insert(no);
+    }
+
+    fn drop_session(&mut self, conn: Conn, id: SessionId) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        if let Some(session) = connection.sessions.remove(&id) {
+            if session.is_open() {
+                self.out.push(Output::Closed { conn, session: id });
+            }
+            self.forget_session(conn, id, session.no);
+        }
+    }
+
+    fn folder(&mut self, no: FolderNo, identity: Identity, secrets: Vec<SwarmKey>, now: Instant) {
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.identity = identity;
+            folder.secrets = secrets;
+        } else {
+            let (Ok(id), Ok(access)) = (self.store.folder_id(no), self.store.access(no)) else {
+                tracing::warn!(no = no.0, "a folder that is not in the store cannot be synced");
+                return;
+            };
+            let folder = Folder {
+                id,
+                identity,
+                secrets,
+                peers: BTreeSet::new(),
+                sessions: BTreeSet::new(),
+                heads: BTreeMap::new(),
+                access,
+                records: std::collections::HashSet::new(),
+                lack: Lack::default(),
+                surveyed: false,
+                next_survey: now,
+                full_until: None,
+                pulls: HashMap::new(),
+                plan: Plan { rescan: true, ..Plan::default() },
+            };
+            self.folders.insert(no, folder);
+        }
+        self.mark(no);
+        self.open_everywhere(no, now);
+    }
+
+    fn folder_gone(&mut self, no: FolderNo) {
+        let Some(folder) = self.folders.get(&no) else { return };
+        for (conn, id) in folder.sessions.clone() {
+            self.send(conn, Frame::Close { session: id });
+            self.drop_session(conn, id);
+        }
+        self.folders.remove(&no);
+        self.dialer.set(no, &[]);
+        self.dirty.remove(&no);
+    }
+
+    fn peers(&mut self, no: FolderNo, peers: &[(PeerId, Vec<Vec<u8>>)], now: Instant) {
+        let me = self.me;
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        folder.peers = peers.iter().map(|(peer, _)| *peer).filter(|peer| *peer != me).collect();
+        let others: Vec<_> = peers.iter().filter(|(peer, _)| *peer != me).cloned().collect();
+        self.dialer.set(no, &others);
+        self.open_everywhere(no, now);
+        for (peer, addresses) in self.dialer.due(now) {
+            self.out.push(Output::Dial { peer, addresses });
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        for (peer, addresses) in self.dialer.due(now) {
+            self.out.push(Output::Dial { peer, addresses });
+        }
+        self.retry_sessions(now);
+        self.liars.retain(|_, until| now < *until);
+        let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
+        let strangers: Vec<Conn> = self
+            .conns
+            .iter()
+            .filter(|(conn, connection)| {
+                let idle = connection.sessions.is_empty() && now > connection.used_at + STRANGER_WAIT;
+                idle && !asking.contains(conn) && !self.dialer.wants(&connection.peer)
+            })
+            .map(|(conn, _)| *conn)
+            .collect();
+        self.out.extend(strangers.into_iter().map(|conn| Output::Close { conn }));
+        for (no, folder) in &mut self.folders {
+            let full_over = folder.full_until.is_some_and(|until| now >= until);
+            if full_over {
+                folder.full_until = None;
+                folder.plan.rescan = true;
+                folder.surveyed = false;
+            }
+            if !folder.surveyed || folder.plan.rescan || folder.plan.scanning || !folder.pulls.is_empty() {
+                self.dirty.insert(*no);
+            }
+        }
+    }
+
+    /// Takes a token for a question from a peer; `false` when it asks too much.
+    fn token(&mut self, conn: Conn, now: Instant) -> bool {
+        let Some(connection) = self.conns.get_mut(&conn) else { return false };
+        connection.used_at = now;
+        let earned = now.duration_since(connection.tokens_at).as_millis() / TOKEN_EVERY.as_millis();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            connection.tokens = connection.tokens.saturating_add(earned).min(TOKENS_MAX);
+            connection.tokens_at = now;
+        }
+        let granted = connection.tokens > 0;
+        connection.tokens = connection.tokens.saturating_sub(1);
+        granted
+    }
+
+    fn frame(&mut self, conn: Conn, frame: Frame, now: Instant) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        if let Frame::Hello { nonce } = frame {
+            if connection.their_nonce.replace(nonce).is_some() {
+                self.out.push(Output::Close { conn });
+                return;
+            }
+            self.open_all(conn, now);
+            return;
+        }
+        if connection.their_nonce.is_none() {
+            self.out.push(Output::Close { conn });
+            return;
+        }
+        match frame {
+            Frame::Hello { .. } => {}
+            Frame::Open { session, blinded, proof } => self.on_open(conn, session, blinded, proof, now),
+            Frame::Accept { session, proof, who } => self.on_accept(conn, session, proof, &who, now),
+            Frame::Confirm { session, who } => self.on_confirm(conn, session, &who, now),
+            Frame::Refuse { session } => self.on_refuse(conn, session, now),
+            Frame::Close { session } => self.drop_session(conn, session),
+            Frame::AccessHeads { session, heads } => self.on_access_heads(conn, session, &heads),
+            Frame::AccessWant { session, have } => self.on_access_want(conn, session, &have, now),
+            Frame::Records { session, part, records } => self.on_records(conn, session, part, &records),
+            Frame::LogHeads { session, heads } => self.on_log_heads(conn, session, &heads),
+            Frame::EntriesWant { session, log, from } => self.on_entries_want(conn, session, log, from),
+            Frame::Entry { session, entry } => self.on_entry(conn, session, &entry, now),
+            Frame::EntriesEnd { session, log, next } => self.on_entries_end(conn, session, log, next, now),
+            Frame::Behind { session, packs, bytes, full } => {
+                if let Some(session) = self.session(conn, session) {
+                    session.lack = Some(Lack { packs, bytes, full });
+                }
+            }
+            Frame::Have { session, packs } => self.on_have(conn, session, &packs),
+            Frame::GrantOffer { part, records, .. } => self.on_grant_offer(conn, part, &records, now),
+            Frame::GrantAnswer { folder, answer } => self.on_grant_answer(conn, folder, answer, now),
+            Frame::Recover { session, folder, member, signature } => {
+                self.on_recover(conn, session, folder, member, &signature, now);
+            }
+            other => self.on_question(conn, other, now),
+        }
+    }
+
+    /// Brings everybody up to date on a folder that changed.
+    fn settle(&mut self, no: FolderNo, now: Instant) {
+        if !self.folders.contains_key(&no) {
+            return;
+        }
+        if let Err(error) = self.refresh(no, now) {
+            tracing::warn!(no = no.0, %error, "the folder's state cannot be read");
+            return;
+        }
+        self.push_entries(no);
+        self.announce(no, now);
+        self.pull(no, now);
+        if let Err(error) = self.plan(no, now) {
+            tracing::warn!(no = no.0, %error, "missing packs cannot be listed");
+        }
+    }
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Up { conn, peer, side, .. } => write!(f, "Up({conn:?} {peer} {side:?})"),
+            Self::Down { conn } => write!(f, "Down({conn:?})"),
+            Self::DialFailed { peer, error } => write!(f, "DialFailed({peer} {error})"),
+            Self::Frame { conn, frame } => write!(f, "Frame({conn:?} {frame:?})"),
+            Self::Folder { no, .. } => write!(f, "Folder({no:?})"),
+            Self::FolderGone { no } => write!(f, "FolderGone({no:?})"),
+            Self::Peers { no, peers } => write!(f, "Peers({no:?} {})", peers.len()),
+            Self::Connect { peer, .. } => write!(f, "Connect({peer})"),
+            Self::Changed { no } => write!(f, "Changed({no:?})"),
+            Self::Fetched { conn, pack, how, .. } => write!(f, "Fetched({conn:?} {pack} {how:?})"),
+            Self::Denied { conn, pack, .. } => write!(f, "Denied({conn:?} {pack})"),
+            Self::GrantDecided { peer, folder, answer } => write!(f, "GrantDecided({peer} {folder} {answer:?})"),
+            Self::Ask { ticket, peer, .. } => write!(f, "Ask({ticket} {peer})"),
+            Self::Tick => write!(f, "Tick"),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Which pack is fetched next, and from whom.
+//!
+//! What a device lacks is a scan of the folder's own missing keys. Readers' wishes go first. A pack is
+//! asked of one peer at a time; a peer that does not have it says so, and says again when it has.
+
+use std::time::{Duration, Instant};
+
+use cobox_store::blind::PackStatus;
+use cobox_store::error::Result;
+use cobox_store::format::pack::PackRef;
+use cobox_store::id::{FolderNo, PackId};
+
+use super::{Conn, Engine, Fetched, Output};
+use crate::status::SessionState;
+use crate::wire::{Frame, HAVE_MAX, SessionId};
+
+/// A pack up to this size is fetched in one piece and stored together with others.
+pub const SMALL_BYTES_MAX: u64 = 256 * 1024;
+/// Large packs in flight in the whole node: each has a receiver that buffers up to 4 MiB.
+pub const LARGE_FLYING_MAX: usize = 4;
+/// Small packs in flight in the whole node; their bytes are bounded by the transfer's credit too.
+pub const SMALL_FLYING_MAX: usize = 128;
+/// Missing packs read from the store at once.
+const PAGE: usize = 256;
+/// How long nothing is fetched from a peer that sent wrong bytes.
+const LIAR_WAIT: Duration = Duration::from_secs(60);
+/// Packs remembered of what a peer asked for in vain, or said it lacks.
+const REMEMBERED_MAX: usize = 65_536;
+
+impl Engine {
+    pub(super) fn plan(&mut self, no: FolderNo, now: Instant) -> Result<()> {
+        let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
+        if folder.full_until.is_some_and(|until| now < until) {
+            return Ok(());
+        }
+        let anyone = folder.sessions.iter().any(|(conn, id)| {
+            self.conns.get(conn).and_then(|connection| connection.sessions.get(id)).is_some_and(|s| s.is_open())
+        });
+        if !anyone {
+            return Ok(());
+        }
+        self.plan_wishes(no, now)?;
+        for _ in 0..8 {
+            let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
+            if folder.plan.queue.is_empty() && !refill(&self.store, no, folder)? {
+                return Ok(());
+            }
+            loop {
+                let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
+                let Some(pack) = folder.plan.queue.front().copied() else { break };
+                if !self.room_for(pack) {
+                    return Ok(());
+                }
+                if let Some(folder) = self.folders.get_mut(&no) {
+                    folder.plan.queue.pop_front();
+                }
+                self.fetch(no, pack, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn plan_wishes(&mut self, no: FolderNo, now: Instant) -> Result<()> {
+        for id in self.store.wants(no) {
+            match self.store.pack_status(no, id)? {
+                PackStatus::Missing(pack) | PackStatus::Partial(pack, _) if self.room_for(pack) => {
+                    self.fetch(no, pack, now);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn room_for(&self, pack: PackRef) -> bool {
+        let large = pack.size > SMALL_BYTES_MAX;
+        let flying = self
+            .folders
+            .values()
+            .flat_map(|folder| folder.plan.flying.values())
+            .filter(|(_, _, size)| (*size > SMALL_BYTES_MAX) == large)
+            .count();
+        flying < if large { LARGE_FLYING_MAX } else { SMALL_FLYING_MAX }
+    }
+
+    /// Asks the least busy peer that may have the pack.
+    fn fetch(&mut self, no: FolderNo, pack: PackRef, now: Instant) {
+        let Some(folder) = self.folders.get(&no) else { return };
+        if folder.plan.flying.contains_key(&pack.id) {
+            return;
+        }
+        let best = folder
+            .sessions
+            .iter()
+            .filter_map(|(conn, id)| {
+                let connection = self.conns.get(conn)?;
+                let session = connection.sessions.get(id)?;
+                let barred = self.liars.get(&connection.peer).is_some_and(|until| now < *until);
+                (session.is_open() && !barred && !session.absent.contains(&pack.id))
+                    .then_some((session.fetching, *conn, *id))
+            })
+            .min();
+        let Some((_, conn, id)) = best else { return };
+        if let Some(session) = self.session(conn, id) {
+            session.fetching += 1;
+        }
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.plan.flying.insert(pack.id, (conn, id, pack.size));
+        }
+        self.out.push(Output::Fetch { conn, session: id, no, pack });
+    }
+
+    pub(super) fn fetched(&mut self, conn: Conn, id: SessionId, pack: PackId, how: Fetched, now: Instant) {
+        let flight = self.folders.iter_mut().find_map(|(no, folder)| {
+            let flight = folder.plan.flying.get(&pack)?;
+            ((flight.0, flight.1) == (conn, id)).then_some(*no)
+        });
+        let Some(no) = flight else { return };
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.plan.flying.remove(&pack);
+            folder.surveyed = false;
+        }
+        let peer = self.conns.get(&conn).map(|connection| connection.peer);
+        if let Some(session) = self.session(conn, id) {
+            session.fetching = session.fetching.saturating_sub(1);
+            if matches!(how, Fetched::NotHere | Fetched::Lied) && session.absent.len() < REMEMBERED_MAX {
+                session.absent.insert(pack);
+            }
+        }
+        match how {
+            Fetched::Done => self.tell_waiting(no, pack),
+            Fetched::NotHere => {}
+            Fetched::Lied => {
+                if let Some(peer) = peer {
+                    tracing::warn!(%peer, %pack, "a peer sent bytes that are not the pack's");
+                    self.liars.insert(peer, now + LIAR_WAIT);
+                }
+            }
+            Fetched::Broken => {}
+            Fetched::Full | Fetched::Failed => self.set_full(no, now),
+        }
+        if !matches!(how, Fetched::Done) {
+            // Another peer may have it, or this one again after a pause: the scan finds it.
+            if let Some(folder) = self.folders.get_mut(&no) {
+                folder.plan.rescan = true;
+            }
+        }
+        self.dirty.insert(no);
+    }
+
+    /// Tells those who asked for a pack in vain that it is here now.
+    fn tell_waiting(&mut self, no: FolderNo, pack: PackId) {
+        let Some(folder) = self.folders.get(&no) else { return };
+        for (conn, id) in folder.sessions.clone() {
+            if self.session(conn, id).is_some_and(|session| session.denied.remove(&pack)) {
+                self.send(conn, Frame::Have { session: id, packs: vec![pack] });
+            }
+        }
+    }
+
+    pub(super) fn denied(&mut self, conn: Conn, id: SessionId, pack: PackId) {
+        let Some(no) = self.open_folder(conn, id) else { return };
+        if matches!(self.store.pack_status(no, pack), Ok(PackStatus::Complete(_))) {
+            self.send(conn, Frame::Have { session: id, packs: vec![pack] });
+        } else if let Some(session) = self.session(conn, id)
+            && session.denied.len() < REMEMBERED_MAX
+        {
+            session.denied.insert(pack);
+        }
+    }
+
+    pub(super) fn on_have(&mut self, conn: Conn, id: SessionId, packs: &[PackId]) {
+        debug_assert!(packs.len() <= HAVE_MAX);
+        let Some(no) = self.open_folder(conn, id) else { return };
+        if let Some(session) = self.session(conn, id) {
+            for pack in packs {
+                session.absent.remove(pack);
+            }
+        }
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.plan.rescan = true;
+        }
+        self.dirty.insert(no);
+    }
+
+    /// How a session is shown to people.
+    pub(super) fn shown(stage: super::Stage) -> SessionState {
+        match stage {
+            super::Stage::Opening { .. } | super::Stage::Accepted { .. } => SessionState::Opening,
+            super::Stage::Refused { .. } => SessionState::Refused,
+            super::Stage::Offered { .. } => SessionState::Pending,
+            super::Stage::Restricted => SessionState::Restricted,
+            super::Stage::Open => SessionState::Open,
+        }
+    }
+}
+
+/// Reads the next page of missing packs; `false` when the scan is at its end.
+fn refill(store: &cobox_store::blind::Store, no: FolderNo, folder: &mut super::Folder) -> Result<bool> {
+    let plan = &mut folder.plan;
+    if !plan.scanning {
+        if !plan.rescan {
+            return Ok(false);
+        }
+        (plan.rescan, plan.scanning, plan.cursor) = (false, true, None);
+    }
+    let page = store.packs_missing(no, plan.cursor, PAGE)?;
+    plan.cursor = page.last().map(|pack| pack.id);
+    plan.scanning = page.len() == PAGE;
+    plan.queue = page.into_iter().filter(|pack| !plan.flying.contains_key(&pack.id)).collect();
+    Ok(!plan.queue.is_empty() || plan.scanning)
+}

@@ -1,0 +1,117 @@
+//! What the engine knows about a folder's peers, for people.
+
+use std::collections::BTreeMap;
+
+use cobox_store::format::entry::LogHead;
+use cobox_store::id::FolderNo;
+
+use super::state::{Folder, Session};
+use super::{Conn, Engine};
+use crate::peer_id::PeerId;
+use crate::status::{Path, PeerKind, PeerStatus, SessionState};
+
+/// Entries whose packs are counted exactly in a report; beyond, the entries alone are shown.
+const COUNTED_ENTRIES_MAX: u64 = 512;
+
+impl Engine {
+    /// The status of each peer of a folder, with the connection it is on; `None` for an unknown folder.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn report(&self, no: FolderNo) -> cobox_store::error::Result<Option<Vec<(Option<Conn>, PeerStatus)>>> {
+        let Some(folder) = self.folders.get(&no) else { return Ok(None) };
+        let heads: BTreeMap<_, _> = self.store.log_heads(no)?.into_iter().map(|head| (head.log, head)).collect();
+        let mut found: BTreeMap<PeerId, (Option<Conn>, PeerStatus)> = BTreeMap::new();
+        for peer in &folder.peers {
+            let mut status = self.blank(*peer, folder);
+            status.entries_behind = heads.values().map(|head| head.seq).sum();
+            found.insert(*peer, (None, status));
+        }
+        for (conn, connection) in &self.conns {
+            for session in connection.sessions.values().filter(|session| session.no == no) {
+                let status = self.session_status(no, folder, &heads, connection.peer, session)?;
+                let better = found.get(&connection.peer).is_none_or(|(_, old)| rank(old) <= rank(&status));
+                if better {
+                    found.insert(connection.peer, (Some(*conn), status));
+                }
+            }
+        }
+        Ok(Some(found.into_values().collect()))
+    }
+
+    fn blank(&self, peer: PeerId, folder: &Folder) -> PeerStatus {
+        let seeder = folder.access.seeder(&peer.to_bytes()).is_some();
+        PeerStatus {
+            peer,
+            kind: if seeder { PeerKind::Seeder } else { PeerKind::Unknown },
+            path: Path::None,
+            transport: None,
+            rtt_ms: None,
+            session: SessionState::Offline,
+            error: self.dialer.error(&peer).map(str::to_owned),
+            entries_behind: 0,
+            packs_to_send: 0,
+            bytes_to_send: 0,
+            entries_to_receive: 0,
+            packs_to_receive: folder.lack.packs,
+            bytes_to_receive: folder.lack.bytes,
+            full: false,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rate: 0,
+        }
+    }
+
+    fn session_status(
+        &self,
+        no: FolderNo,
+        folder: &Folder,
+        heads: &BTreeMap<cobox_store::id::LogId, LogHead>,
+        peer: PeerId,
+        session: &Session,
+    ) -> cobox_store::error::Result<PeerStatus> {
+        let mut status = self.blank(peer, folder);
+        status.path = Path::Direct;
+        status.session = Self::shown(session.stage);
+        status.error = match status.session {
+            SessionState::Refused if session.grant_refused => Some("the seeder's owner refused the grant".to_owned()),
+            SessionState::Refused => Some("the peer does not hold this folder".to_owned()),
+            SessionState::Pending => Some("the seeder's owner has not accepted the grant yet".to_owned()),
+            _ if self.liars.contains_key(&peer) => Some("the peer sent bytes that are not the pack's".to_owned()),
+            _ => None,
+        };
+        if session.kind != PeerKind::Unknown {
+            status.kind = session.kind;
+        }
+        (status.entries_behind, status.entries_to_receive) = Self::distance(heads, &session.theirs);
+        if let Some(lack) = session.lack {
+            (status.packs_to_send, status.bytes_to_send, status.full) = (lack.packs, lack.bytes, lack.full);
+        }
+        if status.entries_behind <= COUNTED_ENTRIES_MAX {
+            for head in heads.values() {
+                let theirs = session.theirs.get(&head.log).copied().unwrap_or(0);
+                for seq in theirs + 1..=head.seq {
+                    let Some(entry) = self.store.entry(no, head.log, seq)? else { continue };
+                    status.packs_to_send += entry.header().packs.len() as u64;
+                    status.bytes_to_send += entry.header().packs.iter().map(|pack| pack.size).sum::<u64>();
+                }
+            }
+        }
+        // Before the peer has told what it lacks, nobody may take it for caught up.
+        if session.lack.is_none() {
+            status.entries_behind = status.entries_behind.max(1);
+        }
+        Ok(status)
+    }
+}
+
+fn rank(status: &PeerStatus) -> u8 {
+    match status.session {
+        SessionState::Offline => 0,
+        SessionState::Refused => 1,
+        SessionState::Opening => 2,
+        SessionState::Pending => 3,
+        SessionState::Restricted => 4,
+        SessionState::Open => 5,
+    }
+}

@@ -1,0 +1,391 @@
+//! Opening folders on a connection: who may see what, decided once per session.
+
+use std::time::Instant;
+
+use cobox_store::id::FolderNo;
+
+use super::handshake::{Binding, Speaker};
+use super::state::{Folder, Session, Stage};
+use super::{Conn, Engine, FULL_WAIT, HANDSHAKE_WAIT, Identity, Output, Side};
+use crate::peer_id::PeerId;
+use crate::status::PeerKind;
+use crate::wire::{Frame, GrantAnswer, Part, Proof, SessionId, split_records};
+
+/// Swarm secrets tried with one peer, newest first: a peer that is more epochs behind learns of the
+/// newer ones from somebody else.
+const SECRETS_MAX: usize = 8;
+/// How long a refused folder is not offered again.
+const REFUSED_WAIT: std::time::Duration = FULL_WAIT;
+/// Bytes of records in one grant offer: an access log of a folder with thousands of devices.
+const OFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+impl Engine {
+    fn binding(&self, conn: Conn, session: SessionId, opener: Side) -> Option<Binding> {
+        let connection = self.conns.get(&conn)?;
+        let (mine, theirs) = (connection.nonce, connection.their_nonce?);
+        Some(match opener {
+            // Here `Dialer` stands for "we open".
+            Side::Dialer => Binding {
+                opener: self.me,
+                responder: connection.peer,
+                opener_nonce: mine,
+                responder_nonce: theirs,
+                session,
+            },
+            Side::Listener => Binding {
+                opener: connection.peer,
+                responder: self.me,
+                opener_nonce: theirs,
+                responder_nonce: mine,
+                session,
+            },
+        })
+    }
+
+    /// Offers every folder that this peer is configured for.
+    pub(super) fn open_all(&mut self, conn: Conn, now: Instant) {
+        let Some(peer) = self.conns.get(&conn).map(|connection| connection.peer) else { return };
+        let folders: Vec<FolderNo> =
+            self.folders.iter().filter(|(_, folder)| folder.peers.contains(&peer)).map(|(no, _)| *no).collect();
+        for no in folders {
+            self.open(conn, no, 0, now);
+        }
+    }
+
+    /// Offers a folder to every connected peer that is configured for it.
+    pub(super) fn open_everywhere(&mut self, no: FolderNo, now: Instant) {
+        let Some(folder) = self.folders.get(&no) else { return };
+        let conns: Vec<Conn> = self
+            .conns
+            .iter()
+            .filter(|(_, connection)| connection.their_nonce.is_some() && folder.peers.contains(&connection.peer))
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in conns {
+            self.open(conn, no, 0, now);
+        }
+    }
+
+    /// Sends `Open`, unless the folder has a session that works or is being opened on this connection.
+    fn open(&mut self, conn: Conn, no: FolderNo, secret_at: usize, now: Instant) {
+        let Some(connection) = self.conns.get(&conn) else { return };
+        let old = connection.sessions.iter().find(|(_, session)| session.no == no);
+        let stale: Option<SessionId> = match old {
+            None => None,
+            Some((id, session)) => match session.stage {
+                Stage::Refused { .. } | Stage::Offered { .. } => Some(*id),
+                _ => return,
+            },
+        };
+        if let Some(id) = stale {
+            self.drop_session(conn, id);
+        }
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        let id = SessionId(connection.next_session);
+        connection.next_session = connection.next_session.wrapping_add(2);
+        let Some(binding) = self.binding(conn, id, Side::Dialer) else { return };
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        let Some(secret) = folder.secrets.get(secret_at) else { return };
+        let (blinded, proof) = (binding.blinded(secret), binding.proof(secret, Speaker::Opener));
+        folder.sessions.insert((conn, id));
+        if let Some(connection) = self.conns.get_mut(&conn) {
+            connection.sessions.insert(id, Session::new(no, Stage::Opening { since: now }, secret_at));
+        }
+        self.send(conn, Frame::Open { session: id, blinded, proof });
+    }
+
+    fn who(&self, folder: &Folder, binding: &Binding, speaker: Speaker) -> Proof {
+        match &folder.identity {
+            Identity::Seeder => Proof::Seeder,
+            Identity::Member { log, signer } => {
+                Proof::Member { log: *log, signature: signer(&binding.transcript(folder.id, speaker, &log.0)) }
+            }
+        }
+    }
+
+    pub(super) fn on_open(&mut self, conn: Conn, id: SessionId, blinded: [u8; 32], proof: [u8; 32], now: Instant) {
+        let Some(connection) = self.conns.get(&conn) else { return };
+        let (side, taken) = (connection.side, connection.sessions.contains_key(&id));
+        // The opener's numbers have its parity; anything else is a peer that does not follow the rules.
+        if taken || (id.0 % 2 == 0) != (side == Side::Listener) {
+            self.out.push(Output::Close { conn });
+            return;
+        }
+        let Some(binding) = self.binding(conn, id, Side::Listener) else { return };
+        let found = self.folders.iter().find_map(|(no, folder)| {
+            let known = folder.secrets.iter().take(SECRETS_MAX);
+            let at = known.enumerate().find(|(_, secret)| binding.blinded(secret) == blinded)?.0;
+            binding.proves(&folder.secrets[at], Speaker::Opener, proof).then_some((*no, at))
+        });
+        let Some((no, secret_at)) = found else {
+            if self.token(conn, now) {
+                self.send(conn, Frame::Refuse { session: id });
+            } else {
+                self.out.push(Output::Close { conn });
+            }
+            return;
+        };
+        if !self.yield_to(conn, no, side) {
+            return;
+        }
+        let Some(folder) = self.folders.get(&no) else { return };
+        let secret = &folder.secrets[secret_at];
+        let answer = Frame::Accept {
+            session: id,
+            proof: binding.proof(secret, Speaker::Responder),
+            who: self.who(folder, &binding, Speaker::Responder),
+        };
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.sessions.insert((conn, id));
+        }
+        if let Some(connection) = self.conns.get_mut(&conn) {
+            connection.sessions.insert(id, Session::new(no, Stage::Accepted { since: now }, secret_at));
+        }
+        self.send(conn, answer);
+    }
+
+    /// Where both sides open one folder, the connection's dialer wins; `false` when that is us.
+    fn yield_to(&mut self, conn: Conn, no: FolderNo, side: Side) -> bool {
+        let Some(connection) = self.conns.get(&conn) else { return false };
+        let mine = connection.sessions.iter().find(|(_, session)| session.no == no);
+        let Some((id, session)) = mine.map(|(id, session)| (*id, session)) else { return true };
+        let busy = !matches!(session.stage, Stage::Refused { .. } | Stage::Offered { .. });
+        if busy && side == Side::Dialer {
+            return false;
+        }
+        self.drop_session(conn, id);
+        true
+    }
+
+    pub(super) fn on_accept(&mut self, conn: Conn, id: SessionId, proof: [u8; 32], who: &Proof, now: Instant) {
+        let Some(session) = self.session(conn, id) else { return };
+        let (no, at, stage) = (session.no, session.secret_at, session.stage);
+        let Some(binding) = self.binding(conn, id, Side::Dialer) else { return };
+        let Some(folder) = self.folders.get(&no) else { return };
+        let right = matches!(stage, Stage::Opening { .. })
+            && folder.secrets.get(at).is_some_and(|secret| binding.proves(secret, Speaker::Responder, proof));
+        let judged = if right { self.judge(folder, &binding, Speaker::Responder, binding.responder, who) } else { None };
+        let Some((kind, stage)) = judged else {
+            self.fail_session(conn, id, now);
+            return;
+        };
+        let confirm = Frame::Confirm { session: id, who: self.who(folder, &binding, Speaker::Opener) };
+        self.send(conn, confirm);
+        self.begin(conn, id, kind, stage, who);
+    }
+
+    pub(super) fn on_confirm(&mut self, conn: Conn, id: SessionId, who: &Proof, now: Instant) {
+        let Some(session) = self.session(conn, id) else { return };
+        let (no, stage) = (session.no, session.stage);
+        let Some(binding) = self.binding(conn, id, Side::Listener) else { return };
+        let Some(folder) = self.folders.get(&no) else { return };
+        let judged = if matches!(stage, Stage::Accepted { .. }) {
+            self.judge(folder, &binding, Speaker::Opener, binding.opener, who)
+        } else {
+            None
+        };
+        match judged {
+            Some((kind, stage)) => self.begin(conn, id, kind, stage, who),
+            None => {
+                self.send(conn, Frame::Refuse { session: id });
+                self.fail_session(conn, id, now);
+            }
+        }
+    }
+
+    /// What a proof entitles to: `None` when it does not hold.
+    fn judge(
+        &self,
+        folder: &Folder,
+        binding: &Binding,
+        speaker: Speaker,
+        peer: PeerId,
+        who: &Proof,
+    ) -> Option<(PeerKind, Stage)> {
+        match who {
+            Proof::Seeder => {
+                let listed = folder.access.seeder(&peer.to_bytes()).is_some();
+                Some((PeerKind::Seeder, if listed { Stage::Open } else { Stage::Restricted }))
+            }
+            Proof::Member { log, signature } => {
+                let listed = folder.access.devices.contains_key(log);
+                let stage = if listed { Stage::Open } else { Stage::Restricted };
+                binding.device_signed(folder.id, speaker, *log, signature).then_some((PeerKind::Member, stage))
+            }
+        }
+    }
+
+    fn begin(&mut self, conn: Conn, id: SessionId, kind: PeerKind, stage: Stage, who: &Proof) {
+        let Some(session) = self.session(conn, id) else { return };
+        session.kind = kind;
+        session.stage = stage;
+        if let Proof::Member { log, .. } = who {
+            session.log = Some(*log);
+        }
+        let no = session.no;
+        tracing::debug!(no = no.0, ?kind, ?stage, "session");
+        if stage == Stage::Open {
+            self.out.push(Output::Opened { conn, session: id, no });
+        }
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.plan.rescan = true;
+        }
+        self.dirty.insert(no);
+    }
+
+    /// Lets sessions flow whose peer has been listed since, and stops those whose peer no longer is.
+    pub(super) fn rejudge(&mut self, no: FolderNo) {
+        let Some(folder) = self.folders.get(&no) else { return };
+        let access = folder.access.clone();
+        for (conn, id) in folder.sessions.clone() {
+            let Some(connection) = self.conns.get_mut(&conn) else { continue };
+            let peer = connection.peer;
+            let Some(session) = connection.sessions.get_mut(&id) else { continue };
+            let listed = match (session.kind, session.log) {
+                (PeerKind::Seeder, _) => access.seeder(&peer.to_bytes()).is_some(),
+                (PeerKind::Member, Some(log)) => access.devices.contains_key(&log),
+                _ => continue,
+            };
+            match (session.stage, listed) {
+                (Stage::Restricted, true) => {
+                    session.stage = Stage::Open;
+                    self.out.push(Output::Opened { conn, session: id, no });
+                }
+                (Stage::Open, false) => {
+                    session.stage = Stage::Restricted;
+                    self.out.push(Output::Closed { conn, session: id });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn fail_session(&mut self, conn: Conn, id: SessionId, now: Instant) {
+        if let Some(session) = self.session(conn, id) {
+            session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT };
+        }
+    }
+
+    pub(super) fn on_refuse(&mut self, conn: Conn, id: SessionId, now: Instant) {
+        if self.recovery_refused(conn, id) {
+            return;
+        }
+        let Some(session) = self.session(conn, id) else { return };
+        let (no, at, opening) = (session.no, session.secret_at, matches!(session.stage, Stage::Opening { .. }));
+        session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT };
+        if !opening {
+            return;
+        }
+        let Some(folder) = self.folders.get(&no) else { return };
+        if at + 1 < folder.secrets.len().min(SECRETS_MAX) {
+            self.open(conn, no, at + 1, now);
+            return;
+        }
+        let Some(peer) = self.conns.get(&conn).map(|connection| connection.peer) else { return };
+        let granted = folder.access.seeder(&peer.to_bytes()).is_some();
+        if granted && matches!(folder.identity, Identity::Member { .. }) {
+            self.offer_grant(conn, id, no, now);
+        }
+    }
+
+    fn offer_grant(&mut self, conn: Conn, id: SessionId, no: FolderNo, now: Instant) {
+        let records = match self.store.access_records(no) {
+            Ok(records) => records.iter().map(cobox_store::format::access::Record::encode).collect(),
+            Err(error) => {
+                tracing::warn!(no = no.0, %error, "the access log cannot be read");
+                return;
+            }
+        };
+        if let Some(session) = self.session(conn, id) {
+            session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT };
+        }
+        for (part, records) in split_records(records) {
+            self.send(conn, Frame::GrantOffer { session: id, part, records });
+        }
+    }
+
+    pub(super) fn on_grant_offer(&mut self, conn: Conn, part: Part, records: &[Vec<u8>], now: Instant) {
+        use cobox_store::format::access::UnverifiedRecord;
+        if part == Part::Last && !self.token(conn, now) {
+            self.out.push(Output::Close { conn });
+            return;
+        }
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        connection.used_at = now;
+        for bytes in records {
+            connection.offer_bytes += bytes.len();
+            let record = UnverifiedRecord::decode(bytes).ok().and_then(|record| record.verify().ok());
+            match record {
+                Some(record) if connection.offer_bytes <= OFFER_BYTES_MAX => connection.offer.push(record),
+                _ => {
+                    self.out.push(Output::Close { conn });
+                    return;
+                }
+            }
+        }
+        if part == Part::Last {
+            connection.offer_bytes = 0;
+            let (peer, records) = (connection.peer, std::mem::take(&mut connection.offer));
+            self.out.push(Output::GrantOffered { peer, records });
+        }
+    }
+
+    pub(super) fn grant_decided(&mut self, peer: PeerId, folder: cobox_store::id::FolderId, answer: GrantAnswer) {
+        let conns: Vec<Conn> =
+            self.conns.iter().filter(|(_, connection)| connection.peer == peer).map(|(conn, _)| *conn).collect();
+        for conn in conns {
+            self.send(conn, Frame::GrantAnswer { folder, answer });
+        }
+    }
+
+    pub(super) fn on_grant_answer(
+        &mut self,
+        conn: Conn,
+        folder: cobox_store::id::FolderId,
+        answer: GrantAnswer,
+        now: Instant,
+    ) {
+        let Some(no) = self.folders.iter().find(|(_, known)| known.id == folder).map(|(no, _)| *no) else { return };
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        let Some(session) = connection.sessions.values_mut().find(|session| session.no == no) else { return };
+        if !matches!(session.stage, Stage::Offered { .. } | Stage::Refused { .. }) {
+            return;
+        }
+        match answer {
+            GrantAnswer::Accepted => self.open(conn, no, 0, now),
+            GrantAnswer::Pending => session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT },
+            GrantAnswer::Refused => {
+                session.grant_refused = true;
+                session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT * 10 };
+            }
+        }
+    }
+
+    /// Gives up handshakes that take too long, and offers refused folders again.
+    pub(super) fn retry_sessions(&mut self, now: Instant) {
+        let (mut again, mut slow) = (Vec::new(), Vec::new());
+        for (conn, connection) in &self.conns {
+            for (id, session) in &connection.sessions {
+                match session.stage {
+                    Stage::Opening { since } | Stage::Accepted { since } if now > since + HANDSHAKE_WAIT => {
+                        slow.push((*conn, *id));
+                    }
+                    Stage::Refused { retry_at } | Stage::Offered { retry_at } if now >= retry_at => {
+                        again.push((*conn, *id, session.no, connection.peer));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (conn, id) in slow {
+            self.fail_session(conn, id, now);
+        }
+        for (conn, id, no, peer) in again {
+            if self.folders.get(&no).is_some_and(|folder| folder.peers.contains(&peer)) {
+                self.open(conn, no, 0, now);
+            } else {
+                self.drop_session(conn, id);
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What the engine remembers: folders, connections, and a folder's sessions on them. Plain data.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use cobox_store::blind::Access;
+use cobox_store::format::access::Record;
+use cobox_store::format::entry::LogHead;
+use cobox_store::format::pack::PackRef;
+use cobox_store::id::{FolderId, FolderNo, LogId, PackId, RecordHash};
+
+use super::{Conn, Identity, Side};
+use crate::node::SwarmKey;
+use crate::peer_id::PeerId;
+use crate::status::PeerKind;
+use crate::wire::SessionId;
+
+/// One connection.
+pub(super) struct Connection {
+    pub peer: PeerId,
+    pub side: Side,
+    pub nonce: [u8; 32],
+    pub their_nonce: Option<[u8; 32]>,
+    pub next_session: u32,
+    pub next_question: u32,
+    pub sessions: BTreeMap<SessionId, Session>,
+    /// Records of a grant offer that is arriving, and their bytes.
+    pub offer: Vec<Record>,
+    pub offer_bytes: usize,
+    /// Tokens for questions from strangers; see [`super::TOKENS_MAX`].
+    pub tokens: u32,
+    pub tokens_at: Instant,
+    pub used_at: Instant,
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    /// `Open` was sent.
+    Opening { since: Instant },
+    /// `Accept` was sent.
+    Accepted { since: Instant },
+    /// The peer refused, or did not answer; tried again at `retry_at`.
+    Refused { retry_at: Instant },
+    /// The grant was offered; tried again at `retry_at`.
+    Offered { retry_at: Instant },
+    /// The peer proved the swarm secret, but the access log does not list it yet.
+    Restricted,
+    /// Everything flows.
+    Open,
+}
+
+/// One folder on one connection.
+pub(super) struct Session {
+    pub no: FolderNo,
+    pub stage: Stage,
+    /// Which of the folder's swarm secrets is used.
+    pub secret_at: usize,
+    pub kind: PeerKind,
+    /// The device that proved itself, where the peer is a member.
+    pub log: Option<LogId>,
+    /// Entries the peer holds.
+    pub theirs: BTreeMap<LogId, u64>,
+    /// Heads the peer was told.
+    pub told: BTreeMap<LogId, u64>,
+    pub told_access: Option<Vec<RecordHash>>,
+    pub told_lack: Option<Lack>,
+    /// What the peer said it lacks.
+    pub lack: Option<Lack>,
+    /// Packs that the peer said it does not have.
+    pub absent: HashSet<PackId>,
+    /// Packs that the peer asked for in vain.
+    pub denied: HashSet<PackId>,
+    /// Logs that could not be continued from this peer, until when not to ask again.
+    pub bad_logs: HashMap<LogId, Instant>,
+    /// Packs it is sending us.
+    pub fetching: usize,
+    pub grant_refused: bool,
+}
+
+impl Session {
+    pub fn new(no: FolderNo, stage: Stage, secret_at: usize) -> Self {
+        Self {
+            no,
+            stage,
+            secret_at,
+            kind: PeerKind::Unknown,
+            log: None,
+            theirs: BTreeMap::new(),
+            told: BTreeMap::new(),
+            told_access: None,
+            told_lack: None,
+            lack: None,
+            absent: HashSet::new(),
+            denied: HashSet::new(),
+            bad_logs: HashMap::new(),
+            fetching: 0,
+            grant_refused: false,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+}
+
+/// Live packs that are not here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Lack {
+    pub packs: u64,
+    pub bytes: u64,
+    pub full: bool,
+}
+
+/// A pull of one log from one peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pull {
+    pub conn: Conn,
+    pub session: SessionId,
+    pub from: u64,
+    pub since: Instant,
+}
+
+/// One folder.
+pub(super) struct Folder {
+    pub id: FolderId,
+    pub identity: Identity,
+    pub secrets: Vec<SwarmKey>,
+    pub peers: BTreeSet<PeerId>,
+    pub sessions: BTreeSet<(Conn, SessionId)>,
+    pub heads: BTreeMap<LogId, LogHead>,
+    pub access: Arc<Access>,
+    pub records: HashSet<RecordHash>,
+    pub lack: Lack,
+    pub surveyed: bool,
+    pub next_survey: Instant,
+    pub full_until: Option<Instant>,
+    pub pulls: HashMap<LogId, Pull>,
+    pub plan: Plan,
+}
+
+/// Which packs to fetch next.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// Where the scan of missing packs goes on; `None` at the start.
+    pub cursor: Option<PackId>,
+    /// Whether the scan has to begin again.
+    pub rescan: bool,
+    /// Whether the scan is between its start and its end.
+    pub scanning: bool,
+    pub queue: VecDeque<PackRef>,
+    pub flying: HashMap<PackId, (Conn, SessionId, u64)>,
+}

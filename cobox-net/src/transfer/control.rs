@@ -1,0 +1,97 @@
+//! The control stream: frames in both directions, bounded in bytes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures::io::{BufReader, ReadHalf, WriteHalf};
+use futures::AsyncWriteExt as _;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Tap, Way, read_frame};
+use crate::error::Result;
+use crate::swarm::ByteStream;
+use crate::wire::{FRAME_BYTES_MAX, Frame, decode_frame};
+
+/// KiB of frames that were read and wait for the engine, in the whole node.
+pub const INBOX_KIB: usize = 8 * 1024;
+/// Bytes that wait to be sent to one peer; a peer that reads more slowly than it asks is dropped.
+const OUTBOX_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Where frames for one peer are put.
+#[derive(Clone)]
+pub struct Outbox {
+    sender: UnboundedSender<Vec<u8>>,
+    queued: Arc<AtomicUsize>,
+}
+
+/// The other end of an [`Outbox`].
+pub struct OutboxEnd {
+    receiver: UnboundedReceiver<Vec<u8>>,
+    queued: Arc<AtomicUsize>,
+}
+
+/// A pair of ends.
+pub fn outbox() -> (Outbox, OutboxEnd) {
+    let (sender, receiver) = unbounded_channel();
+    let queued = Arc::new(AtomicUsize::new(0));
+    (Outbox { sender, queued: Arc::clone(&queued) }, OutboxEnd { receiver, queued })
+}
+
+/// The peer does not read what it asked for.
+#[derive(Debug)]
+pub struct Overflow;
+
+impl Outbox {
+    /// Queues a frame.
+    ///
+    /// # Errors
+    /// When too much waits already; the connection should be closed then.
+    pub fn send(&self, frame: &Frame) -> Result<(), Overflow> {
+        let bytes = frame.encode();
+        if self.queued.fetch_add(bytes.len(), Ordering::Relaxed) > OUTBOX_BYTES_MAX {
+            return Err(Overflow);
+        }
+        // A closed stream has its own end; nobody waits for this frame.
+        let _ = self.sender.send(bytes);
+        Ok(())
+    }
+}
+
+/// Sends what is queued until the outbox or the stream ends.
+///
+/// # Errors
+/// When the stream fails.
+pub async fn write_loop(mut stream: WriteHalf<ByteStream>, mut end: OutboxEnd, tap: Tap) -> Result<()> {
+    while let Some(frame) = end.receiver.recv().await {
+        tap.note(Way::Out, &[&frame]);
+        let length = u32::try_from(frame.len()).expect("a frame is at most 1 MiB");
+        stream.write_all(&length.to_le_bytes()).await?;
+        stream.write_all(&frame).await?;
+        end.queued.fetch_sub(frame.len(), Ordering::Relaxed);
+        if end.receiver.is_empty() {
+            stream.flush().await?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads frames and hands them on, each with its share of the inbox.
+///
+/// # Errors
+/// When the stream ends or brings what no writer produces.
+pub async fn read_loop(
+    stream: ReadHalf<ByteStream>,
+    inbox: Arc<Semaphore>,
+    tap: Tap,
+    mut hand_on: impl FnMut(Frame, OwnedSemaphorePermit),
+) -> Result<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let bytes = read_frame(&mut stream, FRAME_BYTES_MAX).await?;
+        tap.note(Way::In, &[&bytes]);
+        let kib = u32::try_from(bytes.len().div_ceil(1024)).expect("a frame is at most 1 MiB");
+        let Ok(permit) = Arc::clone(&inbox).acquire_many_owned(kib).await else { return Ok(()) };
+        hand_on(decode_frame(&bytes)?, permit);
+    }
+}

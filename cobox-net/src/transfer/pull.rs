@@ -1,0 +1,448 @@
+//! The asking side of a bulk stream: asks for slices within the credit, stores them as they arrive.
+//!
+//! One task asks and one reads for each stream; each pack in flight has a task that asks for its missing
+//! slices, and large ones a thread that verifies and stores them. A break keeps what has arrived.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cobox_store::Error as StoreError;
+use cobox_store::blind::{PackStatus, Progress, Store};
+use cobox_store::format::pack::PackRef;
+use cobox_store::format::proof::{Outboard, slice_count, slice_len};
+use cobox_store::format::{DecodeError, SLICE_BYTES};
+use cobox_store::id::FolderNo;
+use futures::io::{ReadHalf, WriteHalf};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use parking_lot::Mutex;
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::JoinHandle;
+
+use super::{STALL_WAIT, Tap, Way, read_frame};
+use crate::error::{Error, Result};
+use crate::swarm::ByteStream;
+use crate::sync::{Fetched, SMALL_BYTES_MAX};
+use crate::wire::{Ask, BULK_BYTES_MAX, BulkFrame, OutboardWish, SLICES_OFFSET, SessionId, decode_bulk};
+
+/// Slices in one ask: 1 MiB keeps a stream busy and the order of asks fair.
+const ASK_SLICES: u64 = 16;
+/// Encoded asks that wait to be sent.
+const ASKS_QUEUED: usize = 64;
+/// Small packs stored together: one commit for many.
+const BATCH_PACKS: usize = 64;
+
+/// What arrives for one ask.
+enum Piece {
+    Outboard(Vec<u8>),
+    /// The whole frame, so that nothing is copied; the permit is given back when its slices are stored.
+    Slices { first: u64, frame: Vec<u8>, permit: Option<OwnedSemaphorePermit> },
+    Done,
+    NotHere,
+}
+
+struct Pending {
+    pieces: UnboundedSender<Piece>,
+    permit: Option<OwnedSemaphorePermit>,
+    next: u64,
+    end: u64,
+    size: u64,
+}
+
+#[derive(Default)]
+struct Asks {
+    pending: HashMap<u32, Pending>,
+    next: u32,
+    closed: bool,
+    heard_at: Option<Instant>,
+}
+
+/// Fetches packs over one stream. Clones share it.
+#[derive(Clone)]
+pub struct Puller {
+    store: Arc<Store>,
+    credit: Arc<Semaphore>,
+    asks: Arc<Mutex<Asks>>,
+    frames: Sender<Vec<u8>>,
+    batcher: Batcher,
+}
+
+/// What a fetch is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    pub session: SessionId,
+    pub no: FolderNo,
+    pub pack: PackRef,
+}
+
+impl Puller {
+    /// Takes over a stream; the future runs until it ends.
+    pub fn start(
+        stream: ByteStream,
+        store: Arc<Store>,
+        credit: Arc<Semaphore>,
+        batcher: Batcher,
+        tap: Tap,
+        received: Arc<AtomicU64>,
+    ) -> (Self, impl Future<Output = Result<()>> + Send) {
+        let (read, write) = stream.split();
+        let (frames, queued) = channel(ASKS_QUEUED);
+        let asks: Arc<Mutex<Asks>> = Arc::default();
+        let puller = Self { store, credit, asks: Arc::clone(&asks), frames, batcher };
+        let run = async move {
+            let reading = read_pieces(read, Arc::clone(&asks), tap.clone(), received);
+            let writing = write_asks(write, queued, tap);
+            let watching = watch(Arc::clone(&asks));
+            let ended = tokio::select! { end = reading => end, end = writing => end, end = watching => end };
+            let mut asks = asks.lock();
+            asks.closed = true;
+            asks.pending.clear();
+            ended
+        };
+        (puller, run)
+    }
+
+    /// Fetches one pack and stores it.
+    pub async fn fetch(self, job: Job) -> Fetched {
+        if job.pack.size <= SMALL_BYTES_MAX { self.fetch_small(job).await } else { self.fetch_large(job).await }
+    }
+
+    async fn fetch_small(self, job: Job) -> Fetched {
+        let (pieces_in, mut pieces) = unbounded_channel();
+        if self.ask(job, 0..slice_count(job.pack.size), OutboardWish::Skip, &pieces_in).await.is_none() {
+            return Fetched::Broken;
+        }
+        drop(pieces_in);
+        let mut bytes = Vec::with_capacity(usize::try_from(job.pack.size).expect("a small pack"));
+        let mut permits = Vec::new();
+        loop {
+            match pieces.recv().await {
+                Some(Piece::Slices { frame, permit, .. }) => {
+                    bytes.extend_from_slice(&frame[SLICES_OFFSET..]);
+                    permits.push(permit);
+                }
+                Some(Piece::Done) => break,
+                Some(Piece::NotHere) => return Fetched::NotHere,
+                Some(Piece::Outboard(_)) => return Fetched::Lied,
+                None => return Fetched::Broken,
+            }
+        }
+        self.batcher.put(job, bytes, permits).await
+    }
+
+    async fn fetch_large(self, job: Job) -> Fetched {
+        let store = Arc::clone(&self.store);
+        let known = tokio::task::spawn_blocking(move || known(&store, job)).await;
+        let (outboard, missing) = match known {
+            Ok(Ok(Some(known))) => known,
+            Ok(Ok(None)) => return Fetched::Done,
+            _ => return Fetched::Failed,
+        };
+        let mut wish = if outboard.is_some() { OutboardWish::Skip } else { OutboardWish::Send };
+        let (pieces_in, pieces) = unbounded_channel();
+        let store = Arc::clone(&self.store);
+        let mut storing: JoinHandle<Fetched> =
+            tokio::task::spawn_blocking(move || store_pieces(&store, job, outboard, pieces));
+        for range in runs(&missing) {
+            tokio::select! {
+                how = &mut storing => return how.unwrap_or(Fetched::Failed),
+                asked = self.ask(job, range, wish, &pieces_in) => if asked.is_none() { break },
+            }
+            wish = OutboardWish::Skip;
+        }
+        drop(pieces_in);
+        storing.await.unwrap_or(Fetched::Failed)
+    }
+
+    /// Waits for credit and sends an ask; `None` when the stream has ended.
+    async fn ask(
+        &self,
+        job: Job,
+        slices: std::ops::Range<u64>,
+        outboard: OutboardWish,
+        pieces: &UnboundedSender<Piece>,
+    ) -> Option<()> {
+        let count = u32::try_from(slices.end - slices.start).expect("a few slices");
+        let permit = Arc::clone(&self.credit).acquire_many_owned(count).await.ok()?;
+        let number = {
+            let mut asks = self.asks.lock();
+            if asks.closed {
+                return None;
+            }
+            if asks.pending.is_empty() {
+                asks.heard_at = Some(Instant::now());
+            }
+            asks.next = asks.next.wrapping_add(1);
+            let number = asks.next;
+            let pending = Pending {
+                pieces: pieces.clone(),
+                permit: Some(permit),
+                next: slices.start,
+                end: slices.end,
+                size: job.pack.size,
+            };
+            asks.pending.insert(number, pending);
+            number
+        };
+        let short = |value: u64| u16::try_from(value).expect("a pack has at most 256 slices");
+        let ask = Ask {
+            ask: number,
+            session: job.session,
+            pack: job.pack,
+            outboard,
+            first: short(slices.start),
+            count: short(slices.end - slices.start),
+        };
+        self.frames.send(BulkFrame::Ask(ask).encode()).await.ok()
+    }
+}
+
+/// What of a pack is here: its outboard, and the slices that are not; `None` when it is complete.
+type Known = Option<(Option<Outboard>, Vec<u64>)>;
+
+fn known(store: &Store, job: Job) -> cobox_store::error::Result<Known> {
+    Ok(match store.pack_status(job.no, job.pack.id)? {
+        PackStatus::Complete(_) => None,
+        PackStatus::Partial(_, have) => match store.outboard(job.no, job.pack.id)? {
+            Some(outboard) => Some((Some(outboard), have.missing().collect())),
+            None => Some((None, (0..slice_count(job.pack.size)).collect())),
+        },
+        PackStatus::Missing(_) | PackStatus::Unknown => Some((None, (0..slice_count(job.pack.size)).collect())),
+    })
+}
+
+/// Contiguous runs of at most [`ASK_SLICES`].
+fn runs(missing: &[u64]) -> Vec<std::ops::Range<u64>> {
+    let mut runs: Vec<std::ops::Range<u64>> = Vec::new();
+    for index in missing {
+        match runs.last_mut() {
+            Some(run) if run.end == *index && run.end - run.start < ASK_SLICES => run.end += 1,
+            _ => runs.push(*index..*index + 1),
+        }
+    }
+    runs
+}
+
+/// Verifies and stores what arrives for a large pack, until it is complete.
+fn store_pieces(
+    store: &Arc<Store>,
+    job: Job,
+    outboard: Option<Outboard>,
+    mut pieces: UnboundedReceiver<Piece>,
+) -> Fetched {
+    let mut receiver = match outboard.map(|outboard| store.pack_receive(job.no, job.pack, outboard)).transpose() {
+        Ok(receiver) => receiver,
+        Err(error) => return failed(&error),
+    };
+    while let Some(piece) = pieces.blocking_recv() {
+        match (piece, &mut receiver) {
+            (Piece::Outboard(values), None) => {
+                let Ok(outboard) = Outboard::decode(job.pack, &values) else { return Fetched::Lied };
+                match store.pack_receive(job.no, job.pack, outboard) {
+                    Ok(begun) => receiver = Some(begun),
+                    Err(error) => return failed(&error),
+                }
+            }
+            (Piece::Slices { first, frame, permit }, Some(receiver)) => {
+                let slices = &frame[SLICES_OFFSET..];
+                for (index, slice) in (first..).zip(slices.chunks(SLICE_BYTES as usize)) {
+                    match receiver.put_slice(index, slice) {
+                        Ok(Progress::Done) => return Fetched::Done,
+                        Ok(Progress::More { .. }) => {}
+                        Err(error) => return failed(&error),
+                    }
+                }
+                drop(permit);
+            }
+            (Piece::Done, _) => {}
+            (Piece::NotHere, _) => return Fetched::NotHere,
+            _ => return Fetched::Lied,
+        }
+    }
+    match receiver.map(|mut receiver| receiver.flush()) {
+        Some(Ok(Progress::Done)) => Fetched::Done,
+        Some(Err(error)) => failed(&error),
+        _ => Fetched::Broken,
+    }
+}
+
+fn failed(error: &StoreError) -> Fetched {
+    match error {
+        StoreError::NoSpace | StoreError::Quota { .. } => Fetched::Full,
+        StoreError::PackDamaged(_) => Fetched::Lied,
+        error => {
+            tracing::warn!(%error, "a pack cannot be stored");
+            Fetched::Failed
+        }
+    }
+}
+
+async fn write_asks(mut stream: WriteHalf<ByteStream>, mut frames: Receiver<Vec<u8>>, tap: Tap) -> Result<()> {
+    while let Some(frame) = frames.recv().await {
+        tap.note(Way::Out, &[&frame]);
+        let length = u32::try_from(frame.len()).expect("an ask is short");
+        stream.write_all(&[&length.to_le_bytes()[..], &frame].concat()).await?;
+        stream.flush().await?;
+    }
+    Ok(())
+}
+
+async fn read_pieces(
+    mut stream: ReadHalf<ByteStream>,
+    asks: Arc<Mutex<Asks>>,
+    tap: Tap,
+    received: Arc<AtomicU64>,
+) -> Result<()> {
+    loop {
+        let frame = read_frame(&mut stream, BULK_BYTES_MAX).await?;
+        tap.note(Way::In, &[&frame]);
+        received.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        hand_on(&mut asks.lock(), frame)?;
+    }
+}
+
+/// Gives a frame to the pack that asked for it; anything that was not asked for ends the stream.
+fn hand_on(asks: &mut Asks, frame: Vec<u8>) -> Result<()> {
+    const UNASKED: Error = Error::Decode(DecodeError::Invalid { field: "unasked slices" });
+    asks.heard_at = Some(Instant::now());
+    let (ask, piece, ends) = match decode_bulk(&frame)? {
+        BulkFrame::Ask(_) => return Err(UNASKED),
+        BulkFrame::Outboard { ask, values } => (ask, Piece::Outboard(values.to_vec()), false),
+        BulkFrame::Done { ask } => (ask, Piece::Done, true),
+        BulkFrame::NotHere { ask } => (ask, Piece::NotHere, true),
+        BulkFrame::Slices { ask, first, bytes } => {
+            let pending = asks.pending.get_mut(&ask).ok_or(UNASKED)?;
+            let (first, count) = (u64::from(first), slice_count(bytes.len() as u64));
+            let expected: usize = (first..first + count).map(|index| slice_len(pending.size, index)).sum();
+            if first != pending.next || first + count > pending.end || expected != bytes.len() {
+                return Err(UNASKED);
+            }
+            pending.next += count;
+            let share = usize::try_from(count).expect("a few slices");
+            let permit = pending.permit.as_mut().and_then(|permit| permit.split(share));
+            (ask, Piece::Slices { first, frame, permit }, false)
+        }
+    };
+    let pending = asks.pending.get(&ask).ok_or(UNASKED)?;
+    if matches!(piece, Piece::Done) && pending.next != pending.end {
+        return Err(UNASKED);
+    }
+    // Who asked may have given up; the rest of its answer is dropped here.
+    let _ = pending.pieces.send(piece);
+    if ends {
+        asks.pending.remove(&ask);
+    }
+    Ok(())
+}
+
+/// Ends the stream when something is owed and nothing comes.
+async fn watch(asks: Arc<Mutex<Asks>>) -> Result<()> {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asks = asks.lock();
+        let late = asks.heard_at.is_some_and(|heard| heard.elapsed() > STALL_WAIT);
+        if late && !asks.pending.is_empty() {
+            return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
+        }
+    }
+}
+
+/// Stores small packs, many in one commit.
+#[derive(Clone)]
+pub struct Batcher(Arc<Mutex<Option<UnboundedSender<Whole>>>>);
+
+/// A small pack that has arrived; its permits bound how many there are.
+struct Whole {
+    job: Job,
+    bytes: Vec<u8>,
+    _permits: Vec<Option<OwnedSemaphorePermit>>,
+    answer: oneshot::Sender<Fetched>,
+}
+
+impl Batcher {
+    /// Starts the thread that stores them; it ends with [`Self::stop`].
+    pub fn start(store: Arc<Store>) -> Self {
+        let (sender, mut receiver) = unbounded_channel::<Whole>();
+        tokio::task::spawn_blocking(move || {
+            while let Some(first) = receiver.blocking_recv() {
+                let mut batch = vec![first];
+                while batch.len() < BATCH_PACKS {
+                    let Ok(next) = receiver.try_recv() else { break };
+                    batch.push(next);
+                }
+                store_batch(&store, batch);
+            }
+        });
+        Self(Arc::new(Mutex::new(Some(sender))))
+    }
+
+    /// Lets the thread end once what has arrived is stored.
+    pub fn stop(&self) {
+        *self.0.lock() = None;
+    }
+
+    async fn put(&self, job: Job, bytes: Vec<u8>, permits: Vec<Option<OwnedSemaphorePermit>>) -> Fetched {
+        let (answer, answered) = oneshot::channel();
+        let whole = Whole { job, bytes, _permits: permits, answer };
+        let sent = self.0.lock().as_ref().is_some_and(|sender| sender.send(whole).is_ok());
+        if !sent {
+            return Fetched::Broken;
+        }
+        answered.await.unwrap_or(Fetched::Failed)
+    }
+}
+
+fn store_batch(store: &Arc<Store>, batch: Vec<Whole>) {
+    let mut folders: HashMap<FolderNo, (Vec<(Outboard, Vec<u8>)>, Vec<oneshot::Sender<Fetched>>)> = HashMap::new();
+    for Whole { job, bytes, answer, _permits } in batch {
+        let outboard = Outboard::of(&bytes);
+        if outboard.pack() == job.pack {
+            let (packs, answers) = folders.entry(job.no).or_default();
+            packs.push((outboard, bytes));
+            answers.push(answer);
+        } else {
+            // Nobody waits any more when the send fails.
+            let _ = answer.send(Fetched::Lied);
+        }
+    }
+    for (no, (packs, answers)) in folders {
+        let how = match store.packs_put(no, &packs) {
+            Ok(()) => Fetched::Done,
+            Err(error) => failed(&error),
+        };
+        for answer in answers {
+            let _ = answer.send(how);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_missing_slices_are_contiguous_and_short() {
+        assert_eq!(runs(&[]), vec![]);
+        assert_eq!(runs(&[0, 1, 2, 5, 7, 8]), vec![0..3, 5..6, 7..9]);
+        let all: Vec<u64> = (0..40).collect();
+        assert_eq!(runs(&all), vec![0..16, 16..32, 32..40]);
+    }
+
+    #[test]
+    fn slices_that_were_not_asked_for_end_the_stream() {
+        let (pieces, mut got) = unbounded_channel();
+        let mut asks = Asks::default();
+        let pending = Pending { pieces, permit: None, next: 0, end: 2, size: 1 << 20 };
+        asks.pending.insert(1, pending);
+        let slices = vec![0; 65_536];
+        let frame = |ask, first| BulkFrame::Slices { ask, first, bytes: &slices }.encode();
+        assert!(hand_on(&mut asks, frame(1, 0)).is_ok());
+        assert!(matches!(got.try_recv(), Ok(Piece::Slices { first: 0, .. })));
+        assert!(hand_on(&mut asks, frame(1, 0)).is_err(), "twice");
+        assert!(hand_on(&mut asks, frame(1, 2)).is_err(), "past the end");
+        assert!(hand_on(&mut asks, frame(2, 0)).is_err(), "another ask");
+        assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode()).is_err(), "too early");
+    }
+}

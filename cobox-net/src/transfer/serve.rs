@@ -1,0 +1,166 @@
+//! The answering side of a bulk stream: reads asks, reads packs, sends slices.
+//!
+//! Three stages with short queues between them, so that the disk and the network work at once and a peer
+//! that reads slowly holds at most a few MiB here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cobox_store::blind::Store;
+use cobox_store::format::SLICE_BYTES;
+use cobox_store::format::proof::slice_len;
+use cobox_store::id::{FolderNo, PackId};
+use futures::io::{ReadHalf, WriteHalf};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::{Tap, Way, read_frame};
+use crate::error::{Error, Result};
+use crate::swarm::ByteStream;
+use crate::wire::{Ask, BULK_BYTES_MAX, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SessionId, decode_bulk, slices_head};
+
+/// Asks that wait; an asker has at most a credit's worth of them on the way.
+const ASKS_MAX: usize = 512;
+/// Answers that wait to be sent, of up to 256 KiB each.
+const ANSWERS_MAX: usize = 6;
+/// Packs read at once in the whole node.
+pub const READERS_MAX: usize = 4;
+
+/// Which sessions may be served, and of which folder.
+pub type OpenFolders = Arc<Mutex<HashMap<SessionId, FolderNo>>>;
+
+/// What serving needs.
+#[derive(Clone)]
+pub struct Server {
+    pub store: Arc<Store>,
+    pub open: OpenFolders,
+    pub readers: Arc<Semaphore>,
+    pub tap: Tap,
+    pub sent: Arc<AtomicU64>,
+    /// Hears of packs that were asked for in vain.
+    pub denied: Arc<dyn Fn(SessionId, PackId) + Send + Sync>,
+}
+
+enum Answer {
+    Slices { ask: u32, first: u16, bytes: Vec<u8> },
+    Small(Vec<u8>),
+}
+
+/// Serves a stream until it ends.
+///
+/// # Errors
+/// When the stream fails or brings what no asker sends.
+pub async fn serve(stream: ByteStream, server: Server) -> Result<()> {
+    let (read, write) = stream.split();
+    let (asks_in, asks) = channel(ASKS_MAX);
+    let (answers_in, answers) = channel(ANSWERS_MAX);
+    let reading = read_asks(read, asks_in, server.tap.clone());
+    let fetching = fetch_answers(asks, answers_in, server.clone());
+    let writing = write_answers(write, answers, server);
+    tokio::try_join!(reading, fetching, writing).map(|_| ())
+}
+
+async fn read_asks(mut stream: ReadHalf<ByteStream>, asks: Sender<Ask>, tap: Tap) -> Result<()> {
+    loop {
+        let bytes = read_frame(&mut stream, BULK_BYTES_MAX).await?;
+        tap.note(Way::In, &[&bytes]);
+        let BulkFrame::Ask(ask) = decode_bulk(&bytes)? else {
+            return Err(Error::Decode(cobox_store::format::DecodeError::Invalid { field: "ask" }));
+        };
+        if asks.send(ask).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn fetch_answers(mut asks: Receiver<Ask>, answers: Sender<Answer>, server: Server) -> Result<()> {
+    while let Some(ask) = asks.recv().await {
+        let Ok(permit) = Arc::clone(&server.readers).acquire_owned().await else { return Ok(()) };
+        let no = server.open.lock().get(&ask.session).copied();
+        let store = Arc::clone(&server.store);
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            no.map_or(Ok(None), |no| read_pack(&store, no, &ask))
+        });
+        let found = match read.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                tracing::warn!(pack = %ask.pack.id, %error, "a pack cannot be read");
+                None
+            }
+            Err(_) => return Ok(()),
+        };
+        let missing = found.is_none();
+        let list =
+            found.unwrap_or_else(|| vec![Answer::Small(BulkFrame::NotHere { ask: ask.ask }.encode())]);
+        for answer in list {
+            if answers.send(answer).await.is_err() {
+                return Ok(());
+            }
+        }
+        if missing {
+            (server.denied)(ask.session, ask.pack.id);
+        }
+    }
+    Ok(())
+}
+
+/// All answers to one ask, or `None` where something of it is not here.
+fn read_pack(store: &Store, no: FolderNo, ask: &Ask) -> cobox_store::error::Result<Option<Vec<Answer>>> {
+    let mut answers = Vec::new();
+    if ask.outboard == OutboardWish::Send {
+        let Some(outboard) = store.outboard(no, ask.pack.id)? else { return Ok(None) };
+        answers.push(Answer::Small(BulkFrame::Outboard { ask: ask.ask, values: &outboard.encode() }.encode()));
+    }
+    let end = u64::from(ask.first) + u64::from(ask.count);
+    let mut at = u64::from(ask.first);
+    while at < end {
+        let stop = end.min(at + FRAME_SLICES_MAX);
+        let len: usize = (at..stop).map(|index| slice_len(ask.pack.size, index)).sum();
+        match store.pack_range(no, ask.pack.id, at * SLICE_BYTES, len)? {
+            Some(bytes) if bytes.len() == len => {
+                let first = u16::try_from(at).expect("a pack has at most 256 slices");
+                answers.push(Answer::Slices { ask: ask.ask, first, bytes });
+            }
+            _ => return Ok(None),
+        }
+        at = stop;
+    }
+    answers.push(Answer::Small(BulkFrame::Done { ask: ask.ask }.encode()));
+    Ok(Some(answers))
+}
+
+async fn write_answers(mut stream: WriteHalf<ByteStream>, mut answers: Receiver<Answer>, server: Server) -> Result<()> {
+    while let Some(answer) = answers.recv().await {
+        let send = async {
+            match &answer {
+                Answer::Small(frame) => write_parts(&mut stream, &server.tap, &[], frame).await?,
+                Answer::Slices { ask, first, bytes } => {
+                    write_parts(&mut stream, &server.tap, &slices_head(*ask, *first), bytes).await?;
+                    server.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                }
+            }
+            if answers.is_empty() { stream.flush().await } else { Ok(()) }
+        };
+        match tokio::time::timeout(super::STALL_WAIT, send).await {
+            Ok(done) => done?,
+            Err(_) => return Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
+        }
+    }
+    Ok(())
+}
+
+async fn write_parts(
+    stream: &mut WriteHalf<ByteStream>,
+    tap: &Tap,
+    head: &[u8],
+    rest: &[u8],
+) -> std::io::Result<()> {
+    tap.note(Way::Out, &[head, rest]);
+    let length = u32::try_from(head.len() + rest.len()).expect("a bulk frame is short");
+    stream.write_all(&[&length.to_le_bytes()[..], head].concat()).await?;
+    stream.write_all(rest).await
+}
