@@ -98,6 +98,9 @@ fn time(ns: i64) -> SystemTime {
 }
 
 /// Nanoseconds since 1970, held at the ends of what fits (the years 1677 and 2262).
+///
+/// fuser 0.18 takes the nanoseconds of a time before 1970 backwards, although timespec(3) counts them
+/// forwards from the second; that is put right here.
 pub fn nanoseconds(time: TimeOrNow, now: SystemTime) -> i64 {
     let time = match time {
         TimeOrNow::SpecificTime(time) => time,
@@ -105,7 +108,11 @@ pub fn nanoseconds(time: TimeOrNow, now: SystemTime) -> i64 {
     };
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
+        Err(before) => {
+            let distance = before.duration();
+            let whole_seconds = i128::from(distance.as_secs()) * 1_000_000_000;
+            i64::try_from(i128::from(distance.subsec_nanos()) - whole_seconds).unwrap_or(i64::MIN)
+        }
     }
 }
 
@@ -203,11 +210,23 @@ mod tests {
     }
 
     #[test]
-    fn times_before_1970_and_far_away_survive() {
-        for ns in [0, 1, -1, 1_700_000_000_123_456_789, -5_000_000_001, i64::MAX, i64::MIN + 1] {
+    fn far_away_times_are_held_at_the_ends() {
+        for ns in [0, 1, 1_700_000_000_123_456_789, -5_000_000_000, i64::MAX] {
             assert_eq!(nanoseconds(TimeOrNow::SpecificTime(time(ns)), UNIX_EPOCH), ns);
         }
+        let far = Duration::from_secs(1 << 40);
+        assert_eq!(nanoseconds(TimeOrNow::SpecificTime(UNIX_EPOCH + far), UNIX_EPOCH), i64::MAX);
+        assert_eq!(nanoseconds(TimeOrNow::SpecificTime(UNIX_EPOCH - far), UNIX_EPOCH), i64::MIN);
         assert_eq!(nanoseconds(TimeOrNow::Now, time(7)), 7);
+    }
+
+    #[test]
+    fn nanoseconds_before_1970_count_forwards() {
+        // What fuser makes of the timespec { tv_sec: -5, tv_nsec: 1 }.
+        let from_fuser = UNIX_EPOCH - Duration::new(5, 1);
+        let ns = nanoseconds(TimeOrNow::SpecificTime(from_fuser), UNIX_EPOCH);
+        assert_eq!(ns, -4_999_999_999);
+        assert_eq!(time(ns), UNIX_EPOCH - Duration::new(4, 999_999_999));
     }
 
     #[test]

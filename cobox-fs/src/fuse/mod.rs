@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -42,8 +43,8 @@ pub enum Descriptors {
 
 /// The threads that serve one mount.
 pub struct Session {
+    live: Arc<AtomicBool>,
     ended: Mutex<Receiver<()>>,
-    thread: std::thread::JoinHandle<()>,
 }
 
 impl Session {
@@ -61,20 +62,23 @@ impl Session {
         let session = fuser::Session::from_fd(adapter, connection, SessionACL::All, config)?;
         let invalidator = Invalidator::start(&vfs, session.notifier())?;
         let (tell_end, ended) = sync_channel(1);
-        let thread = std::thread::Builder::new().name("fuse-session".into()).spawn(move || {
+        let live = Arc::new(AtomicBool::new(true));
+        let serving = Arc::clone(&live);
+        std::thread::Builder::new().name("fuse-session".into()).spawn(move || {
             if let Err(error) = session.run() {
                 tracing::error!(%error, "serving a mount ended early");
             }
+            serving.store(false, Ordering::Release);
             invalidator.stop();
             // The receiver may be gone already; then nobody waits.
             let _ = tell_end.send(());
         })?;
-        Ok(Self { ended: Mutex::new(ended), thread })
+        Ok(Self { live, ended: Mutex::new(ended) })
     }
 
     /// Whether the kernel is still served.
     pub fn is_live(&self) -> bool {
-        !self.thread.is_finished()
+        self.live.load(Ordering::Acquire)
     }
 
     /// Waits until the kernel is no longer served. Says whether it came to that in time.

@@ -187,6 +187,9 @@ fn helper_error(dir: &Path, output: &Output) -> MountError {
     if message.contains("has no write access") {
         return MountError::NoPermission { dir: dir.to_path_buf() };
     }
+    if message.contains("/dev/fuse") {
+        return MountError::NoFuse(io::Error::other(message));
+    }
     MountError::HelperRefused { message: message.trim_start_matches("fusermount3: ").to_owned() }
 }
 
@@ -216,6 +219,8 @@ mod tests {
         assert!(matches!(helper_error(Path::new("/m"), &output(text)), MountError::AllowOtherForbidden));
         let text = "fusermount3: user has no write access to mountpoint /m";
         assert!(matches!(helper_error(Path::new("/m"), &output(text)), MountError::NoPermission { .. }));
+        let text = "fusermount3: failed to open /dev/fuse: Permission denied";
+        assert!(matches!(helper_error(Path::new("/m"), &output(text)), MountError::NoFuse(_)));
         let text = "fusermount3: bad mount point";
         let HelperRefused { message } = reason(helper_error(Path::new("/m"), &output(text)));
         assert_eq!(message, "bad mount point");

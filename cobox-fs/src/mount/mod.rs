@@ -19,7 +19,7 @@ pub use point::{Cleared, FS_TYPE, check_mount_point, clear_stale};
 use crate::fuse::Session;
 use crate::vfs::{Cut, Vfs};
 use attach::Detached;
-use table::Device;
+use table::{Device, TableRow};
 
 /// A process that just ended may hold the mount for a moment longer while the kernel closes its files;
 /// a busy mount of which nobody is known to be the holder is tried again for so long.
@@ -45,7 +45,7 @@ pub struct MountOptions {
 /// [`Mount::unmount`] is the orderly way.
 pub struct Mount {
     dir: PathBuf,
-    device: Device,
+    row: TableRow,
     vfs: Arc<Vfs>,
     session: Session,
 }
@@ -69,13 +69,13 @@ impl Mount {
             .and_then(|row| {
                 let session = Session::start(Arc::clone(&vfs), connection, clones())
                     .map_err(|source| point::os(&dir, "served", source))?;
-                Ok((row.device, session))
+                Ok((row, session))
             });
         match served {
-            Ok((device, session)) => {
-                raise_read_ahead(device);
+            Ok((row, session)) => {
+                raise_read_ahead(row.device);
                 tracing::info!(folder = %short_id(&vfs), "mounted");
-                Ok(Self { dir, device, vfs, session })
+                Ok(Self { dir, row, vfs, session })
             }
             Err(error) => {
                 if let Err(left) = attach::detach_lazily(&dir) {
@@ -126,25 +126,21 @@ impl Mount {
     /// # Errors
     /// The failures of the kernel or of `fusermount3`.
     pub fn unmount_lazily(&self) -> Result<(), MountError> {
-        for dir in self.places()? {
-            attach::detach_lazily(&dir)?;
+        if let Some(place) = self.place()? {
+            attach::detach_lazily(&place)?;
         }
         self.settle();
         Ok(())
     }
 
     fn detach_unless_busy(&self) -> Result<(), MountError> {
-        let mut places = self.places()?;
-        let Some(dir) = places.pop() else { return Ok(()) };
-        if !places.is_empty() {
-            return Err(self.busy(places.into_iter().map(|dir| Holder::Mount { dir }).collect()));
-        }
+        let Some(place) = self.place()? else { return Ok(()) };
         let deadline = Instant::now() + Duration::from_millis(BUSY_RETRY_MS);
         loop {
-            if attach::detach(&dir)? == Detached::Gone {
+            if attach::detach(&place)? == Detached::Gone {
                 return Ok(());
             }
-            let holders = holders::find(&dir, Some(self.device));
+            let holders = holders::find(&place, Some(self.row.device));
             if !holders.is_empty() || Instant::now() >= deadline {
                 return Err(self.busy(holders));
             }
@@ -152,9 +148,16 @@ impl Mount {
         }
     }
 
-    /// The kernel knows the mount by its device number even when its directory was renamed.
-    fn places(&self) -> Result<Vec<PathBuf>, MountError> {
-        table::places_of(self.device).map_err(|source| point::os(&self.dir, "unmounted", source))
+    /// Where this mount is now: its directory may have been renamed along with a parent. Numbers of
+    /// mounts and devices are used again at once, so a mount that ended is never looked for; one that
+    /// ends just now could only be mistaken for another that began at the same place in that moment,
+    /// or, when it is elsewhere, for one whose both numbers agree.
+    fn place(&self) -> Result<Option<PathBuf>, MountError> {
+        let rows = table::read().map_err(|source| point::os(&self.dir, "unmounted", source))?;
+        let same = |row: &&TableRow| row.id == self.row.id && row.device == self.row.device;
+        let exact = rows.iter().find(|row| **row == self.row);
+        let found = exact.or_else(|| rows.iter().find(same)).filter(|_| self.is_live());
+        Ok(found.map(|row| row.dir.clone()))
     }
 
     fn busy(&self, holders: Vec<Holder>) -> MountError {
@@ -182,10 +185,9 @@ impl Drop for Mount {
         if !self.is_live() {
             return;
         }
-        for dir in self.places().unwrap_or_default() {
-            if let Err(error) = attach::detach_lazily(&dir) {
-                tracing::warn!(%error, "a mount stays behind");
-            }
+        let place = self.place().ok().flatten();
+        if let Some(Err(error)) = place.map(|place| attach::detach_lazily(&place)) {
+            tracing::warn!(%error, "a mount stays behind");
         }
     }
 }

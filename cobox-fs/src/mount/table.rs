@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 /// One line of the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableRow {
+    /// The kernel's number of this mount; given to another one when the mount is gone.
+    pub id: u64,
     /// `major:minor` of the mounted file system, as `/sys/class/bdi` names it.
     pub device: Device,
     /// Where it is mounted.
@@ -45,23 +47,16 @@ pub fn top_at(dir: &Path) -> io::Result<Option<TableRow>> {
     Ok(read()?.into_iter().rfind(|row| row.dir == dir))
 }
 
-/// Every place in this mount namespace where the file system `device` is mounted, in mounting order.
-///
-/// # Errors
-/// When `/proc` is not there.
-pub fn places_of(device: Device) -> io::Result<Vec<PathBuf>> {
-    Ok(read()?.into_iter().filter(|row| row.device == device).map(|row| row.dir).collect())
-}
-
 /// `36 35 98:0 /root /dir options [tags] - type source options`
 fn parse_row(line: &[u8]) -> Option<TableRow> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let device = parse_device(fields.nth(2)?)?;
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = parse_device(fields.nth(1)?)?;
     let dir = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
     fields.find(|field| *field == b"-")?;
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
-    Some(TableRow { device, dir, fs_type, source })
+    Some(TableRow { id, device, dir, fs_type, source })
 }
 
 fn parse_device(field: &[u8]) -> Option<Device> {
@@ -101,7 +96,7 @@ mod tests {
     fn row_with_spaces_and_tags_is_read() {
         let line = br"61 27 0:52 / /mnt/my\040drive rw,nosuid shared:5 - fuse.cobox cobox rw,user_id=0";
         let row = parse_row(line).expect("well formed");
-        assert_eq!(row.device, Device { major: 0, minor: 52 });
+        assert_eq!((row.id, row.device), (61, Device { major: 0, minor: 52 }));
         assert_eq!(row.dir, Path::new("/mnt/my drive"));
         assert_eq!((row.fs_type.as_str(), row.source.as_str()), ("fuse.cobox", "cobox"));
     }
