@@ -281,6 +281,7 @@ fn calls_that_posix_refuses_are_refused() {
     };
     fails(world.try_make(0, "f", Kind::File, ""), "Exists");
     fails(world.try_make(0, ".cobox", Kind::Dir, ""), "NotPermitted");
+    fails(world.try_rmdir(0, ".cobox"), "Busy");
     fails(world.try_make(0, &"x".repeat(256), Kind::File, ""), "NameTooLong");
     fails(world.try_make(0, "..", Kind::File, ""), "Invalid");
     fails(world.try_make(0, "l", Kind::Symlink, ""), "NoEntry");
@@ -382,4 +383,45 @@ fn inode_that_nobody_heard_of_is_forgotten_and_made_again() {
     );
     world.write(0, "tmp", "y");
     assert_eq!(world.ino(0, "tmp"), ino);
+}
+
+#[test]
+fn create_and_unlink_touch_as_few_rows_in_a_large_directory_as_in_a_small() {
+    use super::ops::NewNode;
+    use cobox_store::format::op::OpGroup;
+    use cobox_store::id::Ino;
+    use std::cell::Cell;
+    let mut world = World::new(1);
+    let device = &mut world.devices[0];
+    let make = |device: &super::sim::Device, number: u32| {
+        let name = format!("file {number}");
+        let node = NewNode {
+            kind: Kind::File,
+            mode: 0o644,
+            mtime_ns: 0,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: Vec::new(),
+        };
+        let made = device.view(|view| super::ops::make(view, Ino::ROOT, name.as_bytes(), node, &|_| false));
+        OpGroup { hlc: u64::from(number + 1) << 16, ops: made.expect("create").0 }
+    };
+    for number in 0..20_000 {
+        let group = make(device, number);
+        device.apply_group(0, &group);
+    }
+    let group = make(device, 20_000);
+    let (reads, rows) = (Cell::new(0), device.rows.clone());
+    let read = |key: &super::RowKey| {
+        reads.set(reads.get() + 1);
+        Ok(rows.get(key).cloned())
+    };
+    let mut tx = super::Tx::new(&read, &super::sim::name_hash);
+    for (id, op) in group.with_ids(0) {
+        super::apply(&mut tx, id, op, &device.policy).expect("memory can be read");
+    }
+    let bytes: usize = tx.into_changes().map(|(_, row)| row.map_or(0, |row| row.encode().len())).sum();
+    assert_eq!(reads.get(), 4, "the directory, the inode, the link and the slot");
+    assert!(bytes <= 400, "{bytes} bytes of rows");
 }

@@ -103,14 +103,21 @@ pub fn conflict_name(name: &[u8], label: &str, id: OpId, digits: usize) -> Vec<u
     [stem, middle.as_bytes(), extension].concat()
 }
 
-/// The name that [`conflict_name`] was given, if `shown` has that form and nothing was cut off.
-#[must_use]
-pub fn conflict_origin(shown: &[u8]) -> Option<Vec<u8>> {
+/// The names that [`conflict_name`] may have made `shown` from, if nothing was cut off. Several, where
+/// the name itself has that form; at most 23, as each takes 11 bytes.
+pub fn conflict_origins(shown: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     const MARK: &[u8] = b" (conflict ";
-    let start = shown.windows(MARK.len()).rposition(|window| window == MARK)?;
-    let end = start + shown.get(start..)?.iter().position(|byte| *byte == b')')?;
-    let origin = [shown.get(..start)?, shown.get(end + 1..)?].concat();
-    (!origin.is_empty()).then_some(origin)
+    let origin = |start: usize| {
+        let (stem, rest) = shown.split_at_checked(start)?;
+        let end = rest.iter().position(|byte| *byte == b')')?;
+        let origin = [stem, rest.get(end + 1..)?].concat();
+        (!origin.is_empty()).then_some(origin)
+    };
+    shown
+        .windows(MARK.len())
+        .enumerate()
+        .filter(|(_, window)| *window == MARK)
+        .filter_map(move |(at, _)| origin(at))
 }
 
 /// A label as it may stand in a name: no `/`, NUL, control character or `)`, and at most 48 bytes.
@@ -184,7 +191,9 @@ mod tests {
         let text = String::from_utf8(shown.clone()).expect("text");
         assert!(text.starts_with("a (conflict anna's laptop 20261003-142233 "), "{text}");
         assert!(text.ends_with(").tar.gz"), "{text}");
-        assert_eq!(conflict_origin(&shown), Some(b"a.tar.gz".to_vec()));
+        assert_eq!(conflict_origins(&shown).collect::<Vec<_>>(), [b"a.tar.gz"]);
+        let twice = conflict_name(b"a.b (conflict x) y", "l", ID, 4);
+        assert!(conflict_origins(&twice).any(|origin| origin == b"a.b (conflict x) y"));
     }
 
     #[test]

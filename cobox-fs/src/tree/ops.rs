@@ -51,6 +51,9 @@ pub enum PosixError {
     /// E2BIG.
     #[error("attribute value too long")]
     XattrTooBig,
+    /// EBUSY.
+    #[error("resource busy")]
+    Busy,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] Error),
@@ -78,6 +81,7 @@ impl PosixError {
             Self::NoXattr => Errno::NODATA,
             Self::XattrNameTooLong => Errno::RANGE,
             Self::XattrTooBig => Errno::TOOBIG,
+            Self::Busy => Errno::BUSY,
             Self::Store(_) => return None,
         })
     }
@@ -402,10 +406,15 @@ fn check_name(view: &View<'_>, parent: Ino, name: &[u8]) -> Result<(), PosixErro
     if !is_legal_name(name) {
         return Err(PosixError::Invalid);
     }
-    if parent == Ino::ROOT && name_key(name, view.policy.case) == RESERVED_NAME {
+    if is_reserved(view, parent, name) {
         return Err(PosixError::NotPermitted);
     }
     Ok(())
+}
+
+/// Whether CoBox itself answers there.
+fn is_reserved(view: &View<'_>, parent: Ino, name: &[u8]) -> bool {
+    parent == Ino::ROOT && name_key(name, view.policy.case) == RESERVED_NAME
 }
 
 fn live_node(view: &View<'_>, ino: Ino) -> Result<Box<NodeRow>, PosixError> {
@@ -422,6 +431,9 @@ fn live_link(view: &View<'_>, link: LinkId) -> Result<LinkRow, PosixError> {
 fn find(view: &View<'_>, parent: Ino, name: &[u8]) -> Result<Shown, PosixError> {
     if view.node(parent)?.is_some_and(|node| node.kind != Kind::Dir) {
         return Err(PosixError::NotDir);
+    }
+    if is_reserved(view, parent, name) {
+        return Err(PosixError::Busy);
     }
     view.lookup(parent, name)?.ok_or(PosixError::NoEntry)
 }

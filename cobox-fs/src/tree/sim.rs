@@ -414,5 +414,5 @@ fn plain(name: &str) -> String {
     let Some((stem, rest)) = name.split_once(" (conflict ") else { return name.to_owned() };
     let (inside, extension) = rest.split_once(')').expect("conflict names close");
     let label = inside.split(' ').next().expect("a label");
-    format!("{stem} (conflict {label}){extension}")
+    format!("{stem} (conflict {label}){}", plain(extension))
 }

@@ -116,7 +116,8 @@ impl<'a> View<'a> {
         })
     }
 
-    /// What `name` in `parent` shows; conflict names included.
+    /// What `name` in `parent` shows; conflict names included, except one whose stem was cut to fit into
+    /// 255 bytes: that one is known only to who lists the directory.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -125,11 +126,14 @@ impl<'a> View<'a> {
         if let Some(entry) = self.winner(&slot) {
             return Ok(Some(shown(entry, entry.name.clone(), Version::Winner)));
         }
-        let Some(origin) = names::conflict_origin(name) else {
-            return Ok(None);
-        };
-        let slot = self.slot(parent, &origin)?;
-        Ok(self.visible_names(parent, &slot)?.into_iter().find(|shown| shown.name == name))
+        for origin in names::conflict_origins(name) {
+            let slot = self.slot(parent, &origin)?;
+            let shown = self.visible_names(parent, &slot)?.into_iter().find(|shown| shown.name == name);
+            if shown.is_some() {
+                return Ok(shown);
+            }
+        }
+        Ok(None)
     }
 
     /// The names that one slot shows: the winner, the losers and the other versions of each file.
