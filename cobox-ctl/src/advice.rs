@@ -196,7 +196,7 @@ mod tests {
 
     fn assert_helpful(problem: &Problem, code: Exit) {
         assert_eq!(problem.code, code, "{problem:?}");
-        assert!(problem.message.starts_with(|letter: char| letter.is_uppercase() || "/\"1".contains(letter)), "{problem:?}");
+        assert!(problem.message.starts_with(|letter: char| letter.is_uppercase() || letter.is_ascii_digit() || "/\"".contains(letter)), "{problem:?}");
         assert!(problem.message.ends_with('.') && problem.hint.ends_with('.'), "{problem:?}");
     }
 
