@@ -132,8 +132,8 @@ impl Db {
 
     /// Makes all changes of `batch`.
     ///
-    /// After [`Error::NoSpace`] nothing of the batch is visible, everything that was acknowledged
-    /// stays readable, and each further commit first looks whether there is room again: then the
+    /// After [`Error::NoSpace`] nothing of the batch is visible (it may appear whole after healing, where
+    /// only the sync failed: look before you repeat it), everything acknowledged stays readable, and each further commit first looks whether there is room again: then the
     /// database is closed and opened beneath its users, because RocksDB keeps refusing writes after
     /// the first one that failed.
     ///
