@@ -62,6 +62,7 @@ impl From<PosixError> for Errno {
             PosixError::NoXattr => Self::ENODATA,
             PosixError::XattrNameTooLong => Self::ERANGE,
             PosixError::XattrTooBig => Self::E2BIG,
+            PosixError::Busy => Self::EBUSY,
             PosixError::Store(error) => error.into(),
         }
     }
