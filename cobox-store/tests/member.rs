@@ -19,7 +19,8 @@ fn unlock(text: &str) -> Unlock {
 }
 
 fn home(dir: &Path, secret: &MemberSecret) -> Arc<Home> {
-    Home::init_at_cost(dir, "laptop", &unlock("pass"), secret, PassphraseCost::cheapest_for_tests()).expect("a home")
+    Home::init_at_cost(dir, "laptop", &unlock("pass"), secret, PassphraseCost::cheapest_for_tests())
+        .expect("a home")
 }
 
 fn noise(len: usize, seed: u64) -> Vec<u8> {
@@ -132,7 +133,8 @@ fn chunk_stowed_again_is_stored_once_and_two_folders_share_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let secret = MemberSecret::generate().expect("randomness");
     let made = home(dir.path(), &secret);
-    let (one, two) = (made.folder_create("one").expect("created"), made.folder_create("two").expect("created"));
+    let (one, two) =
+        (made.folder_create("one").expect("created"), made.folder_create("two").expect("created"));
     let plain = noise(100_000, 1);
     let first = stow(&one, &plain);
     assert_eq!(stow(&one, &plain), first);
@@ -334,22 +336,28 @@ fn seeder_granted_opens_its_swarm_secret_and_stands_in_the_locator() {
     let made = home(dir.path(), &secret);
     let folder = made.folder_create("f").expect("created");
     let kem = KemSecret::from_seed(&[5; 32]);
-    let address = SeederAddress { peer_id: vec![1, 2, 3], kem: kem.public(), addresses: vec![vec![4, 127, 0, 0, 1]] };
+    let address =
+        SeederAddress { peer_id: vec![1, 2, 3], kem: kem.public(), addresses: vec![vec![4, 127, 0, 0, 1]] };
     let record = folder.grant_seeder(&address, 1 << 30, 0).expect("granted");
     let Act::GrantSeeder(grant) = &record.content().act else { panic!("a grant") };
-    let opened = kem.open(Purpose::Swarm, folder.id(), &grant.swarm_epoch.0, &grant.swarm_box).expect("opens");
+    let opened =
+        kem.open(Purpose::Swarm, folder.id(), &grant.swarm_epoch.0, &grant.swarm_box).expect("opens");
     assert_eq!(&*opened, folder.swarm_secret().expect("there").expose());
 
     let rotated = folder.rotate().expect("rotated");
     let Act::NewEpoch(epoch) = &rotated.content().act else { panic!("an epoch") };
-    let swarm_box = epoch.swarm_boxes.iter().find(|key_box| key_box.recipient == kem.public()).expect("for the seeder");
+    let swarm_box =
+        epoch.swarm_boxes.iter().find(|key_box| key_box.recipient == kem.public()).expect("for the seeder");
     let opened = kem.open(Purpose::Swarm, folder.id(), &epoch.commit, &swarm_box.sealed).expect("opens");
     assert_eq!(&*opened, folder.swarm_secret().expect("there").expose());
 
     let (older, locator) = (made.locator_make().expect("made"), made.locator_make().expect("made"));
     assert!(locator.seq > older.seq);
     let found = Home::locator_open(&secret, &locator).expect("opens");
-    assert_eq!((found[0].folder, found[0].index, found[0].name.as_slice()), (folder.id(), 0, b"f".as_slice()));
+    assert_eq!(
+        (found[0].folder, found[0].index, found[0].name.as_slice()),
+        (folder.id(), 0, b"f".as_slice())
+    );
     assert_eq!(found[0].seeders, [address]);
     assert_eq!(locator.id(), secret.locator().id());
     let stranger = MemberSecret::generate().expect("randomness");

@@ -139,7 +139,13 @@ mod tests {
         let ends = |data: &[u8]| {
             let mut at = 0;
             let total = data.len();
-            cuts(&chunker, data).into_iter().map(move |len| { at += len; total - at }).collect::<std::collections::BTreeSet<_>>()
+            cuts(&chunker, data)
+                .into_iter()
+                .map(move |len| {
+                    at += len;
+                    total - at
+                })
+                .collect::<std::collections::BTreeSet<_>>()
         };
         let (before, after) = (ends(&data), ends(&longer));
         assert!(after.difference(&before).count() < after.len() / 2);

@@ -289,7 +289,11 @@ pub(super) fn new_epoch(access: &Access, secret: &Secret32, keyring: &Keyring) -
         newest.map(|older| (older.id(), epoch::wrap(secret, access.folder, older))).collect();
     previous.sort_unstable_by_key(|(id, _)| *id);
     let commit = epoch::commit(secret);
-    let people = access.devices.values().map(|device| device.kem).chain(access.members.values().map(|member| member.kem));
+    let people = access
+        .devices
+        .values()
+        .map(|device| device.kem)
+        .chain(access.members.values().map(|member| member.kem));
     let seeders = access.seeders.iter().map(|(_, grant)| grant.kem);
     let swarm = epoch::swarm_secret(secret, access.folder);
     Ok(NewEpoch {

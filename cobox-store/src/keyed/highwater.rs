@@ -42,7 +42,8 @@ impl HighWater {
             .open(&path)
             .map_err(io)?;
         let mut logs: BTreeMap<LogId, (u64, Mark)> = BTreeMap::new();
-        let places = (file.metadata().map_err(io)?.len() / MARK_BYTES as u64).min(LOGS_MAX as u64 * PLACES_PER_LOG);
+        let places =
+            (file.metadata().map_err(io)?.len() / MARK_BYTES as u64).min(LOGS_MAX as u64 * PLACES_PER_LOG);
         for place in 0..places {
             let mut bytes = [0; MARK_BYTES];
             file.read_exact_at(&mut bytes, place * MARK_BYTES as u64).map_err(io)?;

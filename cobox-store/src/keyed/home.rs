@@ -70,11 +70,19 @@ pub(super) struct NewDevice {
 impl NewDevice {
     pub(super) fn random() -> Result<Self> {
         let (sign_seed, kem_seed) = (Secret32::random()?, Secret32::random()?);
-        let (sign, kem) = (SigningKey::from_bytes(sign_seed.expose()), KemSecret::from_seed(kem_seed.expose()));
+        let (sign, kem) =
+            (SigningKey::from_bytes(sign_seed.expose()), KemSecret::from_seed(kem_seed.expose()));
         Ok(Self { sign_seed, kem_seed, sign, kem })
     }
 
-    pub(super) fn describe(&self, member: MemberId, recovery_kem: KemKey, role: Role, label: &str, key: &LabelKey) -> Device {
+    pub(super) fn describe(
+        &self,
+        member: MemberId,
+        recovery_kem: KemKey,
+        role: Role,
+        label: &str,
+        key: &LabelKey,
+    ) -> Device {
         Device {
             log: LogId(self.sign.verifying_key().to_bytes()),
             kem: self.kem.public(),
@@ -109,7 +117,12 @@ impl Home {
     ///
     /// # Errors
     /// As [`Self::init`].
-    pub fn init_recovered(dir: &Path, label: &str, unlock: Unlock, secret: &MemberSecret) -> Result<Arc<Self>> {
+    pub fn init_recovered(
+        dir: &Path,
+        label: &str,
+        unlock: Unlock,
+        secret: &MemberSecret,
+    ) -> Result<Arc<Self>> {
         Self::init_at_cost(dir, label, &unlock, secret, PassphraseCost::STANDARD)
     }
 

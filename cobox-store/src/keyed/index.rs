@@ -38,7 +38,13 @@ impl Folder {
     }
 
     /// Puts rows for all chunks of a pack.
-    pub(super) fn index_pack(&self, epoch: EpochId, pack: PackId, directory: &[DirectoryRow], batch: &mut Batch) {
+    pub(super) fn index_pack(
+        &self,
+        epoch: EpochId,
+        pack: PackId,
+        directory: &[DirectoryRow],
+        batch: &mut Batch,
+    ) {
         for (tag, place) in places(directory) {
             self.index_put(&ChunkRef { epoch, tag }, pack, place, batch);
         }

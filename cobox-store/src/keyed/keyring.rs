@@ -27,7 +27,11 @@ impl Keyring {
     ///
     /// # Errors
     /// [`Error::UnknownEpoch`] when the first or every newest epoch stays closed.
-    pub(super) fn open(access: &Access, known: BTreeMap<EpochId, Arc<EpochKeys>>, kem: &KemSecret) -> Result<Self> {
+    pub(super) fn open(
+        access: &Access,
+        known: BTreeMap<EpochId, Arc<EpochKeys>>,
+        kem: &KemSecret,
+    ) -> Result<Self> {
         let mut epochs = known;
         for (id, (record, _)) in &access.epochs {
             if !epochs.contains_key(id)
@@ -89,7 +93,9 @@ fn open_box(folder: FolderId, record: &NewEpoch, kem: &KemSecret) -> Option<Secr
 fn unwrap_earlier(access: &Access, epochs: &mut BTreeMap<EpochId, Arc<EpochKeys>>) {
     let mut work: Vec<EpochId> = epochs.keys().copied().collect();
     while let Some(id) = work.pop() {
-        let (Some((record, _)), Some(keys)) = (access.epochs.get(&id), epochs.get(&id).cloned()) else { continue };
+        let (Some((record, _)), Some(keys)) = (access.epochs.get(&id), epochs.get(&id).cloned()) else {
+            continue;
+        };
         for (older, wrapped) in &record.previous {
             let Some((announced, _)) = access.epochs.get(older) else { continue };
             if epochs.contains_key(older) {

@@ -29,7 +29,12 @@ impl Home {
         let mut folders = Vec::new();
         for info in self.folders()? {
             let seeders = self.seeder_addresses(info.no)?;
-            folders.push(LocatorFolder { folder: info.id, index: info.index, name: info.name.into_bytes(), seeders });
+            folders.push(LocatorFolder {
+                folder: info.id,
+                index: info.index,
+                name: info.name.into_bytes(),
+                seeders,
+            });
         }
         let seq = self.next_locator_seq()?;
         Ok(seal(&self.locator_keys(), seq, &folders, &random()))
@@ -55,7 +60,8 @@ impl Home {
     /// The newest grant of each seeder.
     fn seeder_addresses(&self, no: FolderNo) -> Result<Vec<SeederAddress>> {
         let access = self.store.access(no)?;
-        let newest: BTreeMap<_, _> = access.seeders.iter().map(|(_, grant)| (&grant.peer_id, grant)).collect();
+        let newest: BTreeMap<_, _> =
+            access.seeders.iter().map(|(_, grant)| (&grant.peer_id, grant)).collect();
         Ok(newest
             .into_values()
             .take(ADDRESSES_MAX)

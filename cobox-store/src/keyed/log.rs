@@ -41,7 +41,13 @@ enum Standing {
 
 impl LogWriter {
     /// Compares the database with the mark beside it.
-    pub(super) fn open(store: &Store, no: FolderNo, log: LogId, local: &LocalKeys, marks: &HighWater) -> Result<Self> {
+    pub(super) fn open(
+        store: &Store,
+        no: FolderNo,
+        log: LogId,
+        local: &LocalKeys,
+        marks: &HighWater,
+    ) -> Result<Self> {
         let row_key = written_key(no, log);
         let written = match store.db().get(&row_key)? {
             Some(sealed) => {
@@ -55,7 +61,8 @@ impl LogWriter {
         let behind = mark.is_some_and(|mark| {
             written.is_none_or(|written| written.seq < mark.seq || written.seq == mark.seq && written != mark)
         });
-        let standing = if behind || store.log_head(no, log)? != head { Standing::RolledBack } else { Standing::Good };
+        let standing =
+            if behind || store.log_head(no, log)? != head { Standing::RolledBack } else { Standing::Good };
         if standing == Standing::RolledBack {
             tracing::error!(folder = no.0, log = %log, "the database does not hold what this device signed last");
         }
@@ -80,14 +87,20 @@ struct Part {
 ///
 /// # Errors
 /// [`Error::TooLarge`] for a group that no entry can hold.
-fn deal(mut packs: Vec<PendingRow>, groups: Vec<OpGroup>, deps: usize, current: EpochId) -> Result<Vec<Part>> {
+fn deal(
+    mut packs: Vec<PendingRow>,
+    groups: Vec<OpGroup>,
+    deps: usize,
+    current: EpochId,
+) -> Result<Vec<Part>> {
     let room = ENTRY_BODY_BYTES_MAX - BODY_OVERHEAD_BYTES - BODY_FIXED_BYTES - deps * DEP_BYTES;
     packs.sort_by_key(|row| (row.epoch == current, row.epoch));
     let (mut parts, mut part) = (Vec::new(), Part::default());
     let mut epoch = packs.first().map_or(current, |row| row.epoch);
     for row in packs {
         let bytes = 1 + 2 + row.directory.len() * DIRECTORY_ROW_BYTES;
-        let full = part.packs.len() == ENTRY_PACKS_MAX || part.directory_bytes + bytes > DIRECTORIES_BYTES_MAX;
+        let full =
+            part.packs.len() == ENTRY_PACKS_MAX || part.directory_bytes + bytes > DIRECTORIES_BYTES_MAX;
         if full || row.epoch != epoch {
             parts.push(std::mem::take(&mut part));
         }
@@ -105,7 +118,8 @@ fn deal(mut packs: Vec<PendingRow>, groups: Vec<OpGroup>, deps: usize, current: 
         if bytes > room {
             return Err(Error::TooLarge { bytes: bytes as u64 });
         }
-        let full = part.directory_bytes + part.group_bytes + bytes > room || part.groups.len() == ENTRY_GROUPS_MAX;
+        let full =
+            part.directory_bytes + part.group_bytes + bytes > room || part.groups.len() == ENTRY_GROUPS_MAX;
         if full {
             parts.push(std::mem::take(&mut part));
         }
@@ -231,7 +245,12 @@ impl Folder {
 }
 
 /// Seals a body and completes its header.
-pub(super) fn seal_body(keys: &EpochKeys, mut header: Header, body: &Body, entropy: &[u8; 32]) -> (Header, Vec<u8>) {
+pub(super) fn seal_body(
+    keys: &EpochKeys,
+    mut header: Header,
+    body: &Body,
+    entropy: &[u8; 32],
+) -> (Header, Vec<u8>) {
     let plain = body.encode();
     let nonce = aead::hedged_nonce(entropy, &plain);
     let sealed = aead::seal_at(keys.log.expose(), &hash(&header.encode_start()), &nonce, &plain);

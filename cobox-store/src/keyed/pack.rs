@@ -13,8 +13,8 @@ use super::seal::{self, SealedChunk};
 use crate::error::{Error, Result};
 use crate::format::codec::{Reader, Writer};
 use crate::format::pack::{
-    ChunkType, DIRECTORY_ROW_BYTES, DirectoryRow, FOOTER_BYTES, Footer, SEALED_OVERHEAD_BYTES, decode_directory,
-    encode_directory, size_class,
+    ChunkType, DIRECTORY_ROW_BYTES, DirectoryRow, FOOTER_BYTES, Footer, SEALED_OVERHEAD_BYTES,
+    decode_directory, encode_directory, size_class,
 };
 use crate::format::proof::Outboard;
 use crate::format::{PACK_BYTES_TARGET, PACK_CHUNKS_MAX};
@@ -135,7 +135,8 @@ impl PackBuilder {
         encode_directory(&rows, &mut writer);
         let directory = writer.into_bytes();
         let nonce = aead::hedged_nonce(&nonces.directory, &directory);
-        let directory = aead::seal_at(keys.pack.expose(), &keys.pack_aad(DIRECTORY_CONTEXT), &nonce, &directory);
+        let directory =
+            aead::seal_at(keys.pack.expose(), &keys.pack_aad(DIRECTORY_CONTEXT), &nonce, &directory);
         let footer = Footer {
             directory_offset: bytes.len() as u64,
             directory_len: u32::try_from(directory.len()).expect("a directory is short"),

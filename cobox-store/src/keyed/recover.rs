@@ -46,7 +46,8 @@ impl Home {
         let new = NewDevice::random()?;
         let device =
             new.describe(recovery.member(), recovery_kem, role, &self.device.label, &keyring.labels());
-        let admit = sign_record(&recovery.sign, access.folder, access.heads.clone(), Act::AddDevice { device });
+        let admit =
+            sign_record(&recovery.sign, access.folder, access.heads.clone(), Act::AddDevice { device });
         // The keys and the opened epochs first: a device must never be listed whose keys are lost.
         self.folder_keep(no, &new.row(index, name), &keyring)?;
         self.store.access_add(no, &admit)?;

@@ -195,7 +195,11 @@ pub(super) mod tests {
         let tag = tag_of(keys, chunk_type, packed);
         let mut bytes = packed.to_vec();
         let auth = cipher(keys, &tag)
-            .encrypt_inout_detached(&Nonce::default(), &keys.chunk_aad(chunk_type), bytes.as_mut_slice().into())
+            .encrypt_inout_detached(
+                &Nonce::default(),
+                &keys.chunk_aad(chunk_type),
+                bytes.as_mut_slice().into(),
+            )
             .expect("seals");
         bytes.extend_from_slice(&auth);
         (tag, bytes)

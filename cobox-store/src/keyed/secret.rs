@@ -118,7 +118,8 @@ impl MemberSecret {
     /// The 24 BIP-39 words, separated by single spaces.
     #[must_use]
     pub fn words(&self) -> Zeroizing<String> {
-        let mnemonic = Mnemonic::from_entropy_in(Language::English, self.0.expose()).expect("32 bytes are 24 words");
+        let mnemonic =
+            Mnemonic::from_entropy_in(Language::English, self.0.expose()).expect("32 bytes are 24 words");
         // Room for the longest phrase (24 words of 8 letters), so that no copy stays behind on growth.
         let mut text = Zeroizing::new(String::with_capacity(WORDS * 9));
         for word in mnemonic.words() {
@@ -194,7 +195,8 @@ mod tests {
         assert!(matches!(MemberSecret::from_words(&list.join(" ")), Err(Error::Words)));
         assert!(matches!(MemberSecret::from_words(&words[..words.len() / 2]), Err(Error::Words)));
         // Twelve valid words are a phrase, but not ours.
-        let twelve = "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
+        let twelve =
+            "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
         assert!(matches!(MemberSecret::from_words(twelve), Err(Error::Words)));
         assert!(matches!(MemberSecret::from_words(""), Err(Error::Words)));
     }

@@ -157,7 +157,8 @@ fn read_key_file(path: &Path) -> Result<Secret32> {
 fn write_whole(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let (path, beside) = (dir.join(name), dir.join(format!("{name}.new")));
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, &path)?;
@@ -180,7 +181,8 @@ mod tests {
     fn passphrase_opens_and_a_wrong_one_does_not() {
         let dir = tempfile::tempdir().expect("a folder");
         let master = Secret32::random().expect("randomness");
-        create(dir.path(), &master, &passphrase("right"), PassphraseCost::cheapest_for_tests()).expect("made");
+        create(dir.path(), &master, &passphrase("right"), PassphraseCost::cheapest_for_tests())
+            .expect("made");
         assert_eq!(open(dir.path(), &passphrase("right")).expect("opens").expose(), master.expose());
         assert!(matches!(open(dir.path(), &passphrase("wrong")), Err(Error::WrongKey)));
         assert!(matches!(open(dir.path(), &Unlock::KeyFile(dir.path().join("key"))), Err(Error::WrongKey)));

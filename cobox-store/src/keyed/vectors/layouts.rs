@@ -67,7 +67,11 @@ fn bent(bytes: &[u8], at: usize) -> Vec<u8> {
 }
 
 /// Decodes with `read` to the end, and encodes with `write`.
-fn whole<T>(bytes: &[u8], read: impl Fn(&mut Reader<'_>) -> Option<T>, write: impl Fn(&T, &mut Writer)) -> Option<Vec<u8>> {
+fn whole<T>(
+    bytes: &[u8],
+    read: impl Fn(&mut Reader<'_>) -> Option<T>,
+    write: impl Fn(&T, &mut Writer),
+) -> Option<Vec<u8>> {
     let mut reader = Reader::new(bytes);
     let value = read(&mut reader)?;
     reader.finish().ok()?;
@@ -87,7 +91,9 @@ fn pack_of(case: &Value) -> Option<PackRef> {
 fn signed(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
     let again = |bytes: &[u8], _: &Value| Some(UnverifiedRecord::decode(bytes).ok()?.verify().ok()?.encode());
     let mut records = Cases::new(again);
-    for (name, record) in ["genesis", "first epoch", "grant", "add device", "second epoch"].iter().zip(&story.records) {
+    for (name, record) in
+        ["genesis", "first epoch", "grant", "add device", "second epoch"].iter().zip(&story.records)
+    {
         records = records.with_faults(name, &record.encode(), Value::Null);
     }
     let genesis = story.records[0].encode();
@@ -105,7 +111,8 @@ fn signed(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
         .refuse("seq 0", &set(&entry, 66, 0), Value::Null)
         .refuse("seq 2 without a predecessor", &set(&entry, 66, 2), Value::Null)
         .refuse("bent body", &bent(&entry, entry.len() - 1), Value::Null);
-    let again = |bytes: &[u8], _: &Value| Some(UnverifiedLocator::decode(bytes).ok()?.verify().ok()?.encode());
+    let again =
+        |bytes: &[u8], _: &Value| Some(UnverifiedLocator::decode(bytes).ok()?.verify().ok()?.encode());
     let locator = story.locator.encode();
     let locators = Cases::new(again)
         .with_faults("locator", &locator, Value::Null)
@@ -160,7 +167,11 @@ fn contents(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
         writer.into_bytes()
     };
     let chunk = chunk_ref(story);
-    let extents = vec![Extent::Data { len: 1500, chunk }, Extent::Hole { len: 1 << 40 }, Extent::Data { len: 1, chunk }];
+    let extents = vec![
+        Extent::Data { len: 1500, chunk },
+        Extent::Hole { len: 1 << 40 },
+        Extent::Data { len: 1, chunk },
+    ];
     let holes = vec![Extent::Hole { len: 1 }, Extent::Hole { len: 2 }];
     let tree = Content::Tree { root: chunk, height: 2, size: 1 << 30 };
     let contents = Cases::new(again)
@@ -179,7 +190,9 @@ fn contents(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
 }
 
 fn packs(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
-    let again = |bytes: &[u8], _: &Value| whole(bytes, |r| decode_directory(r).ok(), |rows, w| encode_directory(rows, w));
+    let again = |bytes: &[u8], _: &Value| {
+        whole(bytes, |r| decode_directory(r).ok(), |rows, w| encode_directory(rows, w))
+    };
     let mut writer = Writer::new();
     encode_directory(&story.packs[0].rows, &mut writer);
     let directory = writer.into_bytes();
@@ -187,7 +200,8 @@ fn packs(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
         .with_faults("directory", &directory, Value::Null)
         .refuse("no rows", &[0, 0], Value::Null)
         .refuse("chunk type 3", &set(&directory, 2, 3), Value::Null);
-    let again = |bytes: &[u8], case: &Value| Some(Footer::decode(bytes, number(case, "size")?).ok()?.encode());
+    let again =
+        |bytes: &[u8], case: &Value| Some(Footer::decode(bytes, number(case, "size")?).ok()?.encode());
     let footer = Footer { directory_offset: 2434, directory_len: 116, chunk_count: 2 }.encode();
     let size = json!({ "size": 4096 });
     let footers = Cases::new(again)
@@ -213,9 +227,13 @@ fn proofs() -> Vec<(&'static str, Vec<Value>)> {
     let again = |bytes: &[u8], case: &Value| {
         whole(
             bytes,
-            |reader| LeafProof::decode(reader).ok().filter(|proof| {
-                pack_of(case).zip(number(case, "leaf")).is_some_and(|(pack, leaf)| proof.proves(pack, leaf))
-            }),
+            |reader| {
+                LeafProof::decode(reader).ok().filter(|proof| {
+                    pack_of(case)
+                        .zip(number(case, "leaf"))
+                        .is_some_and(|(pack, leaf)| proof.proves(pack, leaf))
+                })
+            },
             LeafProof::encode,
         )
     };
@@ -239,9 +257,11 @@ fn proofs() -> Vec<(&'static str, Vec<Value>)> {
     challenge.encode(&mut writer);
     let bytes = writer.into_bytes();
     let again = |bytes: &[u8], _: &Value| whole(bytes, |r| Challenge::decode(r).ok(), Challenge::encode);
-    let challenges = Cases::new(again)
-        .with_faults("challenge", &bytes, Value::Null)
-        .refuse("a leaf outside", &set(&bytes, 75, 1), Value::Null);
+    let challenges = Cases::new(again).with_faults("challenge", &bytes, Value::Null).refuse(
+        "a leaf outside",
+        &set(&bytes, 75, 1),
+        Value::Null,
+    );
     vec![("outboard", outboards.cases), ("proof", cases.cases), ("challenge", challenges.cases)]
 }
 
@@ -272,12 +292,18 @@ fn people(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
     };
     let mut words = Cases::new(again);
     words.add("words", &phrase, "accept", Value::Null);
-    let short = "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
+    let short =
+        "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
     let words = words
         .refuse("wrong checksum", "abandon ".repeat(24).trim_end().as_bytes(), Value::Null)
         .refuse("twelve words", short.as_bytes(), Value::Null)
         .refuse("not a word", &set(&phrase, 0, b'x'), Value::Null);
-    vec![("folders", folders.cases), ("address", addresses.cases), ("address text", texts.cases), ("words", words.cases)]
+    vec![
+        ("folders", folders.cases),
+        ("address", addresses.cases),
+        ("address text", texts.cases),
+        ("words", words.cases),
+    ]
 }
 
 /// All layouts with their cases.

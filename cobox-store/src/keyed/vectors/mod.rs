@@ -64,7 +64,8 @@ fn derivations() -> Value {
 }
 
 fn all() -> Vec<(String, Value)> {
-    let mut files = vec![("derive.json".to_owned(), derivations()), ("story.json".to_owned(), story::story())];
+    let mut files =
+        vec![("derive.json".to_owned(), derivations()), ("story.json".to_owned(), story::story())];
     files.extend(layouts::all().into_iter().map(|(layout, cases)| {
         let name = format!("{}.json", layout.replace(' ', "-"));
         (name, json!({ "kind": "layout", "layout": layout, "cases": cases }))

@@ -85,17 +85,31 @@ fn record(sign: &SigningKey, folder: FolderId, parents: Vec<RecordHash>, act: Ac
 }
 
 fn key_box(purpose: Purpose, folder: FolderId, to: KemKey, aad: &[u8; 32], boxed: &Secret32) -> KeyBox {
-    let sealed = kembox::seal_from_seed(purpose, folder, to, aad, boxed.expose(), &derive("test vectors", &[&to.0, aad]));
+    let sealed = kembox::seal_from_seed(
+        purpose,
+        folder,
+        to,
+        aad,
+        boxed.expose(),
+        &derive("test vectors", &[&to.0, aad]),
+    );
     KeyBox { recipient: to, sealed: sealed.expect("a usable key") }
 }
 
-fn new_epoch(folder: FolderId, of: &Secret32, people: &[KemKey], seeders: &[KemKey], older: &[&EpochKeys]) -> NewEpoch {
+fn new_epoch(
+    folder: FolderId,
+    of: &Secret32,
+    people: &[KemKey],
+    seeders: &[KemKey],
+    older: &[&EpochKeys],
+) -> NewEpoch {
     let commit = epoch::commit(of);
     let swarm = epoch::swarm_secret(of, folder);
     let mut boxes: Vec<KeyBox> =
         people.iter().map(|to| key_box(Purpose::Epoch, folder, *to, &commit, of)).collect();
     boxes.sort_by_key(|key_box| key_box.recipient);
-    let swarm_boxes = seeders.iter().map(|to| key_box(Purpose::Swarm, folder, *to, &commit, &swarm)).collect();
+    let swarm_boxes =
+        seeders.iter().map(|to| key_box(Purpose::Swarm, folder, *to, &commit, &swarm)).collect();
     let wrap_key = Secret32::derived("epoch wrap", &[of.expose(), &folder.0]);
     let wrap = |keys: &&EpochKeys| {
         let sealed = aead::seal_at(wrap_key.expose(), &keys.id().0, &nonce("wrap"), keys.secret().expose());
@@ -118,7 +132,8 @@ fn pack(keys: &Arc<EpochKeys>, name: &str, plains: &[Vec<u8>]) -> (ClosedPack, V
 }
 
 fn make(name: &str) -> (Ino, Op) {
-    let material = [Ino::ROOT.0.as_slice(), &[Kind::File as u8], &0u32.to_le_bytes(), name.as_bytes()].concat();
+    let material =
+        [Ino::ROOT.0.as_slice(), &[Kind::File as u8], &0u32.to_le_bytes(), name.as_bytes()].concat();
     let ino = Ino(derive("ino", &[&material])[..16].try_into().expect("32 bytes hold 16"));
     let make = Make {
         parent: Ino::ROOT,
@@ -150,7 +165,8 @@ struct Writing<'a> {
 }
 
 fn entry(writing: Writing<'_>, before: Option<&Entry>) -> (Entry, Body) {
-    let (seq, prev) = before.map_or((1, EntryHash([0; 32])), |entry| (entry.header().seq + 1, entry.header().hash()));
+    let (seq, prev) =
+        before.map_or((1, EntryHash([0; 32])), |entry| (entry.header().seq + 1, entry.header().hash()));
     let body = Body {
         deps: writing.deps,
         hlc: writing.groups.last().map_or(HLC, OpGroup::hlc_last),
@@ -216,7 +232,8 @@ pub(super) fn told() -> Story {
     let words = MemberSecret::fixed(seed("member"));
     let peer_id = [&[0, 36, 8, 1, 18, 32], seed("peer").as_slice()].concat();
     let addresses = vec![vec![4, 192, 0, 2, 7, 6, 0x0f, 0xa1]];
-    let seeder = SeederAddress { peer_id, kem: KemSecret::from_seed(&seed("seeder kem")).public(), addresses };
+    let seeder =
+        SeederAddress { peer_id, kem: KemSecret::from_seed(&seed("seeder kem")).public(), addresses };
     let (records, epochs) = access(&words, &seeder);
     let folder = records[0].folder();
     let (one, two) = (Who::named("device 1"), Who::named("device 2"));
@@ -231,12 +248,14 @@ pub(super) fn told() -> Story {
         OpGroup { hlc: HLC + 16, ops: vec![make_data, put(data, vec![], Content::Extents(extents))] },
     ];
     let heads = vec![records[2].hash()];
-    let writing = Writing { who: &one, keys: &epochs[0], heads, deps: vec![], groups, packs: vec![row(&pack_one)] };
+    let writing =
+        Writing { who: &one, keys: &epochs[0], heads, deps: vec![], groups, packs: vec![row(&pack_one)] };
     let (entry_one, body_one) = entry(writing, None);
 
     let later = noise("chunk 3", 2000);
     let (pack_two, extents) = pack(&epochs[1], "pack 2", std::slice::from_ref(&later));
-    let groups = vec![OpGroup { hlc: HLC + 65536, ops: vec![put(hello, vec![first_put], Content::Extents(extents))] }];
+    let groups =
+        vec![OpGroup { hlc: HLC + 65536, ops: vec![put(hello, vec![first_put], Content::Extents(extents))] }];
     let deps = vec![LogHead { log: one.log(), seq: 1, hash: entry_one.header().hash() }];
     let heads = vec![records[4].hash()];
     let writing = Writing { who: &two, keys: &epochs[1], heads, deps, groups, packs: vec![row(&pack_two)] };
