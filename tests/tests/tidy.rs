@@ -105,7 +105,7 @@ fn foreign_types_stay_in_their_own_files() {
     report("fuser types outside the adapter", &users_outside("fuser", fuse));
     let swarm = |path: &str| matches!(path, "cobox-net/src/swarm.rs" | "cobox-net/src/behaviour.rs");
     report("libp2p types outside swarm.rs and behaviour.rs", &users_outside("libp2p", swarm));
-    let cli = |path: &str| path.starts_with("cobox-ctl/src/cli/") || path == "cobox-net/src/seeder/cli.rs";
+    let cli = |path: &str| path.starts_with("cobox-ctl/src/cli/") || path == "cobox-net/src/bin/cobox-seeder.rs";
     report("clap outside the command lines", &users_outside("clap", cli));
 }
 
