@@ -36,7 +36,6 @@ pub enum Kind {
 /// A stream is ready, or could not be opened.
 #[derive(Debug)]
 pub struct StreamReady {
-    pub peer: PeerId,
     pub connection: ConnectionId,
     pub kind: Kind,
     /// `None` when the peer does not speak the protocol.
@@ -169,9 +168,9 @@ impl NetworkBehaviour for Streams {
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
 
-    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
+    fn on_connection_handler_event(&mut self, _: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
         let (kind, stream) = event;
-        self.ready.push_back(StreamReady { peer, connection, kind, stream });
+        self.ready.push_back(StreamReady { connection, kind, stream });
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<StreamReady, THandlerInEvent<Self>>> {

@@ -106,11 +106,6 @@ pub fn peer_of_seed(seed: &Zeroizing<[u8; 32]>) -> PeerId {
     PeerId::of_key(ed25519_dalek::SigningKey::from_bytes(seed).verifying_key().to_bytes())
 }
 
-/// A binary multiaddress as text, or `None` where it is none.
-pub fn address_text(bytes: &[u8]) -> Option<String> {
-    Multiaddr::try_from(bytes.to_vec()).ok().map(|address| address.to_string())
-}
-
 /// Builds the transports and listens.
 ///
 /// # Errors

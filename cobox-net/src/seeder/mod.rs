@@ -93,23 +93,16 @@ pub struct RunOptions {
     pub accept: Accept,
 }
 
-/// Where the store is inside the data folder.
-fn store_dir(data: &Path) -> PathBuf {
-    data.join("store")
-}
-
 /// Opens the store, or makes it on the first run.
 ///
 /// # Errors
 /// When it is in use or cannot be opened.
 pub fn open_store(data: &Path) -> Result<Arc<Store>, Failure> {
-    let dir = store_dir(data);
-    let store = if dir.exists() {
-        Store::open(&dir, StoreKind::Seeder)
-    } else {
-        Store::create(&dir, StoreKind::Seeder)
-    };
-    Ok(store?)
+    match Store::open(data, StoreKind::Seeder) {
+        // Where there is something else, making a store fails and says so.
+        Err(cobox_store::Error::NotAStore { .. }) => Ok(Store::create(data, StoreKind::Seeder)?),
+        opened => Ok(opened?),
+    }
 }
 
 /// Runs until `stop` is set. Prints the address once it listens.

@@ -1,0 +1,332 @@
+//! Whole nodes on loopback: members and seeders with hand-made folders over TCP and QUIC.
+
+mod common;
+
+use std::time::Instant;
+
+use cobox_net::seeder::Accept;
+use cobox_net::seeder::commands::{Answer, Request, ask_running};
+use cobox_net::{Error, SessionState, Transport};
+use cobox_store::blind::{PackStatus, StoreKind};
+use cobox_store::format::access::BOX_BYTES;
+use cobox_store::id::{LocatorId, MemberId};
+use common::{Made, Member, Seeding, bytes, until};
+use ed25519_dalek::{Signer as _, SigningKey};
+
+const TCP: &str = "/ip4/127.0.0.1/tcp/0";
+const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
+const MIB: usize = 1 << 20;
+
+fn to_a_seeder_and_proved(transport: &str, expected: Transport) {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), transport);
+    let mut made = Made::new(1);
+    made.grant(&seeder.address(), 1 << 30);
+    let key = made.founder.clone();
+    let mut member = Member::new(&made, &key, &[]);
+    member.write(&[bytes(1, 8 * MIB), bytes(2, 4096), bytes(3, 256 * 1024)]);
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    member.wait_caught_up(seeder.peer());
+    let status = member.peer(seeder.peer()).expect("a peer");
+    assert_eq!(status.transport, Some(expected));
+    assert!(status.bytes_sent >= 8 * MIB as u64);
+    let receipt = member.node.audit(member.no, seeder.peer()).expect("proves");
+    assert!(receipt.is_whole());
+    assert_eq!(receipt.packs_held, 3);
+    assert_eq!(receipt.heads, member.store.log_heads(member.no).expect("heads"));
+    // News goes at once.
+    let start = Instant::now();
+    member.write(&[bytes(4, 4096)]);
+    member.wait_caught_up(seeder.peer());
+    println!("one small entry and its pack: {:?}", start.elapsed());
+    assert_eq!(member.store.receipts(member.no).expect("receipts").len(), 1);
+    member.node.shutdown();
+}
+
+#[test]
+fn packs_over_tcp_reach_a_seeder_and_are_proved() {
+    to_a_seeder_and_proved(TCP, Transport::Tcp);
+}
+
+#[test]
+fn packs_over_quic_reach_a_seeder_and_are_proved() {
+    to_a_seeder_and_proved(QUIC, Transport::Quic);
+}
+
+#[test]
+fn second_member_gets_everything_from_the_seeder_alone() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), TCP);
+    let mut made = Made::new(2);
+    made.grant(&seeder.address(), 1 << 30);
+    let other_key = SigningKey::from_bytes(&[9; 32]);
+    let key = made.founder.clone();
+    let mut first = Member::new(&made, &key, &[]);
+    first.node.set_peers(first.no, vec![seeder.address()]);
+    let packs = first.write(&[bytes(1, 8 * MIB), bytes(2, 8192), bytes(3, MIB)]);
+    first.wait_caught_up(seeder.peer());
+    first.node.shutdown();
+    // Only now is the second device admitted: it brings its own admission.
+    made.admit(&other_key);
+    let second = Member::new(&made, &other_key, &[]);
+    second.node.set_peers(second.no, vec![seeder.address()]);
+    until("all packs arrive", || {
+        let whole = |pack| matches!(second.store.pack_status(second.no, pack), Ok(PackStatus::Complete(_)));
+        packs.iter().all(|pack| whole(pack.id))
+    });
+    second.node.shutdown();
+}
+
+#[test]
+fn seeder_stopped_in_the_middle_resumes() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let mut seeder = Seeding::new(dir.path(), TCP);
+    let mut made = Made::new(3);
+    made.grant(&seeder.address(), 1 << 30);
+    let key = made.founder.clone();
+    let mut member = Member::new(&made, &key, &[]);
+    for at in 0..6 {
+        member.write(&[bytes(at, 16 * MIB)]);
+    }
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    until("something was sent", || member.peer(seeder.peer()).is_some_and(|status| status.bytes_sent > 20 << 20));
+    seeder.stop();
+    until("the member notices", || {
+        member.peer(seeder.peer()).is_some_and(|status| status.session == SessionState::Offline)
+    });
+    seeder.start();
+    member.wait_caught_up(seeder.peer());
+    member.restart();
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    member.wait_caught_up(seeder.peer());
+    assert!(member.node.audit(member.no, seeder.peer()).expect("proves").is_whole());
+    member.node.shutdown();
+}
+
+#[test]
+fn bulk_in_both_directions_at_once_does_not_deadlock() {
+    for transport in [TCP, QUIC] {
+        let mut made = Made::new(4);
+        let other_key = SigningKey::from_bytes(&[8; 32]);
+        made.admit(&other_key);
+        let key = made.founder.clone();
+        let mut first = Member::new(&made, &key, &[transport]);
+        let mut second = Member::new(&made, &other_key, &[transport]);
+        let mut packs = Vec::new();
+        for at in 0..8 {
+            packs.extend(first.write(&[bytes(at, 8 * MIB)]));
+            packs.extend(second.write(&[bytes(100 + at, 8 * MIB)]));
+        }
+        first.node.set_peers(first.no, vec![second.address()]);
+        second.node.set_peers(second.no, vec![first.address()]);
+        for member in [&first, &second] {
+            until("both hold everything", || {
+                let whole = |pack| matches!(member.store.pack_status(member.no, pack), Ok(PackStatus::Complete(_)));
+                packs.iter().all(|pack| whole(pack.id))
+            });
+        }
+        first.node.shutdown();
+        second.node.shutdown();
+    }
+}
+
+#[test]
+fn audit_after_a_pack_was_lost_fails_and_the_pack_comes_back() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let mut seeder = Seeding::new(dir.path(), TCP);
+    let mut made = Made::new(5);
+    made.grant(&seeder.address(), 1 << 30);
+    let key = made.founder.clone();
+    let mut member = Member::new(&made, &key, &[]);
+    let packs = member.write(&[bytes(1, MIB), bytes(2, MIB)]);
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    member.wait_caught_up(seeder.peer());
+    seeder.stop();
+    // With the member away nobody can give the pack back.
+    member.node.shutdown();
+    let store = seeder.store();
+    let no = store.folder_no(member.folder).expect("holds it");
+    store.pack_mark_damaged(no, packs[0].id).expect("marks");
+    drop(store);
+    seeder.start();
+    let store_dir = member.store.dir().to_owned();
+    assert!(store_dir.exists());
+    // A member that does not have the pack itself, so that it cannot heal the seeder.
+    let lean = Member::new(&made, &key, &[]);
+    for seq in 1..=member.seq {
+        let log = member.store.log_heads(member.no).expect("heads")[0].log;
+        let entry = member.store.entry(member.no, log, seq).expect("reads").expect("exists");
+        lean.store.entry_add(lean.no, &entry).expect("taken");
+    }
+    lean.node.set_peers(lean.no, vec![seeder.address()]);
+    until("a session", || {
+        lean.peer(seeder.peer()).is_some_and(|status| status.session == SessionState::Open)
+    });
+    match lean.node.audit(lean.no, seeder.peer()) {
+        Err(Error::NotProved { pack, .. }) => assert_eq!(pack, packs[0].id),
+        other => panic!("the loss was not noticed: {other:?}"),
+    }
+    lean.node.shutdown();
+    member.restart();
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    member.wait_caught_up(seeder.peer());
+    assert!(member.node.audit(member.no, seeder.peer()).expect("proves again").is_whole());
+    member.node.shutdown();
+}
+
+#[test]
+fn quota_that_is_too_small_stops_the_writer_and_says_so() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), TCP);
+    let mut made = Made::new(6);
+    made.grant(&seeder.address(), MIB as u64);
+    let key = made.founder.clone();
+    let mut member = Member::new(&made, &key, &[]);
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    member.write(&[bytes(1, 4096)]);
+    member.wait_caught_up(seeder.peer());
+    member.write(&[bytes(2, 8 * MIB)]);
+    until("the seeder says that it is full", || member.peer(seeder.peer()).is_some_and(|status| status.full));
+    let status = member.peer(seeder.peer()).expect("a peer");
+    assert!(!status.is_caught_up() && status.session == SessionState::Open, "{status:?}");
+    member.node.shutdown();
+}
+
+#[test]
+fn grant_that_does_not_open_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), TCP);
+    let mut made = Made::new(7);
+    made.grant_with(&seeder.address(), 1 << 30, [1; BOX_BYTES]);
+    let key = made.founder.clone();
+    let member = Member::new(&made, &key, &[]);
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    until("refused", || {
+        member.peer(seeder.peer()).is_some_and(|status| {
+            status.session == SessionState::Refused && status.error.as_ref().is_some_and(|text| text.contains("refused"))
+        })
+    });
+    member.node.shutdown();
+}
+
+#[test]
+fn stranger_without_a_grant_learns_nothing_and_gets_no_session() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), TCP);
+    let made = Made::new(8);
+    let key = made.founder.clone();
+    let member = Member::new(&made, &key, &[]);
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    until("refused", || {
+        member.peer(seeder.peer()).is_some_and(|status| status.session == SessionState::Refused)
+    });
+    assert_eq!(member.node.locator_fetch(&seeder.address(), LocatorId([1; 32])).expect("answers"), None);
+    member.node.shutdown();
+}
+
+#[test]
+fn owner_accepts_a_pending_grant() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::with(dir.path(), TCP, Accept::Owner);
+    let mut made = Made::new(9);
+    made.grant(&seeder.address(), 1 << 30);
+    let key = made.founder.clone();
+    let mut member = Member::new(&made, &key, &[]);
+    member.write(&[bytes(1, 4096)]);
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    until("pending", || member.peer(seeder.peer()).is_some_and(|status| status.session == SessionState::Pending));
+    until("it is listed", || match ask_running(&seeder.data, &Request::Pending) {
+        Ok(Some(Answer::Pending { grants })) => grants.iter().any(|grant| grant.id == made.id().to_hex()),
+        _ => false,
+    });
+    let id = made.id().to_hex()[..8].to_owned();
+    ask_running(&seeder.data, &Request::Accept { id }).expect("accepts");
+    member.wait_caught_up(seeder.peer());
+    member.node.shutdown();
+}
+
+#[test]
+fn recovery_key_fetches_the_access_log_and_no_other_key_does() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), TCP);
+    let mut made = Made::new(10);
+    made.grant(&seeder.address(), 1 << 30);
+    let key = made.founder.clone();
+    let member = Member::new(&made, &key, &[]);
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    member.wait_caught_up(seeder.peer());
+    let signer = |key: &SigningKey| {
+        let signing = key.clone();
+        cobox_net::RecoverySigner {
+            member: MemberId(key.verifying_key().to_bytes()),
+            sign: std::sync::Arc::new(move |transcript| {
+                signing.sign(&cobox_net::sync::signed_bytes(transcript)).to_bytes()
+            }),
+        }
+    };
+    let fetched = member
+        .node
+        .recovery_fetch_access(&seeder.address(), made.id(), &signer(&made.recovery))
+        .expect("the log comes");
+    assert_eq!(fetched, made.records);
+    let stranger = SigningKey::from_bytes(&[77; 32]);
+    let refused = member.node.recovery_fetch_access(&seeder.address(), made.id(), &signer(&stranger));
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    member.node.shutdown();
+}
+
+#[test]
+fn wrong_peer_at_an_address_is_named() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), TCP);
+    let mut made = Made::new(11);
+    let mut address = seeder.address();
+    address.peer_id = cobox_net::PeerId::of_key(SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes()).to_bytes();
+    made.grant(&seeder.address(), 1 << 30);
+    let key = made.founder.clone();
+    let member = Member::new(&made, &key, &[]);
+    let wrong = cobox_net::PeerId::from_bytes(&address.peer_id).expect("valid");
+    member.node.set_peers(member.no, vec![address]);
+    until("the error is shown", || {
+        member.peer(wrong).is_some_and(|status| {
+            status.session == SessionState::Offline
+                && status.error.as_ref().is_some_and(|text| text.contains("another peer"))
+        })
+    });
+    member.node.shutdown();
+}
+
+#[test]
+fn two_seeders_on_one_folder_are_told_apart() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), TCP);
+    let options = cobox_net::seeder::RunOptions {
+        data: seeder.data.clone(),
+        listen: vec![TCP.to_owned()],
+        accept: Accept::Any,
+    };
+    let failure = cobox_net::seeder::run(&options, &std::sync::Arc::default()).expect_err("the first one runs");
+    assert!(failure.text.contains("already running"), "{}", failure.text);
+    assert_eq!(StoreKind::Seeder, StoreKind::Seeder);
+}
+
+#[test]
+#[ignore = "a measurement: run alone, with --nocapture"]
+fn gibibyte_to_a_seeder_is_timed() {
+    for transport in [TCP, QUIC] {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let seeder = Seeding::new(dir.path(), transport);
+        let mut made = Made::new(12);
+        made.grant(&seeder.address(), 4 << 30);
+        let key = made.founder.clone();
+        let mut member = Member::new(&made, &key, &[]);
+        for at in 0..128 {
+            member.write(&[bytes(at, 8 * MIB)]);
+        }
+        let start = Instant::now();
+        member.node.set_peers(member.no, vec![seeder.address()]);
+        member.wait_caught_up(seeder.peer());
+        println!("{transport}: {:.0} MB/s", 1073.7 / start.elapsed().as_secs_f64());
+        member.node.shutdown();
+    }
+}
