@@ -18,7 +18,7 @@ use fuser::{
 use super::convert;
 use super::guard::guarded;
 use super::waiters::{Waiters, WaitingRead};
-use crate::vfs::{Attr, Creator, Errno, FsyncKind, Full, Listing, ReadOutcome, SetAttr, Vfs};
+use crate::vfs::{Attr, Creator, Errno, FsyncKind, Full, Listing, ROOT, ReadOutcome, SetAttr, Vfs};
 
 /// How long the kernel trusts what it was told. Only this mount and other devices change a folder, and
 /// their changes are told to it ([`super::Invalidator`]), so the limit is only there for a lost message.
@@ -26,6 +26,9 @@ const TRUST: Duration = Duration::from_secs(3_600);
 /// Names that the folder may know in another spelling (Unicode forms, folded case) are asked for each
 /// time: a change under one spelling would leave the other in the kernel's cache.
 const NO_TRUST: Duration = Duration::ZERO;
+/// Numbers between the root's and this are the folder's own reports (`.cobox`), whose text and length
+/// change by themselves; the tree's numbers begin here (`tree::names::number`).
+const TREE_NUMBERS: u64 = 16;
 /// Node numbers are never given to another file, so there are no generations.
 const GENERATION: Generation = Generation(0);
 /// Bytes of one write request: as much as the kernel sends with its default limit of 256 pages.
@@ -55,7 +58,8 @@ impl Adapter {
     fn reply_entry(result: Result<Attr, Errno>, name: &OsStr, reply: ReplyEntry) {
         match result {
             Ok(attr) => {
-                reply.entry_with_ttls(&TRUST, &name_trust(name), &convert::attr(&attr), GENERATION);
+                let (of_attr, of_name) = (attr_trust(attr.ino), name_trust(name));
+                reply.entry_with_ttls(&of_attr, &of_name, &convert::attr(&attr), GENERATION);
             }
             Err(errno) => reply.error(convert::errno(errno)),
         }
@@ -84,6 +88,20 @@ fn name_trust(name: &OsStr) -> Duration {
     if name.as_bytes().is_ascii() { TRUST } else { NO_TRUST }
 }
 
+fn is_report(ino: u64) -> bool {
+    ino != ROOT && ino < TREE_NUMBERS
+}
+
+fn attr_trust(ino: u64) -> Duration {
+    if is_report(ino) { NO_TRUST } else { TRUST }
+}
+
+/// Pages stay in the kernel's cache from one open to the next; a report is read afresh each time, up
+/// to its end and not to the length that the kernel knew.
+fn open_answer(ino: u64) -> FopenFlags {
+    if is_report(ino) { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE }
+}
+
 fn creator(request: &Request, mode: u32) -> Creator {
     Creator { mode: convert::permissions(mode), uid: request.uid(), gid: request.gid() }
 }
@@ -97,7 +115,7 @@ fn reply_empty(result: Result<(), Errno>, reply: ReplyEmpty) {
 
 fn reply_attr(result: Result<Attr, Errno>, reply: ReplyAttr) {
     match result {
-        Ok(attr) => reply.attr(&TRUST, &convert::attr(&attr)),
+        Ok(attr) => reply.attr(&attr_trust(attr.ino), &convert::attr(&attr)),
         Err(errno) => reply.error(convert::errno(errno)),
     }
 }
@@ -286,7 +304,7 @@ impl Filesystem for Adapter {
             Ok(fh)
         });
         match result {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(fh) => reply.opened(FileHandle(fh), open_answer(ino.0)),
             Err(errno) => reply.error(convert::errno(errno)),
         }
     }
@@ -417,7 +435,7 @@ impl Filesystem for Adapter {
             self.vfs.readdir(fh.0, offset, Listing::Plus, &mut |entry, attr| {
                 let name = OsStr::from_bytes(entry.name);
                 let attr = attr.map_or_else(convert::no_attr, convert::attr);
-                let trust = name_trust(name);
+                let trust = name_trust(name).min(attr_trust(entry.ino));
                 full(reply.add(INodeNo(entry.ino), entry.offset, name, &trust, &attr, GENERATION))
             })
         });
@@ -538,6 +556,8 @@ impl Filesystem for Adapter {
         });
         match result {
             Ok(copied) => reply.written(copied),
+            // This answer makes the kernel copy by itself and ask no more.
+            Err(Errno::EOPNOTSUPP) => reply.error(fuser::Errno::ENOSYS),
             Err(errno) => reply.error(convert::errno(errno)),
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cobox_fs::mount::{Mount, MountError, MountOptions};
 use cobox_fs::vfs::{Background, Vfs, VfsOptions};
-use cobox_store::keyed::{Home, Unlock};
+use cobox_store::keyed::{Home, MemberSecret, Unlock};
 use tempfile::TempDir;
 
 /// The one folder of the test device.
@@ -30,6 +30,9 @@ pub struct Drive {
     pub at: PathBuf,
     home: PathBuf,
     live: Option<Live>,
+    /// What a second device needs to join; known to the device that began the folder.
+    secret: Option<MemberSecret>,
+    index: u32,
     // Dropped last: the directories go when the mount is off.
     _temp: Option<TempDir>,
 }
@@ -59,17 +62,28 @@ impl Drive {
         let (home, at) = (dir.join("home"), dir.join("mount"));
         std::fs::create_dir_all(&at).expect("a mount point");
         let at = at.canonicalize().expect("a path without links");
-        if !home.exists() {
-            let (device, _) = Home::init(&home, "test device", key_file(dir)).expect("a new device");
+        let mut drive = Self { at, home, live: None, secret: None, index: 0, _temp: None };
+        if !drive.home.exists() {
+            let (device, secret) =
+                Home::init(&drive.home, "first device", key_file(dir)).expect("a new device");
             device.folder_create(FOLDER).expect("a new folder");
+            drive.index = device.folders().expect("folders").first().expect("the new one").index;
+            drive.secret = Some(secret);
         }
-        Self { at, home, live: None, _temp: None }
+        drive
     }
 
     /// A device that exists below `dir`, whose mount point may be a dead mount.
     pub fn at_stale(dir: &Path) -> Self {
         let dir = dir.canonicalize().expect("a path without links");
-        Self { at: dir.join("mount"), home: dir.join("home"), live: None, _temp: None }
+        Self {
+            at: dir.join("mount"),
+            home: dir.join("home"),
+            live: None,
+            secret: None,
+            index: 0,
+            _temp: None,
+        }
     }
 
     /// Opens the store and mounts.
@@ -100,6 +114,24 @@ impl Drive {
 
     pub fn live(&self) -> &Mount {
         &self.live.as_ref().expect("mounted").mount
+    }
+
+    /// A second device of the same member, mounted as well.
+    pub fn second(&self) -> Self {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let secret = self.secret.as_ref().expect("the first device made the member");
+        let (home, at) = (temp.path().join("home"), temp.path().join("mount"));
+        std::fs::create_dir(&at).expect("a mount point");
+        {
+            let device = Home::init_recovered(&home, "second device", key_file(temp.path()), secret);
+            let device = device.expect("a new device");
+            let first = self.vfs().folder();
+            let records = first.store().access_records(first.no()).expect("the access log");
+            device.folder_recover(secret, self.index, FOLDER, records).expect("joins");
+        }
+        let mut drive = Self { at, home, live: None, secret: None, index: 0, _temp: Some(temp) };
+        drive.mount(MountOptions::default()).expect("mounts");
+        drive
     }
 
     /// Takes the mount off and closes the store.

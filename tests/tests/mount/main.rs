@@ -7,3 +7,4 @@ mod names;
 mod nodes;
 mod points;
 mod programs;
+mod remote;

@@ -87,7 +87,7 @@ fn unusable_mount_points_are_refused_by_name() {
     assert!(
         matches!(mount(Path::new("/proc")), MountError::AlreadyMounted { fs_type, .. } if fs_type == "proc")
     );
-    let inside = temp.path().join("home").join("inside");
+    let inside = vfs.folder().store().dir().join("inside");
     fs::create_dir(&inside).expect("mkdir");
     assert!(matches!(mount(&inside), MountError::HoldsStore { .. }));
     vfs.shutdown().expect("closes");

@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cobox_fs::vfs::{FileState, StatusSource};
+use cobox_store::id::PackId;
 
 use crate::drive::{Drive, noise};
 
@@ -90,4 +94,29 @@ fn reserved_directory_is_not_listed() {
     fs::write(drive.path("f"), b"x").expect("write");
     let Some(listed) = run(&drive.at, &["find", "."]) else { return };
     assert_eq!(listed.lines().collect::<Vec<_>>(), [".", "./f"]);
+}
+
+#[test]
+fn report_is_read_afresh_and_cannot_be_written() {
+    let Some(drive) = Drive::mounted() else { return };
+    drive.vfs().set_status_source(std::sync::Arc::new(Growing(AtomicUsize::new(0))));
+    let report = drive.path(".cobox/status.json");
+    let (one, two) = (fs::read(&report).expect("read"), fs::read(&report).expect("read"));
+    assert!(two.len() > one.len(), "the second report is newer");
+    assert!(fs::write(&report, b"x").is_err());
+    assert!(fs::write(drive.path(".cobox/f"), b"x").is_err());
+    assert!(fs::remove_dir(drive.path(".cobox")).is_err());
+}
+
+/// A report that is longer each time.
+struct Growing(AtomicUsize);
+
+impl StatusSource for Growing {
+    fn status_json(&self) -> String {
+        format!("[{}]", "1,".repeat(self.0.fetch_add(1, Ordering::Relaxed)) + "1")
+    }
+
+    fn xattr(&self, _: &str, _: &[PackId], _: FileState) -> Option<Vec<u8>> {
+        None
+    }
 }
