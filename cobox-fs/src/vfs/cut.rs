@@ -223,7 +223,9 @@ impl Vfs {
                         inner.saved = saved;
                         inner.dirty_since = Some(Instant::now());
                     }
-                    None => inner.published(),
+                    None if !inner.map.is_changed() => inner.published(),
+                    // Written to since.
+                    None => inner.dirty_since = Some(Instant::now()),
                 }
                 drop(inner);
                 self.drop_if_idle(&file.ino);

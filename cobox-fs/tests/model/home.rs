@@ -1,0 +1,93 @@
+//! Homes in temporary folders, and carrying a folder from one to another by hand.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use cobox_fs::vfs::{Vfs, VfsOptions};
+use cobox_store::keyed::{Folder, Home, MemberSecret, PassphraseCost, Unlock};
+use zeroize::Zeroizing;
+
+const FOLDER: &str = "model";
+
+fn unlock() -> Unlock {
+    Unlock::Passphrase(Zeroizing::new(String::from("pass")))
+}
+
+/// A device that can be restarted.
+pub struct Device {
+    pub dir: tempfile::TempDir,
+    pub secret: Arc<MemberSecret>,
+    pub home: Option<Arc<Home>>,
+    pub vfs: Option<Arc<Vfs>>,
+}
+
+fn make_home(dir: &Path, secret: &MemberSecret) -> Arc<Home> {
+    Home::init_at_cost(dir, "model", &unlock(), secret, PassphraseCost::cheapest_for_tests()).expect("a home")
+}
+
+fn options() -> VfsOptions {
+    VfsOptions { uid: 1000, gid: 1000, read_only: false }
+}
+
+impl Device {
+    /// A device with an empty folder.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let secret = Arc::new(MemberSecret::generate().expect("randomness"));
+        let home = make_home(dir.path(), &secret);
+        let folder = home.folder_create(FOLDER).expect("created");
+        let vfs = Vfs::open(folder, options()).expect("opens");
+        Self { dir, secret, home: Some(home), vfs: Some(vfs) }
+    }
+
+    /// The mounted folder.
+    pub fn vfs(&self) -> &Arc<Vfs> {
+        self.vfs.as_ref().expect("running")
+    }
+
+    /// Ends without a word of goodbye and starts again.
+    pub fn restart(&mut self) {
+        self.vfs = None;
+        self.home = None;
+        let home = Home::open(self.dir.path(), unlock()).expect("opens");
+        self.vfs = Some(Vfs::open(home.folder_by_name(FOLDER).expect("there"), options()).expect("opens"));
+        self.home = Some(home);
+    }
+
+    /// Another device of the same member with everything that the log of this one says.
+    pub fn recovered(&self) -> Self {
+        let from = self.vfs().folder();
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let home = make_home(dir.path(), &self.secret);
+        let records = from.store().access_records(from.no()).expect("records");
+        let folder = home.folder_recover(&self.secret, from.index(), FOLDER, records).expect("recovered");
+        deliver(from, &folder);
+        let vfs = Vfs::open(folder, options()).expect("opens");
+        Self { dir, secret: Arc::clone(&self.secret), home: Some(home), vfs: Some(vfs) }
+    }
+}
+
+/// Gives `to` every pack and entry of `from`.
+pub fn deliver(from: &Folder, to: &Folder) {
+    let (source, target) = (from.store(), to.store());
+    for record in source.access_records(from.no()).expect("records") {
+        target.access_add(to.no(), &record).expect("accepted");
+    }
+    to.refresh().expect("refreshed");
+    for head in source.log_heads(from.no()).expect("heads") {
+        if head.log == to.log() {
+            continue;
+        }
+        let known = target.log_head(to.no(), head.log).expect("readable").map_or(0, |head| head.seq);
+        for seq in known + 1..=head.seq {
+            let entry = source.entry(from.no(), head.log, seq).expect("readable").expect("there");
+            for pack in &entry.header().packs {
+                let len = usize::try_from(pack.size).expect("fits");
+                let bytes = source.pack_range(from.no(), pack.id, 0, len).expect("readable").expect("there");
+                let outboard = source.outboard(from.no(), pack.id).expect("readable").expect("there");
+                target.pack_put(to.no(), *pack, &outboard, &bytes).expect("stored");
+            }
+            target.entry_add(to.no(), &entry).expect("accepted");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Single promises: durability, files without a name, large files, two devices.
+
+use cobox_fs::vfs::{Cut, Errno, FsyncKind, Kind, ROOT, SetAttr, Vfs, Whence};
+
+use crate::home::{Device, deliver};
+use crate::tree::{READ, WRITE, list, read_all, resolve};
+use crate::{BY, Dice};
+
+fn write_file(vfs: &Vfs, name: &[u8], bytes: &[u8]) -> u64 {
+    let (attr, fh) = vfs.create(ROOT, name, BY, WRITE).expect("created");
+    for (at, part) in bytes.chunks(128 * 1024).enumerate() {
+        vfs.write(fh, (at * 128 * 1024) as u64, part).expect("written");
+    }
+    vfs.flush(fh).expect("closed");
+    vfs.release(fh).expect("closed");
+    attr.ino
+}
+
+fn bytes_of(vfs: &Vfs, name: &[u8]) -> Vec<u8> {
+    let attr = vfs.lookup(ROOT, name).expect("there");
+    read_all(vfs, attr.ino, attr.size)
+}
+
+#[test]
+fn fsync_then_restart_without_goodbye_keeps_data() {
+    let mut device = Device::new();
+    let mut dice = Dice::new(3);
+    for (name, len) in [(&b"small"[..], 700), (b"middle", 300_000), (b"large", 9_000_000)] {
+        let bytes = dice.bytes(len);
+        let (_, fh) = device.vfs().create(ROOT, name, BY, WRITE).expect("created");
+        device.vfs().write(fh, 0, &bytes).expect("written");
+        device.vfs().fsync(fh, FsyncKind::Data).expect("synced");
+        let more = dice.bytes(5000);
+        device.vfs().write(fh, 100, &more[..500]).expect("written");
+        device.vfs().fsync(fh, FsyncKind::Data).expect("synced");
+        // Never closed.
+        device.restart();
+        let mut wanted = bytes;
+        wanted[100..600].copy_from_slice(&more[..500]);
+        assert!(bytes_of(device.vfs(), name) == wanted, "{len}");
+    }
+    device.vfs().cut(Cut::Now).expect("cut");
+    device.restart();
+    assert_eq!(device.vfs().stats().dirty_files, 0);
+    assert_eq!(list(device.vfs(), ROOT).len(), 3);
+}
+
+#[test]
+fn file_closed_then_restart_without_goodbye_keeps_data() {
+    let mut device = Device::new();
+    let bytes = Dice::new(4).bytes(12_000_000);
+    write_file(device.vfs(), b"a", &bytes);
+    write_file(device.vfs(), b"b", b"short");
+    device.restart();
+    assert!(bytes_of(device.vfs(), b"a") == bytes);
+    assert_eq!(bytes_of(device.vfs(), b"b"), b"short");
+}
+
+#[test]
+fn file_without_a_name_works_until_it_is_closed_and_stays_out_of_the_log() {
+    let device = Device::new();
+    let vfs = device.vfs();
+    let (attr, fh) = vfs.create(ROOT, b"temporary", BY, WRITE).expect("created");
+    vfs.write(fh, 0, &[7; 50_000]).expect("written");
+    vfs.unlink(ROOT, b"temporary").expect("removed");
+    vfs.cut(Cut::Now).expect("cut");
+    vfs.write(fh, 50_000, &[8; 10]).expect("written");
+    vfs.fsync(fh, FsyncKind::All).expect("synced");
+    assert_eq!(vfs.read(fh, 49_999, 3).expect("reads"), [7, 8, 8]);
+    let seen = vfs.getattr(attr.ino, Some(fh)).expect("there");
+    assert_eq!((seen.size, seen.nlink), (50_010, 0));
+    vfs.release(fh).expect("closed");
+    vfs.forget(attr.ino, 1);
+    vfs.cut(Cut::Now).expect("cut");
+    assert_eq!(vfs.stats().dirty_bytes, 0);
+    assert_eq!(vfs.folder().store().usage(vfs.folder().no()).expect("counted").packs, 0);
+}
+
+#[test]
+fn file_made_and_removed_between_cuts_leaves_the_log_nearly_empty() {
+    let device = Device::new();
+    let vfs = device.vfs();
+    for round in 0..200 {
+        let ino = write_file(vfs, b"lock", &[round; 100]);
+        vfs.unlink(ROOT, b"lock").expect("removed");
+        vfs.forget(ino, 1);
+    }
+    write_file(vfs, b"kept", b"x");
+    vfs.cut(Cut::Now).expect("cut");
+    let head = vfs.folder().store().log_heads(vfs.folder().no()).expect("heads")[0];
+    let entry = vfs.folder().store().entry(vfs.folder().no(), head.log, head.seq).expect("reads").expect("there");
+    let body = vfs.folder().open_entry(&entry).expect("opens");
+    assert!(body.groups.len() <= 4, "{} groups", body.groups.len());
+    write_file(vfs, b"lock", b"again");
+    vfs.cut(Cut::Now).expect("cut");
+    let other = device.recovered();
+    assert_eq!(bytes_of(other.vfs(), b"lock"), b"again");
+    let mtime = |vfs: &Vfs| vfs.getattr(ROOT, None).expect("there").mtime_ns;
+    assert_eq!(mtime(other.vfs()), mtime(vfs));
+}
+
+#[test]
+fn random_overwrites_of_a_large_file_add_only_what_changed() {
+    let device = Device::new();
+    let vfs = device.vfs();
+    let mut dice = Dice::new(9);
+    let mut wanted = dice.bytes(40_000_000);
+    write_file(vfs, b"disk.img", &wanted);
+    vfs.cut(Cut::Now).expect("cut");
+    let used = |vfs: &Vfs| vfs.folder().store().usage(vfs.folder().no()).expect("counted").pack_bytes;
+    let before = used(vfs);
+    let fh = vfs.open_file(resolve(vfs, b"disk.img"), WRITE).expect("opens");
+    for _ in 0..40 {
+        let at = usize::try_from(dice.below(9_000) * 4096).expect("fits");
+        let page = dice.bytes(4096);
+        vfs.write(fh, at as u64, &page).expect("written");
+        wanted[at..at + 4096].copy_from_slice(&page);
+    }
+    vfs.cut(Cut::Now).expect("cut");
+    let first = used(vfs) - before;
+    for _ in 0..40 {
+        let at = usize::try_from(dice.below(9_000) * 4096).expect("fits");
+        let page = dice.bytes(4096);
+        vfs.write(fh, at as u64, &page).expect("written");
+        wanted[at..at + 4096].copy_from_slice(&page);
+    }
+    vfs.release(fh).expect("closed");
+    vfs.cut(Cut::Now).expect("cut");
+    assert!(first < 12_000_000, "40 pages cost {first} bytes");
+    assert!(bytes_of(vfs, b"disk.img") == wanted);
+    let other = device.recovered();
+    assert!(bytes_of(other.vfs(), b"disk.img") == wanted);
+}
+
+#[test]
+fn sparse_file_takes_no_space_and_shows_its_holes() {
+    let device = Device::new();
+    let vfs = device.vfs();
+    let (attr, fh) = vfs.create(ROOT, b"sparse", BY, WRITE).expect("created");
+    let (start, size) = (3 << 40, (3 << 40) + 100_000);
+    vfs.write(fh, start, &[1; 100_000]).expect("written");
+    for when in ["written", "cut"] {
+        let seen = vfs.getattr(attr.ino, None).expect("there");
+        assert_eq!(seen.size, size, "{when}");
+        assert!(seen.blocks * 512 < 200_000, "{when}: {} blocks", seen.blocks);
+        assert_eq!(vfs.lseek(fh, 0, Whence::Data), Ok(start), "{when}");
+        assert_eq!(vfs.lseek(fh, 5, Whence::Hole), Ok(5), "{when}");
+        assert_eq!(vfs.lseek(fh, start, Whence::Hole), Ok(size), "{when}");
+        assert_eq!(vfs.lseek(fh, size, Whence::Data), Err(Errno::ENXIO), "{when}");
+        vfs.cut(Cut::Now).expect("cut");
+    }
+    assert_eq!(vfs.read(fh, start - 2, 4).expect("reads"), [0, 0, 1, 1]);
+    vfs.release(fh).expect("closed");
+}
+
+#[test]
+fn two_devices_see_each_others_changes_and_keep_both_edits() {
+    let one = Device::new();
+    write_file(one.vfs(), b"text", b"first");
+    one.vfs().mkdir(ROOT, b"dir", BY).expect("made");
+    one.vfs().cut(Cut::Now).expect("cut");
+    let two = one.recovered();
+    assert_eq!(bytes_of(two.vfs(), b"text"), b"first");
+
+    let exchange = || {
+        one.vfs().cut(Cut::Now).expect("cut");
+        two.vfs().cut(Cut::Now).expect("cut");
+        deliver(one.vfs().folder(), two.vfs().folder());
+        deliver(two.vfs().folder(), one.vfs().folder());
+        one.vfs().catch_up().expect("caught up");
+        two.vfs().catch_up().expect("caught up");
+    };
+    let edit = |vfs: &Vfs, bytes: &[u8]| {
+        let ino = resolve(vfs, b"text");
+        vfs.setattr(ino, &SetAttr { size: Some(0), ..SetAttr::default() }).expect("emptied");
+        let fh = vfs.open_file(ino, WRITE).expect("opens");
+        vfs.write(fh, 0, bytes).expect("written");
+        vfs.release(fh).expect("closed");
+    };
+    edit(one.vfs(), b"by one");
+    exchange();
+    assert_eq!(bytes_of(two.vfs(), b"text"), b"by one");
+
+    edit(one.vfs(), b"again by one");
+    edit(two.vfs(), b"at the same time by two");
+    exchange();
+    let names = |vfs: &Vfs| list(vfs, ROOT).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+    assert_eq!(names(one.vfs()), names(two.vfs()));
+    let conflict = names(one.vfs()).into_iter().find(|name| name.starts_with(b"text (conflict")).expect("both stay");
+    let mut both = [bytes_of(one.vfs(), b"text"), bytes_of(one.vfs(), &conflict)];
+    both.sort();
+    assert_eq!(both, [b"again by one".to_vec(), b"at the same time by two".to_vec()]);
+
+    // Writing to the conflict makes it a file of its own, under its name.
+    let fh = one.vfs().open_file(resolve(one.vfs(), &conflict), WRITE).expect("opens");
+    one.vfs().write(fh, 0, b"SETTLED").expect("written");
+    one.vfs().release(fh).expect("closed");
+    exchange();
+    assert_eq!(names(one.vfs()), names(two.vfs()));
+    assert!(bytes_of(two.vfs(), &conflict).starts_with(b"SETTLED"));
+}
+
+#[test]
+fn file_open_and_clean_shows_what_the_other_device_wrote() {
+    let one = Device::new();
+    let ino = write_file(one.vfs(), b"f", b"old");
+    one.vfs().cut(Cut::Now).expect("cut");
+    let two = one.recovered();
+    let fh = one.vfs().open_file(ino, READ).expect("opens");
+    write_file(two.vfs(), b"f", b"newer");
+    two.vfs().cut(Cut::Now).expect("cut");
+    deliver(two.vfs().folder(), one.vfs().folder());
+    let touched = one.vfs().catch_up().expect("caught up");
+    assert!(!touched.is_empty());
+    assert_eq!(one.vfs().read(fh, 0, 10).expect("reads"), b"newer");
+}
+
+#[test]
+fn special_names_and_foreign_attributes_are_refused() {
+    let device = Device::new();
+    let vfs = device.vfs();
+    assert!(vfs.mkdir(ROOT, b".cobox", BY).is_err());
+    let magic = vfs.lookup(ROOT, b".cobox").expect("answers");
+    assert_eq!(magic.kind, Kind::Dir);
+    let status = vfs.lookup(magic.ino, b"status.json").expect("answers");
+    assert_eq!(read_all(vfs, status.ino, status.size), b"{}\n");
+    assert!(list(vfs, ROOT).is_empty(), "it is not listed");
+    let ino = write_file(vfs, b"f", b"x");
+    let set = |name: &[u8]| vfs.setxattr(ino, name, b"v", cobox_fs::vfs::XattrSet::Any);
+    assert_eq!(set(b"security.capability"), Err(Errno::EOPNOTSUPP));
+    assert!(set(b"user.cobox.state").is_err());
+    assert_eq!(set(b"user.mine"), Ok(()));
+    assert_eq!(vfs.listxattr(ino), Ok(vec![b"user.mine".to_vec()]));
+}
