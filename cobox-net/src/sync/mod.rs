@@ -158,6 +158,7 @@ pub struct Engine {
     asks: Vec<asks::Pending>,
     /// Peers that sent wrong bytes, and until when nothing is fetched from them.
     liars: HashMap<PeerId, Instant>,
+    absent_since: Option<Instant>,
     out: Vec<Output>,
 }
 
@@ -174,6 +175,7 @@ impl Engine {
             dirty: BTreeSet::new(),
             asks: Vec::new(),
             liars: HashMap::new(),
+            absent_since: None,
             out: Vec::new(),
         }
     }
@@ -337,6 +339,7 @@ impl Engine {
         }
         self.retry_sessions(now);
         self.liars.retain(|_, until| now < *until);
+        self.forget_absent(now);
         let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
         let strangers: Vec<Conn> = self
             .conns

@@ -24,6 +24,8 @@ pub const SMALL_FLYING_MAX: usize = 128;
 const PAGE: usize = 256;
 /// How long nothing is fetched from a peer that sent wrong bytes.
 const LIAR_WAIT: Duration = Duration::from_secs(60);
+/// How long a peer's word that it lacks a pack is believed.
+const ABSENT_WAIT: Duration = Duration::from_secs(20);
 /// Packs remembered of what a peer asked for in vain, or said it lacks.
 const REMEMBERED_MAX: usize = 65_536;
 
@@ -115,7 +117,16 @@ impl Engine {
             let flight = folder.plan.flying.get(&pack)?;
             ((flight.0, flight.1) == (conn, id)).then_some(*no)
         });
-        let Some(no) = flight else { return };
+        let Some(no) = flight else {
+            // The session has gone, but what had arrived was enough.
+            if how == Fetched::Done {
+                for no in self.folders.keys().copied().collect::<Vec<_>>() {
+                    self.tell_waiting(no, pack);
+                    self.mark(no);
+                }
+            }
+            return;
+        };
         if let Some(folder) = self.folders.get_mut(&no) {
             folder.plan.flying.remove(&pack);
             folder.surveyed = false;
@@ -146,6 +157,22 @@ impl Engine {
             }
         }
         self.dirty.insert(no);
+    }
+
+    /// Asks again, now and then, for what peers did not have: a lost notice must not stop a pack for ever.
+    pub(super) fn forget_absent(&mut self, now: Instant) {
+        if self.absent_since.is_some_and(|since| now < since + ABSENT_WAIT) {
+            return;
+        }
+        self.absent_since = Some(now);
+        for session in self.conns.values_mut().flat_map(|connection| connection.sessions.values_mut()) {
+            if !session.absent.is_empty() {
+                session.absent.clear();
+                if let Some(folder) = self.folders.get_mut(&session.no) {
+                    folder.plan.rescan = true;
+                }
+            }
+        }
     }
 
     /// Tells those who asked for a pack in vain that it is here now.

@@ -1,0 +1,395 @@
+//! The engine alone, simulated: devices and seeders on links that break, nodes that restart, one peer that
+//! is slow and one that lies, and a clock that is data. Each seed is one history; at its end everybody
+//! must hold everything.
+
+mod common;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cobox_net::PeerId;
+use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Output, Side, TICK};
+use cobox_net::wire::{Frame, decode_frame};
+use cobox_store::blind::{PackStatus, Store, StoreKind};
+use cobox_store::format::SLICE_BYTES;
+use cobox_store::format::address::SeederAddress;
+use cobox_store::format::entry::{Entry, Header};
+use cobox_store::format::pack::PackRef;
+use cobox_store::format::proof::{Outboard, slice_len};
+use cobox_store::id::{EntryHash, EpochId, FolderNo, KemKey, LogId, PackId, hash};
+use common::{Made, bytes};
+use ed25519_dalek::{Signer as _, SigningKey};
+use zeroize::Zeroizing;
+
+const DEVICES: usize = 3;
+const SEEDERS: usize = 2;
+const NODES: usize = DEVICES + SEEDERS;
+const SEEDS: u64 = 200;
+/// The seeder that sends wrong bytes for a while.
+const LIAR: usize = NODES - 1;
+
+struct Rng(blake3::OutputReader);
+
+impl Rng {
+    fn new(seed: u64) -> Self {
+        Self(blake3::Hasher::new_derive_key("net simulation").update(&seed.to_le_bytes()).finalize_xof())
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        let mut word = [0; 8];
+        self.0.fill(&mut word);
+        u64::from_le_bytes(word) % bound
+    }
+}
+
+/// One direction of one connection: frames in order, each with the moment it arrives.
+#[derive(Default)]
+struct Pipe(VecDeque<(Instant, Vec<u8>)>);
+
+struct Wire {
+    ends: [(usize, Conn); 2],
+    pipes: [Pipe; 2],
+}
+
+struct Fetch {
+    node: usize,
+    from: usize,
+    at: Instant,
+    conn: Conn,
+    session: cobox_net::wire::SessionId,
+    pack: PackRef,
+    wire: u64,
+}
+
+struct Sim {
+    now: Instant,
+    rng: Rng,
+    engines: Vec<Engine>,
+    stores: Vec<Arc<Store>>,
+    nos: Vec<FolderNo>,
+    keys: Vec<SigningKey>,
+    made: Made,
+    wires: BTreeMap<u64, Wire>,
+    next_wire: u64,
+    next_conn: u64,
+    fetches: Vec<Fetch>,
+    dials: VecDeque<(usize, PeerId)>,
+    chains: BTreeMap<usize, (u64, EntryHash)>,
+    packs: Vec<PackId>,
+    slow: usize,
+    lying: bool,
+}
+
+fn peer(key: &SigningKey) -> PeerId {
+    PeerId::of_key(key.verifying_key().to_bytes())
+}
+
+impl Sim {
+    fn new(seed: u64, stores: &[Arc<Store>]) -> Self {
+        let mut made = Made::new(1_000_000 + seed);
+        let keys: Vec<SigningKey> = (0..NODES)
+            .map(|at| if at == 0 { made.founder.clone() } else { SigningKey::from_bytes(&[at as u8 + 40; 32]) })
+            .collect();
+        for key in &keys[1..DEVICES] {
+            made.admit(key);
+        }
+        for key in &keys[DEVICES..] {
+            let address =
+                SeederAddress { peer_id: peer(key).to_bytes(), kem: KemKey([1; 32]), addresses: vec![vec![1]] };
+            made.grant_with(&address, 1 << 40, [0; 80]);
+        }
+        let nos = stores.iter().map(|store| made.import(store)).collect();
+        let mut sim = Self {
+            now: Instant::now(),
+            rng: Rng::new(seed),
+            engines: Vec::new(),
+            stores: stores.to_vec(),
+            nos,
+            keys,
+            made,
+            wires: BTreeMap::new(),
+            next_wire: 0,
+            next_conn: 1,
+            fetches: Vec::new(),
+            dials: VecDeque::new(),
+            chains: BTreeMap::new(),
+            packs: Vec::new(),
+            slow: (seed % NODES as u64) as usize,
+            lying: true,
+        };
+        for at in 0..NODES {
+            let engine = Engine::new(Arc::clone(&sim.stores[at]), peer(&sim.keys[at]));
+            sim.engines.push(engine);
+            sim.configure(at);
+        }
+        sim
+    }
+
+    /// Devices dial seeders; the seeders dial each other.
+    fn configure(&mut self, at: usize) {
+        let no = self.nos[at];
+        let key = self.keys[at].clone();
+        let identity = if at < DEVICES {
+            Identity::Member {
+                log: LogId(key.verifying_key().to_bytes()),
+                signer: Arc::new(move |transcript| {
+                    key.sign(&cobox_net::sync::signed_bytes(transcript)).to_bytes()
+                }),
+            }
+        } else {
+            Identity::Seeder
+        };
+        let secrets = vec![Zeroizing::new(self.made.swarm)];
+        self.input(at, Input::Folder { no, identity, secrets });
+        let peers = self.keys[DEVICES..].iter().map(|key| (peer(key), vec![vec![1]])).collect();
+        self.input(at, Input::Peers { no, peers });
+    }
+
+    fn input(&mut self, at: usize, input: Input) {
+        for output in self.engines[at].step(input, self.now) {
+            self.output(at, output);
+        }
+    }
+
+    fn wire_of(&self, at: usize, conn: Conn) -> Option<(u64, usize)> {
+        self.wires.iter().find_map(|(id, wire)| {
+            wire.ends.iter().position(|end| *end == (at, conn)).map(|side| (*id, side))
+        })
+    }
+
+    fn output(&mut self, at: usize, output: Output) {
+        match output {
+            Output::Send { conn, frame } => {
+                let delay = self.rng.below(if at == self.slow { 400 } else { 20 });
+                if let Some((id, side)) = self.wire_of(at, conn) {
+                    let arrives = self.now + Duration::from_millis(delay);
+                    let wire = self.wires.get_mut(&id).expect("just found");
+                    let last = wire.pipes[side].0.back().map_or(arrives, |(moment, _)| *moment);
+                    wire.pipes[side].0.push_back((arrives.max(last), frame.encode()));
+                }
+            }
+            Output::Close { conn } => {
+                if let Some((id, _)) = self.wire_of(at, conn) {
+                    self.cut(id);
+                }
+            }
+            Output::Dial { peer, .. } => self.dials.push_back((at, peer)),
+            Output::Fetch { conn, session, pack, .. } => {
+                let Some((wire, side)) = self.wire_of(at, conn) else {
+                    self.input(at, Input::Fetched { conn, session, pack: pack.id, how: Fetched::Broken });
+                    return;
+                };
+                let from = self.wires[&wire].ends[1 - side].0;
+                let moment = self.now + Duration::from_millis(self.rng.below(if from == self.slow { 900 } else { 60 }));
+                self.fetches.push(Fetch { node: at, from, at: moment, conn, session, pack, wire });
+            }
+            _ => {}
+        }
+    }
+
+    fn connect(&mut self, from: usize, to_peer: PeerId) {
+        let to = self.keys.iter().position(|key| peer(key) == to_peer).expect("a node");
+        let (here, there) = (Conn(self.next_conn), Conn(self.next_conn + 1));
+        self.next_conn += 2;
+        let wire = Wire { ends: [(from, here), (to, there)], pipes: Default::default() };
+        self.wires.insert(self.next_wire, wire);
+        self.next_wire += 1;
+        let nonces = [hash(&here.0.to_le_bytes()), hash(&there.0.to_le_bytes())];
+        let me = peer(&self.keys[from]);
+        self.input(from, Input::Up { conn: here, peer: to_peer, side: Side::Dialer, nonce: nonces[0] });
+        self.input(to, Input::Up { conn: there, peer: me, side: Side::Listener, nonce: nonces[1] });
+    }
+
+    /// A connection breaks: what is on the way is lost.
+    fn cut(&mut self, id: u64) {
+        let Some(wire) = self.wires.remove(&id) else { return };
+        for (at, conn) in wire.ends {
+            self.input(at, Input::Down { conn });
+        }
+    }
+
+    /// The engine forgets everything; the store keeps what it has.
+    fn restart(&mut self, at: usize) {
+        let mine: Vec<u64> =
+            self.wires.iter().filter(|(_, wire)| wire.ends.iter().any(|end| end.0 == at)).map(|(id, _)| *id).collect();
+        for id in mine {
+            self.cut(id);
+        }
+        self.fetches.retain(|fetch| fetch.node != at);
+        self.dials.retain(|dial| dial.0 != at);
+        self.engines[at] = Engine::new(Arc::clone(&self.stores[at]), peer(&self.keys[at]));
+        self.configure(at);
+    }
+
+    fn write(&mut self, at: usize) {
+        let size = [4096, 8192, 256 * 1024, 1 << 20][self.rng.below(4) as usize];
+        let pack = bytes(self.rng.below(u64::MAX), size);
+        let outboard = Outboard::of(&pack);
+        let (seq, prev) = self.chains.get(&at).copied().unwrap_or((0, EntryHash([0; 32])));
+        let body = bytes(seq, 100);
+        let header = Header {
+            folder: self.made.id(),
+            log: LogId(self.keys[at].verifying_key().to_bytes()),
+            seq: seq + 1,
+            prev,
+            access_heads: vec![self.made.epoch],
+            epoch: EpochId(self.made.epoch.0),
+            packs: vec![outboard.pack()],
+            body_size: body.len() as u32,
+            body_hash: hash(&body),
+        };
+        let signature = self.keys[at].sign(&header.signed_bytes()).to_bytes();
+        self.packs.push(outboard.pack().id);
+        self.chains.insert(at, (seq + 1, header.hash()));
+        let (store, no) = (Arc::clone(&self.stores[at]), self.nos[at]);
+        store.packs_put(no, &[(outboard, pack)]).expect("stores");
+        store.entry_add(no, &Entry::new(header, signature, body)).expect("takes");
+        self.input(at, Input::Changed { no });
+    }
+
+    /// What a driver's transfer does: slices from the other node's store, verified into this one's.
+    fn transfer(&mut self, fetch: &Fetch) -> Fetched {
+        if !self.wires.contains_key(&fetch.wire) {
+            return Fetched::Broken;
+        }
+        let (from, to) = (Arc::clone(&self.stores[fetch.from]), Arc::clone(&self.stores[fetch.node]));
+        let (from_no, no) = (self.nos[fetch.from], self.nos[fetch.node]);
+        let whole = matches!(from.pack_status(from_no, fetch.pack.id), Ok(PackStatus::Complete(_)));
+        let outboard = from.outboard(from_no, fetch.pack.id).expect("reads").filter(|_| whole);
+        let Some(outboard) = outboard else {
+            let (wire, here) = (&self.wires[&fetch.wire], (fetch.node, fetch.conn));
+            let (other, conn) = wire.ends[usize::from(wire.ends[0] == here)];
+            self.input(other, Input::Denied { conn, session: fetch.session, pack: fetch.pack.id });
+            return Fetched::NotHere;
+        };
+        let mut receiver = to.pack_receive(no, fetch.pack, outboard).expect("begins");
+        for index in receiver.needed() {
+            if self.rng.below(40) == 0 {
+                return Fetched::Broken;
+            }
+            let len = slice_len(fetch.pack.size, index);
+            let range = from.pack_range(from_no, fetch.pack.id, index * SLICE_BYTES, len);
+            let mut slice = range.expect("reads").expect("is complete");
+            if self.lying && fetch.from == LIAR {
+                slice[0] ^= 1;
+            }
+            match receiver.put_slice(index, &slice) {
+                Ok(_) => {}
+                Err(cobox_store::Error::PackDamaged(_)) => return Fetched::Lied,
+                Err(error) => panic!("cannot store: {error}"),
+            }
+        }
+        receiver.flush().expect("stores");
+        Fetched::Done
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += TICK;
+            for at in 0..NODES {
+                self.input(at, Input::Tick);
+            }
+            self.deliver();
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some((from, to)) = self.dials.pop_front() {
+            if self.rng.below(4) == 0 {
+                self.input(from, Input::DialFailed { peer: to, error: "off".to_owned() });
+            } else {
+                self.connect(from, to);
+            }
+        }
+        for id in self.wires.keys().copied().collect::<Vec<_>>() {
+            for side in 0..2 {
+                loop {
+                    let Some(wire) = self.wires.get_mut(&id) else { break };
+                    let due = wire.pipes[side].0.front().is_some_and(|(at, _)| *at <= self.now);
+                    let Some((_, bytes)) = due.then(|| wire.pipes[side].0.pop_front()).flatten() else { break };
+                    let (to, conn) = wire.ends[1 - side];
+                    let frame: Frame = decode_frame(&bytes).expect("engines send what decodes");
+                    self.input(to, Input::Frame { conn, frame });
+                }
+            }
+        }
+        let now = self.now;
+        let (due, later): (Vec<Fetch>, Vec<Fetch>) =
+            std::mem::take(&mut self.fetches).into_iter().partition(|fetch| fetch.at <= now);
+        self.fetches = later;
+        for fetch in due {
+            let how = self.transfer(&fetch);
+            let Fetch { node, conn, session, pack, .. } = fetch;
+            self.input(node, Input::Fetched { conn, session, pack: pack.id, how });
+        }
+    }
+
+    fn settled(&self) -> bool {
+        let heads = |at: usize| self.stores[at].log_heads(self.nos[at]).expect("heads");
+        let first = heads(0);
+        (0..NODES).all(|at| {
+            heads(at) == first
+                && self.packs.iter().all(|pack| {
+                    matches!(self.stores[at].pack_status(self.nos[at], *pack), Ok(PackStatus::Complete(_)))
+                })
+        })
+    }
+}
+
+fn history(seed: u64, stores: &[Arc<Store>]) {
+    let mut sim = Sim::new(seed, stores);
+    for _ in 0..12 {
+        match sim.rng.below(6) {
+            0..=2 => {
+                let at = sim.rng.below(DEVICES as u64) as usize;
+                sim.write(at);
+            }
+            3 => {
+                let at = sim.rng.below(NODES as u64) as usize;
+                sim.restart(at);
+            }
+            _ => {
+                let ids: Vec<u64> = sim.wires.keys().copied().collect();
+                if !ids.is_empty() {
+                    let id = ids[sim.rng.below(ids.len() as u64) as usize];
+                    sim.cut(id);
+                }
+            }
+        }
+        let ms = sim.rng.below(1500);
+        sim.run_for(Duration::from_millis(ms));
+    }
+    sim.lying = false;
+    sim.write(0);
+    for _ in 0..300 {
+        if sim.settled() {
+            break;
+        }
+        sim.run_for(Duration::from_secs(1));
+    }
+    assert!(sim.settled(), "seed {seed}: not everybody holds everything");
+    let heads: u64 = sim.chains.values().map(|(seq, _)| *seq).sum();
+    for at in 0..DEVICES {
+        sim.run_for(Duration::from_secs(1));
+        let report = sim.engines[at].report(sim.nos[at]).expect("reads").expect("known");
+        for (_, status) in report.iter().filter(|(_, status)| status.session == cobox_net::SessionState::Open) {
+            assert!(status.is_caught_up(), "seed {seed}: {heads} entries, {status:?}");
+        }
+    }
+}
+
+#[test]
+fn simulated_histories_end_with_everybody_holding_everything() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let stores: Vec<Arc<Store>> = (0..NODES)
+        .map(|at| {
+            let kind = if at < DEVICES { StoreKind::Device } else { StoreKind::Seeder };
+            Store::create(&dir.path().join(at.to_string()), kind).expect("creates")
+        })
+        .collect();
+    for seed in 0..SEEDS {
+        history(seed, &stores);
+    }
+}
