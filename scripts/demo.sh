@@ -5,7 +5,7 @@
 # `make demo` builds the programs first. INPUT=PATH copies your own files instead of the project's
 # checkout and RocksDB's sources. Everything happens in one temporary folder on loopback; it leaves
 # nothing behind, also when interrupted.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 : "${CARGO_TARGET_DIR:=${XDG_CACHE_HOME:-$HOME/.cache}/cobox/target}"
@@ -53,6 +53,7 @@ cleanup() {
     exit "$status"
 }
 trap cleanup EXIT
+trap 'fail "line $LINENO: $BASH_COMMAND"' ERR
 trap 'say; say interrupted; exit 130' INT
 trap 'exit 143' TERM HUP
 
@@ -91,9 +92,9 @@ work_on() {
     chmod 0700 "$dir/notes/empty folder"
     touch -d '2001-02-03 04:05:06.789 UTC' "$dir/notes/canary-name-51c9.txt"
     local first
-    first=$(find "$dir" -mindepth 1 -maxdepth 1 -type d -not -name notes -not -name .cobox | LC_ALL=C sort | head -n 1)
+    first=$(find "$dir" -mindepth 1 -maxdepth 1 -type d -not -name notes -not -name .cobox | LC_ALL=C sort | sed -n 1p)
     if [[ -n $first ]]; then
-        mapfile -t some < <(cd "$first" && find . -type f -not -path '*/.git/*' -size +1k | LC_ALL=C sort | head -n 40)
+        mapfile -t some < <(cd "$first" && find . -type f -not -path '*/.git/*' -size +1k | LC_ALL=C sort | sed -n 1,40p)
         local at
         for at in "${!some[@]}"; do
             case $((at % 4)) in
@@ -113,7 +114,7 @@ work_on() {
 secrets_of() { # DIR: into $tmp/needles
     {
         (cd "$1" && find . -mindepth 1 -printf '%f\n') | awk 'length($0) >= 12'
-        find "$1" -type f -size -256k -not -path '*/.git/*' -print0 | LC_ALL=C sort -z | head -z -n 600 |
+        find "$1" -type f -size -256k -not -path '*/.git/*' -print0 | LC_ALL=C sort -z | sed -zn 1,600p |
             xargs -0 -n 50 awk 'FNR > 3 && length($0) >= 40 && length($0) < 200 { print; nextfile }' 2>/dev/null
     } | LC_ALL=C grep -a '[[:alpha:]]\{4\}' | LC_ALL=C sort -u
 }
@@ -132,8 +133,9 @@ if [[ -n $input ]]; then
 else
     mkdir "$reference/checkout"
     tar -C "$root" --exclude=./target --exclude=./fuzz/target -cf - . | tar -C "$reference/checkout" -xf -
-    rocksdb=$(cargo metadata --format-version 1 --locked --offline 2>/dev/null |
-        grep -o '"manifest_path":"[^"]*librocksdb-sys[^"]*/Cargo.toml"' | head -n 1 | sed 's/.*:"//; s|/Cargo.toml"||')
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    rocksdb=$(cargo metadata --format-version 1 --locked --filter-platform "$host" 2>/dev/null |
+        grep -o '"manifest_path":"[^"]*librocksdb-sys[^"]*/Cargo.toml"' | sed -n '1{s/.*:"//; s|/Cargo.toml"||; p}')
     [[ -d $rocksdb/rocksdb ]] || fail "RocksDB's sources were not found in cargo's registry"
     cp -a "$rocksdb/rocksdb" "$reference/rocksdb"
 fi
@@ -202,8 +204,7 @@ step "6. Waiting for a proved copy"
 begun=$(now)
 ctl1 wait photos --copies 1 --timeout 200s || fail "no proved copy"
 took=$(($(now) - begun))
-stored=$(size_of "$data")
-say "the seeder holds $((stored / 1000000)) MB and proved it; waited $(measure 0 "$took" | cut -d, -f1)"
+say "waited $(measure 0 "$took" | cut -d, -f1)"
 ctl1 status photos
 shown+=("a proved copy")
 listing "$mount1" >"$tmp/before"

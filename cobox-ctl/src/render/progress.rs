@@ -101,7 +101,7 @@ fn message(step: &WaitProgress) -> String {
     } else {
         format!("{} of {}", units::bytes(step.bytes_done), units::bytes(step.bytes_total))
     };
-    let mut text = amount;
+    let mut text = if step.bytes_total == 0 { "nothing to do yet".to_owned() } else { amount };
     if step.rate > 0 {
         text += &format!(", {}", units::rate(step.rate));
     }
