@@ -893,6 +893,133 @@ def read_receipt(data):
     return receipt
 
 
+# ---------------------------------------------------------------- Wire (14)
+
+def read_who(r):
+    kind = r.u8()
+    need(kind < 2, "who")
+    return (r.id32(), r.take(64)) if kind else None
+
+
+def read_records(r):
+    return r.flag(), r.list(4096, lambda r: r.bytes32(1 << 20))
+
+
+def read_locator_bytes(r):
+    need(1 <= r.left() <= 131328, "locator")
+    return r.take(r.left())
+
+
+def read_proofs(r):
+    question, first = r.u32(), r.u16()
+    proofs = r.list(256, lambda r: read_proof(r) if r.flag() else None)
+    need(first + len(proofs) <= 459, "proofs")
+    return question, first, proofs
+
+
+def read_answer(r):
+    question, answer = r.u32(), r.u8()
+    need(answer <= 3, "answer")
+    return question, answer, read_locator_bytes(r) if answer == 3 else None
+
+
+def read_grant_answer(r):
+    folder, answer = r.id32(), r.u8()
+    need(answer <= 2, "answer")
+    return folder, answer
+
+
+def hashes(most):
+    return lambda r: r.list(most, Reader.id32)
+
+
+FRAMES = {  # fields after the session; 1 and 20 to 23 have none
+    2: lambda r: (r.id32(), r.id32()),
+    3: lambda r: (r.id32(), read_who(r)),
+    4: read_who,
+    5: lambda r: (),
+    6: lambda r: (),
+    7: hashes(64),
+    8: hashes(64),
+    9: read_records,
+    10: lambda r: r.list(1024, read_head),
+    11: lambda r: (r.id32(), r.u64()),
+    12: lambda r: r.take(r.left()),
+    13: lambda r: (r.id32(), r.u64()),
+    14: lambda r: (r.u64(), r.u64(), r.flag()),
+    15: hashes(4096),
+    16: lambda r: (r.u32(), read_challenge(r)),
+    17: read_proofs,
+    18: lambda r: (r.u32(), r.take(r.left())),
+    19: read_records,
+    24: lambda r: (r.id32(), r.id32(), r.take(64)),
+}
+WITHOUT_SESSION = {
+    1: Reader.id32,
+    20: read_grant_answer,
+    21: lambda r: (r.u32(), read_locator_bytes(r)),
+    22: lambda r: (r.u32(), r.id32()),
+    23: read_answer,
+}
+
+
+def read_frame(data):
+    need(len(data) <= 1 << 20, "frame length")
+    r = Reader(data)
+    kind = r.u8()
+    if kind in WITHOUT_SESSION:
+        frame = kind, WITHOUT_SESSION[kind](r)
+    else:
+        need(kind in FRAMES, "frame type")
+        frame = kind, r.u32(), FRAMES[kind](r)
+    r.done()
+    return frame
+
+
+def read_ask(r):
+    session, pack, size, outboard, first, count = r.u32(), r.id32(), r.u64(), r.flag(), r.u16(), r.u16()
+    need(is_size_class(size) and count > 0 and first + count <= -(-size // SLICE), "ask")
+    return session, pack, size, outboard, first, count
+
+
+def read_slices(r):
+    first = r.u16()
+    need(r.left() > 0, "slices")
+    return first, r.take(r.left())
+
+
+BULK = {1: read_ask, 2: lambda r: r.take(r.left()), 3: read_slices, 4: lambda r: (), 5: lambda r: ()}
+
+
+def read_bulk(data):
+    need(len(data) <= 4 * SLICE + 7, "frame length")
+    r = Reader(data)
+    kind = r.u8()
+    need(kind in BULK, "frame type")
+    frame = kind, r.u32(), BULK[kind](r)
+    r.done()
+    return frame
+
+
+# ---------------------------------------------------------------- Key slots (15.3)
+
+def read_slots(data):
+    def slot(r):
+        kind = r.u8()
+        need(kind in (1, 2), "slot kind")
+        if kind == 1:
+            salt, memory, passes = r.take(16), r.u32(), r.u32()
+            need(8 <= memory <= 1 << 20 and 1 <= passes <= 16, "slot cost")
+        return kind, r.take(72)
+
+    r = Reader(data)
+    r.start()
+    slots = r.list(16, slot)
+    r.done()
+    need(slots, "no slots")
+    return slots
+
+
 # ---------------------------------------------------------------- Words and the story (3)
 
 def secret_of(words):
@@ -928,8 +1055,10 @@ def open_locator(secret, data):
 
 def open_epochs(records, folder, kem_secret, kem_public):
     """Opens each NewEpoch boxed to the recovery key: 3.4, 3.6, 4.6."""
-    epochs, genesis_secret = {}, None
+    epochs, first = {}, None
     for record in records:
+        if record["kind"] == 11 and record["parents"] == [folder] and not record["act"]["previous"]:
+            first = record["hash"]
         box = record["act"].get("boxes", {}).get(kem_public) if record["kind"] == 11 else None
         if box is None:
             continue
@@ -937,13 +1066,11 @@ def open_epochs(records, folder, kem_secret, kem_public):
         secret = hpke_open(kem_secret, b"cobox/v1/epoch box" + folder + kem_public, commit, box)
         need(DK("epoch commit", secret) == commit, "the epoch's commit")
         epochs[record["hash"]] = Epoch(secret, folder, record["hash"])
-        if record["parents"] == [folder]:
-            genesis_secret = secret
         for old, wrapped in record["act"]["previous"]:
             unwrapped = unseal(DK("epoch wrap", secret + folder), old, wrapped)
             epochs.setdefault(old, Epoch(unwrapped, folder, old))
-    need(epochs, "no epoch is boxed to the recovery key")
-    return epochs, genesis_secret
+    need(first in epochs, "no box leads to the folder's first epoch")
+    return epochs, epochs[first].secret
 
 
 def open_records(datas, folder, member):
@@ -1034,7 +1161,6 @@ def open_story(story):
     records = open_records(take("records"), folder, member)
     devices = {record["act"]["device"]["log"] for record in records if record["kind"] in (1, 2)}
     epochs, e0 = open_epochs(records, folder, kem_secret, kem_public)
-    need(e0 is not None, "the genesis epoch")
     opened = open_entries(take("entries"), folder, epochs, devices)
     chunks = open_packs(take("packs"), opened, epochs)
     genesis = records[0]["act"]
@@ -1154,6 +1280,9 @@ LAYOUTS = {
     "address text": case_text(read_address_text),
     "words": case_text(secret_of),
     "receipt": lambda data, _: read_receipt(data),
+    "frame": lambda data, _: read_frame(data),
+    "bulk frame": lambda data, _: read_bulk(data),
+    "slots": lambda data, _: read_slots(data),
 }
 
 

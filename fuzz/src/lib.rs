@@ -7,12 +7,14 @@ use cobox_net::wire;
 use cobox_store::format::access::UnverifiedRecord;
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::content::{Content, Node};
+use cobox_store::format::device::{DeviceRow, FolderRow, MARK_BYTES, Mark, PendingRow, TagRow};
 use cobox_store::format::entry::{Body, UnverifiedEntry};
 use cobox_store::format::locator::{UnverifiedLocator, decode_folders, encode_folders};
 use cobox_store::format::op::OpGroup;
 use cobox_store::format::pack::{Footer, PackRef, decode_directory, encode_directory};
 use cobox_store::format::proof::{Challenge, LeafProof, Outboard};
 use cobox_store::format::receipt::UnverifiedReceipt;
+use cobox_store::format::slots::{decode_slots, encode_slots};
 use cobox_store::format::{DecodeError, PACK_BYTES_MAX, Reader, Writer};
 use cobox_store::id::PackId;
 
@@ -20,7 +22,7 @@ use cobox_store::id::PackId;
 pub type Decoder = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// All decoders by name.
-pub const DECODERS: [(&str, Decoder); 18] = [
+pub const DECODERS: [(&str, Decoder); 24] = [
     ("entry", entry),
     ("body", body),
     ("record", record),
@@ -39,6 +41,12 @@ pub const DECODERS: [(&str, Decoder); 18] = [
     ("receipt", receipt),
     ("frame", frame),
     ("bulk_frame", bulk_frame),
+    ("slots", slots),
+    ("mark", mark),
+    ("device_row", device_row),
+    ("folder_row", folder_row),
+    ("tag_row", tag_row),
+    ("pending_row", pending_row),
 ];
 
 /// Drives the decoder `name` with `bytes`: it must not panic, and what it reads it must encode to the
@@ -153,4 +161,29 @@ fn frame(bytes: &[u8]) -> Option<Vec<u8>> {
 
 fn bulk_frame(bytes: &[u8]) -> Option<Vec<u8>> {
     wire::decode_bulk(bytes).ok().map(|frame| frame.encode())
+}
+
+fn slots(bytes: &[u8]) -> Option<Vec<u8>> {
+    decode_slots(bytes).ok().map(|slots| encode_slots(&slots))
+}
+
+fn mark(bytes: &[u8]) -> Option<Vec<u8>> {
+    let bytes: &[u8; MARK_BYTES] = bytes.try_into().ok()?;
+    Mark::decode(bytes).map(|mark| mark.encode().to_vec())
+}
+
+fn device_row(bytes: &[u8]) -> Option<Vec<u8>> {
+    DeviceRow::decode(bytes).ok().map(|row| row.encode().to_vec())
+}
+
+fn folder_row(bytes: &[u8]) -> Option<Vec<u8>> {
+    FolderRow::decode(bytes).ok().map(|row| row.encode().to_vec())
+}
+
+fn tag_row(bytes: &[u8]) -> Option<Vec<u8>> {
+    TagRow::decode(bytes).ok().map(|row| row.encode())
+}
+
+fn pending_row(bytes: &[u8]) -> Option<Vec<u8>> {
+    PendingRow::decode(bytes).ok().map(|row| row.encode())
 }

@@ -138,3 +138,45 @@ fn signed_layout_under_seeded_mutations_never_verifies() {
         }
     }
 }
+
+/// Layouts whose vectors are made here, with their names in `docs/vectors`.
+const VECTORS: [(&str, &str); 4] =
+    [("receipt", "receipt"), ("frame", "frame"), ("bulk_frame", "bulk frame"), ("slots", "slots")];
+
+/// The vectors of one layout: its samples, and each of them cut short, lengthened and of another type.
+fn vectors(name: &str, layout: &str) -> String {
+    let (_, list) = samples().into_iter().find(|(known, _)| *known == name).expect("it has samples");
+    let mut cases = Vec::new();
+    let mut add = |title: String, bytes: &[u8]| {
+        // Where a field runs to the end of the bytes, a longer or shorter one is another valid field.
+        let accept = check(name, bytes);
+        cases.push(format!(
+            "    {{ \"name\": \"{title}\", \"accept\": {accept}, \"hex\": \"{}\" }}",
+            cobox_store::id::hex(bytes)
+        ));
+    };
+    for (at, bytes) in list.iter().enumerate() {
+        add(format!("{layout} {at}"), bytes);
+        add(format!("{layout} {at}, cut short"), &bytes[..bytes.len() - 1]);
+        add(format!("{layout} {at}, one byte more"), &[bytes, &[0][..]].concat());
+        add(format!("{layout} {at}, first byte unknown"), &[&[0xee], &bytes[1..]].concat());
+    }
+    format!(
+        "{{\n  \"kind\": \"layout\",\n  \"layout\": \"{layout}\",\n  \"cases\": [\n{}\n  ]\n}}\n",
+        cases.join(",\n")
+    )
+}
+
+#[test]
+fn vectors_of_sent_layouts_are_the_written_ones() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/vectors");
+    for (name, layout) in VECTORS {
+        let path = folder.join(format!("{}.json", layout.replace(' ', "-")));
+        let made = vectors(name, layout);
+        if std::env::var_os("COBOX_WRITE_VECTORS").is_some() {
+            std::fs::write(&path, &made).expect("the vectors can be written");
+        }
+        let written = std::fs::read_to_string(&path).expect("the vectors are in docs/vectors");
+        assert!(written == made, "{name}: the format changed; COBOX_WRITE_VECTORS=1 writes the new vectors");
+    }
+}

@@ -7,6 +7,7 @@ use cobox_store::format::access::{
 };
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::content::{ChunkRef, Content, Extent, Node};
+use cobox_store::format::device::{DeviceRow, FolderRow, Mark, PendingRow, TagRow};
 use cobox_store::format::entry::{Body, Entry, Header, LogHead};
 use cobox_store::format::locator::{LOCATOR_STEP_BYTES, Locator, LocatorFolder, encode_folders};
 use cobox_store::format::op::{AttrChange, Kind, Make, Op, OpGroup};
@@ -15,12 +16,14 @@ use cobox_store::format::pack::{
 };
 use cobox_store::format::proof::{Challenge, Outboard};
 use cobox_store::format::receipt::{Receipt, live_set_digest, peer_id_of};
+use cobox_store::format::slots::{Slot, SlotKind, WRAPPED_KEY_BYTES, encode_slots};
 use cobox_store::format::{SLICE_BYTES, Writer};
 use cobox_store::id::{
     ChunkTag, EntryHash, EpochId, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash,
     hash,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
+use zeroize::Zeroizing;
 
 /// Valid encodings by decoder, in the order of the list of decoders.
 pub fn samples() -> Vec<(&'static str, Vec<Vec<u8>>)> {
@@ -54,6 +57,12 @@ pub fn samples() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("receipt", vec![receipt().encode()]),
         ("frame", frames()),
         ("bulk_frame", bulk_frames()),
+        ("slots", slots()),
+        ("mark", vec![mark().encode().to_vec()]),
+        ("device_row", vec![device_row().encode().to_vec()]),
+        ("folder_row", vec![folder_row().encode().to_vec()]),
+        ("tag_row", vec![tag_row().encode()]),
+        ("pending_row", vec![pending_row().encode()]),
     ]
 }
 
@@ -332,4 +341,41 @@ fn bulk_frames() -> Vec<Vec<u8>> {
         BulkFrame::NotHere { ask: 1 },
     ];
     frames.iter().map(BulkFrame::encode).collect()
+}
+
+fn slots() -> Vec<Vec<u8>> {
+    let passphrase = SlotKind::Passphrase { salt: [1; 16], memory_kib: 65_536, passes: 3 };
+    let slot = |kind| Slot { kind, wrapped: [2; WRAPPED_KEY_BYTES] };
+    vec![encode_slots(&[slot(passphrase), slot(SlotKind::KeyFile)]), encode_slots(&[slot(SlotKind::KeyFile)])]
+}
+
+fn mark() -> Mark {
+    Mark { log: log(), seq: 9, hash: EntryHash([4; 32]) }
+}
+
+fn device_row() -> DeviceRow {
+    DeviceRow {
+        label: "laptop".to_owned(),
+        net_seed: Zeroizing::new([1; 32]),
+        locator_sign: Zeroizing::new([2; 32]),
+        locator_seal: Zeroizing::new([3; 32]),
+        recovery: vec![(MemberId([4; 32]), KemKey([5; 32])); 3],
+    }
+}
+
+fn folder_row() -> FolderRow {
+    FolderRow {
+        index: 3,
+        name: "photos".to_owned(),
+        sign_seed: Zeroizing::new([1; 32]),
+        kem_seed: Zeroizing::new([2; 32]),
+    }
+}
+
+fn tag_row() -> TagRow {
+    TagRow { pack: PackId([1; 32]), offset: 70, len: 80, chunk_type: ChunkType::Data }
+}
+
+fn pending_row() -> PendingRow {
+    PendingRow { pack: outboard_small(), epoch: EpochId([6; 32]), directory: rows() }
 }
