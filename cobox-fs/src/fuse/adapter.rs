@@ -18,13 +18,15 @@ use fuser::{
 use super::convert;
 use super::guard::guarded;
 use super::waiters::{Waiters, WaitingRead};
+use crate::tree::names::conflict_origins;
 use crate::vfs::{Attr, Creator, Errno, FsyncKind, Full, Listing, ROOT, ReadOutcome, SetAttr, Vfs};
 
 /// How long the kernel trusts what it was told. Only this mount and other devices change a folder, and
 /// their changes are told to it ([`super::Invalidator`]), so the limit is only there for a lost message.
 const TRUST: Duration = Duration::from_secs(3_600);
-/// Names that the folder may know in another spelling (Unicode forms, folded case) are asked for each
-/// time: a change under one spelling would leave the other in the kernel's cache.
+/// What may change without a word about it is asked for each time. That are names which the folder may
+/// know in another spelling (Unicode forms): a change under one spelling would leave the other in the
+/// kernel's cache. And it is the names of other versions of a file, which come and go with the versions.
 const NO_TRUST: Duration = Duration::ZERO;
 /// Numbers between the root's and this are the folder's own reports (`.cobox`), whose text and length
 /// change by themselves; the tree's numbers begin here (`tree::names::number`).
@@ -85,7 +87,9 @@ impl Adapter {
 }
 
 fn name_trust(name: &OsStr) -> Duration {
-    if name.as_bytes().is_ascii() { TRUST } else { NO_TRUST }
+    let name = name.as_bytes();
+    let lasting = name.is_ascii() && conflict_origins(name).next().is_none();
+    if lasting { TRUST } else { NO_TRUST }
 }
 
 fn is_report(ino: u64) -> bool {
@@ -164,7 +168,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let result = guarded("lookup", parent.0, || self.vfs.lookup(parent.0, name.as_bytes()));
-        if result == Err(Errno::ENOENT) && name.as_bytes().is_ascii() {
+        if result == Err(Errno::ENOENT) && name_trust(name) != NO_TRUST {
             return reply.entry(&TRUST, &convert::no_attr(), GENERATION);
         }
         Self::reply_entry(result, name, reply);
