@@ -88,10 +88,11 @@ impl Vfs {
             .into_iter()
             .filter_map(|(name, run)| {
                 let (vfs, stop) = (Arc::clone(self), Arc::clone(&stop));
-                let started = std::thread::Builder::new()
-                    .name(format!("cobox-{name}"))
-                    .spawn(move || run(&vfs, &stop));
-                started.map_err(|error| tracing::error!(%error, name, "a thread of the mount does not start")).ok()
+                let started =
+                    std::thread::Builder::new().name(format!("cobox-{name}")).spawn(move || run(&vfs, &stop));
+                started
+                    .map_err(|error| tracing::error!(%error, name, "a thread of the mount does not start"))
+                    .ok()
             })
             .collect();
         Background { stop, vfs: Arc::clone(self), threads }

@@ -176,8 +176,10 @@ impl Vfs {
 
     /// Open files that are not dirty show the new content; dirty ones keep theirs.
     fn reload_clean(&self, touched: &[Touched]) -> Result<(), Errno> {
-        let inos: BTreeSet<Ino> =
-            touched.iter().filter_map(|what| if let Touched::Inode(ino) = what { Some(*ino) } else { None }).collect();
+        let inos: BTreeSet<Ino> = touched
+            .iter()
+            .filter_map(|what| if let Touched::Inode(ino) = what { Some(*ino) } else { None })
+            .collect();
         for ino in inos {
             let Some(file) = self.known_file(&ino) else { continue };
             let Some(node) = self.view(|view| view.node(ino))? else { continue };

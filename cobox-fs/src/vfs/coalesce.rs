@@ -62,8 +62,12 @@ pub fn without(groups: &[OpGroup], log: u64, gone: &[MadeFile]) -> Vec<OpGroup> 
     for group in groups {
         let ops = group.with_ids(log).map(|(id, op)| match op {
             Op::Make(_) => makes.get(&id.hlc).map_or_else(|| op.clone(), |file| entries_changed(file, id)),
-            Op::Unlink { link, .. } => links.get(link).map_or_else(|| op.clone(), |file| entries_changed(file, id)),
-            Op::Put { ino, .. } | Op::Attr { ino, .. } | Op::Xattr { ino, .. } if files.contains_key(ino) => Op::Ack,
+            Op::Unlink { link, .. } => {
+                links.get(link).map_or_else(|| op.clone(), |file| entries_changed(file, id))
+            }
+            Op::Put { ino, .. } | Op::Attr { ino, .. } | Op::Xattr { ino, .. } if files.contains_key(ino) => {
+                Op::Ack
+            }
             _ => op.clone(),
         });
         kept.push(OpGroup { hlc: group.hlc, ops: ops.collect() });
@@ -77,8 +81,11 @@ pub fn without(groups: &[OpGroup], log: u64, gone: &[MadeFile]) -> Vec<OpGroup> 
         }
     }
     // A group that was nothing but acknowledgements from the start says something; others do not.
-    let was_ack: HashSet<u64> =
-        groups.iter().filter(|group| group.ops.iter().all(|op| *op == Op::Ack)).map(|group| group.hlc).collect();
+    let was_ack: HashSet<u64> = groups
+        .iter()
+        .filter(|group| group.ops.iter().all(|op| *op == Op::Ack))
+        .map(|group| group.hlc)
+        .collect();
     kept.retain(|group| was_ack.contains(&group.hlc) || group.ops.iter().any(|op| *op != Op::Ack));
     kept
 }
@@ -139,13 +146,12 @@ mod tests {
 
     #[test]
     fn file_made_and_removed_leaves_only_its_directorys_time() {
-        let groups = vec![
-            OpGroup { hlc: 10, ops: vec![make(b"a")] },
-            OpGroup { hlc: 20, ops: vec![make(b"b")] },
-        ];
+        let groups =
+            vec![OpGroup { hlc: 10, ops: vec![make(b"a")] }, OpGroup { hlc: 20, ops: vec![make(b"b")] }];
         let made = made_files(&groups, 1, CaseRule::Sensitive);
         let first = made.first().expect("a was made").clone();
-        let unlink = Op::Unlink { link: first.link, seen_dots: Vec::new(), seen_heads: Vec::new(), last: true };
+        let unlink =
+            Op::Unlink { link: first.link, seen_dots: Vec::new(), seen_heads: Vec::new(), last: true };
         let more = [groups, vec![OpGroup { hlc: 30, ops: vec![Op::Ack, unlink] }]].concat();
         let kept = without(&more, 1, std::slice::from_ref(&first));
         let time = entries_changed(&first, OpId { hlc: 31, log: 1 });

@@ -135,7 +135,9 @@ fn overlay(list: &[Extent], start: u64, edits: &[Edit], place: Place, size: u64)
         let end = at + extent.len();
         match extent {
             Extent::Hole { .. } => uncovered(at..end.min(size), edits, &mut parts),
-            Extent::Data { .. } if end <= size && overlapping(edits, &(at..end)).is_empty() => parts.push((at, *extent)),
+            Extent::Data { .. } if end <= size && overlapping(edits, &(at..end)).is_empty() => {
+                parts.push((at, *extent))
+            }
             Extent::Data { .. } => {}
         }
         at = end;
@@ -208,7 +210,11 @@ fn replace(
                 start = end;
             }
             if kept.len() <= TREE_FANOUT {
-                return if kept.is_empty() { Ok(kept) } else { Ok(vec![write_node(io, &Node::Inner(kept))?]) };
+                return if kept.is_empty() {
+                    Ok(kept)
+                } else {
+                    Ok(vec![write_node(io, &Node::Inner(kept))?])
+                };
             }
             write_inner(io, &kept)
         }
@@ -256,7 +262,9 @@ fn grow(io: ChunkIo<'_>, mut nodes: Vec<(u64, ChunkRef)>, mut height: u8) -> Res
                 root = children.first().expect("has one").1;
                 height -= 1;
             }
-            Node::Leaf(extents) if extents.len() <= EXTENTS_INLINE_MAX => return Ok(Content::Extents(extents)),
+            Node::Leaf(extents) if extents.len() <= EXTENTS_INLINE_MAX => {
+                return Ok(Content::Extents(extents));
+            }
             _ if height > TREE_HEIGHT_MAX => return Err(DecodeError::Invalid { field: "content" }.into()),
             _ => return Ok(Content::Tree { root, height, size }),
         }

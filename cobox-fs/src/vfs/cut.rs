@@ -334,6 +334,6 @@ impl Vfs {
 }
 
 fn saturating_sub(counter: &std::sync::atomic::AtomicU64, count: u64) {
-    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| Some(value.saturating_sub(count)));
+    let _ =
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| Some(value.saturating_sub(count)));
 }
-

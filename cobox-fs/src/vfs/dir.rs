@@ -69,7 +69,13 @@ impl Vfs {
         match node {
             NodeRef::Tree(ino) => lister.names(ino, offset.max(OFFSET_FIRST - 1)),
             NodeRef::MagicDir if offset < OFFSET_FIRST => {
-                lister.entry(&NodeRef::MagicStatus, MAGIC_STATUS, Kind::File, OFFSET_FIRST, b"status.json")?;
+                lister.entry(
+                    &NodeRef::MagicStatus,
+                    MAGIC_STATUS,
+                    Kind::File,
+                    OFFSET_FIRST,
+                    b"status.json",
+                )?;
                 Ok(())
             }
             _ => Ok(()),
@@ -103,7 +109,14 @@ impl Lister<'_> {
         Ok((self.visit)(entry, attr.as_ref()))
     }
 
-    fn entry(&mut self, node: &NodeRef, ino: u64, kind: Kind, offset: u64, name: &[u8]) -> Result<Full, Errno> {
+    fn entry(
+        &mut self,
+        node: &NodeRef,
+        ino: u64,
+        kind: Kind,
+        offset: u64,
+        name: &[u8],
+    ) -> Result<Full, Errno> {
         let entry = DirEntry { ino, offset, kind, name };
         if self.listing == Listing::Names {
             return Ok((self.visit)(entry, None));
@@ -142,7 +155,9 @@ impl Lister<'_> {
                 for shown in self.vfs.view(|view| view.visible_names(parent, slot))? {
                     let offset = OFFSET_FIRST + (last_head << COUNTER_BITS | counter);
                     counter += 1;
-                    if offset <= after || (parent == cobox_store::id::Ino::ROOT && shown.name == names::RESERVED_NAME) {
+                    if offset <= after
+                        || (parent == cobox_store::id::Ino::ROOT && shown.name == names::RESERVED_NAME)
+                    {
                         continue;
                     }
                     let (name, kind) = (shown.name.clone(), shown.kind);

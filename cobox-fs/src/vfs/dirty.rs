@@ -8,18 +8,21 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use cobox_store::Error;
 use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{Batch, Durability};
-use cobox_store::format::content::Content;
+use cobox_store::format::content::{ChunkRef, Content};
 use cobox_store::format::{DecodeError, Reader, SEEN_MAX, Writer};
-use cobox_store::id::{Ino, OpId};
+use cobox_store::id::{Ino, OpId, PackId};
+use parking_lot::Mutex;
 
+use super::content::ChunkIo;
 use super::file::{File, Inner, Saved};
 use super::filemap::{FileMap, SEGMENT_BYTES, Source};
-use super::rechunk::{self, Tail};
-use super::{Errno, Vfs};
+use super::rechunk::{self, Alignment, Tail};
+use super::{ABSENT_WAIT_MS, Errno, Vfs};
 
 /// More written bytes than this become chunks before they are saved.
 const JOURNAL_ROWS_BYTES_MAX: u64 = 1024 * 1024;
@@ -77,7 +80,15 @@ impl Vfs {
         if !snapshot.is_changed() {
             return Ok(());
         }
-        let (content, settled) = self.with_io(|io| rechunk::settle(io, &snapshot, alignment, tail))?;
+        let until = Instant::now() + Duration::from_millis(ABSENT_WAIT_MS);
+        let (content, settled) = loop {
+            let seen = self.folder.store().watch().seen();
+            match self.settle_now(&snapshot, alignment, tail) {
+                Ok(done) => break done,
+                Err((Error::Absent(_), packs)) if !packs.is_empty() => self.wait_for(&packs, seen, until)?,
+                Err((error, _)) => return Err(error.into()),
+            }
+        };
         let stamp = snapshot.stamp();
         // Without the snapshot its buffers belong to the map alone again.
         drop(snapshot);
@@ -85,6 +96,30 @@ impl Vfs {
             self.take_base(&mut file.inner(), content, stamp, settled);
         }
         Ok(())
+    }
+
+    /// Seals a snapshot; where bytes around the change are on other devices, says in which packs.
+    fn settle_now(
+        &self,
+        snapshot: &FileMap,
+        alignment: Alignment,
+        tail: Tail,
+    ) -> Result<(Content, u64), (Error, Vec<PackId>)> {
+        let absent: Mutex<Vec<ChunkRef>> = Mutex::default();
+        let read = |chunk_type, chunk| {
+            let result = self.folder.read_chunk(chunk_type, chunk);
+            if matches!(result, Err(Error::Absent(_))) {
+                absent.lock().push(chunk);
+            }
+            result
+        };
+        let settled =
+            self.with_io(|io| rechunk::settle(ChunkIo { read: &read, ..io }, snapshot, alignment, tail));
+        settled.map_err(|error| {
+            let packs =
+                absent.lock().iter().filter_map(|chunk| self.folder.pack_of(*chunk).ok().flatten()).collect();
+            (error, packs)
+        })
     }
 
     /// Replaces what a snapshot held by its content.

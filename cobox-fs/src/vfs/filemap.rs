@@ -119,7 +119,8 @@ impl FileMap {
     /// Whether it is anything else than its base.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        self.size != self.base.size() || self.pieces.values().any(|piece| !matches!(piece.source, Source::Base))
+        self.size != self.base.size()
+            || self.pieces.values().any(|piece| !matches!(piece.source, Source::Base))
     }
 
     /// The pieces that overlap `range`, clipped to it and to the file's end.
@@ -180,7 +181,8 @@ impl FileMap {
         let stamp = self.stamp;
         let Some((_, piece)) = self.pieces.iter_mut().next_back() else { return false };
         let Source::Mem(slice) = &mut piece.source else { return false };
-        if piece.saved || slice.len + data.len() > SEGMENT_BYTES || slice.skip + slice.len != slice.data.len() {
+        if piece.saved || slice.len + data.len() > SEGMENT_BYTES || slice.skip + slice.len != slice.data.len()
+        {
             return false;
         }
         let Some(buffer) = Arc::get_mut(&mut slice.data) else { return false };
@@ -201,7 +203,8 @@ impl FileMap {
         }
         let Source::Mem(slice) = &mut piece.source else { return false };
         let from = slice.skip + index(offset - start);
-        let Some(target) = Arc::get_mut(&mut slice.data).and_then(|buffer| buffer.get_mut(from..from + data.len()))
+        let Some(target) =
+            Arc::get_mut(&mut slice.data).and_then(|buffer| buffer.get_mut(from..from + data.len()))
         else {
             return false;
         };

@@ -60,7 +60,8 @@ impl Vfs {
             }
             let heads = node.shown_heads();
             let based_on = heads.first().map(|head| head.id).into_iter().collect();
-            let file = Arc::new(File::new(ino, node.shown_content(), based_on, Arc::clone(&self.dirty_bytes)));
+            let file =
+                Arc::new(File::new(ino, node.shown_content(), based_on, Arc::clone(&self.dirty_bytes)));
             let mut files = self.files.lock();
             if !files.contains_key(&ino) {
                 let result = work(&file);
@@ -92,7 +93,9 @@ impl Vfs {
         }
         match self.numbers.get(ino)? {
             NodeRef::MagicStatus if flags.write => Err(Errno::EACCES),
-            NodeRef::MagicStatus => Ok(self.handles.add(Handle::Text(Arc::new(self.status_text().into_bytes())))),
+            NodeRef::MagicStatus => {
+                Ok(self.handles.add(Handle::Text(Arc::new(self.status_text().into_bytes()))))
+            }
             NodeRef::MagicDir => Err(Errno::EISDIR),
             NodeRef::Tree(ino) => self.open_inode(ino, flags),
             NodeRef::Conflict(conflict) => {
@@ -100,7 +103,8 @@ impl Vfs {
                     let ino = self.fork(&conflict)?;
                     return self.open_inode(ino, flags);
                 }
-                let head = self.view(|view| view.head(conflict.shown.ino, conflict.head))?.ok_or(Errno::ENOENT)?;
+                let head =
+                    self.view(|view| view.head(conflict.shown.ino, conflict.head))?.ok_or(Errno::ENOENT)?;
                 let counter = Arc::clone(&self.dirty_bytes);
                 let file = Arc::new(File::new(conflict.fork, head.content, vec![head.id], counter));
                 Ok(self.handles.add(Handle::File { file, flags }))
@@ -128,7 +132,13 @@ impl Vfs {
     ///
     /// # Errors
     /// What `open(2)` with `O_CREAT` says.
-    pub fn create(&self, parent: u64, name: &[u8], by: Creator, flags: OpenFlags) -> Result<(Attr, u64), Errno> {
+    pub fn create(
+        &self,
+        parent: u64,
+        name: &[u8],
+        by: Creator,
+        flags: OpenFlags,
+    ) -> Result<(Attr, u64), Errno> {
         let attr = match self.mknod(parent, name, Kind::File, by, 0) {
             Err(Errno::EEXIST) if !flags.exclusive => self.lookup(parent, name)?,
             other => other?,
@@ -405,7 +415,9 @@ impl Vfs {
         const STEP_BYTES: u64 = 64 * 1024 * 1024;
         let file = match self.handles.get(fh)? {
             Handle::File { file, .. } => file,
-            Handle::Text(text) => return if offset < text.len() as u64 { Ok(offset) } else { Err(Errno::ENXIO) },
+            Handle::Text(text) => {
+                return if offset < text.len() as u64 { Ok(offset) } else { Err(Errno::ENXIO) };
+            }
             Handle::Dir(_) => return Err(Errno::EINVAL),
         };
         let map = file.inner().map.clone();
@@ -430,7 +442,14 @@ impl Vfs {
     ///
     /// # Errors
     /// Always `EOPNOTSUPP`, which makes the kernel do it.
-    pub fn copy_file_range(&self, _from: u64, _at: u64, _to: u64, _to_at: u64, _len: u64) -> Result<u64, Errno> {
+    pub fn copy_file_range(
+        &self,
+        _from: u64,
+        _at: u64,
+        _to: u64,
+        _to_at: u64,
+        _len: u64,
+    ) -> Result<u64, Errno> {
         Err(Errno::EOPNOTSUPP)
     }
 

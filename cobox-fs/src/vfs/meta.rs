@@ -89,7 +89,9 @@ impl Vfs {
             NodeRef::Tree(ino) => self.inode_attr(*ino),
             NodeRef::Conflict(conflict) => self.conflict_attr(conflict),
             NodeRef::MagicDir => Ok(self.magic_attr(MAGIC_DIR, Kind::Dir, 0)),
-            NodeRef::MagicStatus => Ok(self.magic_attr(MAGIC_STATUS, Kind::File, self.status_text().len() as u64)),
+            NodeRef::MagicStatus => {
+                Ok(self.magic_attr(MAGIC_STATUS, Kind::File, self.status_text().len() as u64))
+            }
         }
     }
 
@@ -170,7 +172,13 @@ impl Vfs {
                 .filter(|(_, piece)| matches!(piece.source, super::filemap::Source::Base))
                 .map(|(_, piece)| piece.len)
                 .sum();
-            (inner.map.size(), inner.mtime_ns, Arc::clone(inner.map.base()), base_bytes, inner.map.mem_bytes())
+            (
+                inner.map.size(),
+                inner.mtime_ns,
+                Arc::clone(inner.map.base()),
+                base_bytes,
+                inner.map.mem_bytes(),
+            )
         };
         attr.size = size;
         if let Some(mtime_ns) = mtime_ns {
@@ -219,8 +227,12 @@ impl Vfs {
         if let Some(size) = change.size {
             self.set_size(ino, size)?;
         }
-        let mut ops_change =
-            AttrChange { mode: change.mode.map(|mode| mode & MODE_MASK), mtime_ns: change.mtime_ns, uid: change.uid, gid: change.gid };
+        let mut ops_change = AttrChange {
+            mode: change.mode.map(|mode| mode & MODE_MASK),
+            mtime_ns: change.mtime_ns,
+            uid: change.uid,
+            gid: change.gid,
+        };
         if let (Some(mtime_ns), Some(file)) = (change.mtime_ns, self.known_file(&ino))
             && self.set_dirty_mtime(&file, mtime_ns)?
         {

@@ -150,7 +150,12 @@ pub fn append(io: ChunkIo<'_>, span: &Span, bytes: &mut Vec<u8>) -> Result<(), E
 ///
 /// # Errors
 /// When chunks cannot be read or stored.
-pub fn settle(io: ChunkIo<'_>, map: &FileMap, alignment: Alignment, tail: Tail) -> Result<(Content, u64), Error> {
+pub fn settle(
+    io: ChunkIo<'_>,
+    map: &FileMap,
+    alignment: Alignment,
+    tail: Tail,
+) -> Result<(Content, u64), Error> {
     let size = map.size();
     if size <= INLINE_BYTES_MAX as u64 {
         let mut bytes = Vec::with_capacity(usize_of(size));
@@ -369,7 +374,8 @@ impl Cutter<'_> {
 
     fn next_cut(&self, rest: &[u8], at: u64, dirty_end: u64, borders: &VecDeque<u64>) -> Option<usize> {
         let end = at + rest.len() as u64;
-        let border = borders.iter().copied().find(|border| *border >= dirty_end && *border > at && *border <= end);
+        let border =
+            borders.iter().copied().find(|border| *border >= dirty_end && *border > at && *border <= end);
         match self.alignment {
             Alignment::Fixed(block) => {
                 let next = at - at % block + block;
@@ -436,7 +442,8 @@ fn seal_chunks(io: ChunkIo<'_>, plain: &[&[u8]], bytes: usize) -> Vec<SealedChun
     }
     let (left, right) = plain.split_at(plain.len() / 2);
     std::thread::scope(|scope| {
-        let other = scope.spawn(move || right.iter().map(|bytes| (io.seal)(ChunkType::Data, bytes)).collect::<Vec<_>>());
+        let other = scope
+            .spawn(move || right.iter().map(|bytes| (io.seal)(ChunkType::Data, bytes)).collect::<Vec<_>>());
         let mut sealed = seal_all(left);
         sealed.extend(other.join().expect("sealing does not panic"));
         sealed
@@ -446,3 +453,6 @@ fn seal_chunks(io: ChunkIo<'_>, plain: &[&[u8]], bytes: usize) -> Vec<SealedChun
 fn usize_of(value: u64) -> usize {
     usize::try_from(value).expect("memory is addressed by 64 bits")
 }
+
+#[cfg(test)]
+mod tests;

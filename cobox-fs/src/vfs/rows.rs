@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use cobox_store::Error;
-use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::Batch;
+use cobox_store::blind::tables::{Table, key};
 use cobox_store::id::{Ino, OpId};
 use cobox_store::keyed::Folder;
 use parking_lot::Mutex;

@@ -38,13 +38,17 @@ impl Sequencer {
 /// Milliseconds since 1970.
 #[must_use]
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX >> 16))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX >> 16))
 }
 
 /// Nanoseconds since 1970.
 #[must_use]
 pub fn now_ns() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().try_into().unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos().try_into().unwrap_or(i64::MAX))
 }
 
 impl From<PosixError> for Errno {
@@ -79,7 +83,8 @@ impl Vfs {
         read: &dyn Fn(&RowKey) -> Result<Option<Row>, Error>,
         ask: impl FnOnce(&View<'_>) -> R,
     ) -> R {
-        let name_hash = |parent: &cobox_store::id::Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
+        let name_hash =
+            |parent: &cobox_store::id::Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
         let labels = |log: u64| self.folder.label_of_number(log).unwrap_or_else(|| String::from("unknown"));
         ask(&View::new(read, &name_hash, &labels, self.policy))
     }
@@ -129,7 +134,11 @@ impl Vfs {
     }
 
     /// Applies groups of one log over the stored rows; nothing is stored yet.
-    pub(super) fn apply_groups(&self, log: u64, groups: &[OpGroup]) -> Result<(Vec<Change>, Vec<Touched>), Error> {
+    pub(super) fn apply_groups(
+        &self,
+        log: u64,
+        groups: &[OpGroup],
+    ) -> Result<(Vec<Change>, Vec<Touched>), Error> {
         self.in_tx(|tx| {
             let mut touched = Vec::new();
             for (id, op) in groups.iter().flat_map(|group| group.with_ids(log)) {
@@ -144,7 +153,8 @@ impl Vfs {
         work: impl FnOnce(&mut Tx<'_>) -> Result<R, Error>,
     ) -> Result<(Vec<Change>, R), Error> {
         let read = |row_key: &RowKey| self.rows.get(row_key);
-        let name_hash = |parent: &cobox_store::id::Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
+        let name_hash =
+            |parent: &cobox_store::id::Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
         let mut tx = Tx::new(&read, &name_hash);
         let result = work(&mut tx)?;
         Ok((tx.into_changes().collect(), result))

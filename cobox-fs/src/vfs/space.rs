@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cobox_store::blind::{Batch, Durability};
 use cobox_store::blind::tables::{Table, key};
+use cobox_store::blind::{Batch, Durability};
 use cobox_store::format::NAME_BYTES_MAX;
 
 use super::attr::StatFs;

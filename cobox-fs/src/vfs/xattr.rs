@@ -69,7 +69,10 @@ impl Vfs {
         let mut state = if nodes_here.is_ok() { FileState::Local } else { FileState::Absent };
         let store = self.folder.store();
         for pack in &packs {
-            if matches!(store.pack_status(self.folder.no(), *pack)?, PackStatus::Missing(_) | PackStatus::Partial(..)) {
+            if matches!(
+                store.pack_status(self.folder.no(), *pack)?,
+                PackStatus::Missing(_) | PackStatus::Partial(..)
+            ) {
                 state = FileState::Absent;
             }
         }

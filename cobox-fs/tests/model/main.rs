@@ -5,7 +5,9 @@ mod home;
 mod stories;
 mod tree;
 
-use cobox_fs::vfs::{Creator, Cut, Errno, Fallocate, FsyncKind, Kind, ROOT, RenameFlags, SetAttr, Vfs, XattrSet};
+use cobox_fs::vfs::{
+    Creator, Cut, Errno, Fallocate, FsyncKind, Kind, ROOT, RenameFlags, SetAttr, Vfs, XattrSet,
+};
 
 use home::Device;
 use tree::{Model, WRITE, assert_same, join, look, resolve};
@@ -35,7 +37,11 @@ impl Dice {
     }
 
     fn pick<'a>(&mut self, of: &'a [Vec<u8>]) -> Option<&'a [u8]> {
-        if of.is_empty() { None } else { Some(&of[usize::try_from(self.below(of.len() as u64)).expect("fits")]) }
+        if of.is_empty() {
+            None
+        } else {
+            Some(&of[usize::try_from(self.below(of.len() as u64)).expect("fits")])
+        }
     }
 }
 
@@ -111,7 +117,8 @@ impl Run {
             let data = self.dice.bytes(usize::try_from(len).expect("fits"));
             assert_eq!(self.vfs().write(fh, offset, &data), Ok(u32::try_from(len).expect("fits")));
             let bytes = &mut self.model.nodes[node].bytes;
-            let (from, to) = (usize::try_from(offset).expect("fits"), usize::try_from(offset + len).expect("fits"));
+            let (from, to) =
+                (usize::try_from(offset).expect("fits"), usize::try_from(offset + len).expect("fits"));
             if !data.is_empty() {
                 if bytes.len() < to {
                     bytes.resize(to, 0);
@@ -234,7 +241,8 @@ impl Run {
             &to_name,
             RenameFlags::Replace,
         );
-        let (source, target) = (self.model.find(&from_dir).expect("there"), self.model.find(&to_dir).expect("there"));
+        let (source, target) =
+            (self.model.find(&from_dir).expect("there"), self.model.find(&to_dir).expect("there"));
         let node = self.model.find(&from).expect("there");
         if let Some(old) = self.model.nodes[target].names.get(&to_name).copied() {
             let is_dir = |node: usize| self.model.nodes[node].kind == Kind::Dir;
@@ -312,7 +320,8 @@ fn random_calls_look_as_in_the_model_also_after_restart_and_recovery() {
         let times = |vfs: &Vfs| {
             let (dirs, others) = run.model.paths();
             let all = [dirs, others].concat().into_iter();
-            all.map(|path| vfs.getattr(resolve(vfs, &path), None).expect("there").mtime_ns).collect::<Vec<_>>()
+            all.map(|path| vfs.getattr(resolve(vfs, &path), None).expect("there").mtime_ns)
+                .collect::<Vec<_>>()
         };
         assert_eq!(times(other.vfs()), times(run.vfs()), "seed {seed}: times after recovery");
         assert_eq!(ROOT, 1);

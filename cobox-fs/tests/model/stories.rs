@@ -88,7 +88,8 @@ fn file_made_and_removed_between_cuts_leaves_the_log_nearly_empty() {
     write_file(vfs, b"kept", b"x");
     vfs.cut(Cut::Now).expect("cut");
     let head = vfs.folder().store().log_heads(vfs.folder().no()).expect("heads")[0];
-    let entry = vfs.folder().store().entry(vfs.folder().no(), head.log, head.seq).expect("reads").expect("there");
+    let entry =
+        vfs.folder().store().entry(vfs.folder().no(), head.log, head.seq).expect("reads").expect("there");
     let body = vfs.folder().open_entry(&entry).expect("opens");
     assert!(body.groups.len() <= 4, "{} groups", body.groups.len());
     write_file(vfs, b"lock", b"again");
@@ -186,7 +187,8 @@ fn two_devices_see_each_others_changes_and_keep_both_edits() {
     exchange();
     let names = |vfs: &Vfs| list(vfs, ROOT).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
     assert_eq!(names(one.vfs()), names(two.vfs()));
-    let conflict = names(one.vfs()).into_iter().find(|name| name.starts_with(b"text (conflict")).expect("both stay");
+    let conflict =
+        names(one.vfs()).into_iter().find(|name| name.starts_with(b"text (conflict")).expect("both stay");
     let mut both = [bytes_of(one.vfs(), b"text"), bytes_of(one.vfs(), &conflict)];
     both.sort();
     assert_eq!(both, [b"again by one".to_vec(), b"at the same time by two".to_vec()]);

@@ -44,8 +44,14 @@ impl Model {
     }
 
     pub fn add(&mut self, kind: Kind, perm: u32) -> usize {
-        let node =
-            Node { kind, perm, mtime_ns: None, bytes: Vec::new(), xattrs: BTreeMap::new(), names: BTreeMap::new() };
+        let node = Node {
+            kind,
+            perm,
+            mtime_ns: None,
+            bytes: Vec::new(),
+            xattrs: BTreeMap::new(),
+            names: BTreeMap::new(),
+        };
         self.nodes.push(node);
         self.nodes.len() - 1
     }
@@ -54,7 +60,11 @@ impl Model {
     pub fn paths(&self) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let (mut dirs, mut others) = (vec![Vec::new()], Vec::new());
         self.walk(0, &[], &mut |path, index| {
-            if self.nodes[index].kind == Kind::Dir { dirs.push(path.to_vec()) } else { others.push(path.to_vec()) }
+            if self.nodes[index].kind == Kind::Dir {
+                dirs.push(path.to_vec())
+            } else {
+                others.push(path.to_vec())
+            }
         });
         (dirs, others)
     }
@@ -106,13 +116,17 @@ pub fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
-pub const READ: OpenFlags = OpenFlags { read: true, write: false, truncate: false, append: false, exclusive: false };
-pub const WRITE: OpenFlags = OpenFlags { read: true, write: true, truncate: false, append: false, exclusive: false };
+pub const READ: OpenFlags =
+    OpenFlags { read: true, write: false, truncate: false, append: false, exclusive: false };
+pub const WRITE: OpenFlags =
+    OpenFlags { read: true, write: true, truncate: false, append: false, exclusive: false };
 
 /// Number of a path; each component counts one lookup, as the kernel does.
 pub fn resolve(vfs: &Vfs, path: &[u8]) -> u64 {
     path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).fold(ROOT, |dir, name| {
-        vfs.lookup(dir, name).unwrap_or_else(|error| panic!("{}: {error:?}", String::from_utf8_lossy(path))).ino
+        vfs.lookup(dir, name)
+            .unwrap_or_else(|error| panic!("{}: {error:?}", String::from_utf8_lossy(path)))
+            .ino
     })
 }
 
