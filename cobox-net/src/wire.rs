@@ -7,23 +7,21 @@
 use cobox_store::format::access::BOX_BYTES;
 use cobox_store::format::entry::LogHead;
 use cobox_store::format::locator::LOCATOR_BYTES_MAX;
-use cobox_store::format::pack::{PackRef, is_size_class};
-use cobox_store::format::proof::{Challenge, LeafProof, slice_count};
-use cobox_store::format::{DEPS_MAX, DecodeError, HEADS_MAX, PROOF_SAMPLES, Reader, SLICE_BYTES, Writer};
+use cobox_store::format::proof::{Challenge, LeafProof};
+use cobox_store::format::{DEPS_MAX, DecodeError, HEADS_MAX, PROOF_SAMPLES, Reader, Writer};
 use cobox_store::id::{FolderId, LocatorId, LogId, MemberId, PackId, RecordHash};
+
+mod bulk;
+
+pub use bulk::{
+    Ask, BULK_BYTES_MAX, BULK_PROTOCOL, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SLICES_OFFSET,
+    decode_bulk, slices_head,
+};
 
 /// The control stream, one per connection, opened by the dialer.
 pub const CONTROL_PROTOCOL: &str = "/cobox/control/1";
-/// A bulk stream, opened by the side that asks for packs.
-pub const BULK_PROTOCOL: &str = "/cobox/bulk/1";
 /// A control frame at the most: an entry with its header, or half a thousand proofs.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
-/// Slices in one bulk frame: 256 KiB keep the cost of a frame invisible and a stream responsive.
-pub const FRAME_SLICES_MAX: u64 = 4;
-/// Bytes before the slices in [`BulkFrame::Slices`]: type, ask, first slice.
-pub const SLICES_OFFSET: usize = 1 + 4 + 2;
-/// A bulk frame at the most.
-pub const BULK_BYTES_MAX: usize = SLICES_OFFSET + (FRAME_SLICES_MAX * SLICE_BYTES) as usize;
 /// Packs in one [`Frame::Have`].
 pub const HAVE_MAX: usize = 4096;
 /// Records in one frame.
@@ -140,47 +138,6 @@ pub enum Frame {
     Locator { question: QuestionId, answer: LocatorAnswer },
     /// Opens a restricted session with a recovery key: the answer is the access log.
     Recover { session: SessionId, folder: FolderId, member: MemberId, signature: [u8; 64] },
-}
-
-/// A frame of a bulk stream, borrowed from the bytes it came in.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum BulkFrame<'a> {
-    /// Asks for slices of a pack, and for its outboard first.
-    Ask(Ask),
-    /// The chaining values of the pack.
-    Outboard { ask: u32, values: &'a [u8] },
-    /// Whole slices from `first` on; only a pack's last slice is short.
-    Slices { ask: u32, first: u16, bytes: &'a [u8] },
-    /// All that was asked for has been sent.
-    Done { ask: u32 },
-    /// The sender does not have (all of) it.
-    NotHere { ask: u32 },
-}
-
-/// Whether the asker lacks the outboard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OutboardWish {
-    /// Send it first.
-    Send,
-    /// It is known.
-    Skip,
-}
-
-/// A request for slices.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ask {
-    /// The asker's number, fresh on the stream.
-    pub ask: u32,
-    /// In which folder.
-    pub session: SessionId,
-    /// Which pack.
-    pub pack: PackRef,
-    /// Whether the outboard is wanted.
-    pub outboard: OutboardWish,
-    /// The first slice.
-    pub first: u16,
-    /// How many; 1 or more.
-    pub count: u16,
 }
 
 impl Frame {
@@ -335,7 +292,11 @@ pub fn decode_frame(bytes: &[u8]) -> Result<Frame, DecodeError> {
         20..=23 => decode_question(kind, &mut r)?,
         2..=24 => {
             let session = SessionId(r.u32("session")?);
-            if kind <= 15 { decode_session(kind, session, &mut r)? } else { decode_rare(kind, session, &mut r)? }
+            if kind <= 15 {
+                decode_session(kind, session, &mut r)?
+            } else {
+                decode_rare(kind, session, &mut r)?
+            }
         }
         _ => return Err(DecodeError::Invalid { field: "frame type" }),
     };
@@ -377,7 +338,11 @@ fn decode_session(kind: u8, session: SessionId, r: &mut Reader<'_>) -> Result<Fr
 
 fn decode_rare(kind: u8, session: SessionId, r: &mut Reader<'_>) -> Result<Frame, DecodeError> {
     Ok(match kind {
-        16 => Frame::Challenge { session, question: QuestionId(r.u32("question")?), challenge: Challenge::decode(r)? },
+        16 => Frame::Challenge {
+            session,
+            question: QuestionId(r.u32("question")?),
+            challenge: Challenge::decode(r)?,
+        },
         17 => {
             let question = QuestionId(r.u32("question")?);
             let first = r.u16("proofs")?;
@@ -390,7 +355,9 @@ fn decode_rare(kind: u8, session: SessionId, r: &mut Reader<'_>) -> Result<Frame
             }
             Frame::Proofs { session, question, first, proofs }
         }
-        18 => Frame::Receipt { session, question: QuestionId(r.u32("question")?), receipt: r.rest().to_vec() },
+        18 => {
+            Frame::Receipt { session, question: QuestionId(r.u32("question")?), receipt: r.rest().to_vec() }
+        }
         19 => {
             let (part, records) = decode_records(r)?;
             Frame::GrantOffer { session, part, records }
@@ -441,94 +408,6 @@ fn locator_bytes(r: &mut Reader<'_>) -> Result<Vec<u8>, DecodeError> {
         return Err(DecodeError::Invalid { field: "locator" });
     }
     Ok(bytes.to_vec())
-}
-
-impl BulkFrame<'_> {
-    /// The bytes after the length.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new();
-        match self {
-            Self::Ask(ask) => {
-                w.u8(1);
-                w.u32(ask.ask);
-                w.u32(ask.session.0);
-                w.fixed(&ask.pack.id.0);
-                w.u64(ask.pack.size);
-                w.u8(u8::from(ask.outboard == OutboardWish::Send));
-                w.u16(ask.first);
-                w.u16(ask.count);
-            }
-            Self::Outboard { ask, values } => {
-                w.u8(2);
-                w.u32(*ask);
-                w.fixed(values);
-            }
-            Self::Slices { ask, first, bytes } => {
-                w.fixed(&slices_head(*ask, *first));
-                w.fixed(bytes);
-            }
-            Self::Done { ask } => {
-                w.u8(4);
-                w.u32(*ask);
-            }
-            Self::NotHere { ask } => {
-                w.u8(5);
-                w.u32(*ask);
-            }
-        }
-        w.into_bytes()
-    }
-}
-
-/// What stands before the bytes of [`BulkFrame::Slices`], so that they are sent without being copied.
-#[must_use]
-pub fn slices_head(ask: u32, first: u16) -> [u8; SLICES_OFFSET] {
-    let mut head = [0; SLICES_OFFSET];
-    head[0] = 3;
-    head[1..5].copy_from_slice(&ask.to_le_bytes());
-    head[5..].copy_from_slice(&first.to_le_bytes());
-    head
-}
-
-/// Reads the bytes after the length of a bulk frame.
-///
-/// # Errors
-/// On anything no writer produces.
-pub fn decode_bulk(bytes: &[u8]) -> Result<BulkFrame<'_>, DecodeError> {
-    let mut r = Reader::new(bytes);
-    if bytes.len() > BULK_BYTES_MAX {
-        return Err(DecodeError::Invalid { field: "bulk frame" });
-    }
-    let kind = r.u8("frame type")?;
-    let ask = r.u32("ask")?;
-    let frame = match kind {
-        1 => {
-            let session = SessionId(r.u32("session")?);
-            let pack = PackRef { id: r.pack_id("pack")?, size: r.u64("pack")? };
-            let outboard = if r.flag("outboard")? { OutboardWish::Send } else { OutboardWish::Skip };
-            let (first, count) = (r.u16("slices")?, r.u16("slices")?);
-            let end = u64::from(first) + u64::from(count);
-            if !is_size_class(pack.size) || count == 0 || end > slice_count(pack.size) {
-                return Err(DecodeError::Invalid { field: "slices" });
-            }
-            BulkFrame::Ask(Ask { ask, session, pack, outboard, first, count })
-        }
-        2 => BulkFrame::Outboard { ask, values: r.rest() },
-        3 => {
-            let first = r.u16("slices")?;
-            let slices = r.rest();
-            if slices.is_empty() {
-                return Err(DecodeError::Invalid { field: "slices" });
-            }
-            BulkFrame::Slices { ask, first, bytes: slices }
-        }
-        4 => BulkFrame::Done { ask },
-        5 => BulkFrame::NotHere { ask },
-        _ => return Err(DecodeError::Invalid { field: "frame type" }),
-    };
-    r.finish()?;
-    Ok(frame)
 }
 
 impl Proof {
@@ -620,113 +499,12 @@ pub fn split_records(records: Vec<Vec<u8>>) -> Vec<(Part, Vec<Vec<u8>>)> {
         }
     }
     let end = lists.len() - 1;
-    lists.into_iter().enumerate().map(|(at, list)| (if at == end { Part::Last } else { Part::More }, list)).collect()
+    lists
+        .into_iter()
+        .enumerate()
+        .map(|(at, list)| (if at == end { Part::Last } else { Part::More }, list))
+        .collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use cobox_store::format::proof::Sample;
-    use cobox_store::id::EntryHash;
-
-    use super::*;
-
-    fn one_of_each() -> Vec<Frame> {
-        let session = SessionId(7);
-        let question = QuestionId(9);
-        let log = LogId([1; 32]);
-        let pack = PackRef { id: PackId([2; 32]), size: 4096 };
-        let records = vec![vec![1; 200], vec![2; 300]];
-        vec![
-            Frame::Hello { nonce: [3; 32] },
-            Frame::Open { session, blinded: [4; 32], proof: [5; 32] },
-            Frame::Accept { session, proof: [6; 32], who: Proof::Seeder },
-            Frame::Confirm { session, who: Proof::Member { log, signature: [7; 64] } },
-            Frame::Refuse { session },
-            Frame::Close { session },
-            Frame::AccessHeads { session, heads: vec![RecordHash([8; 32])] },
-            Frame::AccessWant { session, have: vec![] },
-            Frame::Records { session, part: Part::Last, records: records.clone() },
-            Frame::LogHeads { session, heads: vec![LogHead { log, seq: 4, hash: EntryHash([1; 32]) }] },
-            Frame::EntriesWant { session, log, from: 3 },
-            Frame::Entry { session, entry: vec![1, 2, 3] },
-            Frame::EntriesEnd { session, log, next: 4 },
-            Frame::Behind { session, packs: 1, bytes: 2, full: true },
-            Frame::Have { session, packs: vec![pack.id] },
-            Frame::Challenge {
-                session,
-                question,
-                challenge: Challenge { nonce: [1; 32], samples: vec![Sample { pack, leaf: 3 }] },
-            },
-            Frame::Proofs {
-                session,
-                question,
-                first: 1,
-                proofs: vec![None, Some(LeafProof { leaf: vec![1; 1024], siblings: vec![[2; 32]; 2] })],
-            },
-            Frame::Receipt { session, question, receipt: vec![1] },
-            Frame::GrantOffer { session, part: Part::More, records },
-            Frame::GrantAnswer { folder: FolderId([1; 32]), answer: GrantAnswer::Pending },
-            Frame::LocatorPut { question, locator: vec![1; 10] },
-            Frame::LocatorGet { question, id: LocatorId([2; 32]) },
-            Frame::Locator { question, answer: LocatorAnswer::Found(vec![1]) },
-            Frame::Locator { question, answer: LocatorAnswer::Refused },
-            Frame::Recover { session, folder: FolderId([1; 32]), member: MemberId([2; 32]), signature: [3; 64] },
-        ]
-    }
-
-    #[test]
-    fn frame_of_every_type_round_trips_and_no_prefix_decodes_to_it() {
-        for frame in one_of_each() {
-            let bytes = frame.encode();
-            assert_eq!(decode_frame(&bytes), Ok(frame.clone()));
-            for end in 0..bytes.len() {
-                assert_ne!(decode_frame(&bytes[..end]).as_ref(), Ok(&frame), "{end}");
-            }
-        }
-    }
-
-    #[test]
-    fn frame_of_any_bytes_reencodes_or_is_refused() {
-        let mut stream = blake3::Hasher::new().update(b"frames").finalize_xof();
-        let mut accepted = 0;
-        for round in 0..20_000u32 {
-            let mut bytes = vec![0; 1 + round as usize % 300];
-            stream.fill(&mut bytes);
-            bytes[0] %= 27;
-            if let Ok(frame) = decode_frame(&bytes) {
-                accepted += 1;
-                assert_eq!(frame.encode(), bytes);
-            }
-            if let Ok(frame) = decode_bulk(&bytes) {
-                assert_eq!(frame.encode(), bytes);
-            }
-        }
-        assert!(accepted > 0);
-    }
-
-    #[test]
-    fn bulk_frame_of_every_type_round_trips() {
-        let pack = PackRef { id: PackId([2; 32]), size: 1 << 20 };
-        let ask =
-            Ask { ask: 5, session: SessionId(1), pack, outboard: OutboardWish::Send, first: 12, count: 4 };
-        let frames = [
-            BulkFrame::Ask(ask),
-            BulkFrame::Outboard { ask: 5, values: &[1; 64] },
-            BulkFrame::Slices { ask: 5, first: 12, bytes: &[2; 65536] },
-            BulkFrame::Done { ask: 5 },
-            BulkFrame::NotHere { ask: 5 },
-        ];
-        for frame in frames {
-            assert_eq!(decode_bulk(&frame.encode()), Ok(frame));
-        }
-        assert!(decode_bulk(&BulkFrame::Ask(Ask { count: 5, ..ask }).encode()).is_err());
-    }
-
-    #[test]
-    fn records_are_split_below_a_frame() {
-        let lists = split_records(vec![vec![0; 300 * 1024]; 5]);
-        assert_eq!(lists.iter().map(|(_, list)| list.len()).sum::<usize>(), 5);
-        assert_eq!(lists.iter().filter(|(part, _)| *part == Part::Last).count(), 1);
-        assert_eq!(split_records(vec![]), vec![(Part::Last, vec![])]);
-    }
-}
+mod tests;
