@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use cobox_fs::mount::{Mount, MountError, MountOptions};
 use cobox_fs::vfs::{Background, Vfs, VfsOptions};
+use cobox_store::Error;
 use cobox_store::keyed::{Home, MemberSecret, Unlock};
 use tempfile::TempDir;
 
@@ -98,7 +99,7 @@ impl Drive {
     /// Opens the store without mounting.
     pub fn open(&self, read_only: bool) -> Arc<Vfs> {
         let dir = self.home.parent().expect("home has a parent");
-        let device = Home::open(&self.home, key_file(dir)).expect("the device opens");
+        let device = open_when_free(&self.home, dir);
         let folder = device.folder_by_name(FOLDER).expect("the folder");
         let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
         Vfs::open(folder, VfsOptions { uid, gid, read_only }).expect("the folder opens")
@@ -152,6 +153,18 @@ fn close(mut live: Live) {
     drop(live.mount);
     drop(live.background.take());
     live.vfs.shutdown().expect("everything is written");
+}
+
+/// A process that another test starts holds a copy of every lock of this one until it runs its program.
+fn open_when_free(home: &Path, dir: &Path) -> Arc<Home> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Home::open(home, key_file(dir)) {
+            Ok(device) => return device,
+            Err(Error::Locked { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// Programs that a test ended may be on their way out.
