@@ -234,3 +234,41 @@ fn special_names_and_foreign_attributes_are_refused() {
     assert_eq!(set(b"user.mine"), Ok(()));
     assert_eq!(vfs.listxattr(ino), Ok(vec![b"user.mine".to_vec()]));
 }
+
+/// Prints what the calls cost without a kernel; run it by name, on a quiet machine.
+#[test]
+#[ignore = "measures, asserts nothing"]
+fn measure_calls_without_a_kernel() {
+    let device = Device::new();
+    let vfs = device.vfs();
+    let timed = |what: &str, work: &mut dyn FnMut() -> f64| {
+        let start = std::time::Instant::now();
+        let amount = work();
+        println!("{what}: {:.1} per second", amount / start.elapsed().as_secs_f64());
+    };
+    timed("small files made, written, closed", &mut || {
+        for number in 0..20_000u32 {
+            let ino = write_file(vfs, format!("file{number}").as_bytes(), b"a few bytes");
+            vfs.forget(ino, 1);
+        }
+        20_000.0
+    });
+    timed("small files cut", &mut || {
+        vfs.cut(Cut::Now).expect("cut");
+        20_000.0
+    });
+    let bytes = Dice::new(1).bytes(512 << 20);
+    let mut ino = 0;
+    timed("MiB written in order", &mut || {
+        ino = write_file(vfs, b"big", &bytes);
+        512.0
+    });
+    timed("MiB read in order", &mut || {
+        let fh = vfs.open_file(ino, READ).expect("opens");
+        for at in 0..4096u64 {
+            assert_eq!(vfs.read(fh, at << 17, 1 << 17).expect("reads").len(), 1 << 17);
+        }
+        vfs.release(fh).expect("closed");
+        512.0
+    });
+}
