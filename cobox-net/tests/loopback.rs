@@ -89,7 +89,9 @@ fn seeder_stopped_in_the_middle_resumes() {
         member.write(&[bytes(at, 16 * MIB)]);
     }
     member.node.set_peers(member.no, vec![seeder.address()]);
-    until("something was sent", || member.peer(seeder.peer()).is_some_and(|status| status.bytes_sent > 20 << 20));
+    until("something was sent", || {
+        member.peer(seeder.peer()).is_some_and(|status| status.bytes_sent > 20 << 20)
+    });
     seeder.stop();
     until("the member notices", || {
         member.peer(seeder.peer()).is_some_and(|status| status.session == SessionState::Offline)
@@ -121,7 +123,8 @@ fn bulk_in_both_directions_at_once_does_not_deadlock() {
         second.node.set_peers(second.no, vec![first.address()]);
         for member in [&first, &second] {
             until("both hold everything", || {
-                let whole = |pack| matches!(member.store.pack_status(member.no, pack), Ok(PackStatus::Complete(_)));
+                let whole =
+                    |pack| matches!(member.store.pack_status(member.no, pack), Ok(PackStatus::Complete(_)));
                 packs.iter().all(|pack| whole(pack.id))
             });
         }
@@ -203,7 +206,8 @@ fn grant_that_does_not_open_is_refused() {
     member.node.set_peers(member.no, vec![seeder.address()]);
     until("refused", || {
         member.peer(seeder.peer()).is_some_and(|status| {
-            status.session == SessionState::Refused && status.error.as_ref().is_some_and(|text| text.contains("refused"))
+            status.session == SessionState::Refused
+                && status.error.as_ref().is_some_and(|text| text.contains("refused"))
         })
     });
     member.node.shutdown();
@@ -234,7 +238,9 @@ fn owner_accepts_a_pending_grant() {
     let mut member = Member::new(&made, &key, &[]);
     member.write(&[bytes(1, 4096)]);
     member.node.set_peers(member.no, vec![seeder.address()]);
-    until("pending", || member.peer(seeder.peer()).is_some_and(|status| status.session == SessionState::Pending));
+    until("pending", || {
+        member.peer(seeder.peer()).is_some_and(|status| status.session == SessionState::Pending)
+    });
     until("it is listed", || match ask_running(&seeder.data, &Request::Pending) {
         Ok(Some(Answer::Pending { grants })) => grants.iter().any(|grant| grant.id == made.id().to_hex()),
         _ => false,
@@ -281,7 +287,8 @@ fn wrong_peer_at_an_address_is_named() {
     let seeder = Seeding::new(dir.path(), TCP);
     let mut made = Made::new(11);
     let mut address = seeder.address();
-    address.peer_id = cobox_net::PeerId::of_key(SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes()).to_bytes();
+    address.peer_id =
+        cobox_net::PeerId::of_key(SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes()).to_bytes();
     made.grant(&seeder.address(), 1 << 30);
     let key = made.founder.clone();
     let member = Member::new(&made, &key, &[]);
@@ -305,13 +312,18 @@ fn second_seeder_on_one_data_folder_is_refused() {
         listen: vec![TCP.to_owned()],
         accept: Accept::Any,
     };
-    let failure = cobox_net::seeder::run(&options, &std::sync::Arc::default()).expect_err("the first one runs");
+    let failure =
+        cobox_net::seeder::run(&options, &std::sync::Arc::default()).expect_err("the first one runs");
     assert!(failure.text.contains("already running"), "{}", failure.text);
 }
 
+/// A measurement: `COBOX_SOAK=1`, alone, with `--nocapture`.
 #[test]
-#[ignore = "a measurement: run alone, with --nocapture"]
 fn gibibyte_to_a_seeder_is_timed() {
+    if std::env::var_os("COBOX_SOAK").is_none() {
+        println!("skipped: gibibyte_to_a_seeder_is_timed is a measurement");
+        return;
+    }
     for transport in [TCP, QUIC] {
         let dir = tempfile::tempdir().expect("temporary folder");
         let seeder = Seeding::new(dir.path(), transport);

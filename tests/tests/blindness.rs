@@ -100,6 +100,19 @@ fn search_finds_a_canary_in_every_encoding() {
     }
 }
 
+/// All that a seeder stores, what both ends say in their logs, and every frame between them.
+fn all_places(seeder: &Seeder, device: &Device, tap: &Path) -> Vec<(String, Vec<u8>)> {
+    [
+        raw_files(&seeder.data),
+        decoded_values(&seeder.data),
+        raw_files(&seeder.data.with_extension("log")),
+        raw_files(&device.home.with_extension("log")),
+        raw_files(&device.home.join("log")),
+        raw_files(tap),
+    ]
+    .concat()
+}
+
 #[test]
 fn seeder_and_wire_show_no_canary() {
     if !can_mount("seeder_and_wire_show_no_canary") {
@@ -152,15 +165,7 @@ fn seeder_and_wire_show_no_canary() {
     for (path, bytes) in raw_files(&device.home).into_iter().filter(|(path, _)| path.ends_with("/key")) {
         canaries.push((format!("key file {path}"), bytes.iter().copied().take(64).collect()));
     }
-    let places = [
-        raw_files(&seeder.data),
-        decoded_values(&seeder.data),
-        raw_files(&seeder.data.with_extension("log")),
-        raw_files(&device.home.with_extension("log")),
-        raw_files(&device.home.join("log")),
-        raw_files(&tap),
-    ]
-    .concat();
+    let places = all_places(&seeder, &device, &tap);
     let searched: usize = places.iter().map(|(_, bytes)| bytes.len()).sum();
     let frames = fs::metadata(&tap).map_or(0, |data| data.len());
     println!("{} canaries, {searched} bytes in {} places, {frames} of frames", canaries.len(), places.len());
@@ -169,7 +174,7 @@ fn seeder_and_wire_show_no_canary() {
 
     // The same search over the same places finds what is let through on purpose.
     let store = Store::open(&seeder.data, StoreKind::Seeder).expect("the seeder's store opens");
-    store.setting_put("let-through", &canaries[3].1).expect("writes");
+    store.setting_put(cobox_store::id::FolderNo(0), "let-through", &canaries[3].1).expect("writes");
     drop(store);
     let hits = search(&[raw_files(&seeder.data), decoded_values(&seeder.data)].concat(), &canaries);
     assert!(hits.len() > 1, "a canary that was let through was not found: {hits:?}");
