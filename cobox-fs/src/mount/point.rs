@@ -81,8 +81,10 @@ pub(super) fn resolve(dir: &Path) -> Result<PathBuf, MountError> {
     Err(os(&dir, "resolved", io::Error::from(rustix::io::Errno::LOOP)))
 }
 
+/// Asks for the file system's figures, which the kernel never answers itself: the attributes of a root
+/// whose server just died come from its cache for a moment longer.
 fn is_dead(dir: &Path) -> bool {
-    std::fs::metadata(dir).err().is_some_and(|error| is_disconnected(&error))
+    rustix::fs::statfs(dir).err().is_some_and(|error| is_disconnected(&error.into()))
 }
 
 /// "Transport endpoint is not connected", the answer of a FUSE mount whose server died; and
