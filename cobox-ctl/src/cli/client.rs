@@ -3,7 +3,6 @@
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -175,7 +174,7 @@ fn launch(paths: &Paths, passphrase: Option<&Zeroizing<String>>) -> Outcome<()> 
         .open(&log_path)
         .map_err(|error| problem(&log_path.display().to_string(), &error))?;
     let mut command = Command::new(&program);
-    command.arg("--detach").current_dir("/").process_group(0);
+    command.arg("--detach").current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
     if passphrase.is_some() {
         command.arg("--passphrase-stdin");
