@@ -149,7 +149,9 @@ impl Driver {
             changed,
             runtime: runtime.handle().clone(),
         };
-        let thread = std::thread::Builder::new().name("cobox-engine".to_owned()).spawn(move || worker.run(messages))?;
+        let thread = std::thread::Builder::new()
+            .name("cobox-engine".to_owned())
+            .spawn(move || worker.run(messages))?;
         let driver = Arc::new(Self {
             me,
             shared,
@@ -287,7 +289,11 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
         match event {
             Event::Stream { conn, peer, side, transport, kind, stream } => {
                 let link = Arc::clone(
-                    shared.links.lock().entry(conn).or_insert_with(|| Arc::new(Link::new(conn, peer, side, transport))),
+                    shared
+                        .links
+                        .lock()
+                        .entry(conn)
+                        .or_insert_with(|| Arc::new(Link::new(conn, peer, side, transport))),
                 );
                 link.take(&shared, kind, stream);
             }
@@ -378,7 +384,14 @@ impl Worker {
             Output::Fetch { conn, session, no, pack } => self.fetch(conn, Job { session, no, pack }),
             Output::Prove { conn, session, no, question, challenge } => {
                 if let Some(link) = self.link(conn) {
-                    self.runtime.spawn(prove(Arc::clone(&self.shared), link, session, no, question, challenge));
+                    self.runtime.spawn(prove(
+                        Arc::clone(&self.shared),
+                        link,
+                        session,
+                        no,
+                        question,
+                        challenge,
+                    ));
                 }
             }
             Output::GrantOffered { peer, records } => self.grant_offered(peer, records),
@@ -409,7 +422,8 @@ impl Worker {
         let folder = records.first().map(cobox_store::format::access::Record::folder);
         self.runtime.spawn_blocking(move || {
             let decided = shared.grants.as_ref().and_then(|rule| rule(peer, records));
-            let Some((folder, answer)) = decided.or(folder.map(|folder| (folder, GrantAnswer::Refused))) else {
+            let Some((folder, answer)) = decided.or(folder.map(|folder| (folder, GrantAnswer::Refused)))
+            else {
                 return;
             };
             shared.input(Input::GrantDecided { peer, folder, answer });

@@ -222,7 +222,12 @@ fn answer(
     let mut frames: Vec<Frame> = (0..proofs.len())
         .step_by(PROOFS_MAX)
         .zip(proofs.chunks(PROOFS_MAX))
-        .map(|(first, proofs)| Frame::Proofs { session, question, first: count(first), proofs: proofs.to_vec() })
+        .map(|(first, proofs)| Frame::Proofs {
+            session,
+            question,
+            first: count(first),
+            proofs: proofs.to_vec(),
+        })
         .collect();
     frames.push(Frame::Receipt { session, question, receipt: receipt.encode() });
     Ok(frames)

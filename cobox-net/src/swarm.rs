@@ -172,7 +172,8 @@ impl Idle {
     /// Runs until [`Command::Stop`].
     pub async fn run(self, mut commands: UnboundedReceiver<Command>, events: UnboundedSender<Event>) {
         let Self { swarm, listening } = self;
-        let mut runner = Runner { swarm, listening, events, known: HashMap::new(), dialing: HashMap::new(), next: 1 };
+        let mut runner =
+            Runner { swarm, listening, events, known: HashMap::new(), dialing: HashMap::new(), next: 1 };
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -209,8 +210,10 @@ impl Runner {
             self.tell(Event::DialFailed { peer, error: "none of its addresses can be used".to_owned() });
             return;
         }
-        let options =
-            DialOpts::peer_id(name).addresses(addresses).condition(PeerCondition::DisconnectedAndNotDialing).build();
+        let options = DialOpts::peer_id(name)
+            .addresses(addresses)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .build();
         let id = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {
@@ -258,15 +261,20 @@ impl Runner {
                     self.tell(Event::DialFailed { peer, error: dial_text(&error) });
                 }
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Streams(StreamReady { connection, kind, stream, .. })) => {
+            SwarmEvent::Behaviour(BehaviourEvent::Streams(StreamReady {
+                connection, kind, stream, ..
+            })) => {
                 self.stream(connection, kind, stream);
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result: Ok(rtt), .. })) => {
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
+                connection, result: Ok(rtt), ..
+            })) => {
                 if let Some(known) = self.known.get(&connection) {
                     self.tell(Event::Rtt { conn: known.conn, rtt });
                 }
             }
-            SwarmEvent::ListenerClosed { reason: Err(error), .. } | SwarmEvent::ListenerError { error, .. } => {
+            SwarmEvent::ListenerClosed { reason: Err(error), .. }
+            | SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "listening failed");
             }
             _ => {}

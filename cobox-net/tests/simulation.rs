@@ -88,15 +88,21 @@ fn peer(key: &SigningKey) -> PeerId {
 impl Sim {
     fn new(seed: u64, stores: &[Arc<Store>]) -> Self {
         let mut made = Made::new(1_000_000 + seed);
-        let keys: Vec<SigningKey> = (0..NODES)
-            .map(|at| if at == 0 { made.founder.clone() } else { SigningKey::from_bytes(&[at as u8 + 40; 32]) })
-            .collect();
+        let keys: Vec<SigningKey> =
+            (0..NODES)
+                .map(|at| {
+                    if at == 0 { made.founder.clone() } else { SigningKey::from_bytes(&[at as u8 + 40; 32]) }
+                })
+                .collect();
         for key in &keys[1..DEVICES] {
             made.admit(key);
         }
         for key in &keys[DEVICES..] {
-            let address =
-                SeederAddress { peer_id: peer(key).to_bytes(), kem: KemKey([1; 32]), addresses: vec![vec![1]] };
+            let address = SeederAddress {
+                peer_id: peer(key).to_bytes(),
+                kem: KemKey([1; 32]),
+                addresses: vec![vec![1]],
+            };
             made.grant_with(&address, 1 << 40, [0; 80]);
         }
         let nos = stores.iter().map(|store| made.import(store)).collect();
@@ -181,7 +187,8 @@ impl Sim {
                     return;
                 };
                 let from = self.wires[&wire].ends[1 - side].0;
-                let moment = self.now + Duration::from_millis(self.rng.below(if from == self.slow { 900 } else { 60 }));
+                let moment = self.now
+                    + Duration::from_millis(self.rng.below(if from == self.slow { 900 } else { 60 }));
                 self.fetches.push(Fetch { node: at, from, at: moment, conn, session, pack, wire });
             }
             _ => {}
@@ -211,8 +218,12 @@ impl Sim {
 
     /// The engine forgets everything; the store keeps what it has.
     fn restart(&mut self, at: usize) {
-        let mine: Vec<u64> =
-            self.wires.iter().filter(|(_, wire)| wire.ends.iter().any(|end| end.0 == at)).map(|(id, _)| *id).collect();
+        let mine: Vec<u64> = self
+            .wires
+            .iter()
+            .filter(|(_, wire)| wire.ends.iter().any(|end| end.0 == at))
+            .map(|(id, _)| *id)
+            .collect();
         for id in mine {
             self.cut(id);
         }
@@ -308,7 +319,9 @@ impl Sim {
                 loop {
                     let Some(wire) = self.wires.get_mut(&id) else { break };
                     let due = wire.pipes[side].0.front().is_some_and(|(at, _)| *at <= self.now);
-                    let Some((_, bytes)) = due.then(|| wire.pipes[side].0.pop_front()).flatten() else { break };
+                    let Some((_, bytes)) = due.then(|| wire.pipes[side].0.pop_front()).flatten() else {
+                        break;
+                    };
                     let (to, conn) = wire.ends[1 - side];
                     let frame: Frame = decode_frame(&bytes).expect("engines send what decodes");
                     self.input(to, Input::Frame { conn, frame });
@@ -374,7 +387,8 @@ fn history(seed: u64, stores: &[Arc<Store>]) {
     for at in 0..DEVICES {
         sim.run_for(Duration::from_secs(1));
         let report = sim.engines[at].report(sim.nos[at]).expect("reads").expect("known");
-        for (_, status) in report.iter().filter(|(_, status)| status.session == cobox_net::SessionState::Open) {
+        for (_, status) in report.iter().filter(|(_, status)| status.session == cobox_net::SessionState::Open)
+        {
             assert!(status.is_caught_up(), "seed {seed}: {heads} entries, {status:?}");
         }
     }

@@ -209,7 +209,9 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>, Failure> {
     std::thread::spawn(move || {
         runtime.block_on(async move {
             use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            let (Ok(mut term), Ok(mut int)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+            else {
                 return;
             };
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }

@@ -63,11 +63,28 @@ pub struct FolderStatus {
 #[serde(tag = "answer", rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum Answer {
-    Status { running: bool, peer_id: String, listen: Vec<String>, folders: Vec<FolderStatus>, disk_free_bytes: u64 },
-    Pending { grants: Vec<Waiting> },
-    Done { folder: String },
-    Scrub { packs: u64, bytes: u64, damaged: Vec<String> },
-    Failed { exit: u8, text: String },
+    Status {
+        running: bool,
+        peer_id: String,
+        listen: Vec<String>,
+        folders: Vec<FolderStatus>,
+        disk_free_bytes: u64,
+    },
+    Pending {
+        grants: Vec<Waiting>,
+    },
+    Done {
+        folder: String,
+    },
+    Scrub {
+        packs: u64,
+        bytes: u64,
+        damaged: Vec<String>,
+    },
+    Failed {
+        exit: u8,
+        text: String,
+    },
 }
 
 /// A grant that waits.
@@ -107,7 +124,8 @@ impl Socket {
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
-        let listener = make().map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", path.display())))?;
+        let listener = make()
+            .map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", path.display())))?;
         Ok(Self { listener, path })
     }
 
@@ -124,7 +142,9 @@ impl Socket {
                             }
                         });
                     }
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(STOP_LOOK),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        std::thread::sleep(STOP_LOOK)
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "commands cannot be heard");
                         std::thread::sleep(STOP_LOOK);
@@ -165,7 +185,8 @@ fn carry_out(request: &Request, holding: &Holding, node: &Node) -> Result<Answer
                 *running = true;
                 for ((no, _), folder) in holding.store.folders()?.into_iter().zip(folders) {
                     folder.peers = node.status(no).map_or(0, |status| {
-                        let open = status.peers.iter().filter(|peer| peer.session == crate::SessionState::Open);
+                        let open =
+                            status.peers.iter().filter(|peer| peer.session == crate::SessionState::Open);
                         open.count() as u64
                     });
                 }
@@ -184,7 +205,9 @@ fn carry_out(request: &Request, holding: &Holding, node: &Node) -> Result<Answer
         Request::Accept { id } => {
             Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Accepted)?.to_hex() })
         }
-        Request::Refuse { id } => Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Refused)?.to_hex() }),
+        Request::Refuse { id } => {
+            Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Refused)?.to_hex() })
+        }
         Request::Scrub => scrub(&holding.store),
     }
 }

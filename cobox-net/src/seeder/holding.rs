@@ -43,7 +43,12 @@ pub struct PendingGrant {
 }
 
 impl Holding {
-    pub fn new(store: Arc<Store>, identity: Identity, accept: Accept, data: &Path) -> Result<Arc<Self>, Failure> {
+    pub fn new(
+        store: Arc<Store>,
+        identity: Identity,
+        accept: Accept,
+        data: &Path,
+    ) -> Result<Arc<Self>, Failure> {
         let pending = data.join("pending");
         std::fs::create_dir_all(&pending)
             .map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", pending.display())))?;
@@ -166,8 +171,11 @@ impl Holding {
         }
         records.iter().rev().find_map(|record| match &record.content().act {
             Act::GrantSeeder(grant) if grant.peer_id == me && grant.kem == self.identity.kem.public() => {
-                let opens =
-                    self.identity.kem.open(Purpose::Swarm, folder, &grant.swarm_epoch.0, &grant.swarm_box).is_ok();
+                let opens = self
+                    .identity
+                    .kem
+                    .open(Purpose::Swarm, folder, &grant.swarm_epoch.0, &grant.swarm_box)
+                    .is_ok();
                 opens.then(|| grant.clone())
             }
             _ => None,
@@ -176,7 +184,9 @@ impl Holding {
 
     fn import(&self, records: &[Record]) -> GrantAnswer {
         let add = || -> cobox_store::error::Result<FolderNo> {
-            let Some((genesis, rest)) = records.split_first() else { return Err(cobox_store::Error::Premature) };
+            let Some((genesis, rest)) = records.split_first() else {
+                return Err(cobox_store::Error::Premature);
+            };
             let no = self.store.folder_add(genesis)?;
             for record in rest {
                 self.store.access_add(no, record)?;
@@ -231,9 +241,12 @@ impl Holding {
     /// Takes or refuses a pending grant; `id` is the beginning of a folder id in hex.
     pub fn settle(&self, id: &str, answer: GrantAnswer) -> Result<FolderId, Failure> {
         let all = self.list_pending();
-        let mut fitting = all.iter().filter(|pending| !id.is_empty() && pending.folder.to_hex().starts_with(id));
+        let mut fitting =
+            all.iter().filter(|pending| !id.is_empty() && pending.folder.to_hex().starts_with(id));
         let (Some(pending), None) = (fitting.next(), fitting.next()) else {
-            return Err(Failure::failed(format!("No single pending grant begins with {id:?}. See: cobox-seeder pending")));
+            return Err(Failure::failed(format!(
+                "No single pending grant begins with {id:?}. See: cobox-seeder pending"
+            )));
         };
         let folder = pending.folder;
         let answer = match (answer, self.read_pending(folder)) {

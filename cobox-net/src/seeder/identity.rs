@@ -40,10 +40,12 @@ impl Identity {
     pub fn open_or_create(data: &Path) -> Result<Self, Failure> {
         if !identity_path(data).exists() {
             let mut bytes = Zeroizing::new([0; IDENTITY_BYTES]);
-            getrandom::fill(&mut bytes[..]).map_err(|_| Failure::failed("the system gives no random numbers"))?;
+            getrandom::fill(&mut bytes[..])
+                .map_err(|_| Failure::failed("the system gives no random numbers"))?;
             let part = data.join("identity.new");
             let write = || -> std::io::Result<()> {
-                let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+                let mut file =
+                    File::options().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
                 file.write_all(&bytes[..])?;
                 file.sync_all()?;
                 std::fs::rename(&part, identity_path(data))?;
@@ -69,7 +71,9 @@ impl Identity {
         let mut read = read;
         match read() {
             Ok(true) => {}
-            Ok(false) => return Err(Failure::failed(format!("{} is not a seeder's identity.", path.display()))),
+            Ok(false) => {
+                return Err(Failure::failed(format!("{} is not a seeder's identity.", path.display())));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Failure::failed(format!(
                     "There is no seeder in {}. Start one with: cobox-seeder run --data {}",
@@ -77,7 +81,9 @@ impl Identity {
                     data.display()
                 )));
             }
-            Err(error) => return Err(Failure::failed(format!("{} cannot be read: {error}.", path.display()))),
+            Err(error) => {
+                return Err(Failure::failed(format!("{} cannot be read: {error}.", path.display())));
+            }
         }
         let (seed, kem) = bytes.split_at(32);
         let mut kem_seed = Zeroizing::new([0; 32]);
@@ -126,7 +132,8 @@ pub fn saved_address(data: &Path) -> Result<SeederAddress, Failure> {
             data.display()
         ))
     })?;
-    SeederAddress::from_text(&text).map_err(|_| Failure::failed("The kept address is damaged. Run the seeder again."))
+    SeederAddress::from_text(&text)
+        .map_err(|_| Failure::failed("The kept address is damaged. Run the seeder again."))
 }
 
 #[cfg(test)]

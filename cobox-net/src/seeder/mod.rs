@@ -123,7 +123,8 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
         frame_tap: None,
         grants: Some(Arc::new(move |peer, records| rule.decide(peer, records))),
     };
-    let node = Node::start(store, seed, config).map_err(|error| Failure::failed(format!("{}.", chain(&error))))?;
+    let node =
+        Node::start(store, seed, config).map_err(|error| Failure::failed(format!("{}.", chain(&error))))?;
     let address = holding.identity.address(node.listen_addresses());
     identity::save_address(&options.data, &address)?;
     for text in node.listen_texts() {

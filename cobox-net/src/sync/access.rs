@@ -51,14 +51,17 @@ impl Engine {
         let Some(no) = self.access_folder(conn, id) else { return };
         let mut news = 0;
         for bytes in records {
-            let Some(record) = UnverifiedRecord::decode(bytes).ok().and_then(|found| found.verify().ok()) else {
+            let Some(record) = UnverifiedRecord::decode(bytes).ok().and_then(|found| found.verify().ok())
+            else {
                 tracing::warn!(no = no.0, "a peer sent a malformed access record");
                 return;
             };
             match self.store.access_add(no, &record) {
                 Ok(Added::New) => news += 1,
                 Ok(Added::Known) => {}
-                Err(error) => tracing::debug!(no = no.0, record = %record.hash(), %error, "access record not taken"),
+                Err(error) => {
+                    tracing::debug!(no = no.0, record = %record.hash(), %error, "access record not taken")
+                }
             }
         }
         if news > 0 {

@@ -227,7 +227,13 @@ impl Engine {
     }
 
     /// Collects the access log of a recovery; `false` when the records belong to a usual session.
-    pub(super) fn recovery_records(&mut self, conn: Conn, id: SessionId, part: Part, records: &[Vec<u8>]) -> bool {
+    pub(super) fn recovery_records(
+        &mut self,
+        conn: Conn,
+        id: SessionId,
+        part: Part,
+        records: &[Vec<u8>],
+    ) -> bool {
         let Some(at) = self.recovery_at(conn, id) else { return false };
         let mut failed = false;
         if let Some(asked) = self.asks[at].asked.as_mut() {
@@ -242,11 +248,14 @@ impl Engine {
             let mut pending = self.asks.swap_remove(at);
             let records = pending.asked.take().map(|asked| asked.records).unwrap_or_default();
             let right_folder = match (&pending.ask, records.first()) {
-                (Ask::Recover { folder, .. }, Some(first)) => records.iter().all(|record| record.folder() == *folder)
-                    && first.content().parents.is_empty(),
+                (Ask::Recover { folder, .. }, Some(first)) => {
+                    records.iter().all(|record| record.folder() == *folder)
+                        && first.content().parents.is_empty()
+                }
                 _ => false,
             };
-            let reply = if failed || !right_folder { Err(Failure::Protocol) } else { Ok(Reply::Records(records)) };
+            let reply =
+                if failed || !right_folder { Err(Failure::Protocol) } else { Ok(Reply::Records(records)) };
             self.reply(pending.ticket, reply);
         }
         true

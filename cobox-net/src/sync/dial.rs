@@ -113,7 +113,11 @@ impl Dialer {
                 target.retry(*peer, salt, now);
             }
             let ready = target.next_at.is_none_or(|at| now >= at);
-            if target.connections == 0 && target.dialing_since.is_none() && ready && !target.addresses.is_empty() {
+            if target.connections == 0
+                && target.dialing_since.is_none()
+                && ready
+                && !target.addresses.is_empty()
+            {
                 target.dialing_since = Some(now);
                 due.push((*peer, target.addresses.clone()));
             }

@@ -213,7 +213,8 @@ impl Engine {
                 self.set_full(no, now);
             }
             E::Premature => {
-                let have = self.folders.get(&no).map(|folder| folder.access.heads.clone()).unwrap_or_default();
+                let have =
+                    self.folders.get(&no).map(|folder| folder.access.heads.clone()).unwrap_or_default();
                 self.bad_log(conn, id, log, now + FULL_WAIT);
                 self.send(conn, Frame::AccessWant { session: id, have });
             }
@@ -235,7 +236,9 @@ impl Engine {
     pub(super) fn on_entries_end(&mut self, conn: Conn, id: SessionId, log: LogId, next: u64, now: Instant) {
         let Some(no) = self.open_folder(conn, id) else { return };
         let Some(folder) = self.folders.get_mut(&no) else { return };
-        let Some(pull) = folder.pulls.get(&log).filter(|pull| (pull.conn, pull.session) == (conn, id)) else { return };
+        let Some(pull) = folder.pulls.get(&log).filter(|pull| (pull.conn, pull.session) == (conn, id)) else {
+            return;
+        };
         let (from, ours) = (pull.from, self.store.log_heads(no).ok());
         folder.pulls.remove(&log);
         let reached = ours.into_iter().flatten().find(|head| head.log == log).map_or(0, |head| head.seq);

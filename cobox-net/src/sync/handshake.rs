@@ -77,7 +77,13 @@ impl Binding {
 
     /// Whether a device's key signed the transcript.
     #[must_use]
-    pub fn device_signed(&self, folder: FolderId, speaker: Speaker, log: LogId, signature: &[u8; 64]) -> bool {
+    pub fn device_signed(
+        &self,
+        folder: FolderId,
+        speaker: Speaker,
+        log: LogId,
+        signature: &[u8; 64],
+    ) -> bool {
         signed(&log.0, &self.transcript(folder, speaker, &log.0), signature)
     }
 

@@ -27,8 +27,8 @@ use cobox_store::id::{FolderId, FolderNo, LogId, PackId};
 
 pub use asks::{Ask, Failure, Reply};
 pub use dial::{Dialer, PAUSE_MAX, PAUSE_MIN};
-pub use plan::SMALL_BYTES_MAX;
 pub use handshake::{Binding, SESSION_CONTEXT, Speaker, signed_bytes};
+pub use plan::SMALL_BYTES_MAX;
 
 use crate::node::{Signer, SwarmKey};
 use crate::peer_id::PeerId;
@@ -454,7 +454,9 @@ impl std::fmt::Debug for Input {
             Self::Changed { no } => write!(f, "Changed({no:?})"),
             Self::Fetched { conn, pack, how, .. } => write!(f, "Fetched({conn:?} {pack} {how:?})"),
             Self::Denied { conn, pack, .. } => write!(f, "Denied({conn:?} {pack})"),
-            Self::GrantDecided { peer, folder, answer } => write!(f, "GrantDecided({peer} {folder} {answer:?})"),
+            Self::GrantDecided { peer, folder, answer } => {
+                write!(f, "GrantDecided({peer} {folder} {answer:?})")
+            }
             Self::Ask { ticket, peer, .. } => write!(f, "Ask({ticket} {peer})"),
             Self::Tick => write!(f, "Tick"),
         }

@@ -36,7 +36,10 @@ impl Engine {
             return Ok(());
         }
         let anyone = folder.sessions.iter().any(|(conn, id)| {
-            self.conns.get(conn).and_then(|connection| connection.sessions.get(id)).is_some_and(|s| s.is_open())
+            self.conns
+                .get(conn)
+                .and_then(|connection| connection.sessions.get(id))
+                .is_some_and(|s| s.is_open())
         });
         if !anyone {
             return Ok(());
@@ -98,8 +101,11 @@ impl Engine {
                 let connection = self.conns.get(conn)?;
                 let session = connection.sessions.get(id)?;
                 let barred = self.liars.get(&connection.peer).is_some_and(|until| now < *until);
-                (session.is_open() && !barred && !session.absent.contains(&pack.id))
-                    .then_some((session.fetching, *conn, *id))
+                (session.is_open() && !barred && !session.absent.contains(&pack.id)).then_some((
+                    session.fetching,
+                    *conn,
+                    *id,
+                ))
             })
             .min();
         let Some((_, conn, id)) = best else { return };

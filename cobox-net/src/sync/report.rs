@@ -18,9 +18,13 @@ impl Engine {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn report(&self, no: FolderNo) -> cobox_store::error::Result<Option<Vec<(Option<Conn>, PeerStatus)>>> {
+    pub fn report(
+        &self,
+        no: FolderNo,
+    ) -> cobox_store::error::Result<Option<Vec<(Option<Conn>, PeerStatus)>>> {
         let Some(folder) = self.folders.get(&no) else { return Ok(None) };
-        let heads: BTreeMap<_, _> = self.store.log_heads(no)?.into_iter().map(|head| (head.log, head)).collect();
+        let heads: BTreeMap<_, _> =
+            self.store.log_heads(no)?.into_iter().map(|head| (head.log, head)).collect();
         let mut found: BTreeMap<PeerId, (Option<Conn>, PeerStatus)> = BTreeMap::new();
         for peer in &folder.peers {
             let mut status = self.blank(*peer, folder);
@@ -74,10 +78,14 @@ impl Engine {
         status.path = Path::Direct;
         status.session = Self::shown(session.stage);
         status.error = match status.session {
-            SessionState::Refused if session.grant_refused => Some("the seeder's owner refused the grant".to_owned()),
+            SessionState::Refused if session.grant_refused => {
+                Some("the seeder's owner refused the grant".to_owned())
+            }
             SessionState::Refused => Some("the peer does not hold this folder".to_owned()),
             SessionState::Pending => Some("the seeder's owner has not accepted the grant yet".to_owned()),
-            _ if self.liars.contains_key(&peer) => Some("the peer sent bytes that are not the pack's".to_owned()),
+            _ if self.liars.contains_key(&peer) => {
+                Some("the peer sent bytes that are not the pack's".to_owned())
+            }
             _ => None,
         };
         if session.kind != PeerKind::Unknown {

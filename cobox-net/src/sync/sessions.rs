@@ -45,8 +45,12 @@ impl Engine {
     /// Offers every folder that this peer is configured for.
     pub(super) fn open_all(&mut self, conn: Conn, now: Instant) {
         let Some(peer) = self.conns.get(&conn).map(|connection| connection.peer) else { return };
-        let folders: Vec<FolderNo> =
-            self.folders.iter().filter(|(_, folder)| folder.peers.contains(&peer)).map(|(no, _)| *no).collect();
+        let folders: Vec<FolderNo> = self
+            .folders
+            .iter()
+            .filter(|(_, folder)| folder.peers.contains(&peer))
+            .map(|(no, _)| *no)
+            .collect();
         for no in folders {
             self.open(conn, no, 0, now);
         }
@@ -58,7 +62,9 @@ impl Engine {
         let conns: Vec<Conn> = self
             .conns
             .iter()
-            .filter(|(_, connection)| connection.their_nonce.is_some() && folder.peers.contains(&connection.peer))
+            .filter(|(_, connection)| {
+                connection.their_nonce.is_some() && folder.peers.contains(&connection.peer)
+            })
             .map(|(conn, _)| *conn)
             .collect();
         for conn in conns {
@@ -97,13 +103,21 @@ impl Engine {
     fn who(&self, folder: &Folder, binding: &Binding, speaker: Speaker) -> Proof {
         match &folder.identity {
             Identity::Seeder => Proof::Seeder,
-            Identity::Member { log, signer } => {
-                Proof::Member { log: *log, signature: signer(&binding.transcript(folder.id, speaker, &log.0)) }
-            }
+            Identity::Member { log, signer } => Proof::Member {
+                log: *log,
+                signature: signer(&binding.transcript(folder.id, speaker, &log.0)),
+            },
         }
     }
 
-    pub(super) fn on_open(&mut self, conn: Conn, id: SessionId, blinded: [u8; 32], proof: [u8; 32], now: Instant) {
+    pub(super) fn on_open(
+        &mut self,
+        conn: Conn,
+        id: SessionId,
+        blinded: [u8; 32],
+        proof: [u8; 32],
+        now: Instant,
+    ) {
         let Some(connection) = self.conns.get(&conn) else { return };
         let (side, taken) = (connection.side, connection.sessions.contains_key(&id));
         // The opener's numbers have its parity; anything else is a peer that does not follow the rules.
@@ -157,14 +171,25 @@ impl Engine {
         true
     }
 
-    pub(super) fn on_accept(&mut self, conn: Conn, id: SessionId, proof: [u8; 32], who: &Proof, now: Instant) {
+    pub(super) fn on_accept(
+        &mut self,
+        conn: Conn,
+        id: SessionId,
+        proof: [u8; 32],
+        who: &Proof,
+        now: Instant,
+    ) {
         let Some(session) = self.session(conn, id) else { return };
         let (no, at, stage) = (session.no, session.secret_at, session.stage);
         let Some(binding) = self.binding(conn, id, Side::Dialer) else { return };
         let Some(folder) = self.folders.get(&no) else { return };
         let right = matches!(stage, Stage::Opening { .. })
             && folder.secrets.get(at).is_some_and(|secret| binding.proves(secret, Speaker::Responder, proof));
-        let judged = if right { self.judge(folder, &binding, Speaker::Responder, binding.responder, who) } else { None };
+        let judged = if right {
+            self.judge(folder, &binding, Speaker::Responder, binding.responder, who)
+        } else {
+            None
+        };
         let Some((kind, stage)) = judged else {
             self.fail_session(conn, id, now);
             return;
@@ -210,7 +235,9 @@ impl Engine {
             Proof::Member { log, signature } => {
                 let listed = folder.access.devices.contains_key(log);
                 let stage = if listed { Stage::Open } else { Stage::Restricted };
-                binding.device_signed(folder.id, speaker, *log, signature).then_some((PeerKind::Member, stage))
+                binding
+                    .device_signed(folder.id, speaker, *log, signature)
+                    .then_some((PeerKind::Member, stage))
             }
         }
     }
@@ -271,7 +298,8 @@ impl Engine {
             return;
         }
         let Some(session) = self.session(conn, id) else { return };
-        let (no, at, opening) = (session.no, session.secret_at, matches!(session.stage, Stage::Opening { .. }));
+        let (no, at, opening) =
+            (session.no, session.secret_at, matches!(session.stage, Stage::Opening { .. }));
         session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT };
         if !opening {
             return;
@@ -330,9 +358,18 @@ impl Engine {
         }
     }
 
-    pub(super) fn grant_decided(&mut self, peer: PeerId, folder: cobox_store::id::FolderId, answer: GrantAnswer) {
-        let conns: Vec<Conn> =
-            self.conns.iter().filter(|(_, connection)| connection.peer == peer).map(|(conn, _)| *conn).collect();
+    pub(super) fn grant_decided(
+        &mut self,
+        peer: PeerId,
+        folder: cobox_store::id::FolderId,
+        answer: GrantAnswer,
+    ) {
+        let conns: Vec<Conn> = self
+            .conns
+            .iter()
+            .filter(|(_, connection)| connection.peer == peer)
+            .map(|(conn, _)| *conn)
+            .collect();
         for conn in conns {
             self.send(conn, Frame::GrantAnswer { folder, answer });
         }
@@ -345,7 +382,9 @@ impl Engine {
         answer: GrantAnswer,
         now: Instant,
     ) {
-        let Some(no) = self.folders.iter().find(|(_, known)| known.id == folder).map(|(no, _)| *no) else { return };
+        let Some(no) = self.folders.iter().find(|(_, known)| known.id == folder).map(|(no, _)| *no) else {
+            return;
+        };
         let Some(connection) = self.conns.get_mut(&conn) else { return };
         let Some(session) = connection.sessions.values_mut().find(|session| session.no == no) else { return };
         if !matches!(session.stage, Stage::Offered { .. } | Stage::Refused { .. }) {

@@ -38,7 +38,11 @@ const BATCH_PACKS: usize = 64;
 enum Piece {
     Outboard(Vec<u8>),
     /// The whole frame, so that nothing is copied; the permit is given back when its slices are stored.
-    Slices { first: u64, frame: Vec<u8>, permit: Option<OwnedSemaphorePermit> },
+    Slices {
+        first: u64,
+        frame: Vec<u8>,
+        permit: Option<OwnedSemaphorePermit>,
+    },
     Done,
     NotHere,
 }
@@ -106,7 +110,11 @@ impl Puller {
 
     /// Fetches one pack and stores it.
     pub async fn fetch(self, job: Job) -> Fetched {
-        if job.pack.size <= SMALL_BYTES_MAX { self.fetch_small(job).await } else { self.fetch_large(job).await }
+        if job.pack.size <= SMALL_BYTES_MAX {
+            self.fetch_small(job).await
+        } else {
+            self.fetch_large(job).await
+        }
     }
 
     async fn fetch_small(self, job: Job) -> Fetched {
@@ -209,7 +217,9 @@ fn known(store: &Store, job: Job) -> cobox_store::error::Result<Known> {
             Some(outboard) => Some((Some(outboard), have.missing().collect())),
             None => Some((None, (0..slice_count(job.pack.size)).collect())),
         },
-        PackStatus::Missing(_) | PackStatus::Unknown => Some((None, (0..slice_count(job.pack.size)).collect())),
+        PackStatus::Missing(_) | PackStatus::Unknown => {
+            Some((None, (0..slice_count(job.pack.size)).collect()))
+        }
     })
 }
 
@@ -232,10 +242,11 @@ fn store_pieces(
     outboard: Option<Outboard>,
     mut pieces: UnboundedReceiver<Piece>,
 ) -> Fetched {
-    let mut receiver = match outboard.map(|outboard| store.pack_receive(job.no, job.pack, outboard)).transpose() {
-        Ok(receiver) => receiver,
-        Err(error) => return failed(&error),
-    };
+    let mut receiver =
+        match outboard.map(|outboard| store.pack_receive(job.no, job.pack, outboard)).transpose() {
+            Ok(receiver) => receiver,
+            Err(error) => return failed(&error),
+        };
     while let Some(piece) = pieces.blocking_recv() {
         match (piece, &mut receiver) {
             (Piece::Outboard(values), None) => {
@@ -279,7 +290,11 @@ fn failed(error: &StoreError) -> Fetched {
     }
 }
 
-async fn write_asks(mut stream: WriteHalf<ByteStream>, mut frames: Receiver<Vec<u8>>, tap: Tap) -> Result<()> {
+async fn write_asks(
+    mut stream: WriteHalf<ByteStream>,
+    mut frames: Receiver<Vec<u8>>,
+    tap: Tap,
+) -> Result<()> {
     while let Some(frame) = frames.recv().await {
         tap.note(Way::Out, &[&frame]);
         let length = u32::try_from(frame.len()).expect("an ask is short");
@@ -395,7 +410,8 @@ impl Batcher {
 }
 
 fn store_batch(store: &Arc<Store>, batch: Vec<Whole>) {
-    let mut folders: HashMap<FolderNo, (Vec<(Outboard, Vec<u8>)>, Vec<oneshot::Sender<Fetched>>)> = HashMap::new();
+    let mut folders: HashMap<FolderNo, (Vec<(Outboard, Vec<u8>)>, Vec<oneshot::Sender<Fetched>>)> =
+        HashMap::new();
     for Whole { job, bytes, answer, _permits } in batch {
         let outboard = Outboard::of(&bytes);
         if outboard.pack() == job.pack {

@@ -20,7 +20,9 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::{Tap, Way, read_frame};
 use crate::error::{Error, Result};
 use crate::swarm::ByteStream;
-use crate::wire::{Ask, BULK_BYTES_MAX, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SessionId, decode_bulk, slices_head};
+use crate::wire::{
+    Ask, BULK_BYTES_MAX, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SessionId, decode_bulk, slices_head,
+};
 
 /// Asks that wait; an asker has at most a credit's worth of them on the way.
 const ASKS_MAX: usize = 512;
@@ -94,8 +96,7 @@ async fn fetch_answers(mut asks: Receiver<Ask>, answers: Sender<Answer>, server:
             Err(_) => return Ok(()),
         };
         let missing = found.is_none();
-        let list =
-            found.unwrap_or_else(|| vec![Answer::Small(BulkFrame::NotHere { ask: ask.ask }.encode())]);
+        let list = found.unwrap_or_else(|| vec![Answer::Small(BulkFrame::NotHere { ask: ask.ask }.encode())]);
         for answer in list {
             if answers.send(answer).await.is_err() {
                 return Ok(());
@@ -113,7 +114,8 @@ fn read_pack(store: &Store, no: FolderNo, ask: &Ask) -> cobox_store::error::Resu
     let mut answers = Vec::new();
     if ask.outboard == OutboardWish::Send {
         let Some(outboard) = store.outboard(no, ask.pack.id)? else { return Ok(None) };
-        answers.push(Answer::Small(BulkFrame::Outboard { ask: ask.ask, values: &outboard.encode() }.encode()));
+        answers
+            .push(Answer::Small(BulkFrame::Outboard { ask: ask.ask, values: &outboard.encode() }.encode()));
     }
     let end = u64::from(ask.first) + u64::from(ask.count);
     let mut at = u64::from(ask.first);
@@ -133,7 +135,11 @@ fn read_pack(store: &Store, no: FolderNo, ask: &Ask) -> cobox_store::error::Resu
     Ok(Some(answers))
 }
 
-async fn write_answers(mut stream: WriteHalf<ByteStream>, mut answers: Receiver<Answer>, server: Server) -> Result<()> {
+async fn write_answers(
+    mut stream: WriteHalf<ByteStream>,
+    mut answers: Receiver<Answer>,
+    server: Server,
+) -> Result<()> {
     while let Some(answer) = answers.recv().await {
         let send = async {
             match &answer {

@@ -114,7 +114,12 @@ impl Made {
     }
 
     /// Grants a seeder with this box.
-    pub fn grant_with(&mut self, address: &SeederAddress, quota_bytes: u64, swarm_box: [u8; BOX_BYTES]) -> Record {
+    pub fn grant_with(
+        &mut self,
+        address: &SeederAddress,
+        quota_bytes: u64,
+        swarm_box: [u8; BOX_BYTES],
+    ) -> Record {
         self.sign(Act::GrantSeeder(SeederGrant {
             peer_id: address.peer_id.clone(),
             kem: address.kem,
@@ -157,7 +162,18 @@ impl Member {
         let no = made.import(&store);
         let node = Self::start(&store, no, key, made.swarm, listen);
         let (folder, epoch, swarm) = (made.id(), made.epoch, made.swarm);
-        Self { dir, store, no, key: key.clone(), swarm, folder, epoch, node, seq: 0, prev: EntryHash([0; 32]) }
+        Self {
+            dir,
+            store,
+            no,
+            key: key.clone(),
+            swarm,
+            folder,
+            epoch,
+            node,
+            seq: 0,
+            prev: EntryHash([0; 32]),
+        }
     }
 
     fn start(store: &Arc<Store>, no: FolderNo, key: &SigningKey, swarm: [u8; 32], listen: &[&str]) -> Node {

@@ -131,7 +131,11 @@ impl UnverifiedReceipt {
         let count = reader.count(DEPS_MAX, 72, field)?;
         let heads: Vec<LogHead> = (0..count)
             .map(|_| {
-                Ok(LogHead { log: reader.log_id(field)?, seq: reader.u64(field)?, hash: reader.entry_hash(field)? })
+                Ok(LogHead {
+                    log: reader.log_id(field)?,
+                    seq: reader.u64(field)?,
+                    hash: reader.entry_hash(field)?,
+                })
             })
             .collect::<Result<_, DecodeError>>()?;
         let receipt = Receipt {
@@ -215,7 +219,10 @@ mod tests {
         for at in 0..bytes.len() {
             let mut bent = bytes.clone();
             bent[at] ^= 0x10;
-            assert!(UnverifiedReceipt::decode(&bent).ok().and_then(|found| found.verify().ok()).is_none(), "{at}");
+            assert!(
+                UnverifiedReceipt::decode(&bent).ok().and_then(|found| found.verify().ok()).is_none(),
+                "{at}"
+            );
         }
     }
 }
