@@ -78,6 +78,14 @@ fn store_advice(error: &StoreError) -> (Exit, &'static str) {
             Exit::Damaged,
             "It is fetched again from a seeder that has it. If this happens more than once, look at the disk's health.",
         ),
+        _ => key_advice(error),
+    }
+}
+
+/// What concerns packs on their way, keys and names.
+fn key_advice(error: &StoreError) -> (Exit, &'static str) {
+    use StoreError as E;
+    match error {
         E::PackUnknown(_) => (Exit::Failed, "It was ignored."),
         E::Quota { .. } => (
             Exit::Refused,
@@ -87,7 +95,9 @@ fn store_advice(error: &StoreError) -> (Exit, &'static str) {
             Exit::Failed,
             "Connect to a seeder that holds the bytes; `cobox-ctl status` says which are reachable.",
         ),
-        E::WrongKey => (Exit::Refused, "Check the passphrase (or the key file) and try again. Nothing was changed."),
+        E::WrongKey => {
+            (Exit::Refused, "Check the passphrase (or the key file) and try again. Nothing was changed.")
+        }
         E::UnknownEpoch(_) => (
             Exit::Refused,
             "This device was not given the folder's newest keys yet; connect to a seeder, then try again.",
@@ -96,10 +106,16 @@ fn store_advice(error: &StoreError) -> (Exit, &'static str) {
             Exit::Refused,
             "Compare them with what you wrote down: 24 English words, in order; one wrong or swapped word is enough.",
         ),
-        E::BadName => (Exit::Usage, "Choose another name, of 1 to 127 printable bytes, that no other folder has."),
+        E::BadName => {
+            (Exit::Usage, "Choose another name, of 1 to 127 printable bytes, that no other folder has.")
+        }
         E::TooManyFolders(_) => (Exit::Refused, "Leave a folder that is not needed any more."),
-        E::KeyFileMode { .. } => (Exit::Refused, "Close it with `chmod 600` if nobody else can have read it."),
-        E::NotAMember => (Exit::Refused, "These words belong to another member, or the seeder gave a foreign folder."),
+        E::KeyFileMode { .. } => {
+            (Exit::Refused, "Close it with `chmod 600` if nobody else can have read it.")
+        }
+        E::NotAMember => {
+            (Exit::Refused, "These words belong to another member, or the seeder gave a foreign folder.")
+        }
         E::Random => (Exit::Failed, "The system's random generator is not ready; try again in a moment."),
         _ => (Exit::Failed, "The daemon's log says more."),
     }
@@ -115,9 +131,10 @@ impl From<MountError> for Problem {
                 (Exit::Refused, "Mounting would hide what lies there. Choose an empty directory.")
             }
             E::NoPermission { .. } => (Exit::Refused, "Choose a directory that you own."),
-            E::AlreadyMounted { .. } => {
-                (Exit::Refused, "Unmount it first (`cobox-ctl umount` or `umount`), or choose another directory.")
-            }
+            E::AlreadyMounted { .. } => (
+                Exit::Refused,
+                "Unmount it first (`cobox-ctl umount` or `umount`), or choose another directory.",
+            ),
             E::HoldsStore { .. } => (Exit::Refused, "Choose a directory apart from the device's own files."),
             E::AllowOtherForbidden => (
                 Exit::Refused,
@@ -128,8 +145,12 @@ impl From<MountError> for Problem {
                 "Load the kernel module (`modprobe fuse`), or give the container `--device /dev/fuse`.",
             ),
             E::NoHelper(_) => (Exit::Failed, "Install the package fuse3."),
-            E::HelperRefused { .. } => (Exit::Failed, "Check that you own the directory and may mount with FUSE."),
-            E::Busy { .. } => (Exit::Refused, "Close those programs, or leave the directory, then try again."),
+            E::HelperRefused { .. } => {
+                (Exit::Failed, "Check that you own the directory and may mount with FUSE.")
+            }
+            E::Busy { .. } => {
+                (Exit::Refused, "Close those programs, or leave the directory, then try again.")
+            }
             _ => (Exit::Failed, "The daemon's log says more."),
         };
         Self::new(code, sentence(&chain(&error)), hint)
@@ -165,7 +186,9 @@ impl From<NetError> for Problem {
                 Exit::Damaged,
                 "Do not count on this seeder's copy: ask its owner to run `cobox-seeder scrub`, and add another seeder.",
             ),
-            E::UnknownFolder(_) => (Exit::Failed, "`cobox-ctl folder list` shows the folders of this device."),
+            E::UnknownFolder(_) => {
+                (Exit::Failed, "`cobox-ctl folder list` shows the folders of this device.")
+            }
             E::ShutDown => (Exit::Failed, "The daemon is ending; try again in a moment."),
             _ => (Exit::Failed, "The daemon's log says more."),
         };
@@ -196,7 +219,12 @@ mod tests {
 
     fn assert_helpful(problem: &Problem, code: Exit) {
         assert_eq!(problem.code, code, "{problem:?}");
-        assert!(problem.message.starts_with(|letter: char| letter.is_uppercase() || letter.is_ascii_digit() || "/\"".contains(letter)), "{problem:?}");
+        assert!(
+            problem.message.starts_with(|letter: char| letter.is_uppercase()
+                || letter.is_ascii_digit()
+                || "/\"".contains(letter)),
+            "{problem:?}"
+        );
         assert!(problem.message.ends_with('.') && problem.hint.ends_with('.'), "{problem:?}");
     }
 

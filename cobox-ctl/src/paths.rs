@@ -62,7 +62,8 @@ impl Paths {
         let home = xdg("XDG_DATA_HOME", ".local/share")?;
         let log = xdg("XDG_STATE_HOME", ".local/state")?;
         // The runtime folder is the right place for a socket, but a machine without logind has none.
-        let run = get("XDG_RUNTIME_DIR").map_or_else(|| log.join("run"), |path| PathBuf::from(path).join("cobox"));
+        let run =
+            get("XDG_RUNTIME_DIR").map_or_else(|| log.join("run"), |path| PathBuf::from(path).join("cobox"));
         let key = xdg("XDG_CONFIG_HOME", ".config")?.join("key");
         Ok(Self { store: home.join("store"), key, run, log, home })
     }
@@ -109,7 +110,9 @@ mod tests {
     fn lookup(pairs: &[(&str, &str)]) -> Outcome<Paths> {
         let pairs: Vec<(String, OsString)> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
-        Paths::from_lookup(&|wanted| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone()))
+        Paths::from_lookup(&|wanted| {
+            pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
+        })
     }
 
     #[test]
@@ -122,7 +125,8 @@ mod tests {
 
     #[test]
     fn without_cobox_home_the_xdg_folders_are_used() {
-        let paths = lookup(&[("HOME", "/u"), ("XDG_RUNTIME_DIR", "/r"), ("XDG_STATE_HOME", "/s")]).expect("found");
+        let paths =
+            lookup(&[("HOME", "/u"), ("XDG_RUNTIME_DIR", "/r"), ("XDG_STATE_HOME", "/s")]).expect("found");
         assert_eq!(paths.store, Path::new("/u/.local/share/cobox/store"));
         assert_eq!(paths.socket(), Path::new("/r/cobox/control.sock"));
         assert_eq!(paths.log_file(), Path::new("/s/cobox/coboxd.log"));

@@ -51,7 +51,14 @@ impl Scene {
         let device = Device::new(self.dir.path(), name);
         let words = words.to_str().expect("a temporary path is text");
         let said = device.ctl(&[
-            "recover", "--words-file", words, "--seeder", address, "--label", name, "--no-passphrase",
+            "recover",
+            "--words-file",
+            words,
+            "--seeder",
+            address,
+            "--label",
+            name,
+            "--no-passphrase",
         ]);
         (device, said)
     }
@@ -89,7 +96,10 @@ fn tree(dir: &Path) -> Vec<(PathBuf, String, Vec<u8>)> {
                 waiting.push(path.clone());
                 ("folder".to_owned(), Vec::new())
             } else if meta.is_symlink() {
-                ("link".to_owned(), fs::read_link(&path).expect("reads").as_os_str().as_encoded_bytes().to_vec())
+                (
+                    "link".to_owned(),
+                    fs::read_link(&path).expect("reads").as_os_str().as_encoded_bytes().to_vec(),
+                )
             } else {
                 (format!("file with {} names", meta.nlink()), fs::read(&path).expect("reads"))
             };
@@ -362,7 +372,11 @@ fn usage_errors_and_later_verbs_have_their_exit_codes() {
     assert_eq!(fs::metadata(&words).expect("there").permissions().mode() & 0o777, 0o600);
     let again = dir.path().join("more words");
     let again = again.to_str().expect("a temporary path is text");
-    assert_says(&device.ctl(&["init", "--label", "l", "--no-passphrase", "--words-out", again]), 4, "already");
+    assert_says(
+        &device.ctl(&["init", "--label", "l", "--no-passphrase", "--words-out", again]),
+        4,
+        "already",
+    );
     for line in [["folder", "invite", "docs"], ["seeder", "remove", "docs"], ["folder", "leave", "docs"]] {
         assert_says(&device.ctl(&line), 4, "not in this version");
     }

@@ -122,8 +122,11 @@ fn foreign(error: &LineError) -> Problem {
 /// What it says when it cannot start.
 pub(crate) fn start(paths: &Paths, passphrase_file: Option<&PathBuf>) -> Outcome<()> {
     super::setup::require_device(paths)?;
-    let passphrase =
-        if Home::needs_passphrase(&paths.store)? { Some(existing_passphrase(passphrase_file)?) } else { None };
+    let passphrase = if Home::needs_passphrase(&paths.store)? {
+        Some(existing_passphrase(passphrase_file)?)
+    } else {
+        None
+    };
     private_dir(&paths.log)?;
     private_dir(&paths.run)?;
     let deadline = Instant::now() + START_WAIT;
@@ -134,7 +137,9 @@ pub(crate) fn start(paths: &Paths, passphrase_file: Option<&PathBuf>) -> Outcome
             return Ok(());
         }
         match started {
-            Err(problem) if problem.code == Exit::Refused && problem.message.contains("in use by another process") => {
+            Err(problem)
+                if problem.code == Exit::Refused && problem.message.contains("in use by another process") =>
+            {
                 if Instant::now() >= deadline {
                     return Err(problem);
                 }

@@ -59,7 +59,10 @@ pub(crate) fn examine(paths: &Paths) -> Report {
     }
     report.good(format!("There is a device at {}.", paths.home.display()));
     if !is_running(paths) {
-        report.bad("The daemon is not running, so nothing is mounted or sent.", "Start it with `cobox-ctl daemon start`.");
+        report.bad(
+            "The daemon is not running, so nothing is mounted or sent.",
+            "Start it with `cobox-ctl daemon start`.",
+        );
         return report;
     }
     report.good("The daemon is running.");
@@ -85,7 +88,8 @@ fn machine(report: &mut Report) {
     if root || helper {
         report.good("This user can mount.");
     } else {
-        report.bad("fusermount3 is missing, without which only root can mount.", "Install the package fuse3.");
+        report
+            .bad("fusermount3 is missing, without which only root can mount.", "Install the package fuse3.");
     }
 }
 
@@ -128,9 +132,12 @@ fn one_folder(report: &mut Report, folder: &FolderReport) {
                 "Check that it is running, that nothing blocks its address, and that its owner accepted the folder.",
             );
         } else if !problem.is_empty() {
-            report.bad(format!("{name}: seeder {short}…: {problem}"), "Ask its owner, or add another seeder.");
+            report
+                .bad(format!("{name}: seeder {short}…: {problem}"), "Ask its owner, or add another seeder.");
         } else if seeder.holding == Holding::Proved {
-            let old = seeder.proved_at_ms.is_none_or(|time| crate::daemon::now_ms().saturating_sub(time) > PROOF_OLD_MS);
+            let old = seeder
+                .proved_at_ms
+                .is_none_or(|time| crate::daemon::now_ms().saturating_sub(time) > PROOF_OLD_MS);
             if old {
                 report.bad(
                     format!("{name}: the last proof of seeder {short}… is old."),

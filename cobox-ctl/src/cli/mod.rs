@@ -94,7 +94,10 @@ impl Session<'_> {
         match &self.cli.verb {
             Verb::Init(args) => {
                 let value = setup::init(&self.paths, args, self.passphrase_file())?;
-                Answer::new(&value, text::init(&self.paths.home, args.words_out.as_deref(), args.no_passphrase))
+                Answer::new(
+                    &value,
+                    text::init(&self.paths.home, args.words_out.as_deref(), args.no_passphrase),
+                )
             }
             Verb::Recover(args) => {
                 let mut progress = Progress::new(self.style);
@@ -108,7 +111,10 @@ impl Session<'_> {
             Verb::Mount(args) => self.mount(args),
             Verb::Umount { dir } => {
                 let report: MountReport = self.ask(&Request::Umount { dir: resolve(dir)? })?;
-                Answer::new(&report, format!("{} is unmounted; what was written is kept.\n", report.dir.display()))
+                Answer::new(
+                    &report,
+                    format!("{} is unmounted; what was written is kept.\n", report.dir.display()),
+                )
             }
             Verb::Seeder(verb) => self.seeder(verb),
             Verb::Status { folder } => {
@@ -125,7 +131,8 @@ impl Session<'_> {
                 Answer::new(&report, whereis::text(&report))
             }
             Verb::Wait(args) => {
-                let timeout_ms = args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+                let timeout_ms =
+                    args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
                 let request = Request::Wait { folder: args.folder.clone(), copies: args.copies, timeout_ms };
                 let report: WaitReport = self.ask_slowly(&request)?;
                 Answer::new(&report, text::waited(&report))
@@ -155,7 +162,8 @@ impl Session<'_> {
 
     fn ask_slowly<T: DeserializeOwned>(&self, request: &Request) -> Outcome<T> {
         let mut progress = Progress::new(self.style);
-        let answer = client::ask(&self.paths, self.passphrase_file(), request, &mut |step| progress.step(step));
+        let answer =
+            client::ask(&self.paths, self.passphrase_file(), request, &mut |step| progress.step(step));
         progress.done();
         answer
     }
@@ -172,7 +180,10 @@ impl Session<'_> {
                     client::start(&self.paths, self.passphrase_file())?;
                 }
                 let words = if was_running { "runs already" } else { "is running" };
-                Answer::new(&json!({ "running": true, "started": !was_running }), format!("The daemon {words}.\n"))
+                Answer::new(
+                    &json!({ "running": true, "started": !was_running }),
+                    format!("The daemon {words}.\n"),
+                )
             }
             DaemonVerb::Stop => {
                 let stopped = client::stop(&self.paths)?;
@@ -182,10 +193,14 @@ impl Session<'_> {
             DaemonVerb::Status if client::is_running(&self.paths) => {
                 let pong: Value = self.ask(&Request::Ping)?;
                 let pid = pong.get("pid").and_then(Value::as_u64).unwrap_or_default();
-                Answer::new(&json!({ "running": true, "pid": pid }), format!("The daemon is running (process {pid}).\n"))
+                Answer::new(
+                    &json!({ "running": true, "pid": pid }),
+                    format!("The daemon is running (process {pid}).\n"),
+                )
             }
             DaemonVerb::Status => {
-                Ok(Answer::new(&json!({ "running": false }), "No daemon is running.\n".to_owned())?.ending(Exit::Failed))
+                Ok(Answer::new(&json!({ "running": false }), "No daemon is running.\n".to_owned())?
+                    .ending(Exit::Failed))
             }
             DaemonVerb::Run => {
                 setup::require_device(&self.paths)?;
@@ -307,7 +322,11 @@ fn start_log() {
     let filter = EnvFilter::try_from_env("COBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // A second subscriber in one process is no reason to stop.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .try_init();
 }
 
 /// The program `coboxd`.

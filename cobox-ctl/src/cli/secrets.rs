@@ -41,7 +41,10 @@ pub(crate) fn read_secret(path: &Path) -> Outcome<Zeroizing<String>> {
         file.take(SECRET_FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(problem)?;
     }
     if text.len() as u64 > SECRET_FILE_BYTES_MAX {
-        return Err(Problem::usage(format!("{} is too large for a secret.", path.display()), "Choose the right file."));
+        return Err(Problem::usage(
+            format!("{} is too large for a secret.", path.display()),
+            "Choose the right file.",
+        ));
     }
     Ok(text)
 }
@@ -51,7 +54,10 @@ fn passphrase_from(path: &Path) -> Outcome<Zeroizing<String>> {
     let text = read_secret(path)?;
     let line = text.lines().next().unwrap_or_default();
     if line.is_empty() {
-        return Err(Problem::usage(format!("The first line of {} is empty.", path.display()), "Write the passphrase there."));
+        return Err(Problem::usage(
+            format!("The first line of {} is empty.", path.display()),
+            "Write the passphrase there.",
+        ));
     }
     Ok(Zeroizing::new(line.to_owned()))
 }
@@ -147,8 +153,11 @@ pub(crate) fn show_and_ask_back(secret: &MemberSecret) -> Outcome<()> {
         eprintln!("These 24 words give everything back when this device is lost. Nobody else has them.");
         eprintln!("Write them on paper, in order. They are not shown again.\n");
         for (row, chunk) in list.chunks(4).enumerate() {
-            let numbered: Vec<String> =
-                chunk.iter().enumerate().map(|(at, word)| format!("{:2}. {word:<10}", row * 4 + at + 1)).collect();
+            let numbered: Vec<String> = chunk
+                .iter()
+                .enumerate()
+                .map(|(at, word)| format!("{:2}. {word:<10}", row * 4 + at + 1))
+                .collect();
             eprintln!("  {}", numbered.join("  "));
         }
         eprintln!("\nTo be sure that you have them:");

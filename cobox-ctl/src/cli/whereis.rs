@@ -35,8 +35,12 @@ pub(crate) fn of(path: &Path, status: &StatusReport) -> Outcome<WhereReport> {
         )
     })?;
     let state = xattr(path, "user.cobox.state").ok_or_else(|| {
-        let error = std::fs::symlink_metadata(path).err().map(|error| format!(": {error}")).unwrap_or_default();
-        Problem::failed_with(format!("The mount says nothing about {}{error}.", path.display()), "Check the path.")
+        let error =
+            std::fs::symlink_metadata(path).err().map(|error| format!(": {error}")).unwrap_or_default();
+        Problem::failed_with(
+            format!("The mount says nothing about {}{error}.", path.display()),
+            "Check the path.",
+        )
     })?;
     let proved = folder.seeders.iter().filter(|seeder| seeder.holding == Holding::Proved);
     Ok(WhereReport {

@@ -105,7 +105,8 @@ fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
             }
         }
         if settled && wants_audit(state, peer)? {
-            let _ = daemon.audit(state, peer_id).map_err(|problem| tracing::warn!(%problem, "an audit failed"));
+            let _ =
+                daemon.audit(state, peer_id).map_err(|problem| tracing::warn!(%problem, "an audit failed"));
         }
     }
     Ok(())

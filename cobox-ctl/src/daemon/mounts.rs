@@ -83,7 +83,11 @@ impl FolderState {
             }
             if mounted.mount.is_live() {
                 return Err(Problem::refused(
-                    format!("{} is mounted at {} already.", self.folder.name(), mounted.mount.dir().display()),
+                    format!(
+                        "{} is mounted at {} already.",
+                        self.folder.name(),
+                        mounted.mount.dir().display()
+                    ),
                     "Use it there, or unmount it first with `cobox-ctl umount`.",
                 ));
             }

@@ -44,7 +44,9 @@ impl FolderState {
         let mut cached = self.live.lock();
         let seen = self.store().watch().seen();
         let heads = self.store().log_heads(self.no())?;
-        if let Some(set) = cached.as_ref().filter(|set| set.heads == heads && (set.missing == 0 || set.seen == seen)) {
+        if let Some(set) =
+            cached.as_ref().filter(|set| set.heads == heads && (set.missing == 0 || set.seen == seen))
+        {
             return Ok(Arc::clone(set));
         }
         let (mut packs, mut pack_bytes, mut missing) = (BTreeSet::new(), 0u64, 0u64);
@@ -95,7 +97,8 @@ pub(crate) fn reaches(receipt: &Receipt, heads: &[LogHead]) -> bool {
     receipt.is_whole()
         && heads.iter().all(|head| {
             receipt.heads.iter().any(|held| {
-                held.log == head.log && (held.seq > head.seq || (held.seq == head.seq && held.hash == head.hash))
+                held.log == head.log
+                    && (held.seq > head.seq || (held.seq == head.seq && held.hash == head.hash))
             })
         })
 }

@@ -32,7 +32,12 @@ impl Daemon {
         let folder = Arc::clone(&state.folder);
         self.node.add_folder(FolderSecrets {
             no: state.no(),
-            swarm: state.folder.swarm_secrets().iter().map(|secret| Zeroizing::new(*secret.expose())).collect(),
+            swarm: state
+                .folder
+                .swarm_secrets()
+                .iter()
+                .map(|secret| Zeroizing::new(*secret.expose()))
+                .collect(),
             signer: Arc::new(move |transcript| folder.sign_session(transcript)),
             log: state.folder.log(),
         });
@@ -67,14 +72,20 @@ impl Daemon {
                 SessionState::Pending => "pending",
                 SessionState::Refused => {
                     return Err(Problem::refused(
-                        format!("The seeder {peer_id} refused the folder{}.", why(peer.and_then(|peer| peer.error))),
+                        format!(
+                            "The seeder {peer_id} refused the folder{}.",
+                            why(peer.and_then(|peer| peer.error))
+                        ),
                         "The grant is recorded, but this seeder stores nothing: ask its owner.",
                     ));
                 }
                 _ if Instant::now() >= deadline => {
                     return Err(Problem::new(
                         Exit::NotReached,
-                        format!("The seeder {peer_id} was not reached{}.", why(peer.and_then(|peer| peer.error))),
+                        format!(
+                            "The seeder {peer_id} was not reached{}.",
+                            why(peer.and_then(|peer| peer.error))
+                        ),
                         "The grant is recorded and the daemon keeps trying: check that the seeder is running and that nothing blocks its address.",
                     ));
                 }
@@ -84,7 +95,12 @@ impl Daemon {
                 }
             };
             let folder = state.folder.name();
-            return Ok(SeederAddReport { folder, peer_id: peer_id.to_string(), link: link.to_owned(), quota_bytes });
+            return Ok(SeederAddReport {
+                folder,
+                peer_id: peer_id.to_string(),
+                link: link.to_owned(),
+                quota_bytes,
+            });
         }
     }
 
@@ -106,7 +122,8 @@ impl Daemon {
                 "`cobox-ctl seeder list` shows them, `cobox-ctl seeder add` adds one.",
             ));
         }
-        let proofs: Vec<ProofReport> = wanted.into_iter().map(|peer_id| self.challenge(&state, peer_id)).collect();
+        let proofs: Vec<ProofReport> =
+            wanted.into_iter().map(|peer_id| self.challenge(&state, peer_id)).collect();
         Ok(AuditReport { folder: state.folder.name(), proofs })
     }
 
@@ -148,7 +165,8 @@ impl Daemon {
             samples: u64::from(receipt.samples_asked),
             proved: u64::from(receipt.samples_proved),
             time_ms: receipt.time_ms,
-            problem: (receipt.packs_lacking > 0).then(|| format!("It lacks {} packs.", receipt.packs_lacking)),
+            problem: (receipt.packs_lacking > 0)
+                .then(|| format!("It lacks {} packs.", receipt.packs_lacking)),
         })
     }
 }

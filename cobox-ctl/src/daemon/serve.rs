@@ -123,7 +123,8 @@ fn converse(daemon: &Arc<Daemon>, stream: UnixStream) {
 }
 
 fn value(report: &impl Serialize) -> Outcome<Value> {
-    serde_json::to_value(report).map_err(|error| Problem::failed(format!("The answer cannot be written: {error}.")))
+    serde_json::to_value(report)
+        .map_err(|error| Problem::failed(format!("The answer cannot be written: {error}.")))
 }
 
 fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -> Outcome<Value> {

@@ -36,7 +36,13 @@ struct Turn {
 
 impl Daemon {
     /// Waits until `copies` seeders proved all that is live now.
-    pub fn wait(&self, folder: &str, copies: u32, timeout: Option<Duration>, tell: Tell<'_>) -> Outcome<WaitReport> {
+    pub fn wait(
+        &self,
+        folder: &str,
+        copies: u32,
+        timeout: Option<Duration>,
+        tell: Tell<'_>,
+    ) -> Outcome<WaitReport> {
         let state = self.folder(folder)?;
         let started = Instant::now();
         let deadline = timeout.map(|timeout| started + timeout);
@@ -79,14 +85,16 @@ impl Daemon {
                     continue;
                 }
             }
-            let pause = deadline.map_or(TELL, |deadline| TELL.min(deadline.saturating_duration_since(Instant::now())));
+            let pause = deadline
+                .map_or(TELL, |deadline| TELL.min(deadline.saturating_duration_since(Instant::now())));
             std::thread::sleep(pause);
         }
     }
 
     fn look(&self, state: &FolderState, target: &[LogHead]) -> Outcome<Turn> {
         let peers = self.node.status(state.no())?.peers;
-        let mut turn = Turn { proved: Vec::new(), nearest: None, caught_up: Vec::new(), problems: Vec::new() };
+        let mut turn =
+            Turn { proved: Vec::new(), nearest: None, caught_up: Vec::new(), problems: Vec::new() };
         for (peer_id, _) in grants(state)? {
             let receipt = state.receipt(peer_id)?.filter(|receipt| reaches(receipt, target));
             if let Some(receipt) = receipt {
@@ -130,7 +138,8 @@ impl Daemon {
             let mut waiting = None;
             for state in self.folders() {
                 let peers = self.node.status(state.no())?.peers;
-                let open: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.session == SessionState::Open).collect();
+                let open: Vec<&PeerStatus> =
+                    peers.iter().filter(|peer| peer.session == SessionState::Open).collect();
                 let behind: u64 = open.iter().map(|peer| peer.entries_to_receive).max().unwrap_or(0);
                 if open.is_empty() || behind > 0 {
                     waiting = Some((state, behind, peers));
@@ -198,9 +207,10 @@ fn problem_of(peer_id: PeerId, peer: Option<&PeerStatus>) -> Option<String> {
         SessionState::Pending => Some(format!("{short} has not accepted the folder yet")),
         SessionState::Refused => Some(format!("{short} refuses the folder{error}")),
         SessionState::Restricted => Some(format!("{short} does not know this device yet")),
-        SessionState::Open if peer.full => {
-            Some(format!("{short} is full: its quota or its disk has no room for {} packs", peer.packs_to_send))
-        }
+        SessionState::Open if peer.full => Some(format!(
+            "{short} is full: its quota or its disk has no room for {} packs",
+            peer.packs_to_send
+        )),
         SessionState::Open => None,
     }
 }

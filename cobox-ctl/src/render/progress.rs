@@ -65,9 +65,10 @@ impl Progress {
             Style::Json => println!("{}", serde_json::to_string(step).unwrap_or_default()),
             Style::Terminal => self.draw(step),
             Style::Lines => {
-                let due = self.last_line.as_ref().is_none_or(|(last, stage)| {
-                    last.elapsed() >= LINE_PAUSE || *stage != step.stage
-                });
+                let due = self
+                    .last_line
+                    .as_ref()
+                    .is_none_or(|(last, stage)| last.elapsed() >= LINE_PAUSE || *stage != step.stage);
                 if due {
                     self.last_line = Some((Instant::now(), step.stage.clone()));
                     eprintln!("{}: {}", step.stage, message(step));

@@ -24,7 +24,11 @@ pub fn init(home: &Path, words: Option<&Path>, no_passphrase: bool) -> String {
     let mut text = String::new();
     line!(text, "This device is set up in {}.", home.display());
     if let Some(words) = words {
-        line!(text, "The 24 words are in {}. Put them where this machine's loss cannot reach them.", words.display());
+        line!(
+            text,
+            "The 24 words are in {}. Put them where this machine's loss cannot reach them.",
+            words.display()
+        );
     }
     if no_passphrase {
         line!(text, "Its keys are locked with a key file: whoever can read this user's files can open them.");
@@ -74,7 +78,10 @@ pub fn status(report: &StatusReport) -> String {
 pub fn folders(folders: &[FolderReport]) -> String {
     let mut text = String::new();
     for folder in folders {
-        let place = folder.mount.as_ref().map_or_else(|| "not mounted".to_owned(), |mount| mount.dir.display().to_string());
+        let place = folder
+            .mount
+            .as_ref()
+            .map_or_else(|| "not mounted".to_owned(), |mount| mount.dir.display().to_string());
         line!(text, "{}  {}  {place}", folder.name, folder.id.get(..8).unwrap_or(&folder.id));
     }
     if folders.is_empty() {
@@ -91,7 +98,8 @@ pub fn folder(folder: &FolderReport) -> String {
         None => line!(text, "  not mounted"),
         Some(mount) => {
             let how = if mount.read_only { ", read-only" } else { "" };
-            let problem = mount.problem.as_ref().map(|problem| format!(", but not now: {problem}")).unwrap_or_default();
+            let problem =
+                mount.problem.as_ref().map(|problem| format!(", but not now: {problem}")).unwrap_or_default();
             line!(text, "  mounted at {}{how}{problem}", mount.dir.display());
         }
     }
@@ -101,7 +109,12 @@ pub fn folder(folder: &FolderReport) -> String {
         line!(text, "           {} packs are elsewhere and fetched as they are read", local.packs_missing);
     }
     if local.pending_ops > 0 || local.dirty_bytes > 0 {
-        line!(text, "           {} changes and {} are not in an entry yet", local.pending_ops, bytes(local.dirty_bytes));
+        line!(
+            text,
+            "           {} changes and {} are not in an entry yet",
+            local.pending_ops,
+            bytes(local.dirty_bytes)
+        );
     }
     line!(text, "  copies   {} proved, {} claimed", folder.copies_proved, folder.copies_claimed);
     text += &seeders(&folder.seeders);
@@ -116,7 +129,8 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
         let path = seeder.path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
         let rtt = seeder.rtt_ms.map(|rtt| format!(", {rtt} ms")).unwrap_or_default();
         line!(text, "  seeder   {} ({}{path}{rtt})", seeder.peer_id, seeder.link);
-        let until = if seeder.until_ms == 0 { String::new() } else { format!(" until {}", time(seeder.until_ms)) };
+        let until =
+            if seeder.until_ms == 0 { String::new() } else { format!(" until {}", time(seeder.until_ms)) };
         line!(text, "           may store {}{until}", bytes(seeder.quota_bytes));
         match seeder.holding {
             Holding::Proved => {
@@ -185,7 +199,14 @@ pub fn waited(report: &WaitReport) -> String {
         span(elapsed)
     );
     for proof in &report.seeders {
-        line!(text, "  {}: {} of {} samples proved, {}", proof.peer_id, proof.proved, proof.samples, time(proof.time_ms));
+        line!(
+            text,
+            "  {}: {} of {} samples proved, {}",
+            proof.peer_id,
+            proof.proved,
+            proof.samples,
+            time(proof.time_ms)
+        );
     }
     text
 }
@@ -228,8 +249,16 @@ pub fn health(report: &HealthReport) -> String {
             Light::Amber => "amber",
             Light::Red => "red",
         };
-        let proved = folder.proved_at_ms.map_or_else(|| "never proved".to_owned(), |ms| format!("proved {}", time(ms)));
-        line!(text, "{}: {light}, {} of {} copies proved, {proved}", folder.folder, folder.copies, folder.copies_wanted);
+        let proved = folder
+            .proved_at_ms
+            .map_or_else(|| "never proved".to_owned(), |ms| format!("proved {}", time(ms)));
+        line!(
+            text,
+            "{}: {light}, {} of {} copies proved, {proved}",
+            folder.folder,
+            folder.copies,
+            folder.copies_wanted
+        );
     }
     text
 }

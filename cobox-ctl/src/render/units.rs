@@ -92,7 +92,8 @@ pub fn parse_bytes(text: &str) -> Outcome<u64> {
 /// # Errors
 /// When it is not a span.
 pub fn parse_span(text: &str) -> Outcome<Duration> {
-    let problem = || Problem::usage(format!("{text:?} is not a span of time."), "Write it like 60s, 5m, 2h or 1d.");
+    let problem =
+        || Problem::usage(format!("{text:?} is not a span of time."), "Write it like 60s, 5m, 2h or 1d.");
     let trimmed = text.trim();
     let digits = trimmed.find(|char: char| !char.is_ascii_digit()).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits);
@@ -103,7 +104,8 @@ pub fn parse_span(text: &str) -> Outcome<Duration> {
         "d" => 86_400,
         _ => return Err(problem()),
     };
-    let seconds = number.parse::<u64>().ok().and_then(|value| value.checked_mul(factor)).ok_or_else(problem)?;
+    let seconds =
+        number.parse::<u64>().ok().and_then(|value| value.checked_mul(factor)).ok_or_else(problem)?;
     // A hundred years: beyond it sums of times would overflow somewhere.
     if seconds > 100 * 366 * 86_400 { Err(problem()) } else { Ok(Duration::from_secs(seconds)) }
 }
@@ -123,8 +125,7 @@ pub fn parse_date(text: &str) -> Outcome<u64> {
     let (shifted_year, march) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let of_era = shifted_year % 400;
     let of_year = (153 * march + 2) / 5 + day - 1;
-    let days =
-        shifted_year / 400 * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    let days = shifted_year / 400 * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
     if civil(days) != (year, month, day) {
         return Err(problem());
     }
@@ -155,7 +156,8 @@ mod tests {
 
     #[test]
     fn dates_round_trip_and_days_that_never_were_are_refused() {
-        for (text, shown) in [("2026-11-22", "2026-11-22 23:59 UTC"), ("2028-02-29", "2028-02-29 23:59 UTC")] {
+        for (text, shown) in [("2026-11-22", "2026-11-22 23:59 UTC"), ("2028-02-29", "2028-02-29 23:59 UTC")]
+        {
             assert_eq!(time(parse_date(text).expect("a date")), shown);
         }
         assert_eq!(time(0), "1970-01-01 00:00 UTC");
