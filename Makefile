@@ -14,7 +14,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 SEEDER := $(CARGO_TARGET_DIR)/seeder
 PREFIX ?= /usr/local
 
-.PHONY: help deps build test soak bench lint demo install clean
+.PHONY: help deps build all test soak bench lint demo install clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ deps: ## install the Debian packages that building and mounting need, saying whi
 build: deps ## build cobox-ctl, coboxd and the seeder (which links no code that opens anything)
 	$(CARGO) build --release --locked -p cobox-net --bin cobox-seeder
 	install -D -m 0755 "$(BIN)/cobox-seeder" "$(SEEDER)/cobox-seeder"
+	$(CARGO) build --release --locked -p cobox-ctl --bins
+
+all: build ## build everything, tests and benchmarks included
 	$(CARGO) build --release --locked --workspace
 
 test: build ## run every test in its short form
@@ -35,7 +38,7 @@ test: build ## run every test in its short form
 soak: build ## run every test with the full counts; takes hours
 	COBOX_SOAK=20 scripts/test.sh
 
-bench: build ## measure, and print the figures with the machine's load
+bench: all ## measure, and print the figures with the machine's load
 	scripts/bench.sh
 
 lint: deps ## rustfmt, clippy and (where installed) cargo deny
