@@ -294,13 +294,13 @@ fn store_from_an_older_copy_stops_signing_and_still_reads() {
     let chunk = stow(&folder, b"kept");
     folder.write_entries(1 << 16, acks(1..2), vec![], Batch::default()).expect("written");
     drop((folder, made));
-    copy_dir(&dir.path().join("store"), &copy.path().join("store"));
+    copy_dir(&dir.path().join("data"), &copy.path().join("data"));
     let made = Home::open(dir.path(), unlock("pass")).expect("opens");
     let folder = made.folder_by_name("f").expect("there");
     folder.write_entries(2 << 16, acks(3..4), vec![], Batch::default()).expect("written");
     drop((folder, made));
-    std::fs::remove_dir_all(dir.path().join("store")).expect("removed");
-    copy_dir(&copy.path().join("store"), &dir.path().join("store"));
+    std::fs::remove_dir_all(dir.path().join("data")).expect("removed");
+    copy_dir(&copy.path().join("data"), &dir.path().join("data"));
     let made = Home::open(dir.path(), unlock("pass")).expect("opens");
     let folder = made.folder_by_name("f").expect("there");
     let refused = folder.write_entries(3 << 16, acks(5..6), vec![], Batch::default());

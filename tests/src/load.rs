@@ -235,7 +235,7 @@ impl Worker {
             let mut bytes = Vec::new();
             let read = file
                 .seek(SeekFrom::Start(page * PAGE_BYTES))
-                .and_then(|_| file.by_ref().take(PAGE_BYTES).read_to_end(&mut bytes));
+                .and_then(|_| io::Read::by_ref(&mut file).take(PAGE_BYTES).read_to_end(&mut bytes));
             read.map_err(|error| format!("{}: {error}", path.display()))?;
             // A page that was never acknowledged may be a hole, or beyond the end.
             let hole = versions.acknowledged.is_none() && bytes.iter().all(|byte| *byte == 0);

@@ -218,6 +218,18 @@ impl Device {
         until("the daemon ends", || child.try_wait().expect("the child is ours").is_some());
     }
 
+    /// Waits until the restarted daemon has mounted again what was mounted before.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn await_mount(&self) {
+        let dir = format!(" {} ", self.mount.display());
+        until("the folder is mounted again", || {
+            let mounts = fs::read_to_string("/proc/self/mountinfo").expect("Linux lists its mounts");
+            mounts.contains(&dir) && fs::read_dir(&self.mount).is_ok()
+        });
+    }
+
     /// Mounts `folder`.
     ///
     /// # Panics

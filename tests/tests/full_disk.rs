@@ -92,7 +92,7 @@ fn device_on_a_full_disk_says_so_and_loses_nothing() {
     same(&saved);
     device.kill();
     device.start();
-    device.mount("docs");
+    device.await_mount();
     same(&saved);
     assert_eq!(device.ctl(&["check", "docs"]).code, 0);
     device.stop();

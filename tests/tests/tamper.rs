@@ -196,7 +196,7 @@ fn store_files_tampered_never_give_a_wrong_byte() {
         }
     }
     sample.folder.flush_packs().expect("flushes");
-    let (dir, unlock) = (sample.home.store().dir().to_owned(), sample._dir.path().join("key"));
+    let (dir, unlock) = (sample._dir.path().join("home"), sample._dir.path().join("key"));
     let Sample { _dir: keep, home, folder, .. } = sample;
     drop((home, folder));
     let (mut right, mut refused) = (0u64, 0u64);

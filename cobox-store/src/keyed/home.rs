@@ -145,7 +145,7 @@ impl Home {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let master = Secret32::random()?;
         let local = LocalKeys::new(&master, &[0; 32]);
-        let store = Store::create(&dir.join("store"), StoreKind::Device)?;
+        let store = Store::create(&dir.join("data"), StoreKind::Device)?;
         let row_key = key(STORE, Table::Secret, b"device");
         let mut batch = Batch::default();
         batch.put(&row_key, &local.seal(&row_key, &device_row(label, secret)?.encode()));
@@ -161,7 +161,7 @@ impl Home {
     /// [`Error::WrongKey`] for a wrong passphrase or key file, [`Error::Locked`] when it is in use.
     pub fn open(dir: &Path, unlock: Unlock) -> Result<Arc<Self>> {
         let master = slots::open(dir, &unlock)?;
-        let store = Store::open(&dir.join("store"), StoreKind::Device)?;
+        let store = Store::open(&dir.join("data"), StoreKind::Device)?;
         Self::assemble(dir, master, store)
     }
 
