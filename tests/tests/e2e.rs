@@ -348,7 +348,7 @@ fn store_of_an_unknown_version_is_left_untouched() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let device = Device::new(dir.path(), "device");
     init(&device, dir.path());
-    let format = device.home.join("store/store/FORMAT");
+    let format = device.home.join("store/data/FORMAT");
     let known = fs::read(&format).expect("a store says its format");
     let text = String::from_utf8_lossy(&known).replace(|digit: char| digit.is_ascii_digit(), "9");
     fs::write(&format, &text).expect("writes");
