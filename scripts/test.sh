@@ -31,7 +31,7 @@ else
 fi
 
 printf '\n== tests of the workspace\n'
-cargo test --release --locked --workspace --no-fail-fast 2>&1 | tee "$log"
+cargo test --release --locked --workspace --no-fail-fast -- --show-output 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
 read -r tests_passed tests_failed tests_ignored < <(awk '
     /^test result:/ { p += $4; f += $6; i += $8 }

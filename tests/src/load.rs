@@ -68,7 +68,8 @@ impl Versions {
     }
 
     fn admits(&self, found: Option<&[u8]>) -> bool {
-        found == self.acknowledged.as_deref() || self.attempts.iter().any(|tried| Some(tried.as_slice()) == found)
+        found == self.acknowledged.as_deref()
+            || self.attempts.iter().any(|tried| Some(tried.as_slice()) == found)
     }
 
     /// After a check: what was found is the state that the next attempts build on.
@@ -159,7 +160,8 @@ impl Worker {
         let bytes = self.rng.bytes(PAGE_BYTES as usize);
         let versions = self.pages.entry(page).or_default();
         versions.attempt(bytes.clone());
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.dir.join("pages"))?;
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(self.dir.join("pages"))?;
         file.write_all_at(&bytes, page * PAGE_BYTES)?;
         file.sync_all()?;
         versions.acknowledge();
@@ -195,7 +197,10 @@ impl Worker {
         for (number, versions) in &mut self.documents {
             let found = read(&self.dir.join(format!("document-{number}")))?;
             if !versions.admits(found.as_deref()) {
-                return Err(format!("{}: document {number} is no version that was written", self.dir.display()));
+                return Err(format!(
+                    "{}: document {number} is no version that was written",
+                    self.dir.display()
+                ));
             }
             versions.settle(found);
         }

@@ -149,7 +149,8 @@ fn seeder_and_wire_show_no_canary() {
     let long = canary("long content");
     // Incompressible around the canary, so that as many bytes travel as were written.
     let mut noise = Rng::new(1);
-    let text: Vec<u8> = (0..1000).flat_map(|_| [noise.bytes(1000), long.clone().into_bytes()].concat()).collect();
+    let text: Vec<u8> =
+        (0..1000).flat_map(|_| [noise.bytes(1000), long.clone().into_bytes()].concat()).collect();
     fs::write(below.join("long"), text).expect("writes");
     symlink(canary("link target"), below.join("link")).expect("links");
     let value = canary("xattr value");

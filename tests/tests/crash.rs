@@ -71,7 +71,8 @@ fn kill_under_load_keeps_every_acknowledged_byte() {
 
 /// Reads every entry's number and hash from the closed store and compares with what was there before.
 fn note_entries(device: &Device, entries: &mut BTreeMap<(LogId, u64), EntryHash>) {
-    let store = Store::open(&device.home.join("store/data"), StoreKind::Device).expect("the store opens after a kill");
+    let store = Store::open(&device.home.join("store/data"), StoreKind::Device)
+        .expect("the store opens after a kill");
     for (no, _) in store.folders().expect("folders") {
         for head in store.log_heads(no).expect("heads") {
             for seq in 1..=head.seq {

@@ -118,7 +118,8 @@ fn entry_of_another_folder_or_replayed_is_refused() {
 #[test]
 fn access_record_tampered_is_refused() {
     let sample = sample();
-    for (at, record) in (0..).zip(sample.folder.store().access_records(sample.folder.no()).expect("records")) {
+    for (at, record) in (0..).zip(sample.folder.store().access_records(sample.folder.no()).expect("records"))
+    {
         assault("access record", 30 + at, &record.encode(), |bytes| {
             UnverifiedRecord::decode(bytes).is_ok_and(|record| record.verify().is_ok())
         });

@@ -22,7 +22,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (home, _words) = Home::init(dir.path(), "bench", Unlock::KeyFile(dir.path().join("key")))?;
     let folder = home.folder_create("bench")?;
     let data = random_bytes(1, DATA_BYTES);
-    println!("load {}; {} MiB of incompressible data; smallest, median, largest of {RUNS}", load(), DATA_BYTES >> 20);
+    println!(
+        "load {}; {} MiB of incompressible data; smallest, median, largest of {RUNS}",
+        load(),
+        DATA_BYTES >> 20
+    );
 
     let cut = rate("FastCDC 16/64/256 KiB, seeded", &data, |data| {
         let mut at = 0;

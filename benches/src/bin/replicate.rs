@@ -34,7 +34,8 @@ impl Drop for Seeder {
 fn main() -> Result<(), Failure> {
     println!("load {}; 1 GiB of incompressible data", load());
     let dir = tempfile::tempdir()?;
-    let (home, _words) = Home::init(&dir.path().join("home"), "bench", Unlock::KeyFile(dir.path().join("key")))?;
+    let (home, _words) =
+        Home::init(&dir.path().join("home"), "bench", Unlock::KeyFile(dir.path().join("key")))?;
     let folder = home.folder_create("bench")?;
     let data = random_bytes(1, PIECE_BYTES);
     let start = Instant::now();
@@ -82,7 +83,9 @@ fn replicate(home: &Home, folder: &Arc<Folder>, dir: &Path, name: &str, listen: 
     node.set_peers(folder.no(), vec![address]);
     while !node.status(folder.no())?.peers.iter().any(cobox_net::PeerStatus::is_caught_up) {
         if start.elapsed() > LIMIT {
-            return Err(format!("{name}: the seeder has not caught up: {:?}", node.status(folder.no())?).into());
+            return Err(
+                format!("{name}: the seeder has not caught up: {:?}", node.status(folder.no())?).into()
+            );
         }
         std::thread::park_timeout(Duration::from_millis(10));
     }

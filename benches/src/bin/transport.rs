@@ -24,7 +24,11 @@ const RUNS: usize = 3;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> Result<(), Failure> {
-    println!("load {}; {} MiB in messages of 256 KiB, both ends on this machine; median of {RUNS}", load(), TOTAL_BYTES >> 20);
+    println!(
+        "load {}; {} MiB in messages of 256 KiB, both ends on this machine; median of {RUNS}",
+        load(),
+        TOTAL_BYTES >> 20
+    );
     let message = random_bytes(1, MESSAGE_BYTES);
     for verified in [Check::None, Check::Slices] {
         print("plain TCP socket", verified, &mut || plain(&message, verified))?;
@@ -112,7 +116,13 @@ fn muxed(wire: Wire, message: &[u8], check: Check) -> Result<f64, Failure> {
         let mut dialer = transport(wire)?;
         let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
         let dial = dialer.dial(address.await?, options).map_err(|error| error.to_string())?;
-        let driver = tokio::spawn(async move { poll_fn(|cx| -> Poll<()> { let _event = Pin::new(&mut dialer).poll(cx); Poll::Pending }).await });
+        let driver = tokio::spawn(async move {
+            poll_fn(|cx| -> Poll<()> {
+                let _event = Pin::new(&mut dialer).poll(cx);
+                Poll::Pending
+            })
+            .await
+        });
         let (_, muxer) = dial.await?;
         let mut stream = open(muxer, Direction::Out).await?;
         let start = Instant::now();
@@ -174,7 +184,13 @@ async fn receive(
             _ => {}
         }
     };
-    let driver = tokio::spawn(async move { poll_fn(|cx| -> Poll<()> { let _event = Pin::new(&mut listener).poll(cx); Poll::Pending }).await });
+    let driver = tokio::spawn(async move {
+        poll_fn(|cx| -> Poll<()> {
+            let _event = Pin::new(&mut listener).poll(cx);
+            Poll::Pending
+        })
+        .await
+    });
     let (_, muxer) = upgrade.await?;
     let mut stream = open(muxer, Direction::In).await?;
     let mut buffer = vec![0; MESSAGE_BYTES];

@@ -36,8 +36,8 @@ use cobox_store::keyed::Folder;
 use parking_lot::{Mutex, RwLock};
 
 pub use attr::{
-    Attr, Creator, DirEntry, Fallocate, FsyncKind, Full, Kind, Listing, OpenFlags, RenameFlags, SetAttr, StatFs,
-    Whence, XattrSet,
+    Attr, Creator, DirEntry, Fallocate, FsyncKind, Full, Kind, Listing, OpenFlags, RenameFlags, SetAttr,
+    StatFs, Whence, XattrSet,
 };
 pub use background::Background;
 pub use errno::Errno;

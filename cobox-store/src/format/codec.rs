@@ -4,7 +4,9 @@
 //! [`Reader::finish`] refuses trailing bytes. Together with strict enumerations this makes each
 //! encoding canonical: what decodes, re-encodes to the same bytes.
 
-use crate::id::{ChunkTag, EntryHash, EpochId, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash};
+use crate::id::{
+    ChunkTag, EntryHash, EpochId, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash,
+};
 
 /// Why foreign bytes were refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -262,7 +264,12 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// When the count exceeds `max` or could not fit.
-    pub fn count(&mut self, max: usize, item_bytes: usize, field: &'static str) -> Result<usize, DecodeError> {
+    pub fn count(
+        &mut self,
+        max: usize,
+        item_bytes: usize,
+        field: &'static str,
+    ) -> Result<usize, DecodeError> {
         let count = usize::from(self.u16(field)?);
         if count > max {
             return Err(DecodeError::Invalid { field });

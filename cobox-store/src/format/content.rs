@@ -202,7 +202,9 @@ impl Node {
                 let mut children = Vec::with_capacity(count);
                 for _ in 0..count {
                     let size = reader.u64(field)?;
-                    total = total.checked_add(size).filter(|sum| size > 0 && *sum <= i64::MAX as u64)
+                    total = total
+                        .checked_add(size)
+                        .filter(|sum| size > 0 && *sum <= i64::MAX as u64)
                         .ok_or(DecodeError::Invalid { field })?;
                     children.push((size, decode_chunk_ref(&mut reader)?));
                 }
@@ -288,7 +290,8 @@ fn decode_extents(reader: &mut Reader<'_>, max: usize) -> Result<Vec<Extent>, De
             }
             _ => return Err(invalid),
         };
-        let beside_hole = matches!((extents.last(), &extent), (Some(Extent::Hole { .. }), Extent::Hole { .. }));
+        let beside_hole =
+            matches!((extents.last(), &extent), (Some(Extent::Hole { .. }), Extent::Hole { .. }));
         total = total.checked_add(extent.len()).filter(|sum| *sum <= i64::MAX as u64).ok_or(invalid)?;
         if extent.is_empty() || beside_hole {
             return Err(invalid);
@@ -316,7 +319,12 @@ mod tests {
         for content in [
             Content::empty(),
             Content::Inline(vec![7; 1024]),
-            Content::Extents(vec![data(5, 1, 9), Extent::Hole { len: 1 << 40 }, data(6, 2, 8), data(6, 1, 7)]),
+            Content::Extents(vec![
+                data(5, 1, 9),
+                Extent::Hole { len: 1 << 40 },
+                data(6, 2, 8),
+                data(6, 1, 7),
+            ]),
             Content::Tree { root, height: 2, size: 1 << 33 },
         ] {
             let mut writer = Writer::new();

@@ -314,7 +314,11 @@ impl Body {
         let dep_count = reader.count(DEPS_MAX, 72, "deps")?;
         let deps: Vec<LogHead> = (0..dep_count)
             .map(|_| {
-                Ok(LogHead { log: reader.log_id("deps")?, seq: reader.u64("deps")?, hash: reader.entry_hash("deps")? })
+                Ok(LogHead {
+                    log: reader.log_id("deps")?,
+                    seq: reader.u64("deps")?,
+                    hash: reader.entry_hash("deps")?,
+                })
             })
             .collect::<Result<_, DecodeError>>()?;
         if deps.windows(2).any(|pair| pair[0].log >= pair[1].log) {
@@ -390,7 +394,10 @@ mod tests {
         let body = Body {
             deps: vec![LogHead { log: LogId([1; 32]), seq: 4, hash: EntryHash([2; 32]) }],
             hlc: 9,
-            groups: vec![OpGroup { hlc: 1, ops: vec![Op::Ack, Op::Ack] }, OpGroup { hlc: 3, ops: vec![Op::Ack] }],
+            groups: vec![
+                OpGroup { hlc: 1, ops: vec![Op::Ack, Op::Ack] },
+                OpGroup { hlc: 3, ops: vec![Op::Ack] },
+            ],
             directories: vec![None],
             state_sum: [0; 32],
         };

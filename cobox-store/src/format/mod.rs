@@ -13,8 +13,8 @@ pub mod locator;
 pub mod op;
 pub mod pack;
 pub mod proof;
-pub mod slots;
 pub mod receipt;
+pub mod slots;
 
 pub use codec::{DecodeError, Reader, SUITE, Writer};
 

@@ -4,7 +4,9 @@
 
 use super::codec::{DecodeError, Reader, Writer};
 use super::content::Content;
-use super::{GROUP_OPS_MAX, NAME_BYTES_MAX, SEEN_MAX, TARGET_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
+use super::{
+    GROUP_OPS_MAX, NAME_BYTES_MAX, SEEN_MAX, TARGET_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX,
+};
 use crate::id::{Ino, LinkId, OpId};
 
 /// What an inode is.
@@ -295,12 +297,10 @@ impl Make {
 impl AttrChange {
     fn encode(&self, writer: &mut Writer) {
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
-        writer.u8(
-            bit(self.mode.is_some(), 1)
-                | bit(self.mtime_ns.is_some(), 2)
-                | bit(self.uid.is_some(), 4)
-                | bit(self.gid.is_some(), 8),
-        );
+        writer.u8(bit(self.mode.is_some(), 1)
+            | bit(self.mtime_ns.is_some(), 2)
+            | bit(self.uid.is_some(), 4)
+            | bit(self.gid.is_some(), 8));
         if let Some(mode) = self.mode {
             writer.u32(mode);
         }
@@ -409,7 +409,11 @@ impl Op {
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(match reader.u8("op type")? {
             1 => Self::Make(Make::decode(reader)?),
-            2 => Self::Link { ino: reader.ino("ino")?, parent: reader.ino("parent")?, name: decode_name(reader)? },
+            2 => Self::Link {
+                ino: reader.ino("ino")?,
+                parent: reader.ino("parent")?,
+                name: decode_name(reader)?,
+            },
             3 => Self::Move {
                 link: reader.link_id("link")?,
                 parent: reader.ino("parent")?,
@@ -494,7 +498,10 @@ mod tests {
             Op::Unlink { link, seen_dots: ids.clone(), seen_heads: vec![], last: true },
             Op::Revive { link },
             Op::Put { ino, parents: ids.clone(), content: Content::Inline(b"hi".to_vec()), mtime_ns: 5 },
-            Op::Attr { ino, change: AttrChange { mode: Some(0o7777), gid: Some(1), ..AttrChange::default() } },
+            Op::Attr {
+                ino,
+                change: AttrChange { mode: Some(0o7777), gid: Some(1), ..AttrChange::default() },
+            },
             Op::Xattr { ino, key: b"user.k".to_vec(), value: Some(vec![]) },
             Op::Xattr { ino, key: b"user.k".to_vec(), value: None },
             Op::Fork { ino, head: ids[0] },

@@ -149,7 +149,8 @@ impl Footer {
         let end = footer.directory_offset.saturating_add(u64::from(footer.directory_len));
         let room = pack_bytes.saturating_sub(FOOTER_BYTES as u64);
         let count = usize::from(footer.chunk_count);
-        let len_right = footer.directory_len as usize == 2 + count * DIRECTORY_ROW_BYTES + SEALED_OVERHEAD_BYTES;
+        let len_right =
+            footer.directory_len as usize == 2 + count * DIRECTORY_ROW_BYTES + SEALED_OVERHEAD_BYTES;
         if zeros != [0; 8] || count == 0 || count > PACK_CHUNKS_MAX || end > room || !len_right {
             return Err(DecodeError::Invalid { field });
         }

@@ -48,7 +48,10 @@ impl Outboard {
     pub fn of(bytes: &[u8]) -> Self {
         let size = bytes.len() as u64;
         if slice_count(size) < 2 {
-            return Self { pack: PackRef { id: PackId(*blake3::hash(bytes).as_bytes()), size }, values: Vec::new() };
+            return Self {
+                pack: PackRef { id: PackId(*blake3::hash(bytes).as_bytes()), size },
+                values: Vec::new(),
+            };
         }
         let slices = (0u64..).zip(bytes.chunks(SLICE_BYTES as usize));
         let values: Vec<ChainingValue> =
