@@ -194,6 +194,9 @@ fn answer(
     challenge: &Challenge,
     shared: &Shared,
 ) -> cobox_store::error::Result<Vec<Frame>> {
+    // The heads come first: what arrives while the packs are listed must not count as held.
+    let mut heads = store.log_heads(no)?;
+    heads.truncate(cobox_store::format::DEPS_MAX);
     let proofs = store.answer(no, challenge)?;
     let (mut held, mut lacking): (Vec<PackId>, u64) = (Vec::new(), 0);
     store.packs_live(no, &mut |pack, state| match state {
@@ -202,8 +205,6 @@ fn answer(
     })?;
     held.sort_unstable();
     held.dedup();
-    let mut heads = store.log_heads(no)?;
-    heads.truncate(cobox_store::format::DEPS_MAX);
     let count = |many: usize| u16::try_from(many).expect("a challenge has at most 459 samples");
     let mut receipt = Receipt {
         folder: store.folder_id(no)?,

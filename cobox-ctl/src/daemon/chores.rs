@@ -132,6 +132,6 @@ fn wants_audit(state: &FolderState, peer: &PeerStatus) -> Outcome<bool> {
     let receipt = state.receipt(peer.peer)?;
     let live = state.live_set()?;
     Ok(!receipt.is_some_and(|receipt| {
-        covers(&receipt, &live) && now_ms().saturating_sub(receipt.time_ms) < PROOF_AGE_MS
+        covers(&receipt, &live) && now_ms().abs_diff(receipt.time_ms) < PROOF_AGE_MS
     }))
 }

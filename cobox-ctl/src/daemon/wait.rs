@@ -163,7 +163,7 @@ impl Daemon {
                 copies_proved: 0,
                 copies_wanted: 0,
                 bytes_done: have,
-                bytes_total: have + behind,
+                bytes_total: have.saturating_add(behind),
                 rate: peers.iter().map(|peer| peer.rate).sum(),
                 eta_s: None,
                 missing: problem.clone(),

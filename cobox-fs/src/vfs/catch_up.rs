@@ -14,24 +14,34 @@ use cobox_store::format::op::OpGroup;
 use cobox_store::format::{Reader, Writer};
 use cobox_store::id::{Ino, LogId};
 
+use super::sequencer::now_ms;
 use super::{Errno, Invalidate, Vfs};
 use crate::tree::{Touched, names};
 
 const VERSION: u8 = 1;
+/// An entry whose clock is further ahead of ours waits: clocks only grow, so that one author whose clock
+/// is wrong, or lies, would otherwise move everybody's for good.
+const CLOCK_AHEAD_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+/// Before this (the beginning of 2026) our own clock is not set, and says nothing about others.
+const CLOCK_SET_FROM_MS: u64 = 1_767_225_600_000;
 
 /// How far each log other than ours was applied.
 #[derive(Default)]
-pub struct Applied(BTreeMap<LogId, LogHead>);
+pub struct Applied {
+    heads: BTreeMap<LogId, LogHead>,
+    /// Entries that people were told about because they cannot be applied.
+    told: BTreeSet<(LogId, u64)>,
+}
 
 impl Applied {
     /// The heads that our entries depend on.
     #[must_use]
     pub fn deps(&self) -> Vec<LogHead> {
-        self.0.values().copied().collect()
+        self.heads.values().copied().collect()
     }
 
     fn seq(&self, log: &LogId) -> u64 {
-        self.0.get(log).map_or(0, |head| head.seq)
+        self.heads.get(log).map_or(0, |head| head.seq)
     }
 }
 
@@ -56,7 +66,7 @@ impl Vfs {
             };
             hlc_last = hlc_last.max(reader.u64("applied")?);
             reader.finish()?;
-            self.applied.lock().0.insert(head.log, head);
+            self.applied.lock().heads.insert(head.log, head);
         }
         // Our own entries say how far our clock was; their ops are applied when they are made.
         let own = self.folder.log();
@@ -76,6 +86,8 @@ impl Vfs {
     /// Applies entries of other devices that the store has received; returns what the kernel must
     /// forget.
     ///
+    /// An entry that its author made wrong stops its own log and what builds on it, and nothing else.
+    ///
     /// # Errors
     /// `ENOSPC`, `EIO`; what was applied before stays.
     pub fn catch_up(&self) -> Result<Vec<Invalidate>, Errno> {
@@ -88,12 +100,38 @@ impl Vfs {
                 if head.log == self.folder.log() {
                     continue;
                 }
-                while self.apply_next(&head, &mut touched)? {
-                    progress = true;
+                loop {
+                    match self.apply_next(&head, &mut touched) {
+                        Ok(true) => progress = true,
+                        Ok(false) => break,
+                        Err(Errno::EIO) => {
+                            self.tell_stuck(&head.log, "cannot be applied");
+                            break;
+                        }
+                        Err(errno) => return Err(errno),
+                    }
                 }
             }
         }
         Ok(touched.into_iter().map(|what| self.invalidation(what)).collect())
+    }
+
+    /// Says once that a log's next entry waits for more than other entries.
+    fn tell_stuck(&self, log: &LogId, why: &str) {
+        let mut applied = self.applied.lock();
+        let seq = applied.seq(log) + 1;
+        if applied.told.insert((*log, seq)) {
+            tracing::error!(folder = %self.folder.id(), %log, seq, "an entry of another device {why}");
+        }
+    }
+
+    /// Whether an entry's clock is too far ahead; what our own clock has passed already never is.
+    fn is_ahead(&self, body: &Body) -> bool {
+        let newest = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc);
+        let now = now_ms();
+        now >= CLOCK_SET_FROM_MS
+            && newest >> 16 > now.saturating_add(CLOCK_AHEAD_MAX_MS)
+            && newest > self.sequencer.lock().hlc_last
     }
 
     fn invalidation(&self, touched: Touched) -> Invalidate {
@@ -126,6 +164,10 @@ impl Vfs {
             Err(error) => return Err(error.into()),
         };
         if !self.deps_applied(&body)? {
+            return Ok(false);
+        }
+        if self.is_ahead(&body) {
+            self.tell_stuck(&head.log, "waits: its clock is more than a day ahead");
             return Ok(false);
         }
         touched.extend(self.apply_entry(&entry, &body)?);
@@ -167,7 +209,7 @@ impl Vfs {
         batch.put(&stored, &self.folder.local().seal(&stored, &writer.into_bytes()));
         self.folder.store().db().commit(batch, Durability::Unsynced)?;
         self.rows.install(changes);
-        self.applied.lock().0.insert(head.log, head);
+        self.applied.lock().heads.insert(head.log, head);
         sequencer.hlc_last = hlc;
         sequencer.remote_hlc = hlc;
         self.reload_clean(&touched)?;

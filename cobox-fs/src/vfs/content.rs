@@ -283,10 +283,11 @@ pub fn allocated_bytes(io: ChunkIo<'_>, content: &Content, leaves_max: usize) ->
     };
     extents_in(io, content, 0..reach, &mut |_, extent| {
         if let Extent::Hole { len } = extent {
-            holes += len;
+            // What another device wrote may claim holes larger than the file.
+            holes = len.saturating_add(holes);
         }
     })?;
-    Ok(content.size() - holes)
+    Ok(content.size().saturating_sub(holes))
 }
 
 /// Where the first `leaves_max` leaves end at the least.

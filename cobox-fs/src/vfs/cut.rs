@@ -258,14 +258,18 @@ impl Vfs {
                 return Ok(());
             }
             let count = groups.len() as u64;
-            let mut extra = Batch::default();
-            for group in &groups {
-                extra.delete(&self.pending_key(group.hlc));
-            }
-            let bytes = extra.len_bytes() as u64;
+            let keys: Vec<Vec<u8>> = groups.iter().map(|group| self.pending_key(group.hlc)).collect();
             let hlc = groups.last().map_or(hlc, OpGroup::hlc_last).max(hlc);
-            self.folder.write_entries(hlc, groups, deps, extra)?;
-            tracing::debug!(groups = count, bytes, "cut");
+            // Each entry takes the rows of the groups that it carries: a group that was written is never
+            // written again, nor taken back as if nobody knew it.
+            let written = |group: &OpGroup, batch: &mut Batch| batch.delete(&self.pending_key(group.hlc));
+            if let Err(error) = self.folder.write_groups(hlc, groups, deps, Batch::default(), &written) {
+                let db = self.folder.store().db();
+                let gone = keys.iter().filter(|stored| matches!(db.contains(stored), Ok(false))).count();
+                saturating_sub(&self.pending_groups, gone as u64);
+                return Err(error.into());
+            }
+            tracing::debug!(groups = count, "cut");
             saturating_sub(&self.pending_groups, count);
         }
     }

@@ -280,6 +280,9 @@ impl Engine {
             Frame::Receipt { question, receipt, .. } => {
                 if let Some((pending, asked)) = self.take_ask(conn, question) {
                     let reply = self.check_receipt(&pending, &asked, &receipt);
+                    if matches!(reply, Err(Failure::NotProved(_) | Failure::WrongReceipt)) {
+                        self.disprove(&pending);
+                    }
                     self.reply(pending.ticket, reply);
                 }
             }
@@ -348,8 +351,34 @@ impl Engine {
                 return Err(Failure::WrongReceipt);
             }
         }
-        self.store.receipt_put(*no, &receipt).map_err(|_| Failure::Store)?;
+        // Heads that nobody here has seen could be made up, and would then cover what is written later.
+        if self.are_known(*no, &receipt.heads, &heads) {
+            self.store.receipt_put(*no, &receipt).map_err(|_| Failure::Store)?;
+        }
         Ok(Reply::Receipt(Box::new(receipt)))
+    }
+
+    /// Whether each of `claimed` is an entry that is here.
+    fn are_known(&self, no: FolderNo, claimed: &[LogHead], ours: &[LogHead]) -> bool {
+        claimed.iter().all(|head| {
+            ours.contains(head)
+                || matches!(self.store.entry(no, head.log, head.seq),
+                    Ok(Some(entry)) if entry.header().hash() == head.hash)
+        })
+    }
+
+    /// Drops a kept receipt that says a peer holds everything there is now: it was just shown that it
+    /// does not. One over older entries stays, as it may only be behind.
+    fn disprove(&self, pending: &Pending) {
+        let Ask::Audit { no, .. } = &pending.ask else { return };
+        let (Ok(receipts), Ok(heads)) = (self.store.receipts(*no), self.store.log_heads(*no)) else { return };
+        let seeder = pending.peer.to_bytes();
+        let claims = receipts
+            .iter()
+            .any(|kept| kept.seeder == seeder && heads.iter().all(|head| kept.heads.contains(head)));
+        if claims && let Err(error) = self.store.receipt_forget(*no, &seeder) {
+            tracing::warn!(no = no.0, %error, "a receipt that no longer holds was not dropped");
+        }
     }
 }
 

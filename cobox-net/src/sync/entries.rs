@@ -65,7 +65,7 @@ impl Engine {
                 let theirs = session.theirs.get(&head.log).copied().unwrap_or(0);
                 let told = session.told.get(&head.log).copied().unwrap_or(0);
                 // Only to peers that have told us their heads: `told_lack` is set when the session began.
-                if session.told_lack.is_some() && told < head.seq && theirs + 1 == head.seq {
+                if session.told_lack.is_some() && told < head.seq && theirs.checked_add(1) == Some(head.seq) {
                     next.push(*head);
                 }
             }
@@ -182,7 +182,9 @@ impl Engine {
             return;
         };
         let (log, seq) = (entry.header().log, entry.header().seq);
-        if let Some(session) = self.session(conn, id) {
+        if let Some(session) = self.session(conn, id)
+            && (session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&log))
+        {
             let theirs = session.theirs.entry(log).or_default();
             *theirs = seq.max(*theirs);
         }
@@ -261,11 +263,11 @@ impl Engine {
         let behind = heads
             .values()
             .map(|head| head.seq.saturating_sub(theirs.get(&head.log).copied().unwrap_or(0)))
-            .sum();
+            .fold(0, u64::saturating_add);
         let ahead = theirs
             .iter()
             .map(|(log, seq)| seq.saturating_sub(heads.get(log).map_or(0, |head| head.seq)))
-            .sum();
+            .fold(0, u64::saturating_add);
         (behind, ahead)
     }
 }

@@ -98,10 +98,16 @@ impl Engine {
         if status.entries_behind <= COUNTED_ENTRIES_MAX {
             for head in heads.values() {
                 let theirs = session.theirs.get(&head.log).copied().unwrap_or(0);
-                for seq in theirs + 1..=head.seq {
+                for seq in theirs.saturating_add(1)..=head.seq {
                     let Some(entry) = self.store.entry(no, head.log, seq)? else { continue };
-                    status.packs_to_send += entry.header().packs.len() as u64;
-                    status.bytes_to_send += entry.header().packs.iter().map(|pack| pack.size).sum::<u64>();
+                    let (packs, bytes) = entry
+                        .header()
+                        .packs
+                        .iter()
+                        .fold((0, 0), |(packs, bytes), pack| (packs + 1, bytes + pack.size));
+                    // What the peer said itself may be any number.
+                    status.packs_to_send = status.packs_to_send.saturating_add(packs);
+                    status.bytes_to_send = status.bytes_to_send.saturating_add(bytes);
                 }
             }
         }

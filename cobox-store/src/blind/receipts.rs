@@ -29,6 +29,18 @@ impl Store {
         Ok(Added::New)
     }
 
+    /// Drops the receipt of a seeder that failed to prove what it says; durable on return.
+    ///
+    /// # Errors
+    /// See [`super::Db::commit`].
+    pub fn receipt_forget(&self, no: FolderNo, seeder: &[u8]) -> Result<()> {
+        let mut batch = Batch::default();
+        batch.delete(&key(no, Table::Receipt, seeder));
+        self.db().commit(batch, Durability::Synced)?;
+        self.watch().bump(no);
+        Ok(())
+    }
+
     /// The newest receipt of each seeder, ascending by peer id, verified again.
     ///
     /// # Errors

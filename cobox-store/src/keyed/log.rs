@@ -143,8 +143,24 @@ impl Folder {
         &self,
         hlc: u64,
         groups: Vec<OpGroup>,
+        deps: Vec<LogHead>,
+        extra: Batch,
+    ) -> Result<LogHead> {
+        self.write_groups(hlc, groups, deps, extra, &|_, _| {})
+    }
+
+    /// Like [`Self::write_entries`]; `written` adds to the commit of each entry what follows for a group
+    /// that it carries, so that a crash between two entries leaves no group that is written again.
+    ///
+    /// # Errors
+    /// As [`Self::write_entries`].
+    pub fn write_groups(
+        &self,
+        hlc: u64,
+        groups: Vec<OpGroup>,
         mut deps: Vec<LogHead>,
         extra: Batch,
+        written: &dyn Fn(&OpGroup, &mut Batch),
     ) -> Result<LogHead> {
         let mut writer = self.writer.lock();
         self.check_standing(&mut writer)?;
@@ -153,10 +169,14 @@ impl Folder {
         let current = self.keyring.read().current.id();
         let parts = deal(self.packer.stored(), groups, deps.len(), current)?;
         let (last, before) = parts.split_last().expect("there is always a last part");
+        let with_groups = |part: &Part, mut batch: Batch| {
+            part.groups.iter().for_each(|group| written(group, &mut batch));
+            batch
+        };
         for part in before {
-            self.write_part(&mut writer, part, hlc, &deps, Batch::default())?;
+            self.write_part(&mut writer, part, hlc, &deps, with_groups(part, Batch::default()))?;
         }
-        self.write_part(&mut writer, last, hlc, &deps, extra)
+        self.write_part(&mut writer, last, hlc, &deps, with_groups(last, extra))
     }
 
     fn check_standing(&self, writer: &mut LogWriter) -> Result<()> {
