@@ -353,6 +353,11 @@ fn seeder_granted_opens_its_swarm_secret_and_stands_in_the_locator() {
 
     let (older, locator) = (made.locator_make().expect("made"), made.locator_make().expect("made"));
     assert!(locator.seq > older.seq);
+    let second = tempfile::tempdir().expect("a folder");
+    let replaced = home(second.path(), &secret).locator_make_over(Some(&locator)).expect("made");
+    assert!(replaced.seq > locator.seq);
+    let kept = Home::locator_open(&secret, &replaced).expect("opens");
+    assert_eq!(kept[0].folder, folder.id(), "a folder of another device of the member stays");
     let found = Home::locator_open(&secret, &locator).expect("opens");
     assert_eq!(
         (found[0].folder, found[0].index, found[0].name.as_slice()),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use cobox_fs::vfs::Link;
 use cobox_net::{PeerId, PeerStatus, SessionState};
+use cobox_store::format::address::SeederAddress;
 
 use super::folder::FolderState;
 use super::proof::covers;
@@ -91,11 +92,7 @@ fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
         let Some(peer) = open.filter(|_| !daemon.is_ending()) else { continue };
         if wants_locator(daemon, state, peer_id) {
             let version = daemon.locator_version.load(Ordering::SeqCst);
-            let published = daemon
-                .home
-                .locator_make()
-                .map_err(Problem::from)
-                .and_then(|locator| Ok(daemon.node.locator_publish(&address_of(&grant), &locator)?));
+            let published = leave_locator(daemon, &address_of(&grant));
             let mut seeders = state.seeders.lock();
             let notes = seeders.entry(peer_id).or_default();
             notes.locator_tried = Some(Instant::now());
@@ -110,6 +107,14 @@ fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// Replaces the locator that a seeder keeps: another device of the member may have left it, and joined
+/// folders that this one has not.
+fn leave_locator(daemon: &Daemon, seeder: &SeederAddress) -> Outcome<()> {
+    let older = daemon.node.locator_fetch(seeder, daemon.home.locator_keys().id())?;
+    let locator = daemon.home.locator_make_over(older.as_ref())?;
+    Ok(daemon.node.locator_publish(seeder, &locator)?)
 }
 
 fn due(last: Option<Instant>) -> bool {
@@ -131,7 +136,6 @@ fn wants_audit(state: &FolderState, peer: &PeerStatus) -> Outcome<bool> {
     }
     let receipt = state.receipt(peer.peer)?;
     let live = state.live_set()?;
-    Ok(!receipt.is_some_and(|receipt| {
-        covers(&receipt, &live) && now_ms().abs_diff(receipt.time_ms) < PROOF_AGE_MS
-    }))
+    Ok(!receipt
+        .is_some_and(|receipt| covers(&receipt, &live) && now_ms().abs_diff(receipt.time_ms) < PROOF_AGE_MS))
 }

@@ -115,19 +115,20 @@ impl Holding {
     fn secrets(&self, access: &Access, grant: &SeederGrant) -> Vec<SwarmKey> {
         let own = self.identity.kem.public();
         let mut found: Vec<(bool, EpochId, SwarmKey)> = Vec::new();
-        let mut open = |epoch: EpochId, sealed| {
+        let mut open = |epoch: EpochId, aad: &[u8; 32], sealed| {
             let newest = access.epoch_heads.contains(&epoch);
-            if let Ok(secret) = self.identity.kem.open(Purpose::Swarm, access.folder, &epoch.0, sealed) {
+            if let Ok(secret) = self.identity.kem.open(Purpose::Swarm, access.folder, aad, sealed) {
                 found.push((!newest, epoch, secret));
             }
         };
         for (epoch, (record, _)) in &access.epochs {
             for key_box in record.swarm_boxes.iter().filter(|key_box| key_box.recipient == own) {
-                open(*epoch, &key_box.sealed);
+                // The record that begins an epoch cannot name its own id.
+                open(*epoch, &record.commit, &key_box.sealed);
             }
         }
         for (_, granted) in access.seeders.iter().filter(|(_, other)| other.peer_id == grant.peer_id) {
-            open(granted.swarm_epoch, &granted.swarm_box);
+            open(granted.swarm_epoch, &granted.swarm_epoch.0, &granted.swarm_box);
         }
         found.sort_by_key(|(old, epoch, _)| (*old, *epoch));
         let mut secrets: Vec<SwarmKey> = Vec::new();

@@ -23,6 +23,7 @@ use super::secret::{SESSION_CONTEXT, Secret32};
 use crate::blind::kembox::{self, KemSecret, Purpose};
 use crate::blind::{Access, Batch, Durability, Store, Table, key};
 use crate::error::{Error, Result};
+use crate::format::HEADS_MAX;
 use crate::format::access::{Act, BOX_BYTES, KeyBox, NewEpoch, Record, Role, SeederGrant, Unsigned};
 use crate::format::address::SeederAddress;
 use crate::format::device::FolderRow;
@@ -269,7 +270,14 @@ impl Folder {
 }
 
 /// Signs a record.
-pub(super) fn sign_record(sign: &SigningKey, folder: FolderId, parents: Vec<RecordHash>, act: Act) -> Record {
+pub(super) fn sign_record(
+    sign: &SigningKey,
+    folder: FolderId,
+    mut parents: Vec<RecordHash>,
+    act: Act,
+) -> Record {
+    // A record names no more; the heads that are left wait for the next one.
+    parents.truncate(HEADS_MAX);
     let author = sign.verifying_key().to_bytes();
     let content = Unsigned { folder, parents, author, issued_ms: now_ms(), act };
     let signature = sign.sign(&content.signed_bytes()).to_bytes();

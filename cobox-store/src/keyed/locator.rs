@@ -16,7 +16,9 @@ use crate::error::{Error, Result};
 use crate::format::SUITE;
 use crate::format::access::ADDRESSES_MAX;
 use crate::format::address::SeederAddress;
-use crate::format::locator::{LOCATOR_CONTEXT, Locator, LocatorFolder, decode_folders, encode_folders};
+use crate::format::locator::{
+    LOCATOR_CONTEXT, LOCATOR_FOLDERS_MAX, Locator, LocatorFolder, decode_folders, encode_folders,
+};
 use crate::id::FolderNo;
 
 impl Home {
@@ -25,6 +27,15 @@ impl Home {
     /// # Errors
     /// When the store fails.
     pub fn locator_make(&self) -> Result<Locator> {
+        self.locator_make_over(None)
+    }
+
+    /// Like [`Self::locator_make`], in place of `older`, which a seeder keeps: folders that only another
+    /// device of the member has joined stay in it.
+    ///
+    /// # Errors
+    /// When the store fails, or `older` is not this member's.
+    pub fn locator_make_over(&self, older: Option<&Locator>) -> Result<Locator> {
         let _one_at_a_time = self.changing.lock();
         let mut folders = Vec::new();
         for info in self.folders()? {
@@ -36,8 +47,18 @@ impl Home {
                 seeders,
             });
         }
-        let seq = self.next_locator_seq()?;
-        Ok(seal(&self.locator_keys(), seq, &folders, &random()))
+        let keys = self.locator_keys();
+        let mut seq = self.next_locator_seq()?;
+        if let Some(older) = older {
+            seq = seq.max(older.seq.saturating_add(1));
+            for kept in open(&keys, older)? {
+                if folders.len() < LOCATOR_FOLDERS_MAX && folders.iter().all(|own| own.folder != kept.folder)
+                {
+                    folders.push(kept);
+                }
+            }
+        }
+        Ok(seal(&keys, seq, &folders, &random()))
     }
 
     /// The keys of the member's locator.

@@ -16,7 +16,7 @@ use crate::format::device::{Mark, PendingRow};
 use crate::format::entry::{BODY_OVERHEAD_BYTES, Body, Entry, Header, LogHead};
 use crate::format::op::OpGroup;
 use crate::format::pack::DIRECTORY_ROW_BYTES;
-use crate::format::{ENTRY_BODY_BYTES_MAX, ENTRY_GROUPS_MAX, ENTRY_PACKS_MAX};
+use crate::format::{ENTRY_BODY_BYTES_MAX, ENTRY_GROUPS_MAX, ENTRY_PACKS_MAX, HEADS_MAX};
 use crate::id::{EntryHash, EpochId, FolderNo, LogId, hash};
 
 /// Directories that one entry carries at the most: half a body, so that ops always find room beside.
@@ -211,12 +211,14 @@ impl Folder {
             state_sum: [0; 32],
         };
         let (seq, prev) = writer.head.map_or((1, EntryHash([0; 32])), |head| (head.seq + 1, head.hash));
+        // An entry names no more: one with all of many concurrent records would be readable to nobody.
+        let access_heads = self.store().access(self.no())?.heads.iter().take(HEADS_MAX).copied().collect();
         let header = Header {
             folder: self.id(),
             log: self.log(),
             seq,
             prev,
-            access_heads: self.store().access(self.no())?.heads.clone(),
+            access_heads,
             epoch: keys.id(),
             packs: part.packs.iter().map(|row| row.pack).collect(),
             body_size: 0,
