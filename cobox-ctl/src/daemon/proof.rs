@@ -4,9 +4,11 @@
 //! (its digest of them is ours), and every sample was proved. Green is proved, never merely sent.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use cobox_net::{PeerId, PeerStatus};
+use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{PackState, Store};
 use cobox_store::format::entry::LogHead;
 use cobox_store::format::receipt::{Receipt, live_set_digest};
@@ -37,6 +39,19 @@ pub(crate) struct Standing {
 impl FolderState {
     fn store(&self) -> &Arc<Store> {
         self.folder.store()
+    }
+
+    /// Whether something that was written waits for a mount to be sent: after a crash, or a mount that
+    /// ended on a full disk.
+    pub fn has_unsent(&self) -> Outcome<bool> {
+        let mut found = false;
+        for table in [Table::Pending, Table::DirtyMark] {
+            self.store().db().scan(&key(self.no(), table, &[]), &[], &mut |_, _| {
+                found = true;
+                ControlFlow::Break(())
+            })?;
+        }
+        Ok(found)
     }
 
     /// The live packs now; scanned again only when heads moved, or missing packs may have come.

@@ -49,6 +49,14 @@ impl Daemon {
         if let Some(vfs) = state.vfs() {
             vfs.cut(Cut::Now)?;
         }
+        let is_writable =
+            state.mount_report().is_some_and(|mount| !mount.read_only && mount.problem.is_none());
+        if !is_writable && state.has_unsent()? {
+            return Err(Problem::failed_with(
+                format!("{folder} has changes that no entry carries yet, so no seeder can prove them."),
+                "Mount it for writing, so that they are sent: `cobox-ctl mount`.",
+            ));
+        }
         let target = state.live_set()?;
         let mut audited: std::collections::BTreeMap<PeerId, Instant> = Default::default();
         loop {
