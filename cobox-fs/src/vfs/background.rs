@@ -1,4 +1,4 @@
-//! The threads behind a mount: one cuts, one applies what other devices sent.
+//! The threads behind a mount: one cuts, one seals what streams in, one applies what other devices sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +57,7 @@ impl Wake {
     }
 }
 
-/// The threads that cut and catch up; they end when this is dropped.
+/// The threads that cut, seal and catch up; they end when this is dropped.
 pub struct Background {
     stop: Arc<AtomicBool>,
     vfs: Arc<Vfs>,
@@ -71,6 +71,7 @@ impl Drop for Background {
             let _state = self.vfs.wake.state.lock();
             self.vfs.wake.changed.notify_all();
         }
+        self.vfs.streamer.wake();
         self.vfs.folder().store().watch().bump(self.vfs.folder().no());
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -81,10 +82,12 @@ impl Drop for Background {
 }
 
 impl Vfs {
-    /// Starts the cutter and the catch-up thread.
+    /// Starts the cutter, the thread that seals and the catch-up thread.
     pub fn start_background(self: &Arc<Self>) -> Background {
         let stop = Arc::new(AtomicBool::new(false));
-        let threads = [("cut", Self::cut_loop as fn(&Self, &AtomicBool)), ("catch-up", Self::catch_up_loop)]
+        let loops: [(&str, fn(&Self, &AtomicBool)); 3] =
+            [("cut", Self::cut_loop), ("stream", Self::stream_loop), ("catch-up", Self::catch_up_loop)];
+        let threads = loops
             .into_iter()
             .filter_map(|(name, run)| {
                 let (vfs, stop) = (Arc::clone(self), Arc::clone(&stop));

@@ -73,6 +73,11 @@ impl Vfs {
     ///
     /// The caller holds the file's `io` lock.
     pub(super) fn settle(&self, file: &File, tail: Tail) -> Result<(), Errno> {
+        self.settle_until(file, tail, Instant::now() + Duration::from_millis(ABSENT_WAIT_MS))
+    }
+
+    /// Like [`Self::settle`]; waits for bytes of other devices until then.
+    pub(super) fn settle_until(&self, file: &File, tail: Tail, until: Instant) -> Result<(), Errno> {
         let (snapshot, alignment) = {
             let inner = file.inner();
             (inner.map.clone(), inner.alignment())
@@ -80,7 +85,6 @@ impl Vfs {
         if !snapshot.is_changed() {
             return Ok(());
         }
-        let until = Instant::now() + Duration::from_millis(ABSENT_WAIT_MS);
         let (content, settled) = loop {
             let seen = self.folder.store().watch().seen();
             match self.settle_now(&snapshot, alignment, tail) {
@@ -90,10 +94,12 @@ impl Vfs {
             }
         };
         let stamp = snapshot.stamp();
-        // Without the snapshot its buffers belong to the map alone again.
+        let mut inner = file.inner();
+        // Without the snapshot its buffers belong to the map alone again; before the lock a write could
+        // make one of them newer, and it would be sealed twice.
         drop(snapshot);
         if settled > 0 || content.size() == 0 && tail == Tail::Take {
-            self.take_base(&mut file.inner(), content, stamp, settled);
+            self.take_base(&mut inner, content, stamp, settled);
         }
         Ok(())
     }

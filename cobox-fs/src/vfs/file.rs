@@ -14,6 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::filemap::FileMap;
 use super::rechunk::Alignment;
+use super::stream::Stream;
 use super::{Errno, OpenFlags};
 
 /// Overwrites out of order after which a file is cut into fixed blocks: a few may be an editor's.
@@ -59,6 +60,8 @@ pub struct Inner {
     pub stowed: bool,
     /// Whether it was published while open for writing, last time around.
     pub busy: bool,
+    /// Who seals it while it is written.
+    pub stream: Stream,
     last_write_end: u64,
     random_writes: u32,
 }
@@ -120,6 +123,7 @@ impl File {
             saved: Saved::default(),
             stowed: false,
             busy: false,
+            stream: Stream::Idle,
             last_write_end: 0,
             random_writes: 0,
         };

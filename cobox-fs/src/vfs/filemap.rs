@@ -165,10 +165,14 @@ impl FileMap {
             self.size = self.size.max(end);
             return;
         }
+        // The buffer of a file that grows is not moved while it fills.
+        let streams = offset == self.size && offset >= SEGMENT_BYTES as u64;
         self.clear(offset..end);
         for (nth, part) in data.chunks(SEGMENT_BYTES).enumerate() {
             let at = offset + (nth * SEGMENT_BYTES) as u64;
-            self.insert(at, part.len() as u64, Source::Mem(MemSlice::new(part.to_vec())), false);
+            let mut buffer = Vec::with_capacity(if streams { SEGMENT_BYTES } else { part.len() });
+            buffer.extend_from_slice(part);
+            self.insert(at, part.len() as u64, Source::Mem(MemSlice::new(buffer)), false);
         }
         self.size = self.size.max(end);
     }

@@ -16,7 +16,7 @@ use super::content::ChunkIo;
 use super::file::{File, Handle};
 use super::filemap::Source;
 use super::numbers::NodeRef;
-use super::rechunk::{self, Place, Span, Tail};
+use super::rechunk::{self, Place, Span};
 use super::sequencer::now_ns;
 use super::{ABSENT_WAIT_MS, Attr, DIRTY_BYTES_MAX, Errno, ReadOutcome, STREAM_BYTES, Vfs};
 use crate::tree::ops;
@@ -280,10 +280,8 @@ impl Vfs {
             inner.write(at, data, now_ns());
             inner.map.mem_bytes()
         };
-        if in_memory >= STREAM_BYTES
-            && let Some(_io) = file.io.try_lock()
-        {
-            self.settle(&file, Tail::Leave)?;
+        if in_memory >= STREAM_BYTES {
+            self.stream(&file, in_memory)?;
         }
         if self.dirty_bytes.load(Ordering::Relaxed) > DIRTY_BYTES_MAX {
             self.relieve()?;

@@ -23,6 +23,7 @@ pub mod rechunk;
 mod rows;
 mod sequencer;
 mod space;
+mod stream;
 mod xattr;
 
 use std::collections::HashMap;
@@ -55,6 +56,9 @@ pub const DIRTY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// A file with this much in memory is sealed as far as its chunks are complete: sixty-four chunks, so
 /// that the nodes of its extent tree are not written for each.
 pub const STREAM_BYTES: u64 = 4 * 1024 * 1024;
+/// With this much of one file in memory its writer waits for the sealing: four packs, so that one is
+/// written to the disk while others are made, and two such files stay within [`DIRTY_BYTES_MAX`].
+pub const STREAM_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// How a folder is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,6 +181,7 @@ pub struct Vfs {
     status: RwLock<Option<Arc<dyn StatusSource>>>,
     notifier: RwLock<Option<Arc<Notifier>>>,
     wake: background::Wake,
+    streamer: stream::Streamer,
     connected: AtomicBool,
     dirty_bytes: Arc<AtomicU64>,
     pending_groups: AtomicU64,
@@ -211,6 +216,7 @@ impl Vfs {
             status: RwLock::default(),
             notifier: RwLock::default(),
             wake: background::Wake::default(),
+            streamer: stream::Streamer::default(),
             connected: AtomicBool::new(false),
             dirty_bytes: Arc::default(),
             pending_groups: AtomicU64::new(0),

@@ -7,20 +7,22 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cobox_store::Error;
 use cobox_store::format::content::{ChunkRef, Content, Extent};
 use cobox_store::format::pack::ChunkType;
 use cobox_store::format::{CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, DecodeError, INLINE_BYTES_MAX};
-use cobox_store::keyed::{End, SealedChunk};
+use cobox_store::keyed::End;
 
 use super::content::{ChunkIo, Edit, extents_in, splice};
 use super::filemap::{FileMap, MemSlice, Source};
 
 /// Shorter holes are stored as zeros: one file-system block.
 const HOLE_BYTES_MIN: u64 = 4096;
-/// Bytes that are gathered before they are sealed: enough that a second thread pays.
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes that are gathered before they are sealed: a pack, so that while one thread stores a full one
+/// the other has something to seal.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// From here on sealing uses a second thread: starting one costs what sealing 50 KiB does.
 const PARALLEL_BYTES: usize = 512 * 1024;
 /// When the old borders do not fit again after this much, the next one is forced.
@@ -278,7 +280,12 @@ impl Cutter<'_> {
         let size = self.map.size();
         let mut dirty_end = end;
         let mut borders: VecDeque<u64> = VecDeque::new();
-        let mut buffer = Buffer { bytes: Vec::new(), start, cuts: Vec::new(), extents: Vec::new() };
+        let mut buffer = Buffer {
+            bytes: Vec::with_capacity(usize_of(end.saturating_sub(start)).min(BATCH_BYTES) + CHUNK_BYTES_MAX),
+            start,
+            cuts: Vec::new(),
+            extents: Vec::new(),
+        };
         loop {
             if buffer.fed() >= dirty_end || buffer.bytes.len() - buffer.cut() >= CHUNK_BYTES_MAX {
                 self.cut_all(&mut buffer, dirty_end, &borders)?;
@@ -420,11 +427,7 @@ impl Cutter<'_> {
             plain.push(buffer.bytes.get(from..*to).unwrap_or(&[]));
             from = *to;
         }
-        for sealed in seal_chunks(self.io, &plain, from) {
-            let len = sealed.plain_len;
-            let chunk = (self.io.stow)(sealed)?;
-            buffer.extents.push(Extent::Data { len, chunk });
-        }
+        buffer.extents.extend(stow_chunks(self.io, &plain, from)?);
         buffer.bytes.drain(..from);
         buffer.start += from as u64;
         buffer.cuts.clear();
@@ -432,22 +435,40 @@ impl Cutter<'_> {
     }
 }
 
-/// Seals in two threads where that pays.
-fn seal_chunks(io: ChunkIo<'_>, plain: &[&[u8]], bytes: usize) -> Vec<SealedChunk> {
-    let seal_all = |part: &[&[u8]]| -> Vec<SealedChunk> {
-        part.iter().map(|bytes| (io.seal)(ChunkType::Data, bytes)).collect()
+/// Seals and stows, in two threads where that pays; the extents are in the order of the chunks.
+fn stow_chunks(io: ChunkIo<'_>, plain: &[&[u8]], bytes: usize) -> Result<Vec<Extent>, Error> {
+    let next = AtomicUsize::new(0);
+    let stow_some = || -> Result<Vec<(usize, Extent)>, Error> {
+        let mut stowed = Vec::with_capacity(plain.len());
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(chunk) = plain.get(at) else { return Ok(stowed) };
+            let sealed = (io.seal)(ChunkType::Data, chunk);
+            let len = sealed.plain_len;
+            match (io.stow)(sealed) {
+                Ok(chunk) => stowed.push((at, Extent::Data { len, chunk })),
+                Err(error) => {
+                    // The other thread need not go on.
+                    next.store(plain.len(), Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+        }
     };
-    if bytes < PARALLEL_BYTES || plain.len() < 2 {
-        return seal_all(plain);
-    }
-    let (left, right) = plain.split_at(plain.len() / 2);
-    std::thread::scope(|scope| {
-        let other = scope
-            .spawn(move || right.iter().map(|bytes| (io.seal)(ChunkType::Data, bytes)).collect::<Vec<_>>());
-        let mut sealed = seal_all(left);
-        sealed.extend(other.join().expect("sealing does not panic"));
-        sealed
-    })
+    let mut stowed = if bytes < PARALLEL_BYTES || plain.len() < 2 {
+        stow_some()?
+    } else {
+        std::thread::scope(|scope| {
+            let other = scope.spawn(stow_some);
+            let mine = stow_some();
+            let theirs = other.join().expect("sealing does not panic");
+            let (mut stowed, theirs) = (mine?, theirs?);
+            stowed.extend(theirs);
+            Ok::<_, Error>(stowed)
+        })?
+    };
+    stowed.sort_unstable_by_key(|(at, _)| *at);
+    Ok(stowed.into_iter().map(|(_, extent)| extent).collect())
 }
 
 fn usize_of(value: u64) -> usize {

@@ -22,6 +22,41 @@ fn bytes_of(vfs: &Vfs, name: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn files_streamed_beside_each_other_keep_every_byte() {
+    let mut device = Device::new();
+    let (first, second) = (Dice::new(11).bytes(70 << 20), Dice::new(12).bytes(30 << 20));
+    let background = device.vfs().start_background();
+    let write = |name: &[u8], bytes: &[u8], every: usize| {
+        let vfs = device.vfs();
+        let (_, fh) = vfs.create(ROOT, name, BY, WRITE).expect("created");
+        for (nth, part) in bytes.chunks(100_000).enumerate() {
+            let at = nth as u64 * 100_000;
+            if nth % every != 50 {
+                vfs.write(fh, at, part).expect("written");
+                continue;
+            }
+            // What lies just behind is written twice: perhaps while it is sealed.
+            let behind = at.saturating_sub(3_000_000);
+            let again = bytes.get(behind as usize..behind as usize + 5000).expect("inside");
+            vfs.write(fh, behind, &vec![0; again.len()]).expect("written");
+            vfs.write(fh, at, part).expect("written");
+            vfs.write(fh, behind, again).expect("written");
+        }
+        vfs.fsync(fh, FsyncKind::Data).expect("synced");
+    };
+    std::thread::scope(|scope| {
+        // Once is still cut by content, often is cut into blocks.
+        scope.spawn(|| write(b"first", &first, usize::MAX));
+        write(b"second", &second, 51);
+    });
+    assert!(bytes_of(device.vfs(), b"first") == first && bytes_of(device.vfs(), b"second") == second);
+    drop(background);
+    // Never closed.
+    device.restart();
+    assert!(bytes_of(device.vfs(), b"first") == first && bytes_of(device.vfs(), b"second") == second);
+}
+
+#[test]
 fn fsync_then_restart_without_goodbye_keeps_data() {
     let mut device = Device::new();
     let mut dice = Dice::new(3);
@@ -263,6 +298,7 @@ fn measure_calls_without_a_kernel() {
     let bytes = Dice::new(1).bytes(512 << 20);
     let mut ino = 0;
     timed("MiB written in order", &mut || {
+        let _background = vfs.start_background();
         ino = write_file(vfs, b"big", &bytes);
         512.0
     });

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use cobox_store::id::{ChunkTag, EpochId, hash};
+use cobox_store::keyed::SealedChunk;
 use parking_lot::Mutex;
 
 use super::*;
