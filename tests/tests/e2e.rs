@@ -405,3 +405,52 @@ fn status_file_and_attributes_of_the_mount_say_what_status_says() {
     let place = json(&scene.device.ctl(&["whereis", file.to_str().expect("text"), "--json"]).ok());
     assert_eq!((&place["state"], &place["copies"]), (&"proved".into(), &1.into()), "{place}");
 }
+
+#[test]
+fn folder_that_nobody_holds_does_not_keep_the_others_from_coming_back() {
+    if !can_mount("folder_that_nobody_holds_does_not_keep_the_others_from_coming_back") {
+        return;
+    }
+    let mut scene = Scene::new("1G");
+    fs::write(scene.device.mount.join("file"), b"bytes").expect("writes");
+    scene.device.ctl(&["folder", "create", "alone"]).ok();
+    scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    scene.device.kill();
+    let (device, said) = scene.recover("second", &scene.words(), &scene.seeder.address());
+    let _stop = Autostarted(&device);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.err.contains("alone could not be joined"), "{said:?}");
+    device.mount("docs");
+    assert_eq!(fs::read(device.mount.join("file")).expect("reads"), b"bytes");
+}
+
+#[test]
+fn seeder_that_lost_its_data_is_no_copy_until_it_proves_again() {
+    if !can_mount("seeder_that_lost_its_data_is_no_copy_until_it_proves_again") {
+        return;
+    }
+    let mut scene = Scene::new("1G");
+    write_sample(&scene.device.mount, 11);
+    scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    let address = scene.seeder.address();
+    scene.seeder.kill();
+    let said = scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "500ms"]);
+    println!("with the seeder off: {said:?}");
+    for entry in fs::read_dir(&scene.seeder.data).expect("lists") {
+        let path = entry.expect("lists").path();
+        if path.is_dir() {
+            fs::remove_dir_all(path).expect("removes");
+        } else if path.file_name().is_some_and(|name| name != "identity") {
+            fs::remove_file(path).expect("removes");
+        }
+    }
+    scene.seeder.start();
+    scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "100s"]).ok();
+    let before = tree(&scene.device.mount);
+    scene.device.kill();
+    let (device, said) = scene.recover("second", &scene.words(), &address);
+    let _stop = Autostarted(&device);
+    assert_eq!(said.code, 0, "{said:?}");
+    device.mount("docs");
+    assert_eq!(tree(&device.mount), before);
+}

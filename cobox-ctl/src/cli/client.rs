@@ -160,6 +160,9 @@ fn lock_is_fleeting(deadline: Instant) -> bool {
     deadline.saturating_duration_since(Instant::now()) > START_WAIT - Duration::from_secs(5)
 }
 
+/// The first descriptor after standard input, output and error.
+const FIRST_OTHER_FD: i32 = 3;
+
 fn launch(paths: &Paths, passphrase: Option<&Zeroizing<String>>) -> Outcome<()> {
     let program = daemon_program();
     let log_path = paths.log_file();
@@ -184,6 +187,8 @@ fn launch(paths: &Paths, passphrase: Option<&Zeroizing<String>>) -> Outcome<()> 
     if passphrase.is_some() {
         command.arg("--passphrase-stdin");
     }
+    // The daemon outlives whoever called us, and must not hold their locks and pipes for so long.
+    close_fds::set_fds_cloexec(FIRST_OTHER_FD, &[]);
     let mut child = command.spawn().map_err(|error| problem(&program.display().to_string(), &error))?;
     if let (Some(mut pipe), Some(passphrase)) = (child.stdin.take(), passphrase) {
         // A daemon that died at once does not read; its own words say more than this error.

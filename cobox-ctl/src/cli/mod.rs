@@ -333,8 +333,12 @@ fn start_log() {
 #[must_use]
 pub fn daemon_main() -> ExitCode {
     let args = <DaemonArgs as clap::Parser>::parse();
+    // Nothing of the device's is for other users of the machine, RocksDB's own files included.
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
+    // Whoever leads a group of processes already has left the terminal's session, or may not.
     if args.detach
         && let Err(error) = rustix::process::setsid()
+        && error != rustix::io::Errno::PERM
     {
         eprintln!("coboxd: the session was not left: {error}");
     }

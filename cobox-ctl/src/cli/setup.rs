@@ -192,12 +192,40 @@ fn rejoin_folders(
             "Check that they are the right member's words, and try another seeder that keeps the folders.",
         )
     })?;
+    let (mut joined, mut first_problem) = (0, None);
     for found in Home::locator_open(secret, &locator)? {
+        // A folder that was skipped keeps its index: a new one must not get the same recovery keys.
+        home.reserve_index(found.index)?;
         let name = String::from_utf8_lossy(&found.name).into_owned();
         progress.say(&format!("joining {name}"));
-        let records = fetch_records(node, secret, address, &found)?;
-        home.folder_recover(secret, found.index, &name, records)?;
+        match rejoin_folder(home, node, secret, address, &found, &name) {
+            Ok(()) => joined += 1,
+            Err(problem) => {
+                progress.say(&format!("{name} could not be joined: {} {}", problem.message, RECOVER_LATER));
+                first_problem = first_problem.or(Some(problem));
+            }
+        }
     }
+    // One folder whose seeders are away must not keep the others from coming back.
+    match first_problem {
+        Some(problem) if joined == 0 => Err(problem),
+        _ => Ok(()),
+    }
+}
+
+/// What people can do about a folder that was skipped.
+const RECOVER_LATER: &str = "The words still open it: recover once more, into another home, from a seeder that holds it.";
+
+fn rejoin_folder(
+    home: &Home,
+    node: &Node,
+    secret: &MemberSecret,
+    address: &SeederAddress,
+    found: &LocatorFolder,
+    name: &str,
+) -> Outcome<()> {
+    let records = fetch_records(node, secret, address, found)?;
+    home.folder_recover(secret, found.index, name, records)?;
     Ok(())
 }
 

@@ -89,6 +89,7 @@ fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
     let peers = daemon.node.status(state.no())?.peers;
     for (peer_id, grant) in grants(state)? {
         let open = peers.iter().find(|peer| peer.peer == peer_id && peer.session == SessionState::Open);
+        note_session(state, peer_id, open);
         let Some(peer) = open.filter(|_| !daemon.is_ending()) else { continue };
         if wants_locator(daemon, state, peer_id) {
             let version = daemon.locator_version.load(Ordering::SeqCst);
@@ -107,6 +108,18 @@ fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
         }
     }
     Ok(())
+}
+
+/// What was given over an earlier session may be gone: the seeder's disk may be a new one.
+fn note_session(state: &FolderState, peer_id: PeerId, open: Option<&PeerStatus>) {
+    let mut seeders = state.seeders.lock();
+    let notes = seeders.entry(peer_id).or_default();
+    if open.is_some() && !notes.was_open {
+        notes.locator_version = 0;
+        notes.locator_tried = None;
+        notes.proved_at = None;
+    }
+    notes.was_open = open.is_some();
 }
 
 /// Replaces the locator that a seeder keeps: another device of the member may have left it, and joined

@@ -37,6 +37,10 @@ pub(crate) struct SeederNotes {
     pub locator_version: u64,
     /// When an audit was last tried.
     pub audit_tried: Option<Instant>,
+    /// When an audit last proved everything that was live.
+    pub proved_at: Option<Instant>,
+    /// Whether a session was open at the last visit: a new one may be with a seeder that lost its data.
+    pub was_open: bool,
     /// When a locator was last offered.
     pub locator_tried: Option<Instant>,
     /// What the last audit or locator ran into.

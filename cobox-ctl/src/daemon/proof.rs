@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use cobox_net::{PeerId, PeerStatus};
+use cobox_net::{PeerId, PeerStatus, SessionState};
 use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{PackState, Store};
 use cobox_store::format::entry::LogHead;
@@ -85,7 +85,9 @@ impl FolderState {
     pub fn standing(&self, seeder: PeerId, live: &LiveSet, peer: Option<&PeerStatus>) -> Outcome<Standing> {
         let receipt = self.receipt(seeder)?;
         let proved_at_ms = receipt.as_ref().map(|receipt| receipt.time_ms);
-        let holding = if receipt.is_some_and(|receipt| covers(&receipt, live)) {
+        // A connected seeder that says it lacks something lost it since it proved it.
+        let lost = peer.is_some_and(|peer| peer.session == SessionState::Open && !peer.is_caught_up());
+        let holding = if !lost && receipt.is_some_and(|receipt| covers(&receipt, live)) {
             Holding::Proved
         } else if peer.is_some_and(PeerStatus::is_caught_up) {
             Holding::Claimed

@@ -8,7 +8,7 @@ use cobox_net::{FolderSecrets, PeerId, SessionState};
 use cobox_store::format::address::SeederAddress;
 use zeroize::Zeroizing;
 
-use super::Daemon;
+use super::{Daemon, now_ms};
 use super::folder::FolderState;
 use super::proof::covers;
 use super::status::{address_of, grants};
@@ -56,6 +56,12 @@ impl Daemon {
         until_ms: u64,
     ) -> Outcome<SeederAddReport> {
         let state = self.folder(folder)?;
+        if quota_bytes == 0 || (until_ms != 0 && until_ms <= now_ms()) {
+            return Err(Problem::usage(
+                "A grant of nothing, or one that has ended, would store nothing.",
+                "Give a quota above 0 and a day that is still to come.",
+            ));
+        }
         let address = parse_address(address)?;
         let peer_id = PeerId::from_bytes(&address.peer_id).ok_or_else(bad_address)?;
         state.folder.grant_seeder(&address, quota_bytes, until_ms)?;
@@ -156,6 +162,7 @@ impl Daemon {
         notes.problem = None;
         if let Some(live) = &proved {
             notes.proved = Some(Arc::clone(&live.packs));
+            notes.proved_at = Some(started);
         }
         let ms = started.elapsed().as_millis();
         tracing::info!(folder = %state.folder.id(), samples = receipt.samples_asked, whole = proved.is_some(), ms, "audited");

@@ -1,6 +1,7 @@
 //! `wait`: until enough seeders have proved that they hold all that was written before it was asked;
 //! and the same the other way round after a recovery.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cobox_fs::vfs::Cut;
@@ -18,6 +19,8 @@ use crate::report::{ArriveReport, FolderReport, Holding, ProofReport, WaitProgre
 const TELL: Duration = Duration::from_millis(250);
 /// After an audit that did not succeed, so that a failing seeder is not asked without pause.
 const AUDIT_RETRY: Duration = Duration::from_secs(1);
+/// A proof of this age is as good as one made now.
+const FRESH: Duration = Duration::from_secs(60);
 /// What a device without any entry waits for more, after a session is open: the seeder's heads come in
 /// the first frames of it.
 const QUIET: Duration = Duration::from_secs(2);
@@ -60,7 +63,7 @@ impl Daemon {
         let target = state.live_set()?;
         let mut audited: std::collections::BTreeMap<PeerId, Instant> = Default::default();
         loop {
-            let turn = self.look(&state, &target.heads)?;
+            let turn = self.look(&state, &target.heads, started)?;
             let proved = u32::try_from(turn.proved.len()).unwrap_or(u32::MAX);
             let progress = progress(&turn, target.pack_bytes, copies);
             if proved >= copies {
@@ -99,13 +102,22 @@ impl Daemon {
         }
     }
 
-    fn look(&self, state: &FolderState, target: &[LogHead]) -> Outcome<Turn> {
+    fn look(&self, state: &FolderState, target: &[LogHead], started: Instant) -> Outcome<Turn> {
+        let locator_version = self.locator_version.load(Ordering::SeqCst);
         let peers = self.node.status(state.no())?.peers;
         let mut turn =
             Turn { proved: Vec::new(), nearest: None, caught_up: Vec::new(), problems: Vec::new() };
         for (peer_id, _) in grants(state)? {
             let receipt = state.receipt(peer_id)?.filter(|receipt| reaches(receipt, target));
-            if let Some(receipt) = receipt {
+            let (is_fresh, has_locator) = {
+                let seeders = state.seeders.lock();
+                let notes = seeders.get(&peer_id);
+                let proved_at = notes.and_then(|notes| notes.proved_at);
+                let fresh = proved_at.is_some_and(|at| at >= started || at.elapsed() < FRESH);
+                (fresh, notes.is_some_and(|notes| notes.locator_version == locator_version))
+            };
+            // A copy counts when it was proved just now, and the words alone would find it.
+            if let Some(receipt) = receipt.filter(|_| is_fresh && has_locator) {
                 turn.proved.push(ProofReport {
                     peer_id: peer_id.to_string(),
                     holding: Holding::Proved,
@@ -120,7 +132,9 @@ impl Daemon {
             let noted = state.seeders.lock().get(&peer_id).and_then(|notes| notes.problem.clone());
             turn.problems.extend(problem_of(peer_id, peer).or(noted));
             let Some(peer) = peer else { continue };
-            if peer.is_caught_up() {
+            if peer.is_caught_up() && is_fresh && !has_locator {
+                turn.problems.push(format!("{peer_id} does not keep the newest locator yet"));
+            } else if peer.is_caught_up() {
                 turn.caught_up.push(peer_id);
             }
             let nearer = turn.nearest.as_ref().is_none_or(|nearest| {

@@ -31,6 +31,8 @@ use crate::format::device::{DeviceRow, FolderRow};
 use crate::format::locator::LOCATOR_FOLDERS_MAX;
 use crate::id::{FolderId, FolderNo, KemKey, LogId, MemberId};
 
+/// Setting: the first index that a new folder may take.
+const INDEX_FLOOR: &str = "index floor";
 /// Version of Unicode whose normalisation names are compared by (unicode-normalization 0.1.25).
 const UNICODE: [u8; 2] = [16, 0];
 
@@ -211,7 +213,8 @@ impl Home {
         let _one_at_a_time = self.changing.lock();
         let known = self.folders()?;
         check_name(name, &known)?;
-        let index = known.iter().map(|info| info.index + 1).max().unwrap_or(0);
+        let used = known.iter().map(|info| info.index + 1).max().unwrap_or(0);
+        let index = used.max(self.index_floor()?);
         let Some((member, recovery_kem)) = self.device.recovery.get(index as usize).copied() else {
             return Err(Error::TooManyFolders(LOCATOR_FOLDERS_MAX));
         };
@@ -233,6 +236,22 @@ impl Home {
         let epoch = NewEpoch { commit, boxes, swarm_boxes: Vec::new(), previous: Vec::new() };
         let epoch = sign_record(&new.sign, folder, vec![genesis.hash()], Act::NewEpoch(epoch));
         self.folder_add(&new.row(index, name), &[genesis, epoch])
+    }
+
+    /// Keeps new folders off the recovery keys of `index`: another folder of the member has them, which
+    /// this device did not join.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn reserve_index(&self, index: u32) -> Result<()> {
+        let _one_at_a_time = self.changing.lock();
+        let floor = self.index_floor()?.max(index.saturating_add(1));
+        self.store.setting_put(FolderNo(0), INDEX_FLOOR, &floor.to_le_bytes())
+    }
+
+    fn index_floor(&self) -> Result<u32> {
+        let floor = self.store.setting(FolderNo(0), INDEX_FLOOR)?;
+        Ok(floor.and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes))
     }
 
     /// Stores a folder's records and this device's keys for it, and opens it.
