@@ -59,8 +59,11 @@ pub struct LocalReport {
     pub packs: u64,
     /// Their bytes.
     pub pack_bytes: u64,
-    /// Live packs that are not on this device.
+    /// Live packs that are not wholly on this device.
     pub packs_missing: u64,
+    /// Those of them that no seeder is known to hold.
+    #[serde(default)]
+    pub packs_lost: u64,
     /// Bytes that no entry carries yet.
     pub dirty_bytes: u64,
     /// Changes that no entry carries yet.
@@ -207,7 +210,7 @@ pub struct FolderCheck {
     pub packs: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// Live packs that are not on this device: no damage.
+    /// Live packs that are not wholly on this device, but at a seeder: no damage.
     pub packs_missing: u64,
     /// What is wrong, one sentence each.
     pub damage: Vec<String>,

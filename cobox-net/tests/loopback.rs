@@ -7,7 +7,7 @@ use std::time::Instant;
 use cobox_net::seeder::Accept;
 use cobox_net::seeder::commands::{Answer, Request, ask_running};
 use cobox_net::{Error, SessionState, Transport};
-use cobox_store::blind::PackStatus;
+use cobox_store::blind::{Batch, Durability, PackStatus, Table, key as table_key};
 use cobox_store::format::access::BOX_BYTES;
 use cobox_store::id::{LocatorId, MemberId};
 use common::{Made, Member, Seeding, bytes, until};
@@ -149,6 +149,10 @@ fn audit_after_a_pack_was_lost_fails_and_the_pack_comes_back() {
     member.node.shutdown();
     let store = seeder.store();
     let no = store.folder_no(member.folder).expect("holds it");
+    // Without a sound outboard nothing of the pack can be kept.
+    let mut batch = Batch::default();
+    batch.put(&table_key(no, Table::Outboard, &packs[0].id.0), b"bent");
+    store.db().commit(batch, Durability::Synced).expect("commits");
     store.pack_mark_damaged(no, packs[0].id).expect("marks");
     drop(store);
     seeder.start();

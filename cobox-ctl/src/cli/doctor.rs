@@ -117,6 +117,15 @@ fn one_folder(report: &mut Report, folder: &FolderReport) {
             "Mount it again with `cobox-ctl mount`, or forget it with `cobox-ctl umount`.",
         );
     }
+    if folder.local.packs_lost > 0 {
+        report.bad(
+            format!(
+                "{name}: {} packs are not whole on this machine, and no seeder is known to hold them.",
+                folder.local.packs_lost
+            ),
+            "Connect a seeder or a device that has them; if there is none, look at the disk's health and copy away what can still be read.",
+        );
+    }
     if folder.seeders.is_empty() {
         report.bad(
             format!("{name} has no seeder: everything in it is on this machine only."),

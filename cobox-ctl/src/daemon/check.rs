@@ -19,7 +19,14 @@ impl Daemon {
     pub fn check(&self, folder: Option<&str>, tell: super::wait::Tell<'_>) -> Outcome<CheckReport> {
         let mut folders = Vec::new();
         for state in self.chosen(folder)? {
-            folders.push(check_folder(&state, tell)?);
+            let mut found = check_folder(&state, tell)?;
+            let local = self.folder_report(&state)?.local;
+            found.packs_missing = local.packs_missing.saturating_sub(local.packs_lost);
+            if local.packs_lost > 0 {
+                // Ahead of the list, which may be cut short: this is what cannot be mended.
+                found.damage.insert(0, lost(local.packs_lost));
+            }
+            folders.push(found);
         }
         Ok(CheckReport { folders })
     }
@@ -38,18 +45,18 @@ fn check_folder(state: &FolderState, tell: super::wait::Tell<'_>) -> Outcome<Fol
     for head in store.log_heads(state.no())? {
         check_log(state, &head, &mut found)?;
     }
-    let (mut total, mut missing) = (0u64, 0u64);
+    let mut total = 0u64;
     store.packs_live(state.no(), &mut |pack, pack_state| match pack_state {
         PackState::Complete => total = total.saturating_add(pack.size),
-        PackState::Missing => missing += 1,
+        PackState::Missing => {}
     })?;
-    found.packs_missing = missing;
     let mut done = 0u64;
     let mut problem = None;
     let report = store.check_packs(state.no(), &mut |pack, health| {
         done = done.saturating_add(pack.size);
         if health == PackHealth::Damaged {
-            add(&mut found.damage, format!("Pack {} does not match its hash; it is fetched again.", pack.id));
+            let what = "does not match its hash; what is damaged is fetched again where a seeder has it";
+            add(&mut found.damage, format!("Pack {} {what}.", pack.id));
         }
         match tell(&progress(done, total)) {
             Ok(()) => ControlFlow::Continue(()),
@@ -93,6 +100,14 @@ fn check_log(state: &FolderState, head: &LogHead, found: &mut FolderCheck) -> Ou
         add(&mut found.damage, format!("Log {} does not end in its head.", head.log));
     }
     Ok(())
+}
+
+/// What cannot be fetched again, as far as is known.
+fn lost(packs: u64) -> String {
+    let (are, them) = if packs == 1 { ("pack is", "it") } else { ("packs are", "them") };
+    format!(
+        "{packs} {are} damaged or not wholly on this device, and no seeder is known to hold {them}: what of {them} is sound stays readable."
+    )
 }
 
 fn add(damage: &mut Vec<String>, sentence: String) {

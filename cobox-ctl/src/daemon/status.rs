@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use cobox_fs::vfs::{FileState, StatusSource};
 use cobox_net::{Path, PeerId, PeerStatus, SessionState, Transport};
+use cobox_store::blind::PackState;
 use cobox_store::format::access::SeederGrant;
 use cobox_store::format::address::SeederAddress;
 use cobox_store::id::PackId;
@@ -28,7 +29,7 @@ impl Daemon {
 
     /// Everything about one folder.
     pub fn folder_report(&self, state: &FolderState) -> Outcome<FolderReport> {
-        let live = state.live_set()?;
+        let live = live_now(state)?;
         let peers = self.node.status(state.no())?.peers;
         let seeders: Vec<SeederReport> = grants(state)?
             .into_iter()
@@ -44,7 +45,7 @@ impl Daemon {
             name: state.folder.name(),
             id: state.folder.id().to_hex(),
             mount: state.mount_report(),
-            local: local_report(state, &live),
+            local: local_report(state, &live, packs_lost(state, &live, &seeders)?),
             copies_claimed: count(|holding| holding != Holding::Behind),
             copies_proved: count(|holding| holding == Holding::Proved),
             proved_at_ms: seeders
@@ -98,13 +99,42 @@ pub(crate) fn address_of(grant: &SeederGrant) -> SeederAddress {
     SeederAddress { peer_id: grant.peer_id.clone(), kem: grant.kem, addresses: grant.addresses.clone() }
 }
 
-fn local_report(state: &FolderState, live: &LiveSet) -> LocalReport {
+/// The live packs; scanned again when a pack that was here turned out damaged, which moves no head.
+fn live_now(state: &FolderState) -> Outcome<Arc<LiveSet>> {
+    let live = state.live_set()?;
+    if live.missing > 0 || state.folder.store().packs_missing(state.no(), None, 1)?.is_empty() {
+        return Ok(live);
+    }
+    *state.live.lock() = None;
+    state.live_set()
+}
+
+/// How many live packs are not wholly here while no seeder is known to hold them: none that proved or
+/// claims the whole folder, and none that proved these packs since the daemon began.
+fn packs_lost(state: &FolderState, live: &LiveSet, seeders: &[SeederReport]) -> Outcome<u64> {
+    if live.missing == 0 || seeders.iter().any(|seeder| seeder.holding != Holding::Behind) {
+        return Ok(0);
+    }
+    let granted: Vec<PeerId> = grants(state)?.into_iter().map(|(peer_id, _)| peer_id).collect();
+    let notes = state.seeders.lock();
+    let proved: Vec<_> = granted.iter().filter_map(|peer_id| notes.get(peer_id)?.proved.clone()).collect();
+    drop(notes);
+    let mut lost = 0;
+    state.folder.store().packs_live(state.no(), &mut |pack, here| {
+        let held = proved.iter().any(|packs| packs.contains(&pack.id));
+        lost += u64::from(here == PackState::Missing && !held);
+    })?;
+    Ok(lost)
+}
+
+fn local_report(state: &FolderState, live: &LiveSet, packs_lost: u64) -> LocalReport {
     let stats = state.vfs().map(|vfs| vfs.stats()).unwrap_or_default();
     LocalReport {
         entries: live.heads.iter().map(|head| head.seq).sum(),
         packs: u64::try_from(live.packs.len()).unwrap_or(u64::MAX),
         pack_bytes: live.pack_bytes,
         packs_missing: live.missing,
+        packs_lost,
         dirty_bytes: stats.dirty_bytes,
         pending_ops: stats.pending_ops,
     }

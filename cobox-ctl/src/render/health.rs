@@ -15,7 +15,7 @@ pub enum Light {
     Green,
     /// Enough copies are claimed, not all are proved.
     Amber,
-    /// Too few.
+    /// Too few, or a pack is whole nowhere that is known.
     Red,
 }
 
@@ -32,6 +32,8 @@ pub struct FolderHealth {
     pub copies_wanted: u32,
     /// When the youngest proof was given, in milliseconds since 1970.
     pub proved_at_ms: Option<u64>,
+    /// Packs that are neither whole on this device nor known to be at a seeder.
+    pub packs_lost: u64,
 }
 
 /// All folders' health.
@@ -48,7 +50,9 @@ pub fn of(status: &StatusReport) -> HealthReport {
 }
 
 fn judge(folder: &FolderReport) -> FolderHealth {
-    let light = if folder.copies_proved >= COPIES_WANTED {
+    let light = if folder.local.packs_lost > 0 {
+        Light::Red
+    } else if folder.copies_proved >= COPIES_WANTED {
         Light::Green
     } else if folder.copies_claimed >= COPIES_WANTED {
         Light::Amber
@@ -61,6 +65,7 @@ fn judge(folder: &FolderReport) -> FolderHealth {
         copies: folder.copies_proved,
         copies_wanted: COPIES_WANTED,
         proved_at_ms: folder.proved_at_ms,
+        packs_lost: folder.local.packs_lost,
     }
 }
 
@@ -84,5 +89,8 @@ mod tests {
         assert_eq!(judge(&folder(0, 0)).light, Light::Red);
         assert_eq!(judge(&folder(1, 0)).light, Light::Amber);
         assert_eq!(judge(&folder(1, 1)).light, Light::Green);
+        let mut lost = folder(1, 1);
+        lost.local.packs_lost = 1;
+        assert_eq!(judge(&lost).light, Light::Red);
     }
 }

@@ -105,8 +105,16 @@ pub fn folder(folder: &FolderReport) -> String {
     }
     let local = &folder.local;
     line!(text, "  local    {} in {} packs, {} entries", bytes(local.pack_bytes), local.packs, local.entries);
-    if local.packs_missing > 0 {
-        line!(text, "           {} packs are elsewhere and fetched as they are read", local.packs_missing);
+    let elsewhere = local.packs_missing.saturating_sub(local.packs_lost);
+    if elsewhere > 0 {
+        line!(text, "           {elsewhere} packs are elsewhere and fetched as they are read");
+    }
+    if local.packs_lost > 0 {
+        line!(
+            text,
+            "           {} packs are not whole here, and no seeder is known to hold them",
+            local.packs_lost
+        );
     }
     if local.pending_ops > 0 || local.dirty_bytes > 0 {
         line!(
@@ -259,6 +267,13 @@ pub fn health(report: &HealthReport) -> String {
             folder.copies,
             folder.copies_wanted
         );
+        if folder.packs_lost > 0 {
+            line!(
+                text,
+                "  {} packs are not whole here, and no seeder is known to hold them",
+                folder.packs_lost
+            );
+        }
     }
     text
 }

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod batch;
+mod damage;
 pub mod db;
 pub mod have;
 pub mod kembox;

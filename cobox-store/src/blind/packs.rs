@@ -163,7 +163,7 @@ impl Store {
     }
 
     /// Removes slices that a commit listed as garbage; where it fails, the next opening does it.
-    fn remove_ordinals(&self, ordinals: &[Ordinal]) {
+    pub(super) fn remove_ordinals(&self, ordinals: &[Ordinal]) {
         for ordinal in ordinals {
             if let Err(error) = ordinal.remove(self.db()) {
                 tracing::warn!(%error, "slices without a pack stay until the store is opened again");
@@ -314,7 +314,7 @@ impl Store {
     }
 
     /// Answers an audit: a proof for each sample whose slice is here and sound. A pack that is found
-    /// damaged goes back to missing.
+    /// damaged loses the slices that are, and is missing again.
     ///
     /// # Errors
     /// When the disk cannot be read.
@@ -343,28 +343,6 @@ impl Store {
         } else {
             Err(Error::PackDamaged(pack))
         }
-    }
-
-    /// Forgets a pack whose bytes are wrong: if it is live, it is missing again and will be fetched.
-    ///
-    /// # Errors
-    /// See [`super::Db::commit`].
-    pub fn pack_mark_damaged(&self, no: FolderNo, pack: PackId) -> Result<()> {
-        let held = self.ordinals.lock();
-        let Some(info) = self.pack_info(no, pack)? else { return Ok(()) };
-        let mut batch = Batch::default();
-        batch.delete(&info_key(no, pack));
-        batch.delete(&key(no, Table::Outboard, &pack.0));
-        info.ordinal.stage_garbage(&mut batch);
-        if let Some(size) = self.live_size(no, pack)? {
-            batch.put(&key(no, Table::Missing, &pack.0), &size_row(PackRef { id: pack, size }));
-        }
-        self.db().commit(batch, Durability::Synced)?;
-        drop(held);
-        tracing::warn!(%pack, "a damaged pack was dropped");
-        self.remove_ordinals(&[info.ordinal]);
-        self.watch().bump(no);
-        Ok(())
     }
 }
 
@@ -403,8 +381,7 @@ pub(super) fn decode_size(bytes: &[u8]) -> Result<u64, DecodeError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::db::Db;
-    use super::super::scrub::PackHealth;
+    use super::super::damage::bend;
     use super::super::store::StoreKind;
     use super::super::testing::{Author, Founder, new_store, pack_bytes};
     use super::*;
@@ -462,42 +439,6 @@ mod tests {
         assert_eq!(store.packs_missing(no, Some(refs[3].id), 4).expect("scans"), refs[4..8]);
         assert_eq!(store.packs_missing(no, Some(refs[7].id), 4).expect("scans"), refs[8..]);
         assert!(store.packs_missing(no, Some(refs[9].id), 4).expect("scans").is_empty());
-    }
-
-    /// Writes other bytes under the slice of a stored pack, as a failing disk would.
-    fn bend(db: &Db, ordinal: Ordinal, index: u64) {
-        let mut batch = Batch::default();
-        batch.put_bulk(&ordinal.slice_key(index), &[1; SLICE_BYTES as usize]);
-        db.commit(batch, Durability::Synced).expect("commits");
-    }
-
-    #[test]
-    fn damaged_pack_is_found_by_check_and_fetched_again() {
-        let founder = Founder::new(1);
-        let (_dir, store, no) = new_store(&founder);
-        let mut author = Author::new(&founder, &store, no);
-        let packs = packs(&[1 << 20, 1 << 20, 4096]);
-        let refs: Vec<PackRef> = packs.iter().map(|(outboard, _)| outboard.pack()).collect();
-        store.packs_put(no, &packs).expect("puts");
-        store.entry_add(no, &author.write(&refs, b"")).expect("adds");
-        let ordinal = store.pack_info(no, refs[1].id).expect("reads").expect("is there").ordinal;
-        bend(store.db(), ordinal, 5);
-        let mut damaged = Vec::new();
-        let report = store.check_packs(no, &mut |pack, health| {
-            if health == PackHealth::Damaged {
-                damaged.push(pack);
-            }
-            ControlFlow::Continue(())
-        });
-        assert_eq!(report.expect("checks").damaged, [refs[1].id]);
-        assert_eq!(damaged, [refs[1]]);
-        assert_eq!(store.packs_missing(no, None, 9).expect("scans"), [refs[1]]);
-        assert_eq!(store.db().bulk_get(&ordinal.slice_key(0)).expect("reads"), None);
-        store.packs_put(no, &packs).expect("puts again");
-        assert!(store.packs_missing(no, None, 9).expect("scans").is_empty());
-        assert!(
-            store.check_packs(no, &mut |_, _| ControlFlow::Continue(())).expect("checks").damaged.is_empty()
-        );
     }
 
     #[test]

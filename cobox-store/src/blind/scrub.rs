@@ -17,7 +17,7 @@ const PAGE_PACKS: usize = 1024;
 pub enum PackHealth {
     /// Every slice matches.
     Sound,
-    /// A slice does not; the pack went back to missing.
+    /// A slice does not; it was dropped and the pack, if live, went back to missing.
     Damaged,
 }
 
@@ -33,8 +33,8 @@ pub struct CheckReport {
 }
 
 impl Store {
-    /// Checks all complete packs, ascending by id, until the visitor breaks. Damaged ones are dropped
-    /// and, if live, missing again.
+    /// Checks all complete packs, ascending by id, until the visitor breaks. Damaged ones lose
+    /// the slices that are, and, if live, are missing again.
     ///
     /// # Errors
     /// When the disk cannot be read at all, or the database not written.

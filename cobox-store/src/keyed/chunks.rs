@@ -85,8 +85,10 @@ impl Folder {
             None => {
                 let row = self.index_get(&chunk)?.ok_or(Error::Absent(chunk.tag))?;
                 let len = row.len as usize;
-                let sealed = self.store().pack_range(self.no(), row.pack, u64::from(row.offset), len)?;
-                let sealed = sealed.ok_or(Error::Absent(chunk.tag))?;
+                let sealed = match self.store().pack_range(self.no(), row.pack, u64::from(row.offset), len) {
+                    Err(Error::PackDamaged(_)) => return Err(self.damaged(&row)?),
+                    read => read?.ok_or(Error::Absent(chunk.tag))?,
+                };
                 let opened = seal::open(&keys, chunk_type, chunk.tag, &sealed);
                 opened.or_else(|_| Err(self.blame(&row)?))?
             }
@@ -98,19 +100,28 @@ impl Folder {
 
     /// Why a chunk that was read does not open: the disk's fault, or its author's.
     fn blame(&self, row: &TagRow) -> Result<Error> {
-        let Some(outboard) = self.store().outboard(self.no(), row.pack)? else {
-            return Ok(Error::PackDamaged(row.pack));
+        let outboard = match self.store().outboard(self.no(), row.pack) {
+            Ok(Some(outboard)) => outboard,
+            Ok(None) => return Ok(Error::PackDamaged(row.pack)),
+            Err(Error::PackDamaged(_)) => return self.damaged(row),
+            Err(error) => return Err(error),
         };
         let end = (u64::from(row.offset) + u64::from(row.len)).min(PACK_BYTES_MAX);
         for index in u64::from(row.offset) / SLICE_BYTES..end.div_ceil(SLICE_BYTES) {
-            let slice = self.store().slice(self.no(), row.pack, index)?;
-            if !slice.is_some_and(|slice| outboard.slice_matches(index, &slice)) {
-                self.store().pack_mark_damaged(self.no(), row.pack)?;
-                tracing::warn!(folder = %self.id(), pack = %row.pack, "a pack is damaged and will be fetched again");
-                return Ok(Error::PackDamaged(row.pack));
+            match self.store().slice(self.no(), row.pack, index) {
+                Ok(Some(slice)) if outboard.slice_matches(index, &slice) => {}
+                Ok(_) | Err(Error::PackDamaged(_)) => return self.damaged(row),
+                Err(error) => return Err(error),
             }
         }
         Ok(Error::Sealed)
+    }
+
+    /// Has the damaged slices of a pack fetched again.
+    fn damaged(&self, row: &TagRow) -> Result<Error> {
+        self.store().pack_mark_damaged(self.no(), row.pack)?;
+        tracing::warn!(folder = %self.id(), pack = %row.pack, "a pack is damaged and will be fetched again");
+        Ok(Error::PackDamaged(row.pack))
     }
 
     /// The pack a chunk would be fetched from; `None` while it is only in memory or nobody named it.
