@@ -256,6 +256,41 @@ fn owner_accepts_a_pending_grant() {
 }
 
 #[test]
+fn newer_grant_does_not_raise_what_the_owner_accepted() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::with(dir.path(), TCP, Accept::Owner);
+    let mut made = Made::new(13);
+    made.grant(&seeder.address(), MIB as u64);
+    let key = made.founder.clone();
+    let mut member = Member::new(&made, &key, &[]);
+    member.write(&[bytes(1, 4096)]);
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    let id = made.id().to_hex();
+    let asked = || match ask_running(&seeder.data, &Request::Pending) {
+        Ok(Some(Answer::Pending { grants })) => {
+            grants.iter().find(|grant| grant.id == id).map(|grant| grant.quota_bytes)
+        }
+        _ => None,
+    };
+    let accept = || ask_running(&seeder.data, &Request::Accept { id: id.clone() }).expect("answers");
+    until("the grant waits", || asked() == Some(MIB as u64));
+    assert!(matches!(accept(), Some(Answer::Done { .. })));
+    assert!(matches!(accept(), Some(Answer::Already { .. })));
+    member.wait_caught_up(seeder.peer());
+    let raised = made.grant(&seeder.address(), 1 << 30);
+    member.store.access_add(member.no, &raised).expect("admitted");
+    until("the higher limit waits", || asked() == Some(1 << 30));
+    let quota = || match ask_running(&seeder.data, &Request::Status) {
+        Ok(Some(Answer::Status { folders, .. })) => folders[0].quota_bytes,
+        other => panic!("no status: {other:?}"),
+    };
+    assert_eq!(quota(), Some(MIB as u64));
+    assert!(matches!(accept(), Some(Answer::Done { .. })));
+    until("the limit is raised", || quota() == Some(1 << 30) && asked().is_none());
+    member.node.shutdown();
+}
+
+#[test]
 fn recovery_key_fetches_the_access_log_and_no_other_key_does() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let seeder = Seeding::new(dir.path(), TCP);

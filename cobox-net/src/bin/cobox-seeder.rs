@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use cobox_net::seeder::commands::{Answer, Request, ask_running, ask_store};
 use cobox_net::seeder::identity::saved_address;
 use cobox_net::seeder::{Accept, Exit, Failure, LISTEN_DEFAULT, RunOptions, run};
+use rustix::fs::Mode;
 use tracing_subscriber::EnvFilter;
 
 /// Holds folders for others, as ciphertext it cannot read.
@@ -83,6 +84,8 @@ enum Rule {
 }
 
 fn main() -> ExitCode {
+    // All that a seeder writes is its owner's alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let filter = EnvFilter::try_from_env("COBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info,libp2p=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match carry_out(Arguments::parse().verb) {
@@ -172,6 +175,7 @@ fn print_answer(answer: &Answer, data: &Path) {
             }
             print_line(&format!("Take one with: cobox-seeder accept ID --data {}", data.display()));
         }
+        Answer::Already { folder } => print_line(&format!("already accepted: {folder}")),
         Answer::Done { folder } => print_line(&format!("done: {folder}")),
         Answer::Scrub { packs, bytes, damaged } => {
             print_line(&format!("{packs} packs, {} read, {} damaged", size(*bytes), damaged.len()));

@@ -13,7 +13,7 @@ use std::time::Duration;
 use cobox_store::blind::{PackHealth, Store};
 use serde::{Deserialize, Serialize};
 
-use super::holding::Holding;
+use super::holding::{Holding, Settled};
 use super::{Exit, Failure, STOP_LOOK, identity};
 use crate::node::Node;
 use crate::wire::GrantAnswer;
@@ -74,6 +74,9 @@ pub enum Answer {
         grants: Vec<Waiting>,
     },
     Done {
+        folder: String,
+    },
+    Already {
         folder: String,
     },
     Scrub {
@@ -193,23 +196,30 @@ fn carry_out(request: &Request, holding: &Holding, node: &Node) -> Result<Answer
             }
             Ok(answer)
         }
-        Request::Pending => {
-            let grants = holding.list_pending().into_iter().map(|pending| Waiting {
-                id: pending.folder.to_hex(),
-                from: pending.from.to_string(),
-                quota_bytes: pending.quota_bytes,
-                until_ms: pending.until_ms,
-            });
-            Ok(Answer::Pending { grants: grants.collect() })
-        }
-        Request::Accept { id } => {
-            Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Accepted)?.to_hex() })
-        }
-        Request::Refuse { id } => {
-            Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Refused)?.to_hex() })
-        }
+        Request::Pending => Ok(waiting(holding)),
+        Request::Accept { id } => Ok(settled(holding.settle(id, GrantAnswer::Accepted)?)),
+        Request::Refuse { id } => Ok(settled(holding.settle(id, GrantAnswer::Refused)?)),
         Request::Scrub => scrub(&holding.store),
     }
+}
+
+fn settled(settled: Settled) -> Answer {
+    match settled {
+        Settled::Now(folder) => Answer::Done { folder: folder.to_hex() },
+        Settled::Before(folder) => Answer::Already { folder: folder.to_hex() },
+    }
+}
+
+fn waiting(holding: &Holding) -> Answer {
+    let grants = holding.list_pending().into_iter().map(|pending| Waiting {
+        id: pending.folder.to_hex(),
+        from: pending
+            .from
+            .map_or_else(|| "a member of a folder that is held".to_owned(), |peer| peer.to_string()),
+        quota_bytes: pending.limits.quota_bytes,
+        until_ms: pending.limits.until_ms,
+    });
+    Answer::Pending { grants: grants.collect() }
 }
 
 /// What a store holds.
@@ -310,21 +320,9 @@ pub fn ask_store(data: &Path, request: &Request) -> Result<Answer, Failure> {
         Request::Pending | Request::Accept { .. } | Request::Refuse { .. } => {
             let holding = Holding::new(store, identity, super::Accept::Owner, data)?;
             match request {
-                Request::Accept { id } => {
-                    Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Accepted)?.to_hex() })
-                }
-                Request::Refuse { id } => {
-                    Ok(Answer::Done { folder: holding.settle(id, GrantAnswer::Refused)?.to_hex() })
-                }
-                _ => {
-                    let grants = holding.list_pending().into_iter().map(|pending| Waiting {
-                        id: pending.folder.to_hex(),
-                        from: pending.from.to_string(),
-                        quota_bytes: pending.quota_bytes,
-                        until_ms: pending.until_ms,
-                    });
-                    Ok(Answer::Pending { grants: grants.collect() })
-                }
+                Request::Accept { id } => Ok(settled(holding.settle(id, GrantAnswer::Accepted)?)),
+                Request::Refuse { id } => Ok(settled(holding.settle(id, GrantAnswer::Refused)?)),
+                _ => Ok(waiting(holding.as_ref())),
             }
         }
     }

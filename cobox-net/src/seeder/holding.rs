@@ -14,6 +14,7 @@ use cobox_store::id::{EpochId, FolderId, FolderNo};
 use parking_lot::Mutex;
 
 use super::identity::Identity;
+use super::limits::{Kept, Limits};
 use super::{Accept, Failure};
 use crate::node::{Node, SwarmKey};
 use crate::peer_id::PeerId;
@@ -37,9 +38,18 @@ pub struct Holding {
 #[derive(Debug, Clone)]
 pub struct PendingGrant {
     pub folder: FolderId,
-    pub from: PeerId,
-    pub quota_bytes: u64,
-    pub until_ms: u64,
+    /// Who offered it; `None` for a higher limit of a folder that is held: any member may have written it.
+    pub from: Option<PeerId>,
+    pub limits: Limits,
+}
+
+/// How a decision of the owner ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It holds from now on.
+    Now(FolderId),
+    /// The folder was accepted before, and no more is asked for.
+    Before(FolderId),
 }
 
 impl Holding {
@@ -87,17 +97,17 @@ impl Holding {
 
     /// Opens the folder's swarm secrets and gives them to the node.
     fn refresh(&self, no: FolderNo) {
-        let Some(node) = self.node.lock().clone() else { return };
         let Ok(access) = self.store.access(no) else { return };
         let me = self.identity.peer().to_bytes();
         let Some(grant) = access.seeder(&me) else { return };
+        if let Err(error) = self.limit(no, Limits::of(grant)) {
+            tracing::warn!(folder = %access.folder, %error, "the quota cannot be set");
+        }
+        let Some(node) = self.node.lock().clone() else { return };
         let secrets = self.secrets(&access, grant);
         if secrets.is_empty() {
             tracing::warn!(folder = %access.folder, "no swarm secret of the folder opens");
             return;
-        }
-        if let Err(error) = self.store.quota_set(no, grant.quota_bytes, grant.until_ms) {
-            tracing::warn!(folder = %access.folder, %error, "the quota cannot be set");
         }
         node.seed_folder(no, secrets);
         let others = access.seeders.iter().filter(|(_, other)| other.peer_id != me);
@@ -109,6 +119,42 @@ impl Holding {
             })
             .collect();
         node.set_peers(no, peers);
+    }
+
+    /// Holds a folder to what its owner accepted and its newest grant says, whichever is less.
+    fn limit(&self, no: FolderNo, granted: Limits) -> cobox_store::error::Result<()> {
+        let accepted = match self.accept {
+            Accept::Any => granted,
+            Accept::Owner => self.accepted(no)?,
+        };
+        accepted.keep(&self.store, no, Kept::Accepted)?;
+        let limits = accepted.min(granted);
+        if limits != granted {
+            tracing::info!(no = no.0, granted = granted.quota_bytes, "a higher limit waits for the owner");
+        }
+        self.store.quota_set(no, limits.quota_bytes, limits.until_ms)
+    }
+
+    /// What the owner accepted: nothing, when a crash came between the folder and its acceptance.
+    fn accepted(&self, no: FolderNo) -> cobox_store::error::Result<Limits> {
+        if let Some(accepted) = Limits::read(&self.store, no, Kept::Accepted)? {
+            return Ok(accepted);
+        }
+        let usage = self.store.usage(no)?;
+        // A folder that was taken before acceptances were kept has its quota alone.
+        Ok(usage.quota_bytes.map_or(Limits::NONE, |quota_bytes| Limits {
+            quota_bytes,
+            until_ms: usage.until_ms.unwrap_or(0),
+        }))
+    }
+
+    /// What the newest grant of a held folder asks for beyond what its owner accepted.
+    fn raise(&self, no: FolderNo) -> Option<Limits> {
+        let access = self.store.access(no).ok()?;
+        let granted = Limits::of(access.seeder(&self.identity.peer().to_bytes())?);
+        let accepted = self.accepted(no).ok()?;
+        let refused = Limits::read(&self.store, no, Kept::Refused).ok()?;
+        (accepted.min(granted) != granted && refused != Some(granted)).then_some(granted)
     }
 
     /// Newest first: boxes of later epochs, then the grant's own.
@@ -144,8 +190,11 @@ impl Holding {
     pub fn decide(&self, from: PeerId, records: Vec<Record>) -> Option<(FolderId, GrantAnswer)> {
         let folder = records.first()?.folder();
         let Some(grant) = self.check(folder, &records) else { return Some((folder, GrantAnswer::Refused)) };
-        if self.store.folder_no(folder).is_ok() || self.accept == Accept::Any {
-            return Some((folder, self.import(&records)));
+        if self.accept == Accept::Any {
+            return Some((folder, self.import(&records, Some(Limits::of(&grant)))));
+        }
+        if self.store.folder_no(folder).is_ok() {
+            return Some((folder, self.import(&records, None)));
         }
         let path = self.pending_path(folder);
         if !path.exists() && self.list_pending().len() >= PENDING_MAX {
@@ -183,12 +232,16 @@ impl Holding {
         })
     }
 
-    fn import(&self, records: &[Record]) -> GrantAnswer {
+    /// Takes records, and what the owner accepted with them.
+    fn import(&self, records: &[Record], accepted: Option<Limits>) -> GrantAnswer {
         let add = || -> cobox_store::error::Result<FolderNo> {
             let Some((genesis, rest)) = records.split_first() else {
                 return Err(cobox_store::Error::Premature);
             };
             let no = self.store.folder_add(genesis)?;
+            if let Some(accepted) = accepted {
+                accepted.keep(&self.store, no, Kept::Accepted)?;
+            }
             for record in rest {
                 self.store.access_add(no, record)?;
             }
@@ -232,34 +285,65 @@ impl Holding {
             .filter_map(|folder| {
                 let (from, records) = self.read_pending(folder)?;
                 let grant = self.check(folder, &records)?;
-                Some(PendingGrant { folder, from, quota_bytes: grant.quota_bytes, until_ms: grant.until_ms })
+                Some(PendingGrant { folder, from: Some(from), limits: Limits::of(&grant) })
             })
             .collect();
+        for (no, folder) in self.store.folders().unwrap_or_default() {
+            if !list.iter().any(|pending| pending.folder == folder)
+                && let Some(limits) = self.raise(no)
+            {
+                list.push(PendingGrant { folder, from: None, limits });
+            }
+        }
         list.sort_by_key(|pending| pending.folder);
         list
     }
 
     /// Takes or refuses a pending grant; `id` is the beginning of a folder id in hex.
-    pub fn settle(&self, id: &str, answer: GrantAnswer) -> Result<FolderId, Failure> {
+    ///
+    /// # Errors
+    /// When not exactly one grant begins with it, or the store fails.
+    pub fn settle(&self, id: &str, answer: GrantAnswer) -> Result<Settled, Failure> {
         let all = self.list_pending();
-        let mut fitting =
-            all.iter().filter(|pending| !id.is_empty() && pending.folder.to_hex().starts_with(id));
+        let fits = |folder: &FolderId| !id.is_empty() && folder.to_hex().starts_with(id);
+        let mut fitting = all.iter().filter(|pending| fits(&pending.folder));
         let (Some(pending), None) = (fitting.next(), fitting.next()) else {
-            return Err(Failure::failed(format!(
-                "No single pending grant begins with {id:?}. See: cobox-seeder pending"
-            )));
+            let held = self.store.folders()?;
+            let mut held = held.iter().map(|(_, folder)| *folder).filter(fits);
+            return match (all.iter().any(|pending| fits(&pending.folder)), held.next(), held.next()) {
+                (false, Some(folder), None) if answer == GrantAnswer::Accepted => Ok(Settled::Before(folder)),
+                _ => Err(Failure::failed(format!(
+                    "No single pending grant begins with {id:?}. See: cobox-seeder pending"
+                ))),
+            };
         };
+        match pending.from {
+            Some(from) => self.settle_offer(from, pending, answer),
+            None => self.settle_raise(pending, answer)?,
+        }
+        Ok(Settled::Now(pending.folder))
+    }
+
+    fn settle_offer(&self, from: PeerId, pending: &PendingGrant, answer: GrantAnswer) {
         let folder = pending.folder;
         let answer = match (answer, self.read_pending(folder)) {
-            (GrantAnswer::Accepted, Some((_, records))) => self.import(&records),
+            (GrantAnswer::Accepted, Some((_, records))) => self.import(&records, Some(pending.limits)),
             _ => answer,
         };
         if let Err(error) = std::fs::remove_file(self.pending_path(folder)) {
             tracing::warn!(%error, "a settled grant cannot be removed");
         }
         if let Some(node) = self.node.lock().clone() {
-            node.grant_decided(pending.from, folder, answer);
+            node.grant_decided(from, folder, answer);
         }
-        Ok(folder)
+    }
+
+    /// Raises what a held folder may take, or remembers that the owner did not want to.
+    fn settle_raise(&self, pending: &PendingGrant, answer: GrantAnswer) -> Result<(), Failure> {
+        let no = self.store.folder_no(pending.folder)?;
+        let kept = if answer == GrantAnswer::Accepted { Kept::Accepted } else { Kept::Refused };
+        pending.limits.keep(&self.store, no, kept)?;
+        self.refresh(no);
+        Ok(())
     }
 }

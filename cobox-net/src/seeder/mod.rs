@@ -6,8 +6,11 @@
 pub mod commands;
 pub mod holding;
 pub mod identity;
+pub mod limits;
 
+use std::fs::DirBuilder;
 use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,12 +108,17 @@ pub fn open_store(data: &Path) -> Result<Arc<Store>, Failure> {
     }
 }
 
+/// Makes a folder that nobody else on the machine may look into.
+fn make_private(data: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(data)
+}
+
 /// Runs until `stop` is set. Prints the address once it listens.
 ///
 /// # Errors
 /// When the data folder or an address cannot be used.
 pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> {
-    std::fs::create_dir_all(&options.data)
+    make_private(&options.data)
         .map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", options.data.display())))?;
     // The store's lock comes first: it is what keeps a second seeder out.
     let store = open_store(&options.data)?;

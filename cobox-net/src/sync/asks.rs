@@ -308,12 +308,11 @@ impl Engine {
 
     /// Keeps a locator for a peer that has a folder open here.
     fn keep_locator(&self, conn: Conn, bytes: &[u8]) -> LocatorAnswer {
-        let known = self
-            .conns
-            .get(&conn)
-            .is_some_and(|connection| connection.sessions.values().any(|session| session.is_open()));
+        let Some(connection) = self.conns.get(&conn) else { return LocatorAnswer::Refused };
+        let known = connection.sessions.values().any(|session| session.is_open());
+        let peer = connection.peer.to_bytes();
         let locator = UnverifiedLocator::decode(bytes).ok().and_then(|locator| locator.verify().ok());
-        match locator.filter(|_| known).map(|locator| self.store.locator_put(&locator)) {
+        match locator.filter(|_| known).map(|locator| self.store.locator_put(&peer, &locator)) {
             Some(Ok(_)) => LocatorAnswer::Stored,
             _ => LocatorAnswer::Refused,
         }

@@ -44,6 +44,13 @@ impl Engine {
         if !anyone {
             return Ok(());
         }
+        if self.store.grant_ended(no)? {
+            // What is here stays and is served. Only who lacks something has to say that it takes no more.
+            if !self.store.packs_missing(no, None, 1)?.is_empty() {
+                self.set_full(no, now);
+            }
+            return Ok(());
+        }
         self.plan_wishes(no, now)?;
         for _ in 0..8 {
             let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };

@@ -430,13 +430,16 @@ mod tests {
         let (_dir, store, no) = new_store(&founder);
         let mut author = Author::new(&founder, &store, no);
         let pack = |seed| Outboard::of(&pack_bytes(seed, 4096)).pack();
-        store.quota_set(no, 6000, 5).expect("sets");
+        store.quota_set(no, 6000, u64::MAX).expect("sets");
         store.entry_add(no, &author.write(&[pack(1)], b"")).expect("adds");
         let beyond = author.draft(&[pack(2)], b"");
         assert!(matches!(store.entry_add(no, &beyond), Err(Error::Quota { quota_bytes: 6000 })));
         assert_eq!(store.log_heads(no).expect("reads")[0].seq, 1);
         assert_eq!(store.packs_missing(no, None, 10).expect("scans").len(), 1);
         store.quota_set(no, 60_000, 5).expect("sets");
+        assert!(store.grant_ended(no).expect("reads"));
+        assert!(matches!(store.entry_add(no, &beyond), Err(Error::Quota { quota_bytes: 0 })));
+        store.quota_set(no, 60_000, 0).expect("sets");
         store.entry_add(no, &beyond).expect("adds");
         assert_eq!(store.usage(no).expect("counts").quota_bytes, Some(60_000));
     }

@@ -51,6 +51,8 @@ pub enum Table {
     BlindSetting = 0x12,
     /// [`STORE`]: pack ordinal (u64 BE) → nothing: slices that no row refers to.
     Garbage = 0x13,
+    /// [`STORE`]: peer id with its length (u8), locator id → size (u64 LE): what a peer left here.
+    LocatorOf = 0x14,
     // keyed: 0x20..=0x3f
     /// Keys of the folder, sealed.
     Secret = 0x20,

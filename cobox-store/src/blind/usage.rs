@@ -4,6 +4,7 @@
 //! the truth.
 
 use std::ops::ControlFlow;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::batch::{Batch, Durability};
 use super::packs::decode_size;
@@ -63,8 +64,8 @@ impl Store {
         })
     }
 
-    /// Sets the hard limit of a folder, as its grant says; durable on return. Entries that would
-    /// exceed it are refused; what is here already stays.
+    /// Sets the hard limit of a folder and its end, as its grant says; durable on return. Entries that
+    /// would exceed it or come after the end are refused; what is here already stays.
     ///
     /// # Errors
     /// See [`super::Db::commit`].
@@ -87,9 +88,21 @@ impl Store {
         Ok(Some(quota))
     }
 
+    /// Whether the folder's grant is over, by this machine's clock.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn grant_ended(&self, no: FolderNo) -> Result<bool> {
+        Ok(self.quota(no)?.is_some_and(|(_, until_ms)| is_over(until_ms)))
+    }
+
     /// Whether the folder may grow by so much.
     pub(super) fn check_quota(&self, no: FolderNo, grown: &Totals) -> Result<()> {
-        let Some((quota_bytes, _)) = self.quota(no)? else { return Ok(()) };
+        let Some((quota_bytes, until_ms)) = self.quota(no)? else { return Ok(()) };
+        if is_over(until_ms) {
+            // A grant that is over gives no room at all.
+            return Err(Error::Quota { quota_bytes: 0 });
+        }
         let now = self.totals(no)?;
         let wanted = [now.pack_bytes, now.entry_bytes, grown.pack_bytes, grown.entry_bytes];
         let wanted = wanted.into_iter().fold(0u64, u64::saturating_add);
@@ -118,4 +131,10 @@ impl Store {
         all.insert(no, totals);
         Ok(totals)
     }
+}
+
+/// Whether an end has come; 0 is none.
+fn is_over(until_ms: u64) -> bool {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    until_ms != 0 && since.as_millis() > u128::from(until_ms)
 }
