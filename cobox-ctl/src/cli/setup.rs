@@ -214,7 +214,8 @@ fn rejoin_folders(
 }
 
 /// What people can do about a folder that was skipped.
-const RECOVER_LATER: &str = "The words still open it: recover once more, into another home, from a seeder that holds it.";
+const RECOVER_LATER: &str =
+    "The words still open it: recover once more, into another home, from a seeder that holds it.";
 
 fn rejoin_folder(
     home: &Home,

@@ -91,16 +91,10 @@ fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
         let open = peers.iter().find(|peer| peer.peer == peer_id && peer.session == SessionState::Open);
         note_session(state, peer_id, open);
         let Some(peer) = open.filter(|_| !daemon.is_ending()) else { continue };
-        if wants_locator(daemon, state, peer_id) {
-            let version = daemon.locator_version.load(Ordering::SeqCst);
-            let published = leave_locator(daemon, &address_of(&grant));
-            let mut seeders = state.seeders.lock();
-            let notes = seeders.entry(peer_id).or_default();
-            notes.locator_tried = Some(Instant::now());
-            match published {
-                Ok(()) => notes.locator_version = version,
-                Err(problem) => tracing::warn!(%problem, "a seeder has no newest locator yet"),
-            }
+        if wants_locator(daemon, state, peer_id)
+            && let Err(problem) = renew(daemon, state, peer_id, &address_of(&grant))
+        {
+            tracing::warn!(%problem, "a seeder has no newest locator yet");
         }
         if settled && wants_audit(state, peer)? {
             let _ =
@@ -118,8 +112,31 @@ fn note_session(state: &FolderState, peer_id: PeerId, open: Option<&PeerStatus>)
         notes.locator_version = 0;
         notes.locator_tried = None;
         notes.proved_at = None;
+        notes.locator_left = None;
     }
     notes.was_open = open.is_some();
+}
+
+/// Leaves the locator with a seeder of the folder, whatever it was given before.
+pub(crate) fn renew_locator(daemon: &Daemon, state: &FolderState, peer_id: PeerId) -> Outcome<()> {
+    match grants(state)?.into_iter().find(|(granted, _)| *granted == peer_id) {
+        Some((_, grant)) => renew(daemon, state, peer_id, &address_of(&grant)),
+        None => Ok(()),
+    }
+}
+
+fn renew(daemon: &Daemon, state: &FolderState, peer_id: PeerId, seeder: &SeederAddress) -> Outcome<()> {
+    let version = daemon.locator_version.load(Ordering::SeqCst);
+    let started = Instant::now();
+    let left = leave_locator(daemon, seeder);
+    let mut seeders = state.seeders.lock();
+    let notes = seeders.entry(peer_id).or_default();
+    notes.locator_tried = Some(started);
+    if left.is_ok() {
+        notes.locator_version = version;
+        notes.locator_left = Some(started);
+    }
+    left
 }
 
 /// Replaces the locator that a seeder keeps: another device of the member may have left it, and joined

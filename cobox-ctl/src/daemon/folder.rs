@@ -39,6 +39,8 @@ pub(crate) struct SeederNotes {
     pub audit_tried: Option<Instant>,
     /// When an audit last proved everything that was live.
     pub proved_at: Option<Instant>,
+    /// When a locator was last left with it.
+    pub locator_left: Option<Instant>,
     /// Whether a session was open at the last visit: a new one may be with a seeder that lost its data.
     pub was_open: bool,
     /// When a locator was last offered.

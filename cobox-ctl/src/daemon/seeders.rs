@@ -8,10 +8,10 @@ use cobox_net::{FolderSecrets, PeerId, SessionState};
 use cobox_store::format::address::SeederAddress;
 use zeroize::Zeroizing;
 
-use super::{Daemon, now_ms};
 use super::folder::FolderState;
 use super::proof::covers;
 use super::status::{address_of, grants};
+use super::{Daemon, now_ms};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::report::{AuditReport, Holding, ProofReport, SeederAddReport};
 

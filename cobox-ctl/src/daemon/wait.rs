@@ -1,7 +1,6 @@
 //! `wait`: until enough seeders have proved that they hold all that was written before it was asked;
 //! and the same the other way round after a recovery.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use cobox_fs::vfs::Cut;
@@ -9,6 +8,7 @@ use cobox_net::{PeerId, PeerStatus, SessionState};
 use cobox_store::format::entry::LogHead;
 
 use super::Daemon;
+use super::chores::renew_locator;
 use super::folder::FolderState;
 use super::proof::reaches;
 use super::status::grants;
@@ -19,8 +19,6 @@ use crate::report::{ArriveReport, FolderReport, Holding, ProofReport, WaitProgre
 const TELL: Duration = Duration::from_millis(250);
 /// After an audit that did not succeed, so that a failing seeder is not asked without pause.
 const AUDIT_RETRY: Duration = Duration::from_secs(1);
-/// A proof of this age is as good as one made now.
-const FRESH: Duration = Duration::from_secs(60);
 /// What a device without any entry waits for more, after a session is open: the seeder's heads come in
 /// the first frames of it.
 const QUIET: Duration = Duration::from_secs(2);
@@ -90,7 +88,7 @@ impl Daemon {
             });
             if let Some(peer_id) = ready {
                 // What it ran into is noted with the seeder and told in the next turn.
-                let asked = self.audit(&state, peer_id);
+                let asked = self.audit(&state, peer_id).and_then(|_| renew_locator(self, &state, peer_id));
                 audited.insert(peer_id, Instant::now());
                 if asked.is_ok() {
                     continue;
@@ -103,21 +101,19 @@ impl Daemon {
     }
 
     fn look(&self, state: &FolderState, target: &[LogHead], started: Instant) -> Outcome<Turn> {
-        let locator_version = self.locator_version.load(Ordering::SeqCst);
         let peers = self.node.status(state.no())?.peers;
         let mut turn =
             Turn { proved: Vec::new(), nearest: None, caught_up: Vec::new(), problems: Vec::new() };
         for (peer_id, _) in grants(state)? {
             let receipt = state.receipt(peer_id)?.filter(|receipt| reaches(receipt, target));
-            let (is_fresh, has_locator) = {
+            let is_fresh = {
                 let seeders = state.seeders.lock();
-                let notes = seeders.get(&peer_id);
-                let proved_at = notes.and_then(|notes| notes.proved_at);
-                let fresh = proved_at.is_some_and(|at| at >= started || at.elapsed() < FRESH);
-                (fresh, notes.is_some_and(|notes| notes.locator_version == locator_version))
+                let since = |at: Option<Instant>| at.is_some_and(|at| at >= started);
+                seeders.get(&peer_id).is_some_and(|notes| since(notes.proved_at) && since(notes.locator_left))
             };
-            // A copy counts when it was proved just now, and the words alone would find it.
-            if let Some(receipt) = receipt.filter(|_| is_fresh && has_locator) {
+            // A copy counts when it was proved to this very wait, and the words alone would find it: the
+            // seeder may have lost everything a moment ago.
+            if let Some(receipt) = receipt.filter(|_| is_fresh) {
                 turn.proved.push(ProofReport {
                     peer_id: peer_id.to_string(),
                     holding: Holding::Proved,
@@ -132,9 +128,7 @@ impl Daemon {
             let noted = state.seeders.lock().get(&peer_id).and_then(|notes| notes.problem.clone());
             turn.problems.extend(problem_of(peer_id, peer).or(noted));
             let Some(peer) = peer else { continue };
-            if peer.is_caught_up() && is_fresh && !has_locator {
-                turn.problems.push(format!("{peer_id} does not keep the newest locator yet"));
-            } else if peer.is_caught_up() {
+            if peer.is_caught_up() {
                 turn.caught_up.push(peer_id);
             }
             let nearer = turn.nearest.as_ref().is_none_or(|nearest| {
