@@ -196,6 +196,7 @@ impl Vfs {
         let (changes, touched) = self.apply_groups(log, &body.groups)?;
         let mut batch = Batch::default();
         self.rows.stage(&changes, &mut batch);
+        let survivors = self.survivors(&changes, &mut batch)?;
         self.folder.index_entry(entry, body, &mut batch)?;
         let head = LogHead { log: header.log, seq: header.seq, hash: header.hash() };
         let hlc = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc).max(sequencer.hlc_last);
@@ -208,6 +209,10 @@ impl Vfs {
         let stored = key(self.folder.no(), Table::Applied, &head.log.0);
         batch.put(&stored, &self.folder.local().seal(&stored, &writer.into_bytes()));
         self.folder.store().db().commit(batch, Durability::Unsynced)?;
+        // Before the rows are seen: who finds the file dead must find that it survives.
+        for (file, unlink) in survivors {
+            file.inner().survives = Some(unlink);
+        }
         self.rows.install(changes);
         self.applied.lock().heads.insert(head.log, head);
         sequencer.hlc_last = hlc;

@@ -21,6 +21,7 @@ use super::file::File;
 use super::filemap::FileMap;
 use super::rechunk::{self, Alignment, Tail};
 use super::sequencer::now_ms;
+use super::survive::is_gone;
 use super::{Cut, Errno, Vfs, coalesce};
 use crate::tree::{PosixError, ops};
 
@@ -159,7 +160,7 @@ impl Vfs {
     }
 
     fn settle_captured(&self, captured: Captured) -> Result<Option<Settled>, Error> {
-        if self.view(|view| view.is_dead(captured.file.ino))? {
+        if self.view(|view| is_gone(view, &captured.file))? {
             return Ok(None);
         }
         let result = {
@@ -191,7 +192,7 @@ impl Vfs {
         let op_content = content.clone();
         let result = self.change_with(
             |view| {
-                if view.is_dead(file.ino)? {
+                if is_gone(view, &file)? {
                     return Err(PosixError::NoEntry);
                 }
                 ops::put(view, file.ino, &based_on, op_content, mtime_ns).map(|ops| (ops, ()))

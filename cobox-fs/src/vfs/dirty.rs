@@ -22,7 +22,7 @@ use super::content::ChunkIo;
 use super::file::{File, Inner, Saved};
 use super::filemap::{FileMap, SEGMENT_BYTES, Source};
 use super::rechunk::{self, Alignment, Tail};
-use super::{ABSENT_WAIT_MS, Errno, Vfs};
+use super::{ABSENT_WAIT_MS, Errno, Vfs, survive};
 
 /// More written bytes than this become chunks before they are saved.
 const JOURNAL_ROWS_BYTES_MAX: u64 = 1024 * 1024;
@@ -229,6 +229,7 @@ impl Vfs {
     pub(super) fn unstage_dirty(&self, ino: &Ino, batch: &mut Batch) {
         batch.delete(&self.mark_key(ino));
         batch.delete_prefix(&self.journal_prefix(ino));
+        batch.delete(&self.survives_key(ino));
     }
 
     fn mark_key(&self, ino: &Ino) -> Vec<u8> {
@@ -249,7 +250,10 @@ impl Vfs {
         })?;
         for (stored, value) in sealed {
             let mark = Mark::decode(&self.folder.local().open(&stored, &value)?)?;
-            if self.view(|view| view.is_dead(mark.ino))? {
+            let survives = self.survives_row(&mark.ino)?;
+            if self.view(|view| view.is_dead(mark.ino))?
+                && !self.view(|view| survive::outlives(view, mark.ino, survives))?
+            {
                 let mut batch = Batch::default();
                 self.unstage_dirty(&mark.ino, &mut batch);
                 self.folder.store().db().commit(batch, Durability::Unsynced)?;
@@ -264,6 +268,7 @@ impl Vfs {
                 inner.changed(mark.mtime_ns.unwrap_or_default());
                 inner.mtime_ns = mark.mtime_ns;
                 inner.settled_by_user = true;
+                inner.survives = survives;
                 let stamp = inner.map.stamp();
                 inner.map.mark_saved(stamp);
                 let at = Some((stamp, inner.mtime_ns));

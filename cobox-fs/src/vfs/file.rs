@@ -56,6 +56,8 @@ pub struct Inner {
     pub settled_by_user: bool,
     /// What durable rows hold.
     pub saved: Saved,
+    /// The unlink of another device that its content outlives; any newer one is not in it.
+    pub survives: Option<OpId>,
     /// Whether its base has chunks that no stored pack holds yet.
     pub stowed: bool,
     /// Whether it was published while open for writing, last time around.
@@ -121,6 +123,7 @@ impl File {
             dirty_since: None,
             settled_by_user: false,
             saved: Saved::default(),
+            survives: None,
             stowed: false,
             busy: false,
             stream: Stream::Idle,

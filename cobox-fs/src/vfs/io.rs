@@ -18,6 +18,7 @@ use super::filemap::Source;
 use super::numbers::NodeRef;
 use super::rechunk::{self, Place, Span};
 use super::sequencer::now_ns;
+use super::survive::is_gone;
 use super::{ABSENT_WAIT_MS, Attr, DIRTY_BYTES_MAX, Errno, ReadOutcome, STREAM_BYTES, Vfs};
 use crate::tree::ops;
 
@@ -305,7 +306,7 @@ impl Vfs {
             return if durability == Durability::Synced { self.sync_log() } else { Ok(()) };
         }
         // What has no name any more needs no rows.
-        if self.view(|view| view.is_dead(file.ino))? {
+        if self.view(|view| is_gone(view, file))? {
             return Ok(());
         }
         let _io = file.io.lock();
@@ -331,7 +332,7 @@ impl Vfs {
             inner.opens == 0
         };
         if last {
-            if file.inner().is_dirty() && self.view(|view| view.is_dead(file.ino))? {
+            if file.inner().is_dirty() && self.view(|view| is_gone(view, &file))? {
                 self.discard(&file)?;
             }
             self.drop_if_idle(&file.ino);

@@ -423,7 +423,7 @@ impl Vfs {
     fn drop_dead(&self, ino: Option<Ino>) -> Result<(), Errno> {
         let Some(ino) = ino else { return Ok(()) };
         let Some(file) = self.known_file(&ino) else { return Ok(()) };
-        if file.inner().opens == 0 && self.view(|view| view.is_dead(ino))? {
+        if file.inner().opens == 0 && self.view(|view| super::survive::is_gone(view, &file))? {
             self.discard(&file)?;
             self.drop_if_idle(&ino);
         }

@@ -24,6 +24,7 @@ mod rows;
 mod sequencer;
 mod space;
 mod stream;
+mod survive;
 mod xattr;
 
 use std::collections::HashMap;

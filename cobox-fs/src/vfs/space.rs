@@ -82,7 +82,7 @@ impl Vfs {
     pub fn sync_all(&self) -> Result<(), Errno> {
         let files: Vec<_> = self.files.lock().values().cloned().collect();
         for file in files {
-            if file.inner().is_dirty() && !self.view(|view| view.is_dead(file.ino))? {
+            if file.inner().is_dirty() && !self.view(|view| super::survive::is_gone(view, &file))? {
                 let _io = file.io.lock();
                 self.save(&file, Durability::Unsynced)?;
             }

@@ -237,6 +237,57 @@ fn two_devices_see_each_others_changes_and_keep_both_edits() {
     assert!(bytes_of(two.vfs(), &conflict).starts_with(b"SETTLED"));
 }
 
+/// One writes and syncs, the other removes the file before that is cut.
+fn edit_here_removed_there(restart: bool) {
+    let mut one = Device::new();
+    let ino = write_file(one.vfs(), b"text", b"first");
+    one.vfs().cut(Cut::Now).expect("cut");
+    let two = one.recovered();
+    let fh = one.vfs().open_file(ino, WRITE).expect("opens");
+    one.vfs().write(fh, 0, b"SECOND").expect("written");
+    one.vfs().fsync(fh, FsyncKind::Data).expect("synced");
+    two.vfs().unlink(ROOT, b"text").expect("removed");
+    two.vfs().cut(Cut::Now).expect("cut");
+    deliver(two.vfs().folder(), one.vfs().folder());
+    one.vfs().catch_up().expect("caught up");
+    assert!(list(one.vfs(), ROOT).is_empty(), "removed for now");
+    if restart {
+        one.restart();
+    } else {
+        one.vfs().write(fh, 6, b" more").expect("written");
+        one.vfs().fsync(fh, FsyncKind::Data).expect("synced");
+        one.vfs().release(fh).expect("closed");
+    }
+    one.vfs().cut(Cut::Now).expect("cut");
+    deliver(one.vfs().folder(), two.vfs().folder());
+    two.vfs().catch_up().expect("caught up");
+    let wanted: &[u8] = if restart { b"SECOND" } else { b"SECOND more" };
+    assert_eq!(bytes_of(one.vfs(), b"text"), wanted);
+    assert_eq!(bytes_of(two.vfs(), b"text"), wanted);
+
+    // Removed here while open and dirty, it stays away, also after a restart.
+    let fh = one.vfs().open_file(resolve(one.vfs(), b"text"), WRITE).expect("opens");
+    one.vfs().write(fh, 0, b"GONE").expect("written");
+    one.vfs().fsync(fh, FsyncKind::Data).expect("synced");
+    one.vfs().unlink(ROOT, b"text").expect("removed");
+    one.vfs().cut(Cut::Now).expect("cut");
+    one.restart();
+    one.vfs().cut(Cut::Now).expect("cut");
+    deliver(one.vfs().folder(), two.vfs().folder());
+    two.vfs().catch_up().expect("caught up");
+    assert!(list(one.vfs(), ROOT).is_empty() && list(two.vfs(), ROOT).is_empty());
+}
+
+#[test]
+fn file_synced_here_and_removed_there_survives() {
+    edit_here_removed_there(false);
+}
+
+#[test]
+fn file_synced_here_and_removed_there_survives_a_restart() {
+    edit_here_removed_there(true);
+}
+
 #[test]
 fn file_open_and_clean_shows_what_the_other_device_wrote() {
     let one = Device::new();
