@@ -92,7 +92,10 @@ impl Rows {
         for (row_key, row) in changes {
             let stored = self.stored_key(row_key);
             match row {
-                Some(row) => batch.put(&stored, &self.folder.local().seal(&stored, &row.encode())),
+                Some(row) => {
+                    let sealed = self.folder.local().seal(&stored, &row.encode());
+                    batch.put_owned(stored, sealed);
+                }
                 None => batch.delete(&stored),
             }
         }

@@ -170,7 +170,8 @@ impl Vfs {
         group.encode(&mut writer);
         let bytes = writer.into_bytes();
         let stored = self.pending_key(group.hlc);
-        batch.put(&stored, &self.folder.local().seal(&stored, &bytes));
+        let sealed = self.folder.local().seal(&stored, &bytes);
+        batch.put_owned(stored, sealed);
         bytes.len()
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cobox_store::blind::tables::{Table, key};
-use cobox_store::blind::{Batch, Durability};
+use cobox_store::blind::Durability;
 use cobox_store::format::NAME_BYTES_MAX;
 
 use super::attr::StatFs;
@@ -62,9 +61,7 @@ impl Vfs {
 
     /// Makes all metadata changes so far durable.
     pub(super) fn sync_log(&self) -> Result<(), Errno> {
-        let mut batch = Batch::default();
-        batch.put(&key(self.folder.no(), Table::Misc, b"synced"), b"");
-        Ok(self.folder.store().db().commit(batch, Durability::Synced)?)
+        Ok(self.folder.store().db().sync()?)
     }
 
     /// `fsync(2)` of a directory: names made so far survive power loss.

@@ -31,6 +31,12 @@ impl Batch {
         self.changes.push(Change::Put(key.to_vec(), value.to_vec()));
     }
 
+    /// Writes a row that was made for it.
+    pub fn put_owned(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        self.changes.push(Change::Put(key, value));
+    }
+
     /// Removes a row, if it is there.
     pub fn delete(&mut self, key: &[u8]) {
         self.bytes += key.len();

@@ -19,6 +19,7 @@ use rocksdb::{
 
 use super::batch::{Batch, Change, Durability};
 use super::reserve::Reserve;
+use super::tables::{STORE, Table, key};
 use crate::error::{Error, Result};
 
 /// Blocks, indexes and filters in memory: enough for the hot rows of a mount, little on a small box.
@@ -29,6 +30,8 @@ const MEMTABLES_BYTES: usize = 48 << 20;
 const MEMTABLE_ROWS_BYTES: usize = 16 << 20;
 /// One memtable of bulk: small packs only, so it fills slowly.
 const MEMTABLE_BULK_BYTES: usize = 8 << 20;
+/// Filter of a memtable's keys, as a part of its size: some 13 bits for each row of 130 bytes.
+const MEMTABLE_FILTER_RATIO: f64 = 0.0125;
 /// Write-ahead log on disk at the most: bounds the time to open after a crash.
 const WAL_BYTES_MAX: u64 = 64 << 20;
 /// Files that RocksDB keeps open: each costs an index in memory and a descriptor of the process.
@@ -70,6 +73,9 @@ pub struct Db {
     reserve: Reserve,
     full: AtomicBool,
     files: AtomicU64,
+    /// Commits so far, and how many of the first of them are durable.
+    commits: AtomicU64,
+    durable: AtomicU64,
 }
 
 impl Db {
@@ -88,6 +94,9 @@ impl Db {
             reserve,
             full: AtomicBool::new(false),
             files: AtomicU64::new(0),
+            // What was replayed after a crash may be in the page cache only.
+            commits: AtomicU64::new(1),
+            durable: AtomicU64::new(0),
         };
         db.remove_leftover_files()?;
         if db.reserve.fill().is_err() {
@@ -143,6 +152,21 @@ impl Db {
         self.heal()?;
         let result = self.write(&batch, durability);
         self.note(result)
+    }
+
+    /// Makes all commits so far durable: the log is one, so syncing it once covers them. Nothing to do
+    /// where the last one was synced.
+    ///
+    /// # Errors
+    /// See [`Self::commit`].
+    pub fn sync(&self) -> Result<()> {
+        if self.durable.load(Ordering::Acquire) >= self.commits.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // A row, so that there is something to sync and concurrent calls share one.
+        let mut batch = Batch::default();
+        batch.put(&key(STORE, Table::BlindSetting, b"synced"), &[]);
+        self.commit(batch, Durability::Synced)
     }
 
     /// A slice of a pack. A slice whose block is damaged on the disk counts as not there.
@@ -243,7 +267,15 @@ impl Db {
         }
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
-        Ok(db.write_opt(writes, &options)?)
+        // All that were counted before this one is written are in the log before it.
+        let before = self.commits.load(Ordering::Acquire);
+        db.write_opt(writes, &options)?;
+        if durability == Durability::Synced {
+            self.durable.fetch_max(before, Ordering::AcqRel);
+        } else {
+            self.commits.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
     }
 
     fn ingest_file(&self, file: &Path) -> Result<()> {
@@ -386,6 +418,9 @@ fn open_rocksdb(path: &Path) -> Result<DB> {
     let mut rows = Options::default();
     rows.set_write_buffer_size(MEMTABLE_ROWS_BYTES);
     rows.set_compression_type(DBCompressionType::None);
+    // Most look-ups of a file that is made are in vain: the filter spares the search.
+    rows.set_memtable_whole_key_filtering(true);
+    rows.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
     rows.set_block_based_table_factory(&rows_table(&cache));
     let families = [
         ColumnFamilyDescriptor::new("default", rows),

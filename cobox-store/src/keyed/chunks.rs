@@ -6,7 +6,7 @@ use super::chunker::Chunker;
 use super::folder::Folder;
 use super::pack::ClosedPack;
 use super::seal::{self, SealedChunk};
-use crate::blind::{Batch, Durability, Table, key};
+use crate::blind::{Batch, Durability};
 use crate::error::{Error, Result};
 use crate::format::content::ChunkRef;
 use crate::format::device::{PendingRow, TagRow};
@@ -50,17 +50,14 @@ impl Folder {
     /// # Errors
     /// When the store fails; nothing is lost and the call can be repeated.
     pub fn flush_packs(&self) -> Result<()> {
-        self.packer.flush(&|closed, durability| self.store_pack(closed, durability), &|| {
-            let mut batch = Batch::default();
-            batch.put(&key(self.no(), Table::Setting, b"synced"), &[]);
-            self.store().db().commit(batch, Durability::Synced)
-        })
+        let storer = |closed: &ClosedPack, durability| self.store_pack(closed, durability);
+        self.packer.flush(&storer, &|| self.store().db().sync())
     }
 
     /// The pack first, then the rows that lead to it.
     fn store_pack(&self, closed: &ClosedPack, durability: Durability) -> Result<PendingRow> {
         let pack = closed.outboard.pack();
-        self.store().pack_put(self.no(), pack, &closed.outboard, &closed.bytes)?;
+        self.store().pack_put_made(self.no(), &closed.outboard, &closed.bytes)?;
         let row = PendingRow { pack, epoch: closed.keys.id(), directory: closed.rows.clone() };
         let mut batch = Batch::default();
         self.index_pack(row.epoch, pack.id, &row.directory, &mut batch);

@@ -53,7 +53,8 @@ impl Folder {
     fn index_put(&self, chunk: &ChunkRef, pack: PackId, place: Place, batch: &mut Batch) {
         let row_key = self.index_key(chunk);
         let row = TagRow { pack, offset: place.offset, len: place.len, chunk_type: place.chunk_type };
-        batch.put(&row_key, &self.local().seal(&row_key, &row.encode()));
+        let sealed = self.local().seal(&row_key, &row.encode());
+        batch.put_owned(row_key, sealed);
     }
 
     /// Adds the index rows of an opened entry's packs to `batch`; a chunk that is here already keeps the
