@@ -207,11 +207,11 @@ impl Vfs {
                     inner.map.mark_unsaved();
                 }
                 inner.based_on = vec![head];
-                inner.saved = super::file::Saved::default();
                 inner.stowed = false;
-                self.unstage_dirty(&file.ino, batch);
+                self.unstage_dirty(&file.ino, &inner, batch);
+                inner.saved.rebased();
                 if since || inner.map.is_changed() || inner.mtime_ns.is_some_and(|now| now != mtime_ns) {
-                    restage = self.stage_dirty(file.ino, &inner, batch);
+                    restage = self.stage_dirty(file.ino, &mut inner, batch);
                 }
             },
         );
@@ -219,14 +219,16 @@ impl Vfs {
             Ok(_) => {
                 let mut inner = file.inner();
                 match restage {
-                    Some((saved, stamp)) => {
-                        inner.map.mark_saved(stamp);
-                        inner.saved = saved;
+                    Some(taken) => {
+                        taken.note(&mut inner);
                         inner.dirty_since = Some(Instant::now());
                     }
                     None if !inner.map.is_changed() => inner.published(),
                     // Written to since.
-                    None => inner.dirty_since = Some(Instant::now()),
+                    None => {
+                        inner.saved = super::file::Saved::default();
+                        inner.dirty_since = Some(Instant::now());
+                    }
                 }
                 drop(inner);
                 self.drop_if_idle(&file.ino);
@@ -237,7 +239,7 @@ impl Vfs {
             Err(error) => {
                 let mut inner = file.inner();
                 inner.based_on = based_on;
-                inner.saved = super::file::Saved::default();
+                inner.saved.rebased();
                 inner.stowed = true;
                 inner.map.mark_unsaved();
                 Err(error)
@@ -248,9 +250,12 @@ impl Vfs {
     /// Writes all pending groups as entries.
     fn write_pending(&self) -> Result<(), Errno> {
         loop {
+            // Most of them are read while programs go on; groups are only ever added behind.
+            let mut groups = self.pending(GROUPS_MAX)?;
             let (groups, hlc, deps) = {
                 let sequencer = self.sequencer.lock();
-                let groups = self.pending(GROUPS_MAX)?;
+                let behind = groups.last().map_or(0, |last| last.hlc + 1);
+                groups.extend(self.pending_from(behind, GROUPS_MAX - groups.len())?);
                 let groups = self.annihilate(&sequencer, groups)?;
                 (groups, sequencer.hlc_last, self.applied.lock().deps())
             };
@@ -277,9 +282,17 @@ impl Vfs {
 
     /// At most `max` pending groups, oldest first.
     pub(super) fn pending(&self, max: usize) -> Result<Vec<OpGroup>, Error> {
+        self.pending_from(0, max)
+    }
+
+    /// At most `max` pending groups whose clock is not before `hlc`, oldest first.
+    fn pending_from(&self, hlc: u64, max: usize) -> Result<Vec<OpGroup>, Error> {
+        if max == 0 {
+            return Ok(Vec::new());
+        }
         let prefix = key(self.folder.no(), Table::Pending, b"");
         let mut sealed: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        self.folder.store().db().scan(&prefix, &[], &mut |rest, value| {
+        self.folder.store().db().scan(&prefix, &hlc.to_be_bytes(), &mut |rest, value| {
             sealed.push(([&prefix[..], rest].concat(), value.to_vec()));
             if sealed.len() >= max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;

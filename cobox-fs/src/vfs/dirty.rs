@@ -2,10 +2,10 @@
 //! since that base.
 //!
 //! Replaying the journal in order over the base gives the file. A new base begins a new journal. Small
-//! amounts go through the write-ahead log; larger ones become chunks in packs first, so that bulk data
-//! is written once.
+//! amounts and scattered overwrites go through the write-ahead log; long runs become chunks in packs
+//! first, so that bulk data is written once.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,14 +20,22 @@ use parking_lot::Mutex;
 
 use super::content::ChunkIo;
 use super::file::{File, Inner, Saved};
-use super::filemap::{FileMap, SEGMENT_BYTES, Source};
+use super::filemap::{FileMap, Piece, SEGMENT_BYTES, Source};
 use super::rechunk::{self, Alignment, Tail};
-use super::{ABSENT_WAIT_MS, Errno, Vfs, survive};
+use super::{ABSENT_WAIT_MS, Errno, SCATTERED_BYTES_MAX, Vfs, survive};
 
-/// More written bytes than this become chunks before they are saved.
+/// More written bytes than this become chunks before they are saved, unless they are scattered: then
+/// sealing writes sixteen times as much as the journal does.
 const JOURNAL_ROWS_BYTES_MAX: u64 = 1024 * 1024;
-/// A journal longer than this is replaced by chunks: bounds what a restart replays.
-const JOURNAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// A journal longer than this is replaced by chunks: bounds what a restart replays. Above
+/// [`SCATTERED_BYTES_MAX`], so that what scattered writes leave in memory fits.
+const JOURNAL_BYTES_MAX: u64 = 48 * 1024 * 1024;
+/// Short pieces share a row up to this: a row costs as much as a page of bytes.
+const ROW_BYTES: u64 = 64 * 1024;
+/// Rows that are committed together at the most: bounds what a save adds to memory.
+const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Up to so many rows are removed by their numbers; of more, those that are there are looked up.
+const NUMBERED_DELETES_MAX: u32 = 4096;
 const VERSION: u8 = 1;
 const RECORD_BYTES: u8 = 0;
 const RECORD_HOLE: u8 = 1;
@@ -67,6 +75,86 @@ impl Mark {
         Ok(Self { ino, size, mtime_ns: has_mtime.then_some(mtime_ns), based_on, base })
     }
 }
+
+/// What rows do not hold yet of a file, taken at one instant: sealed without holding up its writers.
+pub struct Unsaved {
+    mark: Mark,
+    records: Vec<(u64, Piece)>,
+    /// Rows of an older base.
+    stale: Range<u32>,
+    first_row: u32,
+    stamp: u64,
+    journal_bytes: u64,
+}
+
+impl Unsaved {
+    /// Takes what is not saved and the numbers of its rows; `None` where all is.
+    fn take(ino: Ino, inner: &mut Inner) -> Option<Self> {
+        let stamp = inner.map.stamp();
+        if !inner.is_dirty() || inner.is_saved() {
+            return None;
+        }
+        let written = inner.map.unsaved().filter(|(_, piece)| !matches!(piece.source, Source::Base));
+        let records: Vec<(u64, Piece)> = written.map(|(start, piece)| (start, piece.clone())).collect();
+        let mark = Mark {
+            ino,
+            size: inner.map.size(),
+            mtime_ns: inner.mtime_ns,
+            based_on: inner.based_on.clone(),
+            base: (**inner.map.base()).clone(),
+        };
+        let saved = inner.saved;
+        let journal_bytes = saved.journal_bytes + records.iter().map(|(_, piece)| memory(piece)).sum::<u64>();
+        let (stale, first_row) = (saved.first_row..saved.base_row, saved.next_row);
+        let taken = Self { mark, records, stale, first_row, stamp, journal_bytes };
+        // From here on the numbers are taken: a commit that fails may still have left rows.
+        let rows = u32::try_from(taken.rows().count()).expect("fewer rows than bytes in memory");
+        inner.saved = Saved { has_mark: true, next_row: first_row + rows, ..saved };
+        Some(taken)
+    }
+
+    /// The rows with their numbers: short pieces share one.
+    fn rows(&self) -> impl Iterator<Item = (u32, &[(u64, Piece)])> {
+        let mut rest = &self.records[..];
+        (self.first_row..).map_while(move |number| {
+            let mut bytes = 0;
+            let count = rest.iter().take_while(|(_, piece)| {
+                let fits = bytes == 0 || bytes + memory(piece) <= ROW_BYTES;
+                bytes += memory(piece).max(1);
+                fits
+            });
+            let (row, more) = rest.split_at(count.count());
+            rest = more;
+            (!row.is_empty()).then_some((number, row))
+        })
+    }
+
+    /// Notes that the rows were committed.
+    pub fn note(&self, inner: &mut Inner) {
+        inner.map.mark_saved(self.stamp);
+        let saved = &mut inner.saved;
+        saved.at = Some((self.stamp, self.mark.mtime_ns));
+        saved.first_row = saved.first_row.max(self.stale.end);
+        saved.journal_bytes = self.journal_bytes;
+    }
+}
+
+/// Written bytes of a piece.
+fn memory(piece: &Piece) -> u64 {
+    if matches!(piece.source, Source::Mem(_)) { piece.len } else { 0 }
+}
+
+/// Whether a file's written bytes should become chunks before its state is saved.
+fn wants_chunks(inner: &Inner) -> bool {
+    let mem_bytes = inner.map.mem_bytes();
+    if inner.is_scattered() {
+        return inner.saved.journal_bytes + inner.map.unsaved_bytes() > JOURNAL_BYTES_MAX;
+    }
+    let long = mem_bytes > JOURNAL_ROWS_BYTES_MAX || inner.saved.journal_bytes > JOURNAL_BYTES_MAX;
+    long || (inner.stowed && mem_bytes > 0)
+}
+
+const _: () = assert!(SCATTERED_BYTES_MAX < JOURNAL_BYTES_MAX);
 
 impl Vfs {
     /// Turns what was written into chunks; with [`Tail::Leave`] an incomplete last chunk stays.
@@ -132,9 +220,7 @@ impl Vfs {
     pub(super) fn take_base(&self, inner: &mut Inner, content: Content, stamp: u64, settled: u64) {
         inner.stowed |= !matches!(content, Content::Inline(_));
         inner.map.rebase(Arc::new(content), stamp, settled);
-        inner.saved.at = None;
-        inner.saved.next_row = 0;
-        inner.saved.journal_bytes = 0;
+        inner.saved.rebased();
     }
 
     /// Makes the chunks of a file's base durable. The caller holds the file's `io` lock.
@@ -150,86 +236,92 @@ impl Vfs {
     ///
     /// The caller holds the file's `io` lock.
     pub(super) fn save(&self, file: &File, durability: Durability) -> Result<(), Errno> {
-        let (unsaved, stowed, journal) = {
-            let inner = file.inner();
-            (inner.map.mem_bytes(), inner.stowed, inner.saved.journal_bytes)
-        };
-        if unsaved > JOURNAL_ROWS_BYTES_MAX || journal > JOURNAL_BYTES_MAX || (stowed && unsaved > 0) {
+        if wants_chunks(&file.inner()) {
             self.settle(file, Tail::Take)?;
         }
         self.flush_stowed(file)?;
+        let taken = Unsaved::take(file.ino, &mut file.inner());
+        let Some(taken) = taken else {
+            return if durability == Durability::Synced { self.sync_log() } else { Ok(()) };
+        };
+        let db = self.folder.store().db();
         let mut batch = Batch::default();
-        let staged = self.stage_dirty(file.ino, &file.inner(), &mut batch);
-        let synced = durability == Durability::Synced;
-        if staged.is_none() && !synced {
-            return Ok(());
+        self.stage_mark(&taken, &mut batch);
+        for (number, records) in taken.rows() {
+            // The mark is first: a crash in between leaves a part of what nobody was promised.
+            if batch.len_bytes() >= COMMIT_BYTES_MAX {
+                db.commit(std::mem::take(&mut batch), Durability::Unsynced)?;
+            }
+            self.stage_row(taken.mark.ino, number, records, &mut batch);
         }
-        if synced {
-            // A row of its own, so that there is something to sync: the log is one, and syncing it
-            // covers all that was committed before.
-            batch.put(&key(self.folder.no(), Table::Misc, b"synced"), b"");
-        }
-        self.folder.store().db().commit(batch, durability)?;
-        if let Some((saved, stamp)) = staged {
-            let mut inner = file.inner();
-            inner.map.mark_saved(stamp);
-            inner.saved = saved;
-        }
+        db.commit(batch, durability)?;
+        taken.note(&mut file.inner());
         Ok(())
     }
 
     /// Adds rows that bring the saved state of a dirty file up to now; none when it is.
-    pub(super) fn stage_dirty(&self, ino: Ino, inner: &Inner, batch: &mut Batch) -> Option<(Saved, u64)> {
-        let stamp = inner.map.stamp();
-        let at = Some((stamp, inner.mtime_ns));
-        if !inner.is_dirty() || inner.saved.at == at {
-            return None;
+    ///
+    /// [`Unsaved::note`] takes them over after the commit.
+    pub(super) fn stage_dirty(&self, ino: Ino, inner: &mut Inner, batch: &mut Batch) -> Option<Unsaved> {
+        let taken = Unsaved::take(ino, inner)?;
+        self.stage_mark(&taken, batch);
+        for (number, records) in taken.rows() {
+            self.stage_row(ino, number, records, batch);
         }
-        let mut saved = Saved { at, ..inner.saved };
-        let prefix = self.journal_prefix(&ino);
-        if inner.saved.next_row == 0 {
-            batch.delete_prefix(&prefix);
-        }
-        for (start, piece) in inner.map.unsaved() {
-            let mut writer = Writer::new();
+        Some(taken)
+    }
+
+    fn stage_mark(&self, taken: &Unsaved, batch: &mut Batch) {
+        let ino = &taken.mark.ino;
+        self.delete_rows(ino, taken.stale.clone(), batch);
+        let stored = self.mark_key(ino);
+        let sealed = self.folder.local().seal(&stored, &taken.mark.encode());
+        batch.put_owned(stored, sealed);
+    }
+
+    fn stage_row(&self, ino: Ino, number: u32, records: &[(u64, Piece)], batch: &mut Batch) {
+        let mut writer = Writer::new();
+        for (start, piece) in records {
             match &piece.source {
-                Source::Base => continue,
+                Source::Base => {}
                 Source::Hole => {
                     writer.u8(RECORD_HOLE);
-                    writer.u64(start);
+                    writer.u64(*start);
                     writer.u64(piece.len);
                 }
                 Source::Mem(slice) => {
                     writer.u8(RECORD_BYTES);
-                    writer.u64(start);
+                    writer.u64(*start);
                     writer.bytes32(slice.bytes());
                 }
             }
-            let stored = [&prefix[..], &saved.next_row.to_be_bytes()].concat();
-            let record = writer.into_bytes();
-            saved.next_row += 1;
-            saved.journal_bytes += record.len() as u64;
-            batch.put(&stored, &self.folder.local().seal(&stored, &record));
         }
-        // Never 0 again: 0 asks for the old journal to go.
-        saved.next_row = saved.next_row.max(1);
-        let mark = Mark {
-            ino,
-            size: inner.map.size(),
-            mtime_ns: inner.mtime_ns,
-            based_on: inner.based_on.clone(),
-            base: (**inner.map.base()).clone(),
-        };
-        let stored = self.mark_key(&ino);
-        batch.put(&stored, &self.folder.local().seal(&stored, &mark.encode()));
-        Some((saved, stamp))
+        let stored = self.row_key(&ino, number);
+        let sealed = self.folder.local().seal(&stored, &writer.into_bytes());
+        batch.put_owned(stored, sealed);
     }
 
     /// Adds the removal of a file's saved state.
-    pub(super) fn unstage_dirty(&self, ino: &Ino, batch: &mut Batch) {
-        batch.delete(&self.mark_key(ino));
-        batch.delete_prefix(&self.journal_prefix(ino));
-        batch.delete(&self.survives_key(ino));
+    pub(super) fn unstage_dirty(&self, ino: &Ino, inner: &Inner, batch: &mut Batch) {
+        if inner.saved.has_mark {
+            batch.delete(&self.mark_key(ino));
+        }
+        self.delete_rows(ino, inner.saved.first_row..inner.saved.next_row, batch);
+        if inner.survives.is_some() {
+            batch.delete(&self.survives_key(ino));
+        }
+    }
+
+    fn delete_rows(&self, ino: &Ino, rows: Range<u32>, batch: &mut Batch) {
+        if rows.len() > NUMBERED_DELETES_MAX as usize {
+            batch.delete_prefix(&self.journal_prefix(ino));
+        } else {
+            rows.for_each(|number| batch.delete(&self.row_key(ino, number)));
+        }
+    }
+
+    fn row_key(&self, ino: &Ino, number: u32) -> Vec<u8> {
+        [&self.journal_prefix(ino)[..], &number.to_be_bytes()].concat()
     }
 
     fn mark_key(&self, ino: &Ino) -> Vec<u8> {
@@ -255,7 +347,9 @@ impl Vfs {
                 && !self.view(|view| survive::outlives(view, mark.ino, survives))?
             {
                 let mut batch = Batch::default();
-                self.unstage_dirty(&mark.ino, &mut batch);
+                batch.delete(&stored);
+                batch.delete_prefix(&self.journal_prefix(&mark.ino));
+                batch.delete(&self.survives_key(&mark.ino));
                 self.folder.store().db().commit(batch, Durability::Unsynced)?;
                 continue;
             }
@@ -272,7 +366,8 @@ impl Vfs {
                 let stamp = inner.map.stamp();
                 inner.map.mark_saved(stamp);
                 let at = Some((stamp, inner.mtime_ns));
-                inner.saved = Saved { at, next_row: rows.max(1), journal_bytes: bytes };
+                let (next_row, journal_bytes) = (rows, bytes);
+                inner.saved = Saved { at, has_mark: true, next_row, journal_bytes, ..Saved::default() };
             }
             self.files.lock().insert(ino, Arc::new(file));
         }
@@ -291,7 +386,7 @@ impl Vfs {
             let plain = self.folder.local().open(&stored, value);
             match plain.and_then(|plain| {
                 bytes += plain.len() as u64;
-                replay_record(&plain, map).map_err(Error::from)
+                replay_row(&plain, map).map_err(Error::from)
             }) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
@@ -304,26 +399,29 @@ impl Vfs {
     }
 }
 
-fn replay_record(record: &[u8], map: &mut FileMap) -> Result<(), DecodeError> {
+/// Lays the records of one row over the map.
+fn replay_row(row: &[u8], map: &mut FileMap) -> Result<(), DecodeError> {
     let field = "dirty row";
-    let mut reader = Reader::new(record);
-    let kind = reader.u8(field)?;
-    let start = reader.u64(field)?;
-    match kind {
-        RECORD_BYTES => {
-            let bytes = reader.bytes32(SEGMENT_BYTES * 2, field)?;
-            map.write(start, bytes);
-        }
-        RECORD_HOLE => {
-            let end = start.checked_add(reader.u64(field)?).ok_or(DecodeError::Invalid { field })?;
-            if map.size() < end {
-                map.truncate(end);
+    let mut reader = Reader::new(row);
+    while reader.left() > 0 {
+        let kind = reader.u8(field)?;
+        let start = reader.u64(field)?;
+        match kind {
+            RECORD_BYTES => {
+                let bytes = reader.bytes32(SEGMENT_BYTES * 2, field)?;
+                map.write(start, bytes);
             }
-            map.punch(start..end);
+            RECORD_HOLE => {
+                let end = start.checked_add(reader.u64(field)?).ok_or(DecodeError::Invalid { field })?;
+                if map.size() < end {
+                    map.truncate(end);
+                }
+                map.punch(start..end);
+            }
+            _ => return Err(DecodeError::Invalid { field }),
         }
-        _ => return Err(DecodeError::Invalid { field }),
     }
-    reader.finish()
+    Ok(())
 }
 
 impl Vfs {

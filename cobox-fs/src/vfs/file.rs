@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::filemap::FileMap;
 use super::rechunk::Alignment;
 use super::stream::Stream;
-use super::{Errno, OpenFlags};
+use super::{Errno, OpenFlags, SCATTERED_BYTES_MAX, STREAM_BYTES};
 
 /// Overwrites out of order after which a file is cut into fixed blocks: a few may be an editor's.
 const RANDOM_WRITES: u32 = 4;
@@ -69,14 +69,29 @@ pub struct Inner {
 }
 
 /// What durable rows hold of a dirty file.
+///
+/// Rows are numbered upwards as long as the file is dirty; `first_row..next_row` may be in the store.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Saved {
-    /// Stamp and time that the mark shows; `None` without a mark.
+    /// Stamp and time that the mark shows; `None` where it shows no state that counts.
     pub at: Option<(u64, Option<i64>)>,
-    /// Number of the next journal row; 0 also says that older ones must go.
+    /// Whether a mark may be in the store.
+    pub has_mark: bool,
+    /// Number of the oldest journal row that may be in the store.
+    pub first_row: u32,
+    /// Number of the first row that belongs to the base; those before must go with the next mark.
+    pub base_row: u32,
+    /// Number of the next journal row.
     pub next_row: u32,
-    /// Bytes in journal rows.
+    /// Bytes in the rows that belong to the base.
     pub journal_bytes: u64,
+}
+
+impl Saved {
+    /// Notes that the rows so far belong to an older base.
+    pub fn rebased(&mut self) {
+        *self = Self { at: None, base_row: self.next_row, journal_bytes: 0, ..*self };
+    }
 }
 
 /// Access to the state that keeps the count of dirty bytes right.
@@ -153,6 +168,12 @@ impl Inner {
         self.dirty_since.is_some()
     }
 
+    /// Whether durable rows hold its state as it is.
+    #[must_use]
+    pub fn is_saved(&self) -> bool {
+        self.saved.at == Some((self.map.stamp(), self.mtime_ns))
+    }
+
     /// Notes a change at `mtime_ns`.
     pub fn changed(&mut self, mtime_ns: i64) {
         self.mtime_ns = Some(mtime_ns);
@@ -168,6 +189,23 @@ impl Inner {
         self.last_write_end = offset + data.len() as u64;
         self.map.write(offset, data);
         self.changed(now_ns);
+    }
+
+    /// Whether random overwrites wait in memory: sealing them together writes a chunk once where many
+    /// of them fall into it.
+    #[must_use]
+    pub fn is_scattered(&self) -> bool {
+        self.alignment() != Alignment::ByContent && self.map.is_scattered()
+    }
+
+    /// With this much in memory it is sealed while it is written.
+    #[must_use]
+    pub fn stream_bytes(&self) -> u64 {
+        if self.map.mem_bytes() >= STREAM_BYTES && self.is_scattered() {
+            SCATTERED_BYTES_MAX
+        } else {
+            STREAM_BYTES
+        }
     }
 
     /// How its chunks are cut.

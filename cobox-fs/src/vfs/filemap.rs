@@ -4,7 +4,7 @@
 //! Pure: no I/O and no lock. A snapshot shares the written bytes, so taking one is cheap and writers go
 //! on; [`FileMap::rebase`] then replaces what the snapshot held by new content.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,6 +13,9 @@ use cobox_store::format::content::Content;
 /// Bytes that one buffer gathers before the next begins: keeps the copying of a growing buffer small
 /// and lets a saved row stay below RocksDB's usual write buffer by far.
 pub const SEGMENT_BYTES: usize = 1024 * 1024;
+/// Written pieces shorter than this on average lie scattered: sealing writes the whole chunk around
+/// each, which is as long as this.
+const SCATTERED_BYTES: u64 = 64 * 1024;
 
 /// Written bytes: a part of a shared buffer.
 #[derive(Clone, Debug)]
@@ -71,6 +74,8 @@ pub struct Piece {
 #[derive(Clone, Debug)]
 pub struct FileMap {
     pieces: BTreeMap<u64, Piece>,
+    /// Starts of the pieces that no durable row holds yet.
+    unsaved: BTreeSet<u64>,
     base: Arc<Content>,
     size: u64,
     stamp: u64,
@@ -82,7 +87,8 @@ impl FileMap {
     #[must_use]
     pub fn new(base: Arc<Content>) -> Self {
         let size = base.size();
-        let mut map = Self { pieces: BTreeMap::new(), base, size, stamp: 0, mem_bytes: 0 };
+        let (pieces, unsaved) = (BTreeMap::new(), BTreeSet::new());
+        let mut map = Self { pieces, unsaved, base, size, stamp: 0, mem_bytes: 0 };
         map.insert(0, size, Source::Base, true);
         map
     }
@@ -121,6 +127,21 @@ impl FileMap {
     pub fn is_changed(&self) -> bool {
         self.size != self.base.size()
             || self.pieces.values().any(|piece| !matches!(piece.source, Source::Base))
+    }
+
+    /// Whether what was written lies in many short pieces.
+    #[must_use]
+    pub fn is_scattered(&self) -> bool {
+        self.mem_bytes / SCATTERED_BYTES < self.pieces.len() as u64 / 2
+    }
+
+    /// Written bytes that no durable row holds yet.
+    #[must_use]
+    pub fn unsaved_bytes(&self) -> u64 {
+        self.unsaved()
+            .filter(|(_, piece)| matches!(piece.source, Source::Mem(_)))
+            .map(|(_, piece)| piece.len)
+            .sum()
     }
 
     /// The pieces that overlap `range`, clipped to it and to the file's end.
@@ -242,6 +263,7 @@ impl FileMap {
     pub fn rebase(&mut self, base: Arc<Content>, stamp: u64, settled: u64) {
         self.split(settled);
         let old = std::mem::take(&mut self.pieces);
+        self.unsaved.clear();
         self.base = base;
         self.mem_bytes = 0;
         let mut run: Option<Range<u64>> = None;
@@ -256,6 +278,7 @@ impl FileMap {
             }
             // What was saved was saved against the old base.
             piece.saved = false;
+            self.unsaved.insert(start);
             if let Source::Mem(slice) = &piece.source {
                 self.mem_bytes += slice.len as u64;
             }
@@ -268,20 +291,29 @@ impl FileMap {
 
     /// The pieces that no durable row holds yet.
     pub fn unsaved(&self) -> impl Iterator<Item = (u64, &Piece)> {
-        self.pieces().filter(|(_, piece)| !piece.saved)
+        self.unsaved.iter().filter_map(|start| Some((*start, self.pieces.get(start)?)))
     }
 
     /// Notes that durable rows hold everything as old as `stamp`.
     pub fn mark_saved(&mut self, stamp: u64) {
-        for piece in self.pieces.values_mut().filter(|piece| piece.stamp <= stamp) {
-            piece.saved = true;
-        }
+        let pieces = &mut self.pieces;
+        self.unsaved.retain(|start| match pieces.get_mut(start) {
+            Some(piece) if piece.stamp <= stamp => {
+                piece.saved = true;
+                false
+            }
+            found => found.is_some(),
+        });
     }
 
     /// Notes that no durable row holds anything any more.
     pub fn mark_unsaved(&mut self) {
-        for piece in self.pieces.values_mut() {
+        self.unsaved.clear();
+        for (start, piece) in &mut self.pieces {
             piece.saved = matches!(piece.source, Source::Base);
+            if !piece.saved {
+                self.unsaved.insert(*start);
+            }
         }
     }
 
@@ -292,6 +324,11 @@ impl FileMap {
         if let Source::Mem(slice) = &source {
             self.mem_bytes += slice.len as u64;
         }
+        if saved {
+            self.unsaved.remove(&start);
+        } else {
+            self.unsaved.insert(start);
+        }
         self.pieces.insert(start, Piece { len, source, stamp: self.stamp, saved });
     }
 
@@ -301,6 +338,7 @@ impl FileMap {
         self.split(range.end);
         let gone: Vec<u64> = self.pieces.range(range).map(|(start, _)| *start).collect();
         for start in gone {
+            self.unsaved.remove(&start);
             if let Some(Piece { source: Source::Mem(slice), .. }) = self.pieces.remove(&start) {
                 self.mem_bytes -= slice.len as u64;
             }
@@ -325,6 +363,9 @@ impl FileMap {
         let tail = Piece { len: right, source: rest, stamp: piece.stamp, saved: piece.saved };
         piece.len = left;
         piece.source = source;
+        if !tail.saved {
+            self.unsaved.insert(at);
+        }
         self.pieces.insert(at, tail);
     }
 }
@@ -364,7 +405,8 @@ mod tests {
             }
             at += piece.len;
         }
-        at == map.size() && mem == map.mem_bytes()
+        let unsaved = map.pieces().filter(|(_, piece)| !piece.saved).map(|(start, _)| start);
+        at == map.size() && mem == map.mem_bytes() && unsaved.eq(map.unsaved.iter().copied())
     }
 
     #[test]
@@ -384,7 +426,9 @@ mod tests {
             for step in 0..300u64 {
                 let offset = next(1200);
                 let len = next(200);
-                match next(8) {
+                match next(10) {
+                    8 => map.mark_saved(map.stamp() - map.stamp().min(next(3))),
+                    9 => map.mark_unsaved(),
                     0..=3 => {
                         let data = vec![u8::try_from(step % 251).expect("byte"); index(len)];
                         map.write(offset, &data);

@@ -19,7 +19,7 @@ use super::numbers::NodeRef;
 use super::rechunk::{self, Place, Span};
 use super::sequencer::now_ns;
 use super::survive::is_gone;
-use super::{ABSENT_WAIT_MS, Attr, DIRTY_BYTES_MAX, Errno, ReadOutcome, STREAM_BYTES, Vfs};
+use super::{ABSENT_WAIT_MS, Attr, DIRTY_BYTES_MAX, Errno, ReadOutcome, Vfs};
 use crate::tree::ops;
 
 /// Largest file: what a signed 64-bit offset reaches.
@@ -279,9 +279,10 @@ impl Vfs {
                 return Err(Errno::EFBIG);
             }
             inner.write(at, data, now_ns());
-            inner.map.mem_bytes()
+            let in_memory = inner.map.mem_bytes();
+            if in_memory >= inner.stream_bytes() { in_memory } else { 0 }
         };
-        if in_memory >= STREAM_BYTES {
+        if in_memory > 0 {
             self.stream(&file, in_memory)?;
         }
         if self.dirty_bytes.load(Ordering::Relaxed) > DIRTY_BYTES_MAX {
@@ -304,6 +305,13 @@ impl Vfs {
     fn keep(&self, file: &File, durability: Durability) -> Result<(), Errno> {
         if !file.inner().is_dirty() {
             return if durability == Durability::Synced { self.sync_log() } else { Ok(()) };
+        }
+        if durability == Durability::Unsynced {
+            let mut inner = file.inner();
+            if inner.is_saved() {
+                inner.settled_by_user = true;
+                return Ok(());
+            }
         }
         // What has no name any more needs no rows.
         if self.view(|view| is_gone(view, file))? {
@@ -344,16 +352,14 @@ impl Vfs {
     /// Forgets what was written to a file without a name.
     pub(super) fn discard(&self, file: &File) -> Result<(), Errno> {
         let _io = file.io.lock();
-        let marked = {
+        let mut batch = cobox_store::blind::Batch::default();
+        {
             let mut inner = file.inner();
-            let marked = inner.saved.at.is_some() || inner.saved.next_row > 0;
+            self.unstage_dirty(&file.ino, &inner, &mut batch);
             inner.published();
             inner.map.truncate(0);
-            marked
-        };
-        if marked {
-            let mut batch = cobox_store::blind::Batch::default();
-            self.unstage_dirty(&file.ino, &mut batch);
+        }
+        if !batch.is_empty() {
             self.folder.store().db().commit(batch, Durability::Unsynced)?;
         }
         Ok(())

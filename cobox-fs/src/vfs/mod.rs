@@ -61,6 +61,10 @@ pub const STREAM_BYTES: u64 = 4 * 1024 * 1024;
 /// written to the disk while others are made, and two such files stay within [`DIRTY_BYTES_MAX`].
 pub const STREAM_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
+/// Random overwrites of one file wait for each other up to this: more of them fall into one chunk, which is
+/// then sealed once. Below [`DIRTY_BYTES_MAX`] by what other files need meanwhile.
+pub const SCATTERED_BYTES_MAX: u64 = 40 * 1024 * 1024;
+
 /// How a folder is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VfsOptions {

@@ -100,11 +100,13 @@ impl Vfs {
     /// Has a file sealed that has `in_memory` written bytes in memory; waits only where it is far ahead.
     pub(super) fn stream(&self, file: &Arc<File>, in_memory: u64) -> Result<(), Errno> {
         let offer = self.streamer.offer(file);
+        let soon = file.inner().stream_bytes();
+        let far = STREAM_BYTES_MAX.max(soon + STREAM_BYTES);
         let (io, bound) = match offer {
-            Offer::Taken if in_memory < STREAM_BYTES_MAX => return Ok(()),
+            Offer::Taken if in_memory < far => return Ok(()),
             // It grows faster than it is sealed.
-            Offer::Taken => (Some(file.io.lock()), STREAM_BYTES_MAX),
-            Offer::Refused => (file.io.try_lock(), STREAM_BYTES),
+            Offer::Taken => (Some(file.io.lock()), far),
+            Offer::Refused => (file.io.try_lock(), soon),
         };
         let Some(_io) = io else { return Ok(()) };
         if file.inner().map.mem_bytes() >= bound {
@@ -124,7 +126,7 @@ impl Vfs {
             let due = {
                 let mut inner = file.inner();
                 inner.stream = Stream::Idle;
-                inner.map.mem_bytes() >= STREAM_BYTES
+                inner.map.mem_bytes() >= inner.stream_bytes()
             };
             // Waiting for other devices is for the writer: here it would hold up other files.
             if due && let Err(errno) = self.settle_until(&file, Tail::Leave, Instant::now()) {

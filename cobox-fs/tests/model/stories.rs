@@ -168,6 +168,52 @@ fn random_overwrites_of_a_large_file_add_only_what_changed() {
     assert!(bytes_of(other.vfs(), b"disk.img") == wanted);
 }
 
+/// Saved as rows, as chunks, cut short, published, removed and made again, with a restart after each.
+#[test]
+fn overwrites_of_all_sorts_survive_restarts_without_goodbye() {
+    for seed in 0..3 {
+        let mut device = Device::new();
+        let mut dice = Dice::new(100 + seed);
+        let mut wanted = dice.bytes(6_000_000);
+        write_file(device.vfs(), b"disk.img", &wanted);
+        for turn in 0..24 {
+            let vfs = device.vfs();
+            let fh = vfs.open_file(resolve(vfs, b"disk.img"), WRITE).expect("opens");
+            let mut write = |at: usize, bytes: &[u8]| {
+                vfs.write(fh, at as u64, bytes).expect("written");
+                wanted.resize(wanted.len().max(at + bytes.len()), 0);
+                wanted[at..at + bytes.len()].copy_from_slice(bytes);
+            };
+            match dice.below(5) {
+                // More than becomes chunks where it lies together.
+                0 | 1 => (0..600).for_each(|_| {
+                    let at = usize::try_from(dice.below(1_400)).expect("fits") * 4096;
+                    write(at, &dice.bytes(3000));
+                }),
+                2 => write(usize::try_from(dice.below(3_000_000)).expect("fits"), &dice.bytes(2_500_000)),
+                3 => {
+                    let size = 4_000_000 + dice.below(1_000_000);
+                    let change = SetAttr { size: Some(size), fh: Some(fh), ..SetAttr::default() };
+                    vfs.setattr(resolve(vfs, b"disk.img"), &change).expect("cut short");
+                    wanted.resize(usize::try_from(size).expect("fits"), 0);
+                }
+                _ => vfs.cut(Cut::Now).expect("cut"),
+            }
+            vfs.fsync(fh, FsyncKind::Data).expect("synced");
+            if turn == 12 {
+                vfs.unlink(ROOT, b"disk.img").expect("removed");
+                vfs.release(fh).expect("closed");
+                wanted = dice.bytes(5_000_000);
+                write_file(vfs, b"disk.img", &wanted);
+            }
+            if dice.below(2) == 0 {
+                device.restart();
+            }
+            assert!(bytes_of(device.vfs(), b"disk.img") == wanted, "seed {seed}, turn {turn}");
+        }
+    }
+}
+
 #[test]
 fn sparse_file_takes_no_space_and_shows_its_holes() {
     let device = Device::new();
