@@ -18,6 +18,12 @@ const OFFLINE_MAX: Duration = Duration::from_secs(60);
 const GROUPS_FULL: u64 = 4096;
 /// Bytes of pending ops that a cut does not wait to grow beyond: a quarter of an entry's body.
 const BYTES_FULL: u64 = 256 * 1024;
+/// Without a peer nobody waits for an entry: then this many times as much gathers, and what is made and
+/// removed meanwhile is never sealed.
+const OFFLINE_TIMES: u64 = 4;
+/// Priority of the thread that cuts (`nice(2)`): programs that wait for an answer go first, and it still
+/// gets a quarter of a processor that is busy, so its lag is bounded.
+const CUT_NICENESS: i32 = 5;
 /// How often files that stay open are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Wait after a cut that failed, for example on a full disk.
@@ -109,6 +115,8 @@ impl Vfs {
     }
 
     fn cut_loop(&self, stop: &AtomicBool) {
+        // On Linux this is the calling thread's; where it is refused, it cuts as fast as all others work.
+        let _ = rustix::process::nice(CUT_NICENESS);
         while !stop.load(Ordering::SeqCst) {
             let Some(why) = self.await_work(stop) else { continue };
             if let Err(errno) = self.cut(why) {
@@ -126,8 +134,9 @@ impl Vfs {
     fn await_work(&self, stop: &AtomicBool) -> Option<Cut> {
         let mut state = self.wake.state.lock();
         let now = Instant::now();
-        let full = self.pending_groups.load(Ordering::Relaxed) >= GROUPS_FULL
-            || self.pending_bytes.load(Ordering::Relaxed) >= BYTES_FULL;
+        let times = if self.connected.load(Ordering::Relaxed) { 1 } else { OFFLINE_TIMES };
+        let full = self.pending_groups.load(Ordering::Relaxed) >= GROUPS_FULL * times
+            || self.pending_bytes.load(Ordering::Relaxed) >= BYTES_FULL * times;
         let due = match (state.first, state.last) {
             (Some(first), Some(last)) if self.connected.load(Ordering::Relaxed) => {
                 Some((last + IDLE).min(first + CONNECTED_MAX))
@@ -151,8 +160,9 @@ impl Vfs {
             return None;
         }
         let wait = due.map_or(LOOK, |due| due.saturating_duration_since(now).min(LOOK));
-        // While a timer runs, ops need not wake this thread: it looks by itself.
-        state.asleep = state.first.is_none() || !self.connected.load(Ordering::Relaxed);
+        // While a timer runs, ops need not wake this thread: it looks by itself, and soon enough for a
+        // backlog that is full. To be woken by every op would cost each a switch of threads.
+        state.asleep = state.first.is_none();
         self.wake.changed.wait_for(&mut state, wait.max(Duration::from_millis(1)));
         state.asleep = false;
         if state.first.is_none() && self.has_dirty() {
