@@ -19,7 +19,7 @@ use super::convert;
 use super::guard::guarded;
 use super::waiters::{Waiters, WaitingRead};
 use crate::tree::names::conflict_origins;
-use crate::vfs::{Attr, Creator, Errno, FsyncKind, Full, Listing, ROOT, ReadOutcome, SetAttr, Vfs};
+use crate::vfs::{self, Attr, Creator, Errno, FsyncKind, Full, Listing, ROOT, ReadOutcome, SetAttr, Vfs};
 
 /// How long the kernel trusts what it was told. Only this mount and other devices change a folder, and
 /// their changes are told to it ([`super::Invalidator`]), so the limit is only there for a lost message.
@@ -101,9 +101,16 @@ fn attr_trust(ino: u64) -> Duration {
 }
 
 /// Pages stay in the kernel's cache from one open to the next; a report is read afresh each time, up
-/// to its end and not to the length that the kernel knew.
-fn open_answer(ino: u64) -> FopenFlags {
-    if is_report(ino) { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::FOPEN_KEEP_CACHE }
+/// to its end and not to the length that the kernel knew. Closing what was opened for reading saves
+/// nothing, so the kernel need not say so.
+fn open_answer(ino: u64, flags: vfs::OpenFlags) -> FopenFlags {
+    if is_report(ino) {
+        FopenFlags::FOPEN_DIRECT_IO
+    } else if flags.write {
+        FopenFlags::FOPEN_KEEP_CACHE
+    } else {
+        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
+    }
 }
 
 fn creator(request: &Request, mode: u32) -> Creator {
@@ -308,7 +315,7 @@ impl Filesystem for Adapter {
             Ok(fh)
         });
         match result {
-            Ok(fh) => reply.opened(FileHandle(fh), open_answer(ino.0)),
+            Ok(fh) => reply.opened(FileHandle(fh), open_answer(ino.0, flags)),
             Err(errno) => reply.error(convert::errno(errno)),
         }
     }
