@@ -65,7 +65,7 @@ fn store_advice(error: &StoreError) -> (Exit, &'static str) {
         ),
         E::Equivocation { .. } | E::RolledBack { .. } => (
             Exit::Damaged,
-            "This device was copied or set back from a backup. Stop the copy, and set this device up again with `cobox-ctl recover`.",
+            "This device was copied or set back from a backup. Stop the copy, then restart the daemon; where that does not help (`cobox-ctl doctor` says), run `cobox-ctl recover` in this home. Nothing that was written is lost.",
         ),
         E::NotPermitted { .. } | E::Access { .. } => {
             (Exit::Refused, "Ask an admin of the folder, or use a device that may do this.")

@@ -83,7 +83,7 @@ impl Paths {
     /// Whether a device was set up here.
     #[must_use]
     pub fn has_device(&self) -> bool {
-        std::fs::read_dir(&self.store).is_ok_and(|mut entries| entries.next().is_some())
+        cobox_store::keyed::Home::is_made(&self.store)
     }
 }
 

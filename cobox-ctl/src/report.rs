@@ -28,6 +28,9 @@ pub struct FolderReport {
     pub mount: Option<MountReport>,
     /// What lies on this device.
     pub local: LocalReport,
+    /// What a person must know and do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<Alarm>,
     /// Who holds copies.
     pub seeders: Vec<SeederReport>,
     /// How many seeders say they hold everything.
@@ -36,6 +39,15 @@ pub struct FolderReport {
     pub copies_proved: u32,
     /// When the youngest proof that counts was given, in milliseconds since 1970.
     pub proved_at_ms: Option<u64>,
+}
+
+/// Something that is wrong with a folder, as sentences.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Alarm {
+    /// What happened.
+    pub what: String,
+    /// What to do.
+    pub advice: String,
 }
 
 /// A mount.

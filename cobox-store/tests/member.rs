@@ -286,7 +286,7 @@ fn recovery_with_other_words_or_another_index_is_refused() {
 }
 
 #[test]
-fn store_from_an_older_copy_stops_signing_and_still_reads() {
+fn store_from_an_older_copy_never_signs_a_number_again_and_goes_on_under_a_fresh_log() {
     let dir = tempfile::tempdir().expect("a folder");
     let copy = tempfile::tempdir().expect("a folder");
     let made = home(dir.path(), &MemberSecret::generate().expect("randomness"));
@@ -297,15 +297,76 @@ fn store_from_an_older_copy_stops_signing_and_still_reads() {
     copy_dir(&dir.path().join("data"), &copy.path().join("data"));
     let made = Home::open(dir.path(), unlock("pass")).expect("opens");
     let folder = made.folder_by_name("f").expect("there");
-    folder.write_entries(2 << 16, acks(3..4), vec![], Batch::default()).expect("written");
+    let forgotten = folder.write_entries(2 << 16, acks(3..4), vec![], Batch::default()).expect("written");
+    let entry = folder.store().entry(folder.no(), forgotten.log, 2).expect("readable").expect("there");
     drop((folder, made));
     std::fs::remove_dir_all(dir.path().join("data")).expect("removed");
     copy_dir(&copy.path().join("data"), &dir.path().join("data"));
     let made = Home::open(dir.path(), unlock("pass")).expect("opens");
     let folder = made.folder_by_name("f").expect("there");
-    let refused = folder.write_entries(3 << 16, acks(5..6), vec![], Batch::default());
-    assert!(matches!(refused, Err(Error::RolledBack { .. })));
     assert_eq!(&*folder.read_chunk(ChunkType::Data, chunk).expect("readable"), b"kept");
+    assert_eq!(folder.set_back().expect("readable"), Some((forgotten.log, 1)));
+    let head = folder.write_entries(3 << 16, acks(5..6), vec![], Batch::default()).expect("written");
+    assert_ne!(head.log, forgotten.log);
+    assert_eq!(head.seq, 1);
+    // What it had forgotten is taken from a peer, as another log's.
+    folder.store().entry_add(folder.no(), &entry).expect("accepted");
+    assert_eq!(folder.open_entry(&entry).expect("opens").groups, acks(3..4));
+    drop((folder, made));
+    let made = Home::open(dir.path(), unlock("pass")).expect("opens");
+    let folder = made.folder_by_name("f").expect("there");
+    assert_eq!(folder.log(), head.log, "it joins again once");
+    assert_eq!(folder.store().access(folder.no()).expect("readable").devices.len(), 2);
+}
+
+#[test]
+fn recovery_interrupted_before_its_record_goes_on_at_the_next_opening() {
+    let dirs = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let secret = MemberSecret::generate().expect("randomness");
+    let lost = home(dirs.0.path(), &secret).folder_create("photos").expect("created");
+    let second = home(dirs.1.path(), &secret);
+    let before = records(&lost);
+    let found = second.folder_recover(&secret, 0, "photos", before.clone()).expect("recovered");
+    let (no, log) = (found.no(), found.log());
+    let admission = records(&found).into_iter().find(|record| !before.contains(record)).expect("admitted");
+    // As a crash leaves it: keys and admission are kept, and no record has entered the access log.
+    let mut batch = Batch::default();
+    batch.put(&key(no, Table::Setting, b"admission"), &admission.encode());
+    for position in before.len() as u64..records(&found).len() as u64 {
+        batch.delete(&key(no, Table::AccessRecord, &position.to_be_bytes()));
+    }
+    for record in records(&found).iter().filter(|record| !before.contains(record)) {
+        batch.delete(&key(no, Table::AccessByHash, &record.hash().0));
+    }
+    second.store().db().commit(batch, cobox_store::blind::Durability::Synced).expect("committed");
+    drop((found, second));
+    let second = Home::open(dirs.1.path(), unlock("pass")).expect("opens");
+    let found = second.folder_recover(&secret, 0, "photos", before.clone()).expect("goes on");
+    assert_eq!(found.log(), log, "the same device");
+    assert!(found.store().access(no).expect("readable").may_write(&log));
+    assert_eq!(records(&found).len(), before.len() + 2, "the admission, and an epoch boxed to it");
+    found.write_entries(1 << 16, acks(1..2), vec![], Batch::default()).expect("written");
+    assert!(found.store().db().get(&key(no, Table::Setting, b"admission")).expect("readable").is_none());
+}
+
+#[test]
+fn pack_that_a_crash_left_without_rows_is_swept_at_the_next_opening() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let made = home(dir.path(), &MemberSecret::generate().expect("randomness"));
+    let folder = made.folder_create("f").expect("created");
+    let kept = stow(&folder, b"waits for its entry");
+    folder.flush_packs().expect("flushed");
+    let bytes = noise(1 << 18, 1);
+    let outboard = cobox_store::format::proof::Outboard::of(&bytes);
+    folder.store().pack_put(folder.no(), outboard.pack(), &outboard, &bytes).expect("stored");
+    let status =
+        |folder: &Folder| folder.store().pack_status(folder.no(), outboard.pack().id).expect("readable");
+    assert_ne!(status(&folder), cobox_store::blind::PackStatus::Unknown);
+    drop((folder, made));
+    let made = Home::open(dir.path(), unlock("pass")).expect("opens");
+    let folder = made.folder_by_name("f").expect("there");
+    assert_eq!(status(&folder), cobox_store::blind::PackStatus::Unknown);
+    assert_eq!(&*folder.read_chunk(ChunkType::Data, kept).expect("readable"), b"waits for its entry");
 }
 
 #[test]

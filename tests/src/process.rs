@@ -132,6 +132,8 @@ pub struct Device {
     pub home: PathBuf,
     /// Where its folder is mounted.
     pub mount: PathBuf,
+    /// The file with its passphrase; without one it has a key file.
+    pub passphrase_file: Option<PathBuf>,
     daemon: Option<Child>,
 }
 
@@ -144,14 +146,18 @@ impl Device {
     pub fn new(dir: &Path, name: &str) -> Self {
         let (home, mount) = (dir.join(format!("{name}-home")), dir.join(format!("{name}-mount")));
         fs::create_dir_all(&mount).expect("makes a mount point");
-        Self { home, mount, daemon: None }
+        Self { home, mount, passphrase_file: None, daemon: None }
     }
 
     /// A `cobox-ctl` command for this home.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program("cobox-ctl"));
-        command.env("COBOX_HOME", &self.home).args(arguments);
+        command.env("COBOX_HOME", &self.home);
+        if let Some(file) = &self.passphrase_file {
+            command.arg("--passphrase-file").arg(file);
+        }
+        command.args(arguments);
         command
     }
 

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::ops::ControlFlow;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use cobox_store::blind::{Store, StoreKind};
@@ -113,11 +113,28 @@ fn all_places(seeder: &Seeder, device: &Device, tap: &Path) -> Vec<(String, Vec<
     .concat()
 }
 
+/// How the device's keys are locked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lock {
+    Passphrase,
+    KeyFile,
+}
+
 #[test]
 fn seeder_and_wire_show_no_canary() {
-    if !can_mount("seeder_and_wire_show_no_canary") {
-        return;
+    if can_mount("seeder_and_wire_show_no_canary") {
+        search_what_a_device_leaves(Lock::Passphrase);
     }
+}
+
+#[test]
+fn seeder_and_wire_show_nothing_of_a_key_file() {
+    if can_mount("seeder_and_wire_show_nothing_of_a_key_file") {
+        search_what_a_device_leaves(Lock::KeyFile);
+    }
+}
+
+fn search_what_a_device_leaves(lock: Lock) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut rng = Rng::new(std::process::id().into());
     let mut canaries: Vec<(String, Vec<u8>)> = Vec::new();
@@ -134,9 +151,17 @@ fn seeder_and_wire_show_no_canary() {
     let mut device = Device::new(dir.path(), "device");
     let words = dir.path().join("words");
     let (label, folder) = (canary("device label"), canary("folder name"));
-    device
-        .ctl(&["init", "--label", &label, "--no-passphrase", "--words-out", words.to_str().expect("text")])
-        .ok();
+    let mut init = vec!["init", "--label", &label, "--words-out", words.to_str().expect("text")];
+    match lock {
+        Lock::Passphrase => {
+            let file = dir.path().join("passphrase");
+            fs::write(&file, canary("passphrase")).expect("writes");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("closes");
+            device.passphrase_file = Some(file);
+        }
+        Lock::KeyFile => init.push("--no-passphrase"),
+    }
+    device.ctl(&init).ok();
     device.start_with(&taps);
     device.ctl(&["folder", "create", &folder]).ok();
     device.ctl(&["seeder", "add", &folder, &seeder.address(), "--quota", "1G"]).ok();
@@ -170,6 +195,11 @@ fn seeder_and_wire_show_no_canary() {
     let searched: usize = places.iter().map(|(_, bytes)| bytes.len()).sum();
     let frames = fs::metadata(&tap).map_or(0, |data| data.len());
     println!("{} canaries, {searched} bytes in {} places, {frames} of frames", canaries.len(), places.len());
+    let lock_is_searched = match lock {
+        Lock::Passphrase => canaries.iter().any(|(what, _)| what == "passphrase"),
+        Lock::KeyFile => canaries.iter().any(|(what, _)| what.starts_with("key file")),
+    };
+    assert!(lock_is_searched);
     assert!(frames > 1_000_000, "the frames were not recorded");
     assert_eq!(search(&places, &canaries), Vec::<String>::new());
 

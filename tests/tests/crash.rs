@@ -4,13 +4,15 @@
 //! two entries ever share a sequence number. `COBOX_SOAK=N` multiplies the rounds; 20 make 200.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cobox_store::blind::{Store, StoreKind};
 use cobox_store::id::{EntryHash, LogId};
 use cobox_tests::load::{Rng, Worker};
-use cobox_tests::process::{Device, Seeder, can_mount};
+use cobox_tests::process::{Device, Seeder, can_mount, until};
 
 const ROUNDS: u64 = 10;
 const WORKERS: u64 = 3;
@@ -82,5 +84,91 @@ fn note_entries(device: &Device, entries: &mut BTreeMap<(LogId, u64), EntryHash>
                 assert!(before.is_none_or(|before| before == hash), "two entries share the number {seq}");
             }
         }
+    }
+}
+
+/// Ends the daemon that a verb started by itself.
+struct Autostarted<'a>(&'a Device);
+
+impl Drop for Autostarted<'_> {
+    fn drop(&mut self) {
+        drop(self.0.ctl(&["daemon", "stop"]));
+    }
+}
+
+/// Copies a folder with everything in it.
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("makes a folder");
+    for entry in fs::read_dir(from).expect("lists").map(|entry| entry.expect("lists")) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copies");
+        }
+    }
+}
+
+#[test]
+fn device_whose_disk_is_set_back_gets_everything_back_and_goes_on() {
+    if !can_mount("device_whose_disk_is_set_back_gets_everything_back_and_goes_on") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.start();
+    let mut device = Device::new(dir.path(), "device");
+    let words = dir.path().join("words");
+    let words = words.to_str().expect("a temporary path is text");
+    device.ctl(&["init", "--label", "back", "--no-passphrase", "--words-out", words]).ok();
+    device.start();
+    device.ctl(&["folder", "create", "docs"]).ok();
+    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "1G"]).ok();
+    device.mount("docs");
+    let wait = ["wait", "docs", "--copies", "1", "--timeout", "60s"];
+    let file = |device: &Device, name: &str| device.mount.join(name);
+    fs::write(file(&device, "before"), b"in the copy").expect("writes");
+    device.ctl(&wait).ok();
+    device.stop();
+    let (data, copy) = (device.home.join("store/data"), dir.path().join("copy"));
+    copy_dir(&data, &copy);
+    device.start();
+    device.await_mount();
+    let forgotten = Rng::new(1).bytes(700_000);
+    fs::write(file(&device, "forgotten"), &forgotten).expect("writes");
+    fs::rename(file(&device, "before"), file(&device, "renamed")).expect("renames");
+    device.ctl(&wait).ok();
+    device.stop();
+
+    fs::remove_dir_all(&data).expect("removes");
+    copy_dir(&copy, &data);
+    device.start();
+    device.await_mount();
+    fs::write(file(&device, "after"), b"written on").expect("writes");
+    until("what the copy had forgotten is back", || file(&device, "forgotten").exists());
+    assert!(fs::read(file(&device, "forgotten")).expect("reads") == forgotten);
+    assert_eq!(fs::read(file(&device, "renamed")).expect("reads"), b"in the copy");
+    device.ctl(&wait).ok();
+    let status = device.ctl(&["status"]).ok();
+    assert!(!status.out.contains("WRONG"), "{status:?}");
+    device.stop();
+
+    // With the words in the same home: there is nothing to do, and nothing is harmed.
+    let address = seeder.address();
+    let again =
+        ["recover", "--words-file", words, "--seeder", &address, "--label", "back", "--no-passphrase"];
+    device.ctl(&again).ok();
+    until("the mount is there", || file(&device, "after").exists());
+    assert!(fs::read(file(&device, "forgotten")).expect("reads") == forgotten);
+
+    // And from nothing: both logs are one folder.
+    let second = Device::new(dir.path(), "second");
+    let _stop_second = Autostarted(&second);
+    second.ctl(&again).ok();
+    second.mount("docs");
+    for (name, bytes) in
+        [("renamed", &b"in the copy"[..]), ("after", b"written on"), ("forgotten", &forgotten)]
+    {
+        assert!(fs::read(file(&second, name)).expect("reads") == bytes, "{name}");
     }
 }

@@ -98,9 +98,9 @@ pub struct Recover {
     /// The file with the 24 words; `-` reads them from standard input
     #[arg(long, value_name = "FILE")]
     pub words_file: PathBuf,
-    /// The address of a seeder that keeps the folders
-    #[arg(long, value_name = "ADDR")]
-    pub seeder: String,
+    /// The address of a seeder that keeps the folders; given more than once, they are compared
+    #[arg(long, value_name = "ADDR", required = true)]
+    pub seeder: Vec<String>,
     /// What people will call this device
     #[arg(long, value_name = "NAME")]
     pub label: String,

@@ -117,6 +117,9 @@ fn one_folder(report: &mut Report, folder: &FolderReport) {
             "Mount it again with `cobox-ctl mount`, or forget it with `cobox-ctl umount`.",
         );
     }
+    for alarm in &folder.alarms {
+        report.bad(format!("{name}: {}", alarm.what), alarm.advice.clone());
+    }
     if folder.local.packs_lost > 0 {
         report.bad(
             format!(

@@ -1,18 +1,23 @@
 //! `init` and `recover`: making a device, before any daemon can run.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cobox_net::{NetConfig, Node, RecoverySigner};
+use cobox_store::format::access::Record;
 use cobox_store::format::address::SeederAddress;
-use cobox_store::format::locator::LocatorFolder;
+use cobox_store::format::locator::{Locator, LocatorFolder};
+use cobox_store::id::RecordHash;
 use cobox_store::keyed::{Home, MemberSecret, Unlock};
 use serde_json::{Value, json};
 
 use super::args::{Init, Recover};
 use super::client::ask;
-use super::secrets::{new_passphrase, on_terminal, read_secret, show_and_ask_back, words_file, write_words};
+use super::secrets::{
+    existing_passphrase, new_passphrase, on_terminal, read_secret, show_and_ask_back, words_file, write_words,
+};
 use crate::control::Request;
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::{Paths, private_dir};
@@ -133,32 +138,54 @@ pub(crate) fn recover(
     passphrase_file: Option<&PathBuf>,
     progress: &mut Progress,
 ) -> Outcome<ArriveReport> {
-    require_no_device(paths)?;
-    let address = crate::daemon::parse_address(&args.seeder)?;
+    let parse = |text: &String| crate::daemon::parse_address(text);
+    let addresses: Vec<SeederAddress> = args.seeder.iter().map(parse).collect::<Outcome<_>>()?;
     let secret = MemberSecret::from_words(&read_secret(&args.words_file)?)?;
-    let unlock = choose_unlock(paths, passphrase_file, args.no_passphrase)?;
-    private_dir(&paths.home)?;
-    let unfinished = Unfinished::new(paths);
-    progress.say("asking the seeder what the words open");
-    rejoin(paths, &args.label, unlock, &secret, &address, progress)?;
-    unfinished.finished();
+    if paths.has_device() {
+        // A recovery that was interrupted goes on, and a device whose store was set back joins again.
+        let home = open_again(paths, passphrase_file, &secret)?;
+        progress.say("this device is the words' own: going on with it");
+        rejoin(home, &secret, &addresses, progress)?;
+    } else {
+        let unlock = choose_unlock(paths, passphrase_file, args.no_passphrase)?;
+        private_dir(&paths.home)?;
+        let unfinished = Unfinished::new(paths);
+        progress.say("asking the seeder what the words open");
+        let home = Home::init_recovered(&paths.store, &args.label, unlock, &secret)?;
+        rejoin(home, &secret, &addresses, progress)?;
+        unfinished.finished();
+    }
     progress.say("starting the daemon, which fetches the entries");
     let request = Request::Arrive { timeout_ms: u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX) };
     ask(paths, passphrase_file, &request, &mut |step| progress.step(step))
 }
 
-/// Makes the device and joins every folder of the locator.
+/// Opens the device that is there, if it is of these words and no daemon runs.
+fn open_again(paths: &Paths, passphrase_file: Option<&PathBuf>, secret: &MemberSecret) -> Outcome<Arc<Home>> {
+    let unlock = if Home::needs_passphrase(&paths.store)? {
+        Unlock::Passphrase(existing_passphrase(passphrase_file)?)
+    } else {
+        Unlock::KeyFile(paths.key.clone())
+    };
+    let home = Home::open(&paths.store, unlock)?;
+    if home.is_of(secret) {
+        return Ok(home);
+    }
+    Err(Problem::refused(
+        format!("There is a device at {} already, and it was made with other words.", paths.home.display()),
+        "Use it, or set COBOX_HOME to another folder for a second one.",
+    ))
+}
+
+/// Joins every folder of the locator.
 fn rejoin(
-    paths: &Paths,
-    label: &str,
-    unlock: Unlock,
+    home: Arc<Home>,
     secret: &MemberSecret,
-    address: &SeederAddress,
+    addresses: &[SeederAddress],
     progress: &mut Progress,
 ) -> Outcome<()> {
-    let home = Home::init_recovered(&paths.store, label, unlock, secret)?;
     let node = Node::start(Arc::clone(home.store()), home.net_key()?, NetConfig::default())?;
-    let joined = rejoin_folders(&home, &node, secret, address, progress);
+    let joined = rejoin_folders(&home, &node, secret, addresses, progress);
     node.shutdown();
     drop(node);
     joined?;
@@ -183,22 +210,17 @@ fn rejoin_folders(
     home: &Home,
     node: &Node,
     secret: &MemberSecret,
-    address: &SeederAddress,
+    addresses: &[SeederAddress],
     progress: &mut Progress,
 ) -> Outcome<()> {
-    let locator = node.locator_fetch(address, secret.locator().id())?.ok_or_else(|| {
-        Problem::refused(
-            "The seeder keeps nothing for these words.",
-            "Check that they are the right member's words, and try another seeder that keeps the folders.",
-        )
-    })?;
+    let locator = newest_locator(node, secret, addresses, progress)?;
     let (mut joined, mut first_problem) = (0, None);
     for found in Home::locator_open(secret, &locator)? {
         // A folder that was skipped keeps its index: a new one must not get the same recovery keys.
         home.reserve_index(found.index)?;
         let name = String::from_utf8_lossy(&found.name).into_owned();
         progress.say(&format!("joining {name}"));
-        match rejoin_folder(home, node, secret, address, &found, &name) {
+        match rejoin_folder(home, node, secret, addresses, &found, &name, progress) {
             Ok(()) => joined += 1,
             Err(problem) => {
                 progress.say(&format!("{name} could not be joined: {} {}", problem.message, RECOVER_LATER));
@@ -215,39 +237,85 @@ fn rejoin_folders(
 
 /// What people can do about a folder that was skipped.
 const RECOVER_LATER: &str =
-    "The words still open it: recover once more, into another home, from a seeder that holds it.";
+    "The words still open it: run the same command again, with a seeder that holds it.";
+
+/// The newest of the locators that the seeders keep.
+fn newest_locator(
+    node: &Node,
+    secret: &MemberSecret,
+    addresses: &[SeederAddress],
+    progress: &mut Progress,
+) -> Outcome<Locator> {
+    let (mut newest, mut last): (Option<Locator>, Option<Problem>) = (None, None);
+    for address in addresses {
+        match node.locator_fetch(address, secret.locator().id()) {
+            Ok(Some(found)) => {
+                if let Some(known) = newest.as_ref().filter(|known| known.seq != found.seq) {
+                    let older = known.seq.min(found.seq);
+                    progress.say(&format!(
+                        "one seeder's list of folders is older (number {older}) and was not used"
+                    ));
+                }
+                if newest.as_ref().is_none_or(|known| known.seq < found.seq) {
+                    newest = Some(found);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => last = Some(error.into()),
+        }
+    }
+    let nothing = || {
+        Problem::refused(
+            "The seeder keeps nothing for these words.",
+            "Check that they are the right member's words, and try another seeder that keeps the folders.",
+        )
+    };
+    newest.ok_or_else(|| last.unwrap_or_else(nothing))
+}
 
 fn rejoin_folder(
     home: &Home,
     node: &Node,
     secret: &MemberSecret,
-    address: &SeederAddress,
+    addresses: &[SeederAddress],
     found: &LocatorFolder,
     name: &str,
+    progress: &mut Progress,
 ) -> Outcome<()> {
-    let records = fetch_records(node, secret, address, found)?;
+    let records = fetch_records(node, secret, addresses, found, progress)?;
     home.folder_recover(secret, found.index, name, records)?;
     Ok(())
 }
 
-/// The folder's access log, from the seeder that was named or another one of the folder.
+/// The folder's access log, as all its seeders together know it: one alone could be behind, or hold back
+/// what is newest.
 fn fetch_records(
     node: &Node,
     secret: &MemberSecret,
-    address: &SeederAddress,
+    addresses: &[SeederAddress],
     found: &LocatorFolder,
-) -> Outcome<Vec<cobox_store::format::access::Record>> {
+    progress: &mut Progress,
+) -> Outcome<Vec<Record>> {
     let keys = Arc::new(secret.recovery(found.index));
     let member = keys.member();
     let sign = Arc::new(move |transcript: &[u8]| keys.sign_session(transcript));
     let signer = RecoverySigner { member, sign };
-    let others = found.seeders.iter().filter(|other| other.peer_id != address.peer_id);
+    let others =
+        found.seeders.iter().filter(|other| addresses.iter().all(|given| given.peer_id != other.peer_id));
     let mut last = Problem::new(Exit::NotReached, "No seeder of the folder was reached.", "Try again later.");
-    for seeder in std::iter::once(address).chain(others) {
+    let mut all: BTreeMap<RecordHash, Record> = BTreeMap::new();
+    let mut counts: Vec<usize> = Vec::new();
+    for seeder in addresses.iter().chain(others) {
         match node.recovery_fetch_access(seeder, found.folder, &signer) {
-            Ok(records) => return Ok(records),
+            Ok(records) => {
+                counts.push(records.len());
+                all.extend(records.into_iter().map(|record| (record.hash(), record)));
+            }
             Err(error) => last = error.into(),
         }
     }
-    Err(last)
+    for lacks in counts.iter().map(|count| all.len().saturating_sub(*count)).filter(|lacks| *lacks > 0) {
+        progress.say(&format!("a seeder lacks {lacks} records of who may do what, which another one has"));
+    }
+    if all.is_empty() { Err(last) } else { Ok(all.into_values().collect()) }
 }

@@ -3,6 +3,7 @@
 //! It composes and does nothing itself: sealing, the tree, the kernel and the wire are in their crates.
 //! It holds the keys in memory until it ends; on disk they stay in their slots.
 
+mod alarms;
 mod check;
 mod chores;
 mod folder;

@@ -45,6 +45,7 @@ impl Daemon {
             name: state.folder.name(),
             id: state.folder.id().to_hex(),
             mount: state.mount_report(),
+            alarms: state.alarms()?,
             local: local_report(state, &live, packs_lost(state, &live, &seeders)?),
             copies_claimed: count(|holding| holding != Holding::Behind),
             copies_proved: count(|holding| holding == Holding::Proved),

@@ -1,6 +1,7 @@
 //! `wait`: until enough seeders have proved that they hold all that was written before it was asked;
 //! and the same the other way round after a recovery.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cobox_fs::vfs::Cut;
@@ -150,6 +151,8 @@ impl Daemon {
     pub fn arrive(&self, timeout: Duration, tell: Tell<'_>) -> Outcome<ArriveReport> {
         let deadline = Instant::now() + timeout;
         let mut quiet_since: Option<Instant> = None;
+        // Entries that a seeder lacks and another one has: this device has none of its own yet.
+        let mut behind_of: BTreeMap<PeerId, u64> = BTreeMap::new();
         loop {
             let mut waiting = None;
             for state in self.folders() {
@@ -157,6 +160,9 @@ impl Daemon {
                 let open: Vec<&PeerStatus> =
                     peers.iter().filter(|peer| peer.session == SessionState::Open).collect();
                 let behind: u64 = open.iter().map(|peer| peer.entries_to_receive).max().unwrap_or(0);
+                for peer in open.iter().filter(|peer| behind == 0 && peer.entries_behind > 0) {
+                    behind_of.insert(peer.peer, peer.entries_behind);
+                }
                 if open.is_empty() || behind > 0 {
                     waiting = Some((state, behind, peers));
                     break;
@@ -165,7 +171,7 @@ impl Daemon {
             let Some((state, behind, peers)) = waiting else {
                 let since = *quiet_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= QUIET {
-                    return self.arrived();
+                    return self.arrived(&behind_of);
                 }
                 std::thread::sleep(TELL);
                 continue;
@@ -196,7 +202,7 @@ impl Daemon {
         }
     }
 
-    fn arrived(&self) -> Outcome<ArriveReport> {
+    fn arrived(&self, behind_of: &BTreeMap<PeerId, u64>) -> Outcome<ArriveReport> {
         let folders: Vec<FolderReport> =
             self.folders().iter().map(|state| self.folder_report(state)).collect::<Outcome<_>>()?;
         let sources = folders
@@ -204,7 +210,11 @@ impl Daemon {
             .map(|folder| folder.seeders.iter().filter(|seeder| seeder.link == "connected").count())
             .min()
             .unwrap_or(0);
-        let freshness = if sources > 1 {
+        let freshness = if let Some((peer, entries)) = behind_of.first_key_value() {
+            format!(
+                "that of the newest of {sources} seeders; {peer} lacked {entries} entries that another one has"
+            )
+        } else if sources > 1 {
             format!("{sources} seeders agree on what is newest")
         } else {
             "unverified: only one seeder was asked, and it could hold back what is newest".to_owned()

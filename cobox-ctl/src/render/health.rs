@@ -81,6 +81,7 @@ mod tests {
             id: String::new(),
             mount: None,
             local: LocalReport::default(),
+            alarms: Vec::new(),
             seeders: Vec::new(),
             copies_claimed,
             copies_proved,

@@ -103,6 +103,9 @@ pub fn folder(folder: &FolderReport) -> String {
             line!(text, "  mounted at {}{how}{problem}", mount.dir.display());
         }
     }
+    for alarm in &folder.alarms {
+        line!(text, "  WRONG    {} {}", alarm.what, alarm.advice);
+    }
     let local = &folder.local;
     line!(text, "  local    {} in {} packs, {} entries", bytes(local.pack_bytes), local.packs, local.entries);
     let elsewhere = local.packs_missing.saturating_sub(local.packs_lost);

@@ -10,7 +10,7 @@ use cobox_store::Error;
 use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{Batch, Durability};
 use cobox_store::format::entry::{Body, Entry, LogHead};
-use cobox_store::format::op::OpGroup;
+use cobox_store::format::op::{Op, OpGroup};
 use cobox_store::format::{Reader, Writer};
 use cobox_store::id::{Ino, LogId};
 
@@ -97,7 +97,7 @@ impl Vfs {
         while progress {
             progress = false;
             for head in self.folder.store().log_heads(self.folder.no())? {
-                if head.log == self.folder.log() {
+                if head.log == self.folder.log() && !self.is_continued_elsewhere(&head)? {
                     continue;
                 }
                 loop {
@@ -114,6 +114,23 @@ impl Vfs {
             }
         }
         Ok(touched.into_iter().map(|what| self.invalidation(what)).collect())
+    }
+
+    /// Whether our own log holds entries that this store did not write: it was set back, or copied. They
+    /// are applied as anyone's, after those that it did write.
+    fn is_continued_elsewhere(&self, head: &LogHead) -> Result<bool, Error> {
+        let written = self.folder.written()?;
+        if written.is_some_and(|written| head.seq <= written.seq) {
+            return Ok(false);
+        }
+        let mut applied = self.applied.lock();
+        if let Some(written) = written
+            && !applied.heads.contains_key(&written.log)
+        {
+            tracing::error!(folder = %self.folder.id(), "entries of this device's own log come from elsewhere");
+            applied.heads.insert(written.log, written);
+        }
+        Ok(true)
     }
 
     /// Says once that a log's next entry waits for more than other entries.
@@ -178,7 +195,8 @@ impl Vfs {
         let own = self.folder.log();
         for dep in &body.deps {
             let have = if dep.log == own {
-                self.folder.store().log_head(self.folder.no(), own)?.map_or(0, |head| head.seq)
+                let written = self.folder.written()?.map_or(0, |head| head.seq);
+                written.max(self.applied.lock().seq(&own))
             } else {
                 self.applied.lock().seq(&dep.log)
             };
@@ -193,8 +211,12 @@ impl Vfs {
         let header = entry.header();
         let log = header.log.number();
         let mut sequencer = self.sequencer.lock();
-        let (changes, touched) = self.apply_groups(log, &body.groups)?;
+        let db = self.folder.store().db();
+        db.heal()?;
         let mut batch = Batch::default();
+        batch.made_at(db.generation());
+        let known = if header.log == self.folder.log() { self.take_own(body, &mut batch)? } else { None };
+        let (changes, touched) = self.apply_groups(log, known.as_ref().unwrap_or(&body.groups))?;
         self.rows.stage(&changes, &mut batch);
         let survivors = self.survivors(&changes, &mut batch)?;
         self.folder.index_entry(entry, body, &mut batch)?;
@@ -219,6 +241,27 @@ impl Vfs {
         sequencer.remote_hlc = hlc;
         self.reload_clean(&touched)?;
         Ok(touched)
+    }
+
+    /// The groups of an entry of our own log that this store did not write, without the ops that wait here
+    /// to be written and were applied when they were made; they wait no longer.
+    fn take_own(&self, body: &Body, batch: &mut Batch) -> Result<Option<Vec<OpGroup>>, Error> {
+        let waiting = self.pending(usize::MAX)?;
+        let made: BTreeSet<u64> =
+            waiting.iter().flat_map(|group| (group.hlc..).take(group.ops.len())).collect();
+        let mut groups = body.groups.clone();
+        for group in &mut groups {
+            if waiting.iter().any(|own| own.hlc == group.hlc) {
+                batch.delete(&self.pending_key(group.hlc));
+                super::cut::saturating_sub(&self.pending_groups, 1);
+            }
+            for (hlc, op) in (group.hlc..).zip(&mut group.ops) {
+                if made.contains(&hlc) {
+                    *op = Op::Ack;
+                }
+            }
+        }
+        Ok(Some(groups))
     }
 
     /// Open files that are not dirty show the new content; dirty ones keep theirs.

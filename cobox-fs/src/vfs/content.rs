@@ -56,7 +56,7 @@ pub fn extents_in(
     match content {
         Content::Inline(_) => {}
         Content::Extents(extents) => visit_list(extents, 0, &range, visit),
-        Content::Tree { root, height, .. } => visit_node(io, *root, *height, 0, &range, visit)?,
+        Content::Tree { root, height, size } => visit_node(io, (*size, *root), *height, 0, &range, visit)?,
     }
     Ok(())
 }
@@ -73,20 +73,20 @@ fn visit_list(extents: &[Extent], mut start: u64, range: &Range<u64>, visit: &mu
 
 fn visit_node(
     io: ChunkIo<'_>,
-    chunk: ChunkRef,
+    child: (u64, ChunkRef),
     height: u8,
     start: u64,
     range: &Range<u64>,
     visit: &mut dyn FnMut(u64, Extent),
 ) -> Result<(), Error> {
-    match read_node(io, chunk, height)? {
+    match read_node(io, child, height)? {
         Node::Leaf(extents) => visit_list(&extents, start, range, visit),
         Node::Inner(children) => {
             let mut start = start;
             for (size, child) in children {
                 let end = start + size;
                 if start < range.end && end > range.start {
-                    visit_node(io, child, height - 1, start, range, visit)?;
+                    visit_node(io, (size, child), height - 1, start, range, visit)?;
                 }
                 start = end;
             }
@@ -95,8 +95,13 @@ fn visit_node(
     Ok(())
 }
 
-fn read_node(io: ChunkIo<'_>, chunk: ChunkRef, height: u8) -> Result<Node, Error> {
+/// Reads the node that covers `size` bytes of a file by what stands above it: another member may have
+/// written one that does not, and every offset behind it would be wrong.
+fn read_node(io: ChunkIo<'_>, (size, chunk): (u64, ChunkRef), height: u8) -> Result<Node, Error> {
     let node = Node::decode(&(io.read)(ChunkType::Node, chunk)?)?;
+    if node.size() != size {
+        return Err(DecodeError::Invalid { field: "extent node size" }.into());
+    }
     match (&node, height) {
         (Node::Leaf(_), 1) => Ok(node),
         (Node::Inner(_), 2..) => Ok(node),
@@ -118,8 +123,8 @@ pub fn splice(io: ChunkIo<'_>, base: &Content, edits: &[Edit], size: u64) -> Res
     let content = match base {
         Content::Inline(_) => build(io, overlay(&[], 0, edits, Place::Last, size))?,
         Content::Extents(extents) => build(io, overlay(extents, 0, edits, Place::Last, size))?,
-        Content::Tree { root, height, .. } => {
-            let children = replace(io, *root, *height, 0, edits, Place::Last, size)?;
+        Content::Tree { root, height, size: before } => {
+            let children = replace(io, (*before, *root), *height, 0, edits, Place::Last, size)?;
             grow(io, children, *height)?
         }
     };
@@ -185,14 +190,14 @@ fn uncovered(range: Range<u64>, edits: &[Edit], parts: &mut Vec<(u64, Extent)>) 
 /// The nodes in place of one node; none when nothing is left of it.
 fn replace(
     io: ChunkIo<'_>,
-    chunk: ChunkRef,
+    child: (u64, ChunkRef),
     height: u8,
     start: u64,
     edits: &[Edit],
     place: Place,
     size: u64,
 ) -> Result<Vec<(u64, ChunkRef)>, Error> {
-    match read_node(io, chunk, height)? {
+    match read_node(io, child, height)? {
         Node::Leaf(extents) => write_leaves(io, &overlay(&extents, start, edits, place, size)),
         Node::Inner(children) => {
             let mut kept = Vec::with_capacity(children.len());
@@ -203,7 +208,7 @@ fn replace(
                 let place = if index + 1 == count { place } else { Place::Before };
                 let behind = place == Place::Last && edits.last().is_some_and(|edit| edit.range.end > end);
                 if end > size || behind || !overlapping(edits, &(start..end)).is_empty() {
-                    kept.extend(replace(io, child, height - 1, start, edits, place, size)?);
+                    kept.extend(replace(io, (child_size, child), height - 1, start, edits, place, size)?);
                 } else {
                     kept.push((child_size, child));
                 }
@@ -257,7 +262,7 @@ fn grow(io: ChunkIo<'_>, mut nodes: Vec<(u64, ChunkRef)>, mut height: u8) -> Res
         return Ok(Content::empty());
     };
     loop {
-        match read_node(io, root, height)? {
+        match read_node(io, (size, root), height)? {
             Node::Inner(children) if children.len() == 1 => {
                 root = children.first().expect("has one").1;
                 height -= 1;
@@ -278,7 +283,9 @@ fn grow(io: ChunkIo<'_>, mut nodes: Vec<(u64, ChunkRef)>, mut height: u8) -> Res
 pub fn allocated_bytes(io: ChunkIo<'_>, content: &Content, leaves_max: usize) -> Result<u64, Error> {
     let mut holes = 0;
     let reach = match content {
-        Content::Tree { root, height, size } => leaf_reach(io, *root, *height, leaves_max)?.min(*size),
+        Content::Tree { root, height, size } => {
+            leaf_reach(io, (*size, *root), *height, leaves_max)?.min(*size)
+        }
         _ => u64::MAX,
     };
     extents_in(io, content, 0..reach, &mut |_, extent| {
@@ -291,7 +298,7 @@ pub fn allocated_bytes(io: ChunkIo<'_>, content: &Content, leaves_max: usize) ->
 }
 
 /// Where the first `leaves_max` leaves end at the least.
-fn leaf_reach(io: ChunkIo<'_>, root: ChunkRef, height: u8, leaves_max: usize) -> Result<u64, Error> {
+fn leaf_reach(io: ChunkIo<'_>, root: (u64, ChunkRef), height: u8, leaves_max: usize) -> Result<u64, Error> {
     let below = TREE_FANOUT.saturating_pow(u32::from(height.saturating_sub(2)));
     match read_node(io, root, height)? {
         Node::Leaf(_) => Ok(u64::MAX),

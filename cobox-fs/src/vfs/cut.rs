@@ -19,7 +19,7 @@ use cobox_store::format::{GROUP_OPS_MAX, Reader};
 
 use super::file::File;
 use super::filemap::FileMap;
-use super::rechunk::{self, Alignment, Tail};
+use super::rechunk::{Alignment, Tail};
 use super::sequencer::now_ms;
 use super::survive::is_gone;
 use super::{Cut, Errno, Vfs, coalesce};
@@ -86,6 +86,9 @@ impl Vfs {
             return Ok(());
         }
         let (settled, failed) = self.settle_all(captured);
+        // What waits for other devices is no failure of a cut that comes by itself; whoever asked is told.
+        let asked = matches!(why, Cut::Unmount | Cut::Now);
+        let failed = failed.filter(|error| asked || !matches!(error, Error::Absent(_)));
         self.folder.flush_packs()?;
         let mut result = failed.map_or(Ok(()), |error| Err(Errno::from(error)));
         for done in settled {
@@ -165,16 +168,18 @@ impl Vfs {
         }
         let result = {
             let _io = captured.file.io.lock();
-            self.with_io(|io| rechunk::settle(io, &captured.map, captured.alignment, Tail::Take))
+            self.settle_now(&captured.map, captured.alignment, Tail::Take)
         };
         match result {
             Ok((content, _)) => Ok(Some(Settled { captured, content })),
-            Err(Error::Absent(tag)) => {
+            Err((error, packs)) => {
                 // Changed in part, and the rest is on other devices: stays dirty until it is here.
-                tracing::warn!(chunk = %tag, "a changed file waits for bytes of other devices");
-                Ok(None)
+                if let Error::Absent(tag) = &error {
+                    tracing::warn!(chunk = %tag, "a changed file waits for bytes of other devices");
+                }
+                packs.iter().for_each(|pack| self.folder.store().want(self.folder.no(), *pack));
+                Err(error)
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -351,7 +356,7 @@ impl Vfs {
     }
 }
 
-fn saturating_sub(counter: &std::sync::atomic::AtomicU64, count: u64) {
+pub(super) fn saturating_sub(counter: &std::sync::atomic::AtomicU64, count: u64) {
     let _ =
         counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| Some(value.saturating_sub(count)));
 }

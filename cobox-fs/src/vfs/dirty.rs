@@ -5,6 +5,7 @@
 //! amounts and scattered overwrites go through the write-ahead log; long runs become chunks in packs
 //! first, so that bulk data is written once.
 
+use std::collections::HashSet;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -193,7 +194,7 @@ impl Vfs {
     }
 
     /// Seals a snapshot; where bytes around the change are on other devices, says in which packs.
-    fn settle_now(
+    pub(super) fn settle_now(
         &self,
         snapshot: &FileMap,
         alignment: Alignment,
@@ -324,6 +325,59 @@ impl Vfs {
         [&self.journal_prefix(ino)[..], &number.to_be_bytes()].concat()
     }
 
+    /// Adds the marks of dirty files whose base has another id now.
+    pub(super) fn stage_based_on(&self, id: &dyn Fn(OpId) -> OpId, batch: &mut Batch) -> Result<(), Error> {
+        for (stored, value) in self.stored_marks()? {
+            let mut mark = Mark::decode(&self.folder.local().open(&stored, &value)?)?;
+            let before = mark.based_on.clone();
+            mark.based_on.iter_mut().for_each(|base| *base = id(*base));
+            mark.based_on.sort_unstable();
+            if mark.based_on != before {
+                batch.put(&stored, &self.folder.local().seal(&stored, &mark.encode()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of all marks, sealed.
+    fn stored_marks(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let prefix = key(self.folder.no(), Table::DirtyMark, b"");
+        let mut sealed: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        self.folder.store().db().scan(&prefix, &[], &mut |rest, value| {
+            sealed.push(([&prefix[..], rest].concat(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        Ok(sealed)
+    }
+
+    /// Removes journals and notes of files that have no mark: a crash left them.
+    fn sweep_dirty(&self) -> Result<(), Error> {
+        let mut marked: HashSet<Vec<u8>> = HashSet::new();
+        let mut left: HashSet<Vec<u8>> = HashSet::new();
+        let (no, db) = (self.folder.no(), self.folder.store().db());
+        let marks = key(no, Table::DirtyMark, b"");
+        db.scan(&marks, &[], &mut |hidden, _| {
+            marked.insert(hidden.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        let mut look = |prefix: Vec<u8>| {
+            db.scan(&prefix, &[], &mut |rest, _| {
+                if let Some(hidden) = rest.get(..16).filter(|hidden| !marked.contains(*hidden)) {
+                    left.insert([&prefix[..], hidden].concat());
+                }
+                ControlFlow::Continue(())
+            })
+        };
+        look(key(no, Table::Dirty, b""))?;
+        look(key(no, Table::Misc, b"survives"))?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        left.iter().for_each(|prefix| batch.delete_prefix(prefix));
+        db.commit(batch, Durability::Unsynced)
+    }
+
     fn mark_key(&self, ino: &Ino) -> Vec<u8> {
         key(self.folder.no(), Table::DirtyMark, &self.rows.hidden(ino))
     }
@@ -334,13 +388,10 @@ impl Vfs {
 
     /// Brings back the dirty files of the last run.
     pub(super) fn load_dirty(&self) -> Result<(), Error> {
-        let prefix = key(self.folder.no(), Table::DirtyMark, b"");
-        let mut sealed: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        self.folder.store().db().scan(&prefix, &[], &mut |rest, value| {
-            sealed.push(([&prefix[..], rest].concat(), value.to_vec()));
-            ControlFlow::Continue(())
-        })?;
-        for (stored, value) in sealed {
+        if let Err(error) = self.sweep_dirty() {
+            tracing::warn!(%error, "rows that a crash left stay until the next start");
+        }
+        for (stored, value) in self.stored_marks()? {
             let mark = Mark::decode(&self.folder.local().open(&stored, &value)?)?;
             let survives = self.survives_row(&mark.ino)?;
             if self.view(|view| view.is_dead(mark.ino))?

@@ -4,6 +4,7 @@
 //! group, commits it unsynced with the rows it changes, and replies. File data waits in per-inode maps
 //! until `fsync`, close or a cut. Nothing here calls the kernel or the network.
 
+mod anew;
 pub mod attr;
 mod background;
 mod catch_up;
@@ -32,7 +33,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cobox_store::format::content::ChunkRef;
-use cobox_store::format::op::OpGroup;
 use cobox_store::id::{Ino, PackId};
 use cobox_store::keyed::Folder;
 use parking_lot::{Mutex, RwLock};
@@ -228,14 +228,16 @@ impl Vfs {
             pending_bytes: AtomicU64::new(0),
             last_cut_ms: AtomicU64::new(0),
         };
+        let set_back = vfs.forget_tree()?;
         vfs.load_applied()?;
+        if let Some(log) = set_back {
+            vfs.sequencer.lock().see(&vfs.pending(usize::MAX)?);
+            vfs.catch_up()?;
+            vfs.reissue(log)?;
+        }
         let pending = vfs.pending(usize::MAX)?;
         vfs.pending_groups.store(pending.len() as u64, Ordering::Relaxed);
-        {
-            let mut sequencer = vfs.sequencer.lock();
-            sequencer.hlc_last = sequencer.hlc_last.max(pending.last().map_or(0, OpGroup::hlc_last));
-            sequencer.remote_hlc = sequencer.hlc_last;
-        }
+        vfs.sequencer.lock().see(&pending);
         drop(pending);
         vfs.load_dirty()?;
         vfs.catch_up()?;

@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use cobox_store::Error;
-use cobox_store::blind::Batch;
 use cobox_store::blind::tables::{Table, key};
+use cobox_store::blind::{Batch, Generation};
 use cobox_store::id::{Ino, OpId};
 use cobox_store::keyed::Folder;
 use parking_lot::Mutex;
@@ -33,6 +33,8 @@ struct Cache {
     old: HashMap<RowKey, Option<Row>>,
     /// Grows with every change, so that a reader never caches what was replaced while it read.
     version: u64,
+    /// The opening of the database that the rows were read from.
+    generation: Generation,
 }
 
 impl Cache {
@@ -43,6 +45,12 @@ impl Cache {
         let row = self.old.remove(key)?;
         self.put(key.clone(), row.clone());
         Some(row)
+    }
+
+    fn forget(&mut self) {
+        self.version += 1;
+        self.young.clear();
+        self.old.clear();
     }
 
     fn put(&mut self, key: RowKey, row: Option<Row>) {
@@ -68,8 +76,14 @@ impl Rows {
     /// # Errors
     /// When the store cannot be read or the row does not open.
     pub fn get(&self, row_key: &RowKey) -> Result<Option<Row>, Error> {
+        let generation = self.folder.store().db().generation();
         let version = {
             let mut cache = self.cache.lock();
+            if cache.generation != generation {
+                // A change that was refused on a full disk may have appeared when it was opened anew.
+                cache.forget();
+                cache.generation = generation;
+            }
             if let Some(row) = cache.get(row_key) {
                 return Ok(row);
             }
@@ -113,10 +127,7 @@ impl Rows {
 
     /// Forgets everything that is cached.
     pub fn drop_cache(&self) {
-        let mut cache = self.cache.lock();
-        cache.version += 1;
-        cache.young.clear();
-        cache.old.clear();
+        self.cache.lock().forget();
     }
 
     /// At most `max` slots of a directory in the order of their hashes, from `from` on.

@@ -27,6 +27,12 @@ pub struct Sequencer {
 }
 
 impl Sequencer {
+    /// Moves beyond ops that wait from an earlier run; nothing older is taken back.
+    pub fn see(&mut self, pending: &[OpGroup]) {
+        self.hlc_last = self.hlc_last.max(pending.last().map_or(0, OpGroup::hlc_last));
+        self.remote_hlc = self.hlc_last;
+    }
+
     /// Takes `count` consecutive clock values, greater than all before and not behind the wall clock.
     pub fn take(&mut self, count: usize) -> u64 {
         let hlc = (now_ms() << 16).max(self.hlc_last + 1);
@@ -109,6 +115,10 @@ impl Vfs {
         extra: impl FnOnce(OpId, &mut Batch),
     ) -> Result<(R, OpId), Errno> {
         let mut sequencer = self.sequencer.lock();
+        // What was refused on a full disk may appear when there is room again: before anything builds on it.
+        let db = self.folder.store().db();
+        db.heal()?;
+        let generation = db.generation();
         let (ops, result) = self.view(build)?;
         if ops.is_empty() {
             return Ok((result, OpId::ZERO));
@@ -118,6 +128,7 @@ impl Vfs {
         let last = OpId { hlc: group.hlc_last(), log: self.folder.log_number() };
         let (changes, _) = self.apply_groups(self.folder.log_number(), std::slice::from_ref(&group))?;
         let mut batch = Batch::default();
+        batch.made_at(generation);
         self.rows.stage(&changes, &mut batch);
         let bytes = self.stage_pending(&group, &mut batch);
         extra(last, &mut batch);

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cobox_fs::vfs::{Vfs, VfsOptions};
+use cobox_store::id::LogId;
 use cobox_store::keyed::{Folder, Home, MemberSecret, PassphraseCost, Unlock};
 use zeroize::Zeroizing;
 
@@ -45,10 +46,21 @@ impl Device {
         self.vfs.as_ref().expect("running")
     }
 
-    /// Ends without a word of goodbye and starts again.
-    pub fn restart(&mut self) {
+    /// Ends without a word of goodbye.
+    pub fn stop(&mut self) {
         self.vfs = None;
         self.home = None;
+    }
+
+    /// A device of the same words that is not running and has no folder of its own.
+    pub fn alike(&self) -> Self {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        Self { dir, secret: Arc::clone(&self.secret), home: None, vfs: None }
+    }
+
+    /// Ends without a word of goodbye and starts again.
+    pub fn restart(&mut self) {
+        self.stop();
         let home = Home::open(self.dir.path(), unlock()).expect("opens");
         self.vfs = Some(Vfs::open(home.folder_by_name(FOLDER).expect("there"), options()).expect("opens"));
         self.home = Some(home);
@@ -67,15 +79,24 @@ impl Device {
     }
 }
 
-/// Gives `to` every pack and entry of `from`.
+/// Gives `to` every pack and entry of `from` that is of another log than its own.
 pub fn deliver(from: &Folder, to: &Folder) {
+    deliver_logs(from, to, &|log| *log != to.log());
+}
+
+/// Gives `to` every pack and entry of `from`, those of its own log too.
+pub fn deliver_all(from: &Folder, to: &Folder) {
+    deliver_logs(from, to, &|_| true);
+}
+
+fn deliver_logs(from: &Folder, to: &Folder, wanted: &dyn Fn(&LogId) -> bool) {
     let (source, target) = (from.store(), to.store());
     for record in source.access_records(from.no()).expect("records") {
         target.access_add(to.no(), &record).expect("accepted");
     }
     to.refresh().expect("refreshed");
     for head in source.log_heads(from.no()).expect("heads") {
-        if head.log == to.log() {
+        if !wanted(&head.log) {
             continue;
         }
         let known = target.log_head(to.no(), head.log).expect("readable").map_or(0, |head| head.seq);

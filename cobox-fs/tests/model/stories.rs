@@ -6,7 +6,7 @@ use crate::home::{Device, deliver};
 use crate::tree::{READ, WRITE, list, read_all, resolve};
 use crate::{BY, Dice};
 
-fn write_file(vfs: &Vfs, name: &[u8], bytes: &[u8]) -> u64 {
+pub fn write_file(vfs: &Vfs, name: &[u8], bytes: &[u8]) -> u64 {
     let (attr, fh) = vfs.create(ROOT, name, BY, WRITE).expect("created");
     for (at, part) in bytes.chunks(128 * 1024).enumerate() {
         vfs.write(fh, (at * 128 * 1024) as u64, part).expect("written");
@@ -16,7 +16,7 @@ fn write_file(vfs: &Vfs, name: &[u8], bytes: &[u8]) -> u64 {
     attr.ino
 }
 
-fn bytes_of(vfs: &Vfs, name: &[u8]) -> Vec<u8> {
+pub fn bytes_of(vfs: &Vfs, name: &[u8]) -> Vec<u8> {
     let attr = vfs.lookup(ROOT, name).expect("there");
     read_all(vfs, attr.ino, attr.size)
 }

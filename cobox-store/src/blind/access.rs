@@ -46,6 +46,9 @@ pub struct Access {
     pub heads: Vec<RecordHash>,
     /// Epochs that no epoch builds on, ascending.
     pub epoch_heads: Vec<EpochId>,
+    /// Those of them whose keys are not boxed to exactly the devices and members that their author knew
+    /// of: somebody was left out, or let in.
+    pub odd_epochs: Vec<EpochId>,
 }
 
 impl Access {
@@ -188,6 +191,7 @@ impl Graph {
             epochs: BTreeMap::new(),
             heads: Vec::new(),
             epoch_heads: Vec::new(),
+            odd_epochs: Vec::new(),
         };
         let mut graph = Self { nodes: HashMap::new(), order: Vec::new(), resolved: Arc::new(empty) };
         graph.insert(genesis);
@@ -280,16 +284,32 @@ impl Graph {
                 superseded.extend(self.ancestors(parents).into_iter().map(|hash| EpochId(hash.0)));
             }
         }
+        let epoch_heads: Vec<EpochId> =
+            epochs.keys().filter(|id| !superseded.contains(id)).copied().collect();
+        let odd = |id: &&EpochId| {
+            epochs.get(id).is_some_and(|(epoch, parents)| !self.boxed_to_everyone(epoch, parents))
+        };
         Access {
             folder: before.folder,
             genesis: before.genesis.clone(),
+            odd_epochs: epoch_heads.iter().filter(odd).copied().collect(),
             devices: people.devices,
             members: people.members,
             seeders,
             heads: heads.into_iter().collect(),
-            epoch_heads: epochs.keys().filter(|id| !superseded.contains(id)).copied().collect(),
+            epoch_heads,
             epochs,
         }
+    }
+
+    /// Whether an epoch's boxes are for the devices and members of what its record builds on.
+    fn boxed_to_everyone(&self, epoch: &NewEpoch, parents: &[RecordHash]) -> bool {
+        let past = self.fold(&self.ancestors(parents));
+        let devices = past.devices.values().map(|device| device.kem);
+        let expected: BTreeSet<KemKey> =
+            devices.chain(past.members.values().map(|member| member.kem)).collect();
+        let boxed: BTreeSet<KemKey> = epoch.boxes.iter().map(|key_box| key_box.recipient).collect();
+        boxed == expected
     }
 }
 
@@ -400,6 +420,34 @@ mod tests {
         }
         store.access_add(no, &new_epoch(&writer, &founder, &both, 1)).expect("writers rotate");
         assert!(store.access_add(no, &Founder::new(2).genesis).is_err());
+    }
+
+    #[test]
+    fn epoch_boxed_to_a_stranger_or_without_a_member_is_an_alarm() {
+        use crate::format::access::{BOX_BYTES, KeyBox};
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let device = founder.device();
+        let mut parents = vec![founder.hash()];
+        let mut begin = |mut recipients: Vec<KemKey>| {
+            recipients.sort_unstable();
+            let boxes = recipients
+                .into_iter()
+                .map(|recipient| KeyBox { recipient, sealed: [0; BOX_BYTES] })
+                .collect();
+            let epoch = NewEpoch { commit: [9; 32], boxes, swarm_boxes: vec![], previous: vec![] };
+            let record = sign_record(&founder.key, &founder, &parents, Act::NewEpoch(epoch));
+            store.access_add(no, &record).expect("admitted");
+            parents = vec![record.hash()];
+            (EpochId(record.hash().0), store.access(no).expect("reads").odd_epochs.clone())
+        };
+        let (everyone, stranger) = (vec![device.kem, device.recovery_kem], KemKey([9; 32]));
+        assert_eq!(begin(everyone.clone()).1, []);
+        let (id, odd) = begin([everyone.clone(), vec![stranger]].concat());
+        assert_eq!(odd, [id]);
+        let (id, odd) = begin(vec![device.kem]);
+        assert_eq!(odd, [id]);
+        assert_eq!(begin(everyone).1, [], "an epoch after it is right again");
     }
 
     #[test]

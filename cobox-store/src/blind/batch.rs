@@ -21,8 +21,13 @@ pub(super) enum Change {
 #[derive(Default)]
 pub struct Batch {
     pub(super) changes: Vec<Change>,
+    pub(super) made_at: Option<Generation>,
     bytes: usize,
 }
+
+/// How often a database was opened anew beneath its users: what was read before may have changed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Generation(pub(super) u64);
 
 impl Batch {
     /// Writes a row.
@@ -57,6 +62,11 @@ impl Batch {
         self.changes.push(Change::PutBulk(key.to_vec(), value.to_vec()));
     }
 
+    /// Says when what this batch follows from was read: a database opened anew since then refuses it.
+    pub fn made_at(&mut self, generation: Generation) {
+        self.made_at = Some(generation);
+    }
+
     /// Bytes of all keys and values.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
@@ -72,6 +82,7 @@ impl Batch {
     /// Adds the changes of `other` after these.
     pub fn append(&mut self, other: Self) {
         self.bytes += other.bytes;
+        self.made_at = self.made_at.or(other.made_at);
         self.changes.extend(other.changes);
     }
 }

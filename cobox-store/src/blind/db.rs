@@ -17,7 +17,7 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
-use super::batch::{Batch, Change, Durability};
+use super::batch::{Batch, Change, Durability, Generation};
 use super::reserve::Reserve;
 use super::tables::{STORE, Table, key};
 use crate::error::{Error, Result};
@@ -76,6 +76,10 @@ pub struct Db {
     /// Commits so far, and how many of the first of them are durable.
     commits: AtomicU64,
     durable: AtomicU64,
+    /// Changed only while `open` is held for writing.
+    reopened: AtomicU64,
+    #[cfg(test)]
+    tail: parking_lot::Mutex<tests::Tail>,
 }
 
 impl Db {
@@ -97,6 +101,9 @@ impl Db {
             // What was replayed after a crash may be in the page cache only.
             commits: AtomicU64::new(1),
             durable: AtomicU64::new(0),
+            reopened: AtomicU64::new(0),
+            #[cfg(test)]
+            tail: parking_lot::Mutex::default(),
         };
         db.remove_leftover_files()?;
         if db.reserve.fill().is_err() {
@@ -141,17 +148,27 @@ impl Db {
 
     /// Makes all changes of `batch`.
     ///
-    /// After [`Error::NoSpace`] nothing of the batch is visible (it may appear whole after healing, where
-    /// only the sync failed: look before you repeat it), everything acknowledged stays readable, and each further commit first looks whether there is room again: then the
-    /// database is closed and opened beneath its users, because RocksDB keeps refusing writes after
-    /// the first one that failed.
+    /// After [`Error::NoSpace`] nothing of the batch is visible, everything acknowledged stays readable,
+    /// and each further commit first looks whether there is room again: then the database is closed and
+    /// opened beneath its users, because RocksDB keeps refusing writes after the first one that failed.
+    /// A refused batch may appear whole at that moment, where only its sync failed: whoever builds on what
+    /// was read calls [`Self::heal`] first and says so with [`Batch::made_at`].
     ///
     /// # Errors
     /// [`Error::NoSpace`], or [`Error::Db`] when the disk fails.
     pub fn commit(&self, batch: Batch, durability: Durability) -> Result<()> {
         self.heal()?;
-        let result = self.write(&batch, durability);
-        self.note(result)
+        match self.write(&batch, durability) {
+            // The disk is not full any more: whoever made it reads again and repeats it.
+            Ok(Written::TooOld) => Err(Error::NoSpace),
+            written => self.note(written.map(drop)),
+        }
+    }
+
+    /// How often the database was opened anew; what is cached above belongs to one generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        Generation(self.reopened.load(Ordering::Acquire))
     }
 
     /// Makes all commits so far durable: the log is one, so syncing it once covers them. Nothing to do
@@ -251,9 +268,16 @@ impl Db {
         self.path.join("incoming")
     }
 
-    fn write(&self, batch: &Batch, durability: Durability) -> Result<()> {
+    fn write(&self, batch: &Batch, durability: Durability) -> Result<Written> {
         let handle = self.handle();
         let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        if batch.made_at.is_some_and(|made_at| made_at != self.generation()) {
+            return Ok(Written::TooOld);
+        }
+        #[cfg(test)]
+        if self.tail.lock().catch(batch) {
+            return Err(Error::NoSpace);
+        }
         let mut writes = WriteBatch::with_capacity_bytes(batch.len_bytes() + 32 * batch.changes.len());
         for (at, change) in batch.changes.iter().enumerate() {
             match change {
@@ -275,7 +299,7 @@ impl Db {
         } else {
             self.commits.fetch_add(1, Ordering::AcqRel);
         }
-        Ok(())
+        Ok(Written::Done)
     }
 
     fn ingest_file(&self, file: &Path) -> Result<()> {
@@ -293,8 +317,11 @@ impl Db {
         result
     }
 
-    /// Where the disk was full: reopens if there is room again.
-    fn heal(&self) -> Result<()> {
+    /// Where the disk was full: opens the database anew if there is room again.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] as long as there is none; what was acknowledged stays readable.
+    pub fn heal(&self) -> Result<()> {
         if !self.full.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -307,6 +334,7 @@ impl Db {
         }
         self.reserve.release()?;
         *open = None;
+        self.reopened.fetch_add(1, Ordering::AcqRel);
         match open_rocksdb(&self.path) {
             Ok(db) => *open = Some(db),
             Err(error) => {
@@ -317,6 +345,9 @@ impl Db {
         }
         self.reserve.fill()?;
         self.full.store(false, Ordering::Release);
+        drop(open);
+        #[cfg(test)]
+        self.bring_back_tail();
         tracing::info!("there is room on the disk of the store again");
         Ok(())
     }
@@ -330,6 +361,14 @@ impl Db {
         }
         Ok(())
     }
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+enum Written {
+    Done,
+    /// It follows from what was read before the database was opened anew.
+    TooOld,
 }
 
 enum Rows {
@@ -481,74 +520,4 @@ fn bulk_table(cache: Option<&Cache>) -> BlockBasedOptions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn open() -> (tempfile::TempDir, Db) {
-        let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path()).expect("opens");
-        (dir, db)
-    }
-
-    fn keys(db: &Db, prefix: &[u8], from: &[u8]) -> Vec<Vec<u8>> {
-        let mut found = Vec::new();
-        db.scan(prefix, from, &mut |key, _| {
-            found.push(key.to_vec());
-            ControlFlow::Continue(())
-        })
-        .expect("scans");
-        found
-    }
-
-    #[test]
-    fn scan_stays_inside_its_prefix_and_starts_where_told() {
-        let (_dir, db) = open();
-        let mut batch = Batch::default();
-        for key in [&b"a"[..], b"b", b"b1", b"b2", b"b3", b"c", b"\xff\xff", b"\xff\xff\x01"] {
-            batch.put(key, b"v");
-        }
-        db.commit(batch, Durability::Unsynced).expect("commits");
-        assert_eq!(keys(&db, b"b", b"2"), [b"2".to_vec(), b"3".to_vec()]);
-        assert_eq!(keys(&db, b"\xff\xff", b""), [b"".to_vec(), b"\x01".to_vec()]);
-        assert!(keys(&db, b"d", b"").is_empty());
-    }
-
-    #[test]
-    fn delete_prefix_takes_earlier_rows_of_the_batch_and_spares_later_ones() {
-        let (_dir, db) = open();
-        for many in [3u32, 1000] {
-            let mut batch = Batch::default();
-            for number in 0..many {
-                batch.put(&[b"p", &number.to_be_bytes()[..]].concat(), b"v");
-            }
-            batch.put(b"q", b"v");
-            db.commit(batch, Durability::Unsynced).expect("commits");
-            let mut batch = Batch::default();
-            batch.put(b"p-early", b"v");
-            batch.delete_prefix(b"p");
-            batch.put(b"p-late", b"v");
-            db.commit(batch, Durability::Synced).expect("commits");
-            assert_eq!(keys(&db, b"p", b""), [b"-late".to_vec()], "{many}");
-            assert!(db.contains(b"q").expect("reads"));
-        }
-    }
-
-    #[test]
-    fn ingested_slices_survive_reopening_and_leave_no_file_behind() {
-        let (dir, db) = open();
-        let slice = vec![7u8; 65536];
-        let rows: Vec<(Vec<u8>, &[u8])> = (0u8..20).map(|at| (vec![0, at], &slice[..])).collect();
-        db.ingest(&mut rows.into_iter()).expect("ingests");
-        db.ingest(&mut std::iter::empty()).expect("nothing is fine");
-        assert_eq!(db.bulk_last_below(&[0, 9]).expect("reads"), Some(vec![0, 8]));
-        drop(db);
-        let db = Db::open(dir.path()).expect("opens");
-        assert_eq!(db.bulk_get(&[0, 19]).expect("reads"), Some(slice));
-        db.bulk_remove(&[0, 0], &[0, 18, 0]).expect("removes");
-        assert_eq!(db.bulk_get(&[0, 18]).expect("reads"), None);
-        assert!(db.bulk_get(&[0, 19]).expect("reads").is_some());
-        db.bulk_remove(&[0], &[1]).expect("removes");
-        assert_eq!(db.bulk_get(&[0, 19]).expect("reads"), None);
-        assert_eq!(std::fs::read_dir(dir.path().join("db/incoming")).expect("lists").count(), 0);
-    }
-}
+mod tests;

@@ -17,6 +17,7 @@ pub mod receive;
 mod reserve;
 pub mod scrub;
 pub mod store;
+mod sweep;
 pub mod tables;
 #[cfg(test)]
 mod testing;
@@ -25,7 +26,7 @@ pub mod wants;
 pub mod watch;
 
 pub use access::{Access, Member};
-pub use batch::{Batch, Durability};
+pub use batch::{Batch, Durability, Generation};
 pub use db::Db;
 pub use have::Have;
 pub use logs::EntryStaged;

@@ -10,11 +10,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ed25519_dalek::{Signer as _, SigningKey};
 use parking_lot::{Mutex, RwLock};
 
+use super::admission;
 use super::cache::{CACHE_BYTES_MAX, ChunkCache};
 use super::chunker::Chunker;
 use super::epoch::{self, EpochKeys};
 use super::highwater::HighWater;
-use super::keyring::Keyring;
+use super::keyring::{Keyring, open_boxes};
 use super::label::LabelOf;
 use super::local::LocalKeys;
 use super::log::LogWriter;
@@ -41,6 +42,8 @@ pub struct Folder {
     log_number: u64,
     sign: SigningKey,
     kem: KemSecret,
+    /// Keys of the devices that this one was before it joined again.
+    former: Vec<KemSecret>,
     local: LocalKeys,
     pub(super) chunker: Chunker,
     pub(super) keyring: RwLock<Keyring>,
@@ -68,7 +71,9 @@ impl Opening<'_> {
         let local = LocalKeys::new(self.master, &id.0);
         let access = store.access(no)?;
         let kem = KemSecret::from_seed(&row.kem_seed);
-        let known = load_epochs(&store, no, id, &local, &access)?;
+        let mut known = load_epochs(&store, no, id, &local, &access)?;
+        let former = admission::former_keys(&store, no, &local)?;
+        former.iter().for_each(|kem| open_boxes(&access, &mut known, kem));
         let keyring = Keyring::open(&access, known, &kem)?;
         save_epochs(&store, no, &local, &keyring)?;
         let sign = SigningKey::from_bytes(&row.sign_seed);
@@ -84,6 +89,7 @@ impl Opening<'_> {
             log_number: log.number(),
             sign,
             kem,
+            former,
             local,
             chunker: Chunker::new(keyring.first.chunker_seed()),
             keyring: RwLock::new(keyring),
@@ -94,7 +100,12 @@ impl Opening<'_> {
             writer: Mutex::new(writer),
             store,
         };
-        folder.packer.resume(folder.pending_load()?);
+        let pending = folder.pending_load()?;
+        let kept = pending.iter().map(|row| row.pack.id).collect();
+        folder.packer.resume(pending);
+        if let Err(error) = folder.store.packs_sweep(no, &kept) {
+            tracing::warn!(folder = %id, %error, "packs that nothing refers to stay until the next start");
+        }
         Ok(folder)
     }
 }
@@ -190,6 +201,16 @@ impl Folder {
         self.sign_bytes(&[SESSION_CONTEXT, &hash(transcript)].concat())
     }
 
+    /// The key that boxes for this device are sealed to.
+    pub(super) fn kem_key(&self) -> KemKey {
+        self.kem.public()
+    }
+
+    /// The key that signs as this device.
+    pub(super) fn signing_key(&self) -> &SigningKey {
+        &self.sign
+    }
+
     pub(super) fn sign_bytes(&self, bytes: &[u8]) -> [u8; 64] {
         self.sign.sign(bytes).to_bytes()
     }
@@ -214,7 +235,11 @@ impl Folder {
         if *seen == access.heads {
             return Ok(());
         }
-        let known = self.keyring.read().epochs().clone();
+        let mut known = self.keyring.read().epochs().clone();
+        self.former.iter().for_each(|kem| open_boxes(&access, &mut known, kem));
+        if !access.odd_epochs.is_empty() {
+            tracing::error!(folder = %self.id, "an epoch is not boxed to exactly the devices and members");
+        }
         let keyring = Keyring::open(&access, known, &self.kem)?;
         save_epochs(&self.store, self.no, &self.local, &keyring)?;
         *self.keyring.write() = keyring;

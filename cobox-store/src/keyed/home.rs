@@ -14,6 +14,7 @@ use ed25519_dalek::SigningKey;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
+use super::admission;
 use super::epoch;
 use super::folder::{Folder, Opening, boxes, save_epochs, sign_record};
 use super::highwater::HighWater;
@@ -145,6 +146,7 @@ impl Home {
             return Err(io(std::io::ErrorKind::AlreadyExists.into()));
         }
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+        remove_unfinished(&dir.join("data"))?;
         let master = Secret32::random()?;
         let local = LocalKeys::new(&master, &[0; 32]);
         let store = Store::create(&dir.join("data"), StoreKind::Device)?;
@@ -175,6 +177,12 @@ impl Home {
         let marks = Arc::new(HighWater::open(dir)?);
         let (folders, changing) = (Mutex::default(), Mutex::default());
         Ok(Arc::new(Self { store, local, device, master, marks, folders, changing }))
+    }
+
+    /// Whether there is a whole device at `dir`, and not what an interrupted set-up left.
+    #[must_use]
+    pub fn is_made(dir: &Path) -> bool {
+        slots::exist(dir)
     }
 
     /// Whether a person must be asked before [`Self::open`].
@@ -261,25 +269,25 @@ impl Home {
         for record in others {
             self.store.access_add(no, record)?;
         }
-        self.folder_row_put(no, row)?;
+        let mut batch = Batch::default();
+        self.stage_folder_row(no, row, &mut batch);
+        self.store.db().commit(batch, Durability::Synced)?;
         self.folder(no)
     }
 
-    fn folder_row_put(&self, no: FolderNo, row: &FolderRow) -> Result<()> {
+    /// Adds the row of this device's keys for a folder.
+    pub(super) fn stage_folder_row(&self, no: FolderNo, row: &FolderRow, batch: &mut Batch) {
         let row_key = key(no, Table::Secret, b"folder");
-        let mut batch = Batch::default();
         batch.put(&row_key, &self.local.seal(&row_key, &row.encode()));
-        self.store.db().commit(batch, Durability::Synced)
     }
 
-    /// Keeps this device's keys of a folder and the epochs that were opened for it.
-    pub(super) fn folder_keep(&self, no: FolderNo, row: &FolderRow, keyring: &Keyring) -> Result<()> {
+    /// Keeps the epochs of a folder that were opened.
+    pub(super) fn epochs_keep(&self, no: FolderNo, keyring: &Keyring) -> Result<()> {
         let folder = self.store.folder_id(no)?;
-        save_epochs(&self.store, no, &LocalKeys::new(&self.master, &folder.0), keyring)?;
-        self.folder_row_put(no, row)
+        save_epochs(&self.store, no, &LocalKeys::new(&self.master, &folder.0), keyring)
     }
 
-    fn folder_row(&self, no: FolderNo) -> Result<Option<FolderRow>> {
+    pub(super) fn folder_row(&self, no: FolderNo) -> Result<Option<FolderRow>> {
         let row_key = key(no, Table::Secret, b"folder");
         let Some(sealed) = self.store.db().get(&row_key)? else { return Ok(None) };
         Ok(Some(FolderRow::decode(&Zeroizing::new(self.local.open(&row_key, &sealed)?))?))
@@ -311,12 +319,18 @@ impl Home {
             return Ok(folder.clone());
         }
         let row = self.folder_row(no)?.ok_or(Error::NoSuchName)?;
-        let folder = Arc::new(self.opening(no).open(&row)?);
+        let folder = admission::open_folder(self, no, row)?;
         folders.insert(no, folder.clone());
         Ok(folder)
     }
 
-    fn opening(&self, no: FolderNo) -> Opening<'_> {
+    /// Opens a folder anew, with the keys that its row has now.
+    pub(super) fn folder_reopen(&self, no: FolderNo) -> Result<Arc<Folder>> {
+        self.folders.lock().remove(&no);
+        self.folder(no)
+    }
+
+    pub(super) fn opening(&self, no: FolderNo) -> Opening<'_> {
         Opening {
             store: &self.store,
             no,
@@ -333,6 +347,24 @@ impl Home {
     pub fn folder_by_name(&self, name: &str) -> Result<Arc<Folder>> {
         let info = self.folders()?.into_iter().find(|info| info.name == name).ok_or(Error::NoSuchName)?;
         self.folder(info.no)
+    }
+}
+
+/// Removes the store of a set-up that was interrupted before its keys were kept. One that holds a folder
+/// is never touched.
+fn remove_unfinished(data: &Path) -> Result<()> {
+    let store = match Store::open(data, StoreKind::Device) {
+        Ok(store) => store,
+        Err(Error::NotAStore { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let empty = store.folders()?.is_empty();
+    drop(store);
+    let io = |source| Error::Io { path: data.to_owned(), source };
+    if empty {
+        std::fs::remove_dir_all(data).map_err(io)
+    } else {
+        Err(io(std::io::ErrorKind::AlreadyExists.into()))
     }
 }
 

@@ -33,13 +33,7 @@ impl Keyring {
         kem: &KemSecret,
     ) -> Result<Self> {
         let mut epochs = known;
-        for (id, (record, _)) in &access.epochs {
-            if !epochs.contains_key(id)
-                && let Some(secret) = open_box(access.folder, record, kem)
-            {
-                epochs.insert(*id, Arc::new(EpochKeys::new(access.folder, *id, secret)));
-            }
-        }
+        open_boxes(access, &mut epochs, kem);
         unwrap_earlier(access, &mut epochs);
         let newest = access.epoch().into_iter().chain(access.epoch_heads.iter().rev().copied());
         let current = newest.filter_map(|id| epochs.get(&id)).next().cloned();
@@ -65,6 +59,17 @@ impl Keyring {
     pub(super) fn swarm_secrets(&self) -> Vec<Secret32> {
         let others = self.epochs.values().rev().filter(|keys| keys.id() != self.current.id());
         std::iter::once(&self.current).chain(others).map(|keys| keys.swarm_secret()).collect()
+    }
+}
+
+/// Adds the epochs of `access` that have a box for `kem`.
+pub(super) fn open_boxes(access: &Access, epochs: &mut BTreeMap<EpochId, Arc<EpochKeys>>, kem: &KemSecret) {
+    for (id, (record, _)) in &access.epochs {
+        if !epochs.contains_key(id)
+            && let Some(secret) = open_box(access.folder, record, kem)
+        {
+            epochs.insert(*id, Arc::new(EpochKeys::new(access.folder, *id, secret)));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Packs go first and ops last, an entry is opened again before it is committed, and the high-water mark
 //! follows the commit. A device whose log was continued by someone else stops signing.
 
+use super::admission::Standing;
 use super::aead;
 use super::epoch::EpochKeys;
 use super::folder::Folder;
@@ -31,14 +32,6 @@ pub(super) struct LogWriter {
     standing: Standing,
 }
 
-/// Whether this device may go on with its log.
-#[derive(PartialEq, Eq)]
-enum Standing {
-    Good,
-    /// The log was continued elsewhere, or the database is older than the log.
-    RolledBack,
-}
-
 impl LogWriter {
     /// Compares the database with the mark beside it.
     pub(super) fn open(
@@ -48,14 +41,7 @@ impl LogWriter {
         local: &LocalKeys,
         marks: &HighWater,
     ) -> Result<Self> {
-        let row_key = written_key(no, log);
-        let written = match store.db().get(&row_key)? {
-            Some(sealed) => {
-                let bytes = local.open(&row_key, &sealed)?.try_into().map_err(|_| Error::Sealed)?;
-                Some(Mark::decode(&bytes).ok_or(Error::Sealed)?)
-            }
-            None => None,
-        };
+        let written = written(store, no, log, local)?;
         let mark = marks.get(&log);
         let head = written.map(|mark| LogHead { log, seq: mark.seq, hash: mark.hash });
         let behind = mark.is_some_and(|mark| {
@@ -68,6 +54,14 @@ impl LogWriter {
         }
         Ok(Self { head, standing })
     }
+}
+
+/// What the database says this device wrote last.
+fn written(store: &Store, no: FolderNo, log: LogId, local: &LocalKeys) -> Result<Option<Mark>> {
+    let row_key = written_key(no, log);
+    let Some(sealed) = store.db().get(&row_key)? else { return Ok(None) };
+    let bytes = local.open(&row_key, &sealed)?.try_into().map_err(|_| Error::Sealed)?;
+    Ok(Some(Mark::decode(&bytes).ok_or(Error::Sealed)?))
 }
 
 fn written_key(no: FolderNo, log: LogId) -> Vec<u8> {
@@ -163,6 +157,10 @@ impl Folder {
         written: &dyn Fn(&OpGroup, &mut Batch),
     ) -> Result<LogHead> {
         let mut writer = self.writer.lock();
+        // A commit that was refused on a full disk may appear when the database is opened anew: that comes
+        // first, or the next entry would take a number that is taken.
+        self.store().db().heal()?;
+        let generation = self.store().db().generation();
         self.check_standing(&mut writer)?;
         self.flush_packs()?;
         deps.sort_unstable();
@@ -173,10 +171,39 @@ impl Folder {
             part.groups.iter().for_each(|group| written(group, &mut batch));
             batch
         };
+        let fresh = || {
+            let mut batch = Batch::default();
+            batch.made_at(generation);
+            batch
+        };
         for part in before {
-            self.write_part(&mut writer, part, hlc, &deps, with_groups(part, Batch::default()))?;
+            self.write_part(&mut writer, part, hlc, &deps, with_groups(part, fresh()))?;
         }
-        self.write_part(&mut writer, last, hlc, &deps, with_groups(last, extra))
+        let mut last_batch = fresh();
+        last_batch.append(extra);
+        self.write_part(&mut writer, last, hlc, &deps, with_groups(last, last_batch))
+    }
+
+    /// The last entry of this device that this store wrote itself; entries of its log beyond it come from
+    /// before the store was set back, or from a copy, and must be applied as anyone's.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn written(&self) -> Result<Option<LogHead>> {
+        let mark = written(self.store(), self.no(), self.log(), self.local())?;
+        Ok(mark.map(|mark| LogHead { log: mark.log, seq: mark.seq, hash: mark.hash }))
+    }
+
+    /// Whether this device may go on with its log.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        // Who holds the lock is writing, so that all is well.
+        let Some(writer) = self.writer.try_lock() else { return Standing::Good };
+        let (stored, written) = (self.store().log_head(self.no(), self.log()), self.written());
+        match (writer.standing, stored, written) {
+            (Standing::Good, Ok(stored), Ok(written)) if stored != written => Standing::RolledBack,
+            (standing, ..) => standing,
+        }
     }
 
     fn check_standing(&self, writer: &mut LogWriter) -> Result<()> {
@@ -290,4 +317,34 @@ pub fn open_body(keys: &EpochKeys, entry: &Entry) -> Result<Body> {
     let plain = aead::open(keys.log.expose(), &hash(&header.encode_start()), entry.body())?;
     let body = Body::decode(&plain)?;
     if body.directories.len() == header.packs.len() { Ok(body) } else { Err(Error::Sealed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::op::Op;
+    use crate::keyed::{Home, MemberSecret, PassphraseCost, Unlock};
+
+    #[test]
+    fn entry_refused_on_a_full_disk_that_appears_later_is_not_signed_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let secret = MemberSecret::generate().expect("randomness");
+        let unlock = Unlock::Passphrase(zeroize::Zeroizing::new("pass".into()));
+        let home =
+            Home::init_at_cost(dir.path(), "d", &unlock, &secret, PassphraseCost::cheapest_for_tests());
+        let folder = home.expect("a home").folder_create("f").expect("created");
+        let write = |hlc: u64| {
+            let groups = vec![OpGroup { hlc, ops: vec![Op::Ack] }];
+            folder.write_entries(hlc, groups, Vec::new(), Batch::default())
+        };
+        write(1 << 16).expect("written");
+        folder.store().db().fail_next_commit();
+        assert!(matches!(write(2 << 16), Err(Error::NoSpace)));
+        // Its second entry is there now, and this one is the third.
+        assert_eq!(write(3 << 16).expect("written").seq, 3);
+        assert!(folder.store().equivocation(folder.no(), folder.log()).expect("reads").is_none());
+        let entry = folder.store().entry(folder.no(), folder.log(), 2).expect("reads").expect("there");
+        assert_eq!(folder.open_entry(&entry).expect("opens").hlc, 2 << 16);
+        assert_eq!(folder.standing(), Standing::Good);
+    }
 }

@@ -3,6 +3,7 @@
 //! Needs [`crate::blind`] for storage and [`crate::format`] for layouts. The seeder's build leaves this
 //! module off. `docs/format.md` is the normative text of everything sealed here.
 
+mod admission;
 mod aead;
 mod cache;
 pub mod chunker;
@@ -27,6 +28,7 @@ mod slots;
 #[cfg(test)]
 mod vectors;
 
+pub use admission::{Rejoin, Standing};
 pub use chunker::{Chunker, End};
 pub use folder::Folder;
 pub use home::{FolderInfo, Home};

@@ -1,22 +1,31 @@
 //! Joining a folder again with nothing but the member's words and its access log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::admission::{Rejoin, Standing};
 use super::folder::{Folder, sign_record};
 use super::home::{Home, NewDevice, check_name};
 use super::keyring::Keyring;
 use super::secret::MemberSecret;
-use crate::blind::Store;
+use crate::blind::{Batch, Store};
 use crate::error::{Error, Result};
-use crate::format::access::{Act, Record, Role};
+use crate::format::access::{Act, Record};
 use crate::id::FolderNo;
 
 impl Home {
+    /// Whether this device was made with these words.
+    #[must_use]
+    pub fn is_of(&self, secret: &MemberSecret) -> bool {
+        *secret.locator().sign_seed.expose() == *self.device.locator_sign
+    }
+
     /// Joins a folder again: takes its access log, opens the epochs with the recovery key, admits this
     /// device in the member's name, and begins an epoch that is boxed to it too.
     ///
     /// `records` come from anywhere and in any order; the store checks each. A folder that this device has
-    /// joined before is returned as it is.
+    /// joined before is returned as it is; one whose log cannot go on, because the store was set back, is
+    /// joined under a fresh log. Interrupted anywhere, the next call or the next opening goes on.
     ///
     /// # Errors
     /// [`Error::NotAMember`] when the records do not name the member of `index`, [`Error::UnknownEpoch`]
@@ -33,7 +42,8 @@ impl Home {
         let genesis = records.iter().find(is_genesis).ok_or(Error::NotAMember)?;
         let known = self.folders()?;
         if let Some(info) = known.iter().find(|info| info.id == genesis.folder()) {
-            return self.folder(info.no);
+            add_all(&self.store, info.no, &records)?;
+            return self.folder_again(secret, info.no);
         }
         check_name(name, &known)?;
         let no = self.store.folder_add(genesis)?;
@@ -42,20 +52,26 @@ impl Home {
         let recovery = secret.recovery(index);
         let member = access.members.get(&recovery.member()).ok_or(Error::NotAMember)?;
         let (role, recovery_kem) = (member.role, member.kem);
-        let keyring = Keyring::open(&access, std::collections::BTreeMap::new(), &recovery.kem)?;
+        let keyring = Keyring::open(&access, BTreeMap::new(), &recovery.kem)?;
         let new = NewDevice::random()?;
         let device =
             new.describe(recovery.member(), recovery_kem, role, &self.device.label, &keyring.labels());
-        let admit =
+        let admission =
             sign_record(&recovery.sign, access.folder, access.heads.clone(), Act::AddDevice { device });
-        // The keys and the opened epochs first: a device must never be listed whose keys are lost.
-        self.folder_keep(no, &new.row(index, name), &keyring)?;
-        self.store.access_add(no, &admit)?;
+        // The opened epochs first: the recovery key is gone when the folder is opened the next time.
+        self.epochs_keep(no, &keyring)?;
+        self.admit(no, &new.row(index, name), &admission, Batch::default())?;
+        self.folder(no)
+    }
+
+    /// A folder that this device has joined before; under a fresh log where the old one cannot go on.
+    fn folder_again(&self, secret: &MemberSecret, no: FolderNo) -> Result<Arc<Folder>> {
         let folder = self.folder(no)?;
-        if role >= Role::Write {
-            folder.rotate()?;
+        let row = self.folder_row(no)?.ok_or(Error::NoSuchName)?;
+        if folder.standing() == Standing::Good || self.rejoin(&folder, &row, Some(secret))? != Rejoin::Done {
+            return Ok(folder);
         }
-        Ok(folder)
+        self.folder_reopen(no)
     }
 }
 

@@ -109,7 +109,16 @@ fn looks_compressible(codec: &mut Codec, plain: &[u8]) -> bool {
 pub fn seal(keys: &EpochKeys, chunk_type: ChunkType, plain: &[u8]) -> SealedChunk {
     assert!(!plain.is_empty() && plain.len() <= CHUNK_BYTES_MAX, "a chunk of {} bytes", plain.len());
     let plain_len = u32::try_from(plain.len()).expect("a chunk is below 4 GiB");
-    let mut bytes = pack_plain(plain);
+    seal_packed(keys, chunk_type, pack_plain(plain), plain_len)
+}
+
+/// Seals `flag ‖ bytes` as they are.
+pub(super) fn seal_packed(
+    keys: &EpochKeys,
+    chunk_type: ChunkType,
+    mut bytes: Vec<u8>,
+    plain_len: u32,
+) -> SealedChunk {
     let tag = tag_of(keys, chunk_type, &bytes);
     let auth = cipher(keys, &tag)
         .encrypt_inout_detached(&Nonce::default(), &keys.chunk_aad(chunk_type), bytes.as_mut_slice().into())

@@ -203,3 +203,31 @@ fn hole_of_terabytes_between_data_costs_no_chunks() {
         assert_eq!(allocated, 500_000);
     }
 }
+
+#[test]
+fn extent_tree_whose_nodes_cover_other_sizes_than_said_is_refused() {
+    use cobox_store::format::content::Node;
+
+    use super::super::content::{Edit, allocated_bytes, extents_in, splice};
+    let chunks = Chunks::default();
+    let node = |node: &Node| chunks.with(|io| (io.stow)((io.seal)(ChunkType::Node, &node.encode())));
+    let leaf = |len: u64| node(&Node::Leaf(vec![Extent::Hole { len }])).expect("stowed");
+    let honest = node(&Node::Inner(vec![(100, leaf(100)), (50, leaf(50))])).expect("stowed");
+    let shifted = node(&Node::Inner(vec![(90, leaf(100)), (60, leaf(50))])).expect("stowed");
+    let tree = |root, size| Content::Tree { root, height: 2, size };
+    let walk = |content: &Content| {
+        let mut visited = Vec::new();
+        let walked = chunks.with(|io| {
+            extents_in(io, content, 0..content.size(), &mut |at, extent| visited.push((at, extent.len())))
+        });
+        walked.map(|()| visited)
+    };
+    assert_eq!(walk(&tree(honest, 150)).expect("is right"), [(0, 100), (100, 50)]);
+    for wrong in [tree(honest, 149), tree(honest, 1 << 40), tree(shifted, 150)] {
+        assert!(matches!(walk(&wrong), Err(Error::Decode(_))), "{wrong:?}");
+        let edit = Edit { range: 0..1, extents: vec![Extent::Hole { len: 1 }] };
+        let spliced = chunks.with(|io| splice(io, &wrong, &[edit], wrong.size()));
+        assert!(matches!(spliced, Err(Error::Decode(_))), "{wrong:?}");
+        assert!(chunks.with(|io| allocated_bytes(io, &wrong, 64)).is_err(), "{wrong:?}");
+    }
+}

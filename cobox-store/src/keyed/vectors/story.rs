@@ -19,6 +19,7 @@ use crate::id::{EntryHash, EpochId, FolderId, Ino, KemKey, LogId, OpId, RecordHa
 use crate::keyed::epoch::{self, EpochKeys};
 use crate::keyed::label::{LabelKey, LabelOf};
 use crate::keyed::pack::{ClosedPack, PackBuilder, PackNonces};
+use crate::keyed::seal::SealedChunk;
 use crate::keyed::secret::{MemberSecret, RecoveryKeys, Secret32};
 use crate::keyed::{aead, locator, log, seal};
 
@@ -118,13 +119,35 @@ fn new_epoch(
     NewEpoch { commit, boxes, swarm_boxes, previous: older.iter().map(wrap).collect() }
 }
 
-fn pack(keys: &Arc<EpochKeys>, name: &str, plains: &[Vec<u8>]) -> (ClosedPack, Vec<Extent>) {
+/// `plain ‖ run` as a zstd frame of one raw and one run-length block (RFC 8878, section 3.1.1), so that a
+/// reader needs no more of zstd than these.
+fn zstd_frame(plain: &[u8], byte: u8, run: u32) -> (Vec<u8>, Vec<u8>) {
+    let block = |last: u32, kind: u32, size: u32| (last | kind << 1 | size << 3).to_le_bytes()[..3].to_vec();
+    let plain_len = u32::try_from(plain.len()).expect("short");
+    // One segment, with the content's size in four bytes and no checksum.
+    let header = [&[0x28, 0xb5, 0x2f, 0xfd, 0xa0][..], &(plain_len + run).to_le_bytes()].concat();
+    let frame = [header, block(0, 0, plain_len), plain.to_vec(), block(1, 1, run), vec![byte]].concat();
+    (frame, [plain, &vec![byte; run as usize]].concat())
+}
+
+fn compressed(keys: &EpochKeys, frame: &[u8], plain: &[u8]) -> SealedChunk {
+    let plain_len = u32::try_from(plain.len()).expect("a chunk is below 4 GiB");
+    let sealed = seal::seal_packed(keys, ChunkType::Data, [&[1], frame].concat(), plain_len);
+    let opened = seal::open(keys, ChunkType::Data, sealed.chunk.tag, &sealed.bytes).expect("opens");
+    assert_eq!(opened, plain);
+    sealed
+}
+
+fn raw(keys: &EpochKeys, plains: &[Vec<u8>]) -> Vec<SealedChunk> {
+    plains.iter().map(|plain| seal::seal(keys, ChunkType::Data, plain)).collect()
+}
+
+fn pack(keys: &Arc<EpochKeys>, name: &str, chunks: &[SealedChunk]) -> (ClosedPack, Vec<Extent>) {
     let mut builder = PackBuilder::new(keys.clone());
     let mut extents = Vec::new();
-    for plain in plains {
-        let sealed = seal::seal(keys, ChunkType::Data, plain);
+    for sealed in chunks {
         extents.push(Extent::Data { len: sealed.plain_len, chunk: sealed.chunk });
-        builder.push(&sealed);
+        builder.push(sealed);
     }
     let part = |part: &str| seed(&format!("{name} {part}"));
     let nonces = PackNonces { directory: part("directory"), footer: part("footer"), fill: part("fill") };
@@ -239,7 +262,7 @@ pub(super) fn told() -> Story {
     let (one, two) = (Who::named("device 1"), Who::named("device 2"));
 
     let plains = [noise("chunk 1", 1500), noise("chunk 2", 900)];
-    let (pack_one, mut extents) = pack(&epochs[0], "pack 1", &plains);
+    let (pack_one, mut extents) = pack(&epochs[0], "pack 1", &raw(&epochs[0], &plains));
     extents.insert(1, Extent::Hole { len: 5000 });
     let ((hello, make_hello), (data, make_data)) = (make("hello.txt"), make("daten.bin"));
     let first_put = OpId { hlc: HLC + 1, log: one.log().number() };
@@ -253,7 +276,11 @@ pub(super) fn told() -> Story {
     let (entry_one, body_one) = entry(writing, None);
 
     let later = noise("chunk 3", 2000);
-    let (pack_two, extents) = pack(&epochs[1], "pack 2", std::slice::from_ref(&later));
+    let (frame, run) = zstd_frame(b"repeated: ", b'=', 7000);
+    let mut chunks = raw(&epochs[1], std::slice::from_ref(&later));
+    chunks.push(compressed(&epochs[1], &frame, &run));
+    let (pack_two, extents) = pack(&epochs[1], "pack 2", &chunks);
+    let later = [later, run].concat();
     let groups =
         vec![OpGroup { hlc: HLC + 65536, ops: vec![put(hello, vec![first_put], Content::Extents(extents))] }];
     let deps = vec![LogHead { log: one.log(), seq: 1, hash: entry_one.header().hash() }];
