@@ -172,3 +172,44 @@ fn device_whose_disk_is_set_back_gets_everything_back_and_goes_on() {
         assert!(fs::read(file(&second, name)).expect("reads") == bytes, "{name}");
     }
 }
+
+#[test]
+fn recovery_from_two_seeders_takes_what_either_knows() {
+    if !can_mount("recovery_from_two_seeders_takes_what_either_knows") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (mut ahead, mut behind) = (Seeder::new(dir.path(), "ahead"), Seeder::new(dir.path(), "behind"));
+    ahead.start();
+    behind.start();
+    let (ahead_at, behind_at) = (ahead.address(), behind.address());
+    let mut device = Device::new(dir.path(), "device");
+    let words = dir.path().join("words");
+    let words = words.to_str().expect("a temporary path is text");
+    device.ctl(&["init", "--label", "two", "--no-passphrase", "--words-out", words]).ok();
+    device.start();
+    device.ctl(&["folder", "create", "docs"]).ok();
+    for address in [&ahead_at, &behind_at] {
+        device.ctl(&["seeder", "add", "docs", address, "--quota", "1G"]).ok();
+    }
+    device.mount("docs");
+    fs::write(device.mount.join("both"), b"at both").expect("writes");
+    device.ctl(&["wait", "docs", "--copies", "2", "--timeout", "60s"]).ok();
+    behind.kill();
+    fs::write(device.mount.join("one"), b"at one only").expect("writes");
+    device.ctl(&["seeder", "add", "docs", &ahead_at, "--quota", "2G"]).ok();
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    device.stop();
+    behind.start();
+
+    let second = Device::new(dir.path(), "second");
+    let _stop = Autostarted(&second);
+    let mut recover = vec!["recover", "--words-file", words, "--label", "second", "--no-passphrase"];
+    recover.extend(["--seeder", &behind_at, "--seeder", &ahead_at]);
+    let said = second.ctl(&recover).ok();
+    println!("{}{}", said.out, said.err);
+    assert!(!said.out.contains("unverified"), "two seeders were asked: {said:?}");
+    second.mount("docs");
+    assert_eq!(fs::read(second.mount.join("one")).expect("reads"), b"at one only");
+    assert_eq!(fs::read(second.mount.join("both")).expect("reads"), b"at both");
+}
