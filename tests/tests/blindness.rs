@@ -134,6 +134,26 @@ fn seeder_and_wire_show_nothing_of_a_key_file() {
     }
 }
 
+/// Makes the device, with a passphrase that is a canary or with a key file.
+fn set_up(
+    device: &mut Device,
+    lock: Lock,
+    [label, words]: [&str; 2],
+    canary: &mut dyn FnMut(&str) -> String,
+) {
+    let mut init = vec!["init", "--label", label, "--words-out", words];
+    match lock {
+        Lock::Passphrase => {
+            let file = device.home.with_extension("passphrase");
+            fs::write(&file, canary("passphrase")).expect("writes");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("closes");
+            device.passphrase_file = Some(file);
+        }
+        Lock::KeyFile => init.push("--no-passphrase"),
+    }
+    device.ctl(&init).ok();
+}
+
 fn search_what_a_device_leaves(lock: Lock) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut rng = Rng::new(std::process::id().into());
@@ -151,17 +171,7 @@ fn search_what_a_device_leaves(lock: Lock) {
     let mut device = Device::new(dir.path(), "device");
     let words = dir.path().join("words");
     let (label, folder) = (canary("device label"), canary("folder name"));
-    let mut init = vec!["init", "--label", &label, "--words-out", words.to_str().expect("text")];
-    match lock {
-        Lock::Passphrase => {
-            let file = dir.path().join("passphrase");
-            fs::write(&file, canary("passphrase")).expect("writes");
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("closes");
-            device.passphrase_file = Some(file);
-        }
-        Lock::KeyFile => init.push("--no-passphrase"),
-    }
-    device.ctl(&init).ok();
+    set_up(&mut device, lock, [&label, words.to_str().expect("text")], &mut canary);
     device.start_with(&taps);
     device.ctl(&["folder", "create", &folder]).ok();
     device.ctl(&["seeder", "add", &folder, &seeder.address(), "--quota", "1G"]).ok();
