@@ -4,19 +4,18 @@
 //! keep their chunks. Nothing here knows files or locks; chunks come and go through [`ChunkIo`].
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use cobox_store::Error;
 use cobox_store::format::content::{ChunkRef, Content, Extent, Node};
 use cobox_store::format::pack::ChunkType;
 use cobox_store::format::{DecodeError, EXTENTS_INLINE_MAX, TREE_FANOUT, TREE_HEIGHT_MAX};
-use cobox_store::keyed::{End, SealedChunk};
+use cobox_store::keyed::{End, Plain, SealedChunk};
 
 /// How chunks are cut, sealed, stowed and read; a folder's methods, or a test's.
 #[derive(Clone, Copy)]
 pub struct ChunkIo<'a> {
     /// Plaintext of a chunk.
-    pub read: &'a (dyn Fn(ChunkType, ChunkRef) -> Result<Arc<[u8]>, Error> + Sync),
+    pub read: &'a (dyn Fn(ChunkType, ChunkRef) -> Result<Plain, Error> + Sync),
     /// Seals a chunk; computes only.
     pub seal: &'a (dyn Fn(ChunkType, &[u8]) -> SealedChunk + Sync),
     /// Stores a sealed chunk.

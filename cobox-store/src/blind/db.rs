@@ -191,15 +191,58 @@ impl Db {
     /// # Errors
     /// When the disk cannot be read.
     pub fn bulk_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.bulk_with(key, <[u8]>::to_vec)
+    }
+
+    /// Like [`Self::bulk_get`], for who needs only a part of it: `work` sees the slice where it was read.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn bulk_with<R>(&self, key: &[u8], work: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         let handle = self.handle();
         let db = handle.as_ref().ok_or(Error::NoSpace)?;
         let mut options = ReadOptions::default();
         // Slices are large and rarely read twice: they must not push rows out of the cache.
         options.fill_cache(false);
-        match db.get_cf_opt(bulk(db), key, &options) {
+        match db.get_pinned_cf_opt(bulk(db), key, &options) {
             Err(error) if error.kind() == ErrorKind::Corruption => {
                 tracing::warn!(%error, "damaged block in bulk data");
                 Ok(None)
+            }
+            other => Ok(other?.map(|slice| work(&slice))),
+        }
+    }
+
+    /// Visits the slices with `from <= key < to`, ascending, until the visitor breaks; read from the disk at
+    /// once as far as `ahead_bytes` beyond the first. A slice whose block is damaged ends the visit.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn bulk_run(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        ahead_bytes: usize,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let handle = self.handle();
+        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_iterate_upper_bound(to);
+        options.set_readahead_size(ahead_bytes);
+        let mut rows = db.raw_iterator_cf_opt(bulk(db), options);
+        rows.seek(from);
+        while let Some((key, value)) = rows.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            rows.next();
+        }
+        match rows.status() {
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                tracing::warn!(%error, "damaged block in bulk data");
+                Ok(())
             }
             other => Ok(other?),
         }

@@ -308,28 +308,6 @@ impl Store {
         outboard.map(Some).map_err(|_| Error::PackDamaged(pack))
     }
 
-    /// `len` bytes of a pack from `offset` on, not verified; `None` when a slice of them is not here,
-    /// or they reach past the end.
-    ///
-    /// # Errors
-    /// [`Error::PackDamaged`] when a slice should be here and is not.
-    pub fn pack_range(&self, no: FolderNo, pack: PackId, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
-        let Some(info) = self.pack_info(no, pack)? else { return Ok(None) };
-        let end = offset.saturating_add(len as u64);
-        if end > info.size {
-            return Ok(None);
-        }
-        let mut bytes = Vec::with_capacity(len);
-        for index in offset / SLICE_BYTES..end.div_ceil(SLICE_BYTES) {
-            let Some(slice) = self.slice_of(&info, pack, index)? else { return Ok(None) };
-            let start = index * SLICE_BYTES;
-            let within =
-                |at: u64| usize::try_from(at.saturating_sub(start).min(SLICE_BYTES)).expect("in a slice");
-            bytes.extend_from_slice(slice.get(within(offset)..within(end)).ok_or(Error::PackDamaged(pack))?);
-        }
-        Ok(Some(bytes))
-    }
-
     /// Answers an audit: a proof for each sample whose slice is here and sound. A pack that is found
     /// damaged loses the slices that are, and is missing again.
     ///

@@ -20,6 +20,7 @@ use super::db::Db;
 use super::logs::Logs;
 use super::ordinals::Ordinals;
 use super::reserve;
+use super::slices::Slices;
 use super::tables::{STORE, Table, key};
 use super::wants::Wants;
 use super::watch::Watch;
@@ -81,6 +82,7 @@ pub struct Store {
     watch: Watch,
     folders: RwLock<Folders>,
     pub(super) wants: Wants,
+    pub(super) slices: Slices,
     pub(super) ordinals: Mutex<Ordinals>,
     pub(super) access_logs: AccessLogs,
     pub(super) logs: Logs,
@@ -127,6 +129,7 @@ impl Store {
             watch: Watch::default(),
             folders: RwLock::new(folders),
             wants: Wants::default(),
+            slices: Slices::default(),
             ordinals: Mutex::new(ordinals),
             access_logs: AccessLogs::default(),
             logs: Logs::default(),

@@ -1,10 +1,12 @@
-//! Opened chunks that were read lately, bounded in bytes.
+//! Opened chunks that were read lately, bounded in bytes. A chunk that two readers want at once is opened
+//! by one of them, and the other waits for it.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
+use super::plain::Plain;
+use crate::error::Result;
 use crate::format::content::ChunkRef;
 use crate::format::pack::ChunkType;
 
@@ -16,48 +18,105 @@ type Key = (ChunkRef, ChunkType);
 /// Least recently used goes first.
 pub(super) struct ChunkCache {
     state: Mutex<State>,
+    opened: Condvar,
     bytes_max: usize,
 }
 
 #[derive(Default)]
 struct State {
-    chunks: HashMap<Key, (Arc<[u8]>, u64)>,
+    chunks: HashMap<Key, (Plain, u64)>,
     order: BTreeMap<u64, Key>,
+    opening: HashSet<Key>,
     bytes: usize,
     next: u64,
 }
 
 impl ChunkCache {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { state: Mutex::default(), bytes_max }
+        Self { state: Mutex::default(), opened: Condvar::new(), bytes_max }
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<Arc<[u8]>> {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let (plain, used) = state.chunks.get_mut(&key)?;
-        state.order.remove(used);
-        *used = state.next;
-        state.order.insert(state.next, key);
-        state.next += 1;
+    /// The chunk from the cache, or what `open` makes of it. Nothing is kept of a failure: who waited
+    /// tries again.
+    pub(super) fn get_or_open(&self, key: Key, open: impl FnOnce() -> Result<Plain>) -> Result<Plain> {
+        {
+            let mut state = self.state.lock();
+            loop {
+                if let Some(plain) = state.get(&key) {
+                    return Ok(plain);
+                }
+                if state.opening.insert(key) {
+                    break;
+                }
+                self.opened.wait(&mut state);
+            }
+        }
+        let claim = Claim { cache: self, key };
+        let plain = open()?;
+        claim.keep(&plain);
+        Ok(plain)
+    }
+
+    /// The right to open a chunk, unless it is open already or somebody else opens it. Others wait until
+    /// the claim is dropped.
+    pub(super) fn claim(&self, key: Key) -> Option<Claim<'_>> {
+        let mut state = self.state.lock();
+        if state.chunks.contains_key(&key) || !state.opening.insert(key) {
+            return None;
+        }
+        Some(Claim { cache: self, key })
+    }
+}
+
+/// The right to open a chunk. It ends when it is dropped, also by a panic, which would otherwise leave
+/// others waiting.
+pub(super) struct Claim<'a> {
+    cache: &'a ChunkCache,
+    key: Key,
+}
+
+impl Claim<'_> {
+    /// Which chunk.
+    pub(super) fn chunk(&self) -> ChunkRef {
+        self.key.0
+    }
+
+    /// Puts the opened chunk into the cache.
+    pub(super) fn keep(self, plain: &Plain) {
+        self.cache.state.lock().put(self.key, plain, self.cache.bytes_max);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.cache.state.lock().opening.remove(&self.key);
+        self.cache.opened.notify_all();
+    }
+}
+
+impl State {
+    fn get(&mut self, key: &Key) -> Option<Plain> {
+        let (plain, used) = self.chunks.get_mut(key)?;
+        self.order.remove(used);
+        *used = self.next;
+        self.order.insert(self.next, *key);
+        self.next += 1;
         Some(plain.clone())
     }
 
-    pub(super) fn put(&self, key: Key, plain: &Arc<[u8]>) {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
-        let used = state.next;
-        state.next += 1;
-        if let Some((old, was)) = state.chunks.insert(key, (plain.clone(), used)) {
-            state.order.remove(&was);
-            state.bytes -= old.len();
+    fn put(&mut self, key: Key, plain: &Plain, bytes_max: usize) {
+        let used = self.next;
+        self.next += 1;
+        if let Some((old, was)) = self.chunks.insert(key, (plain.clone(), used)) {
+            self.order.remove(&was);
+            self.bytes -= old.len();
         }
-        state.order.insert(used, key);
-        state.bytes += plain.len();
-        while state.bytes > self.bytes_max {
-            let Some((_, oldest)) = state.order.pop_first() else { break };
-            if let Some((old, _)) = state.chunks.remove(&oldest) {
-                state.bytes -= old.len();
+        self.order.insert(used, key);
+        self.bytes += plain.len();
+        while self.bytes > bytes_max {
+            let Some((_, oldest)) = self.order.pop_first() else { break };
+            if let Some((old, _)) = self.chunks.remove(&oldest) {
+                self.bytes -= old.len();
             }
         }
     }
@@ -65,7 +124,11 @@ impl ChunkCache {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::error::Error;
     use crate::id::{ChunkTag, EpochId};
 
     fn key(at: u8) -> Key {
@@ -75,14 +138,59 @@ mod tests {
     #[test]
     fn cache_over_its_bound_forgets_the_least_recently_used() {
         let cache = ChunkCache::new(250);
-        let plain: Arc<[u8]> = vec![0; 100].into();
-        cache.put(key(1), &plain);
-        cache.put(key(2), &plain);
-        assert!(cache.get(key(1)).is_some());
-        cache.put(key(3), &plain);
-        assert!(cache.get(key(2)).is_none());
-        assert!(cache.get(key(1)).is_some() && cache.get(key(3)).is_some());
-        cache.put(key(3), &plain);
+        let opened = AtomicUsize::new(0);
+        let read = |at| {
+            let open = || {
+                opened.fetch_add(1, Ordering::Relaxed);
+                Ok(Plain::from(vec![at; 100]))
+            };
+            assert_eq!(*cache.get_or_open(key(at), open).expect("opens"), [at; 100]);
+        };
+        [1, 2, 1, 3, 1, 3].into_iter().for_each(read);
+        assert_eq!(opened.load(Ordering::Relaxed), 3);
+        read(2);
+        assert_eq!(opened.load(Ordering::Relaxed), 4);
         assert_eq!(cache.state.lock().bytes, 200);
+    }
+
+    #[test]
+    fn chunk_that_many_want_is_opened_once() {
+        let cache = ChunkCache::new(250);
+        let (opened, start) = (AtomicUsize::new(0), Barrier::new(4));
+        let read = || {
+            start.wait();
+            let open = || {
+                opened.fetch_add(1, Ordering::Relaxed);
+                std::thread::yield_now();
+                Ok(Plain::from(vec![7; 100]))
+            };
+            assert_eq!(*cache.get_or_open(key(7), open).expect("opens"), [7; 100]);
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(read))));
+        assert_eq!(opened.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn chunk_that_is_claimed_waits_for_who_claimed_it() {
+        let cache = ChunkCache::new(250);
+        let claim = cache.claim(key(1)).expect("is free");
+        assert!(cache.claim(key(1)).is_none());
+        std::thread::scope(|scope| {
+            let read = || cache.get_or_open(key(1), || Ok(Plain::from(vec![2])));
+            let reader = scope.spawn(read);
+            claim.keep(&Plain::from(vec![1]));
+            assert_eq!(*reader.join().expect("ends").expect("opens"), [1]);
+        });
+        assert!(cache.claim(key(1)).is_none());
+        drop(cache.claim(key(2)));
+        assert_eq!(*cache.get_or_open(key(2), || Ok(Plain::from(vec![2]))).expect("opens"), [2]);
+    }
+
+    #[test]
+    fn chunk_that_failed_to_open_is_tried_again() {
+        let cache = ChunkCache::new(250);
+        assert!(cache.get_or_open(key(1), || Err(Error::Sealed)).is_err());
+        assert_eq!(*cache.get_or_open(key(1), || Ok(Plain::from(vec![1]))).expect("opens"), [1]);
+        assert!(cache.state.lock().opening.is_empty());
     }
 }

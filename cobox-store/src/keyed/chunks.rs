@@ -1,10 +1,10 @@
 //! Chunks of a folder: sealed, stowed in packs, read back.
 
-use std::sync::Arc;
-
+use super::cache::Claim;
 use super::chunker::Chunker;
 use super::folder::Folder;
 use super::pack::ClosedPack;
+use super::plain::Plain;
 use super::seal::{self, SealedChunk};
 use crate::blind::{Batch, Durability};
 use crate::error::{Error, Result};
@@ -72,13 +72,14 @@ impl Folder {
     /// # Errors
     /// [`Error::Absent`] when its pack is not on this device, [`Error::PackDamaged`] when the disk changed
     /// it (it is fetched again), [`Error::Sealed`] when its author made it wrong.
-    pub fn read_chunk(&self, chunk_type: ChunkType, chunk: ChunkRef) -> Result<Arc<[u8]>> {
-        if let Some(plain) = self.cache.get((chunk, chunk_type)) {
-            return Ok(plain);
-        }
+    pub fn read_chunk(&self, chunk_type: ChunkType, chunk: ChunkRef) -> Result<Plain> {
+        self.cache.get_or_open((chunk, chunk_type), || self.open_chunk(chunk_type, chunk))
+    }
+
+    fn open_chunk(&self, chunk_type: ChunkType, chunk: ChunkRef) -> Result<Plain> {
         let keys = self.epoch_keys(chunk.epoch)?;
-        let plain = match self.packer.read(&chunk) {
-            Some(sealed) => seal::open(&keys, chunk_type, chunk.tag, &sealed)?,
+        match self.packer.read(&chunk) {
+            Some(sealed) => seal::open(&keys, chunk_type, chunk.tag, sealed),
             None => {
                 let row = self.index_get(&chunk)?.ok_or(Error::Absent(chunk.tag))?;
                 let len = row.len as usize;
@@ -86,13 +87,44 @@ impl Folder {
                     Err(Error::PackDamaged(_)) => return Err(self.damaged(&row)?),
                     read => read?.ok_or(Error::Absent(chunk.tag))?,
                 };
-                let opened = seal::open(&keys, chunk_type, chunk.tag, &sealed);
-                opened.or_else(|_| Err(self.blame(&row)?))?
+                let opened = seal::open(&keys, chunk_type, chunk.tag, sealed);
+                opened.or_else(|_| Err(self.blame(&row)?))
             }
-        };
-        let plain: Arc<[u8]> = plain.into();
-        self.cache.put((chunk, chunk_type), &plain);
-        Ok(plain)
+        }
+    }
+
+    /// Opens chunks that will be read soon, if they are on this device: they are in memory then, as far as
+    /// the cache reaches. Neighbours in a pack are read with one request to the disk. What fails here fails
+    /// again for its reader, who is told.
+    pub fn read_ahead(&self, chunk_type: ChunkType, chunks: &[ChunkRef]) {
+        let mut run: Vec<(Claim<'_>, TagRow)> = Vec::new();
+        for chunk in chunks {
+            let Some(claim) = self.cache.claim((*chunk, chunk_type)) else { continue };
+            let Ok(Some(row)) = self.index_get(chunk) else { continue };
+            let adjoins = run.last().is_some_and(|(_, last)| {
+                last.pack == row.pack && u64::from(last.offset) + u64::from(last.len) == u64::from(row.offset)
+            });
+            if !adjoins {
+                self.open_run(chunk_type, std::mem::take(&mut run));
+            }
+            run.push((claim, row));
+        }
+        self.open_run(chunk_type, run);
+    }
+
+    /// Opens chunks that lie side by side in one pack.
+    fn open_run(&self, chunk_type: ChunkType, run: Vec<(Claim<'_>, TagRow)>) {
+        let Some((_, first)) = run.first() else { return };
+        let lens: Vec<usize> = run.iter().map(|(_, row)| row.len as usize).collect();
+        let read = self.store().pack_parts(self.no(), first.pack, u64::from(first.offset), &lens);
+        let Ok(Some(parts)) = read else { return };
+        for ((claim, _), sealed) in run.into_iter().zip(parts) {
+            let chunk = claim.chunk();
+            let Ok(keys) = self.epoch_keys(chunk.epoch) else { continue };
+            if let Ok(plain) = seal::open(&keys, chunk_type, chunk.tag, sealed) {
+                claim.keep(&plain);
+            }
+        }
     }
 
     /// Why a chunk that was read does not open: the disk's fault, or its author's.

@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq as _;
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::epoch::EpochKeys;
+use super::plain::Plain;
 use super::secret::Secret32;
 use crate::error::{Error, Result};
 use crate::format::CHUNK_BYTES_MAX;
@@ -127,33 +128,31 @@ pub(super) fn seal_packed(
     SealedChunk { chunk: ChunkRef { epoch: keys.id(), tag }, chunk_type, bytes, plain_len }
 }
 
-/// Opens one chunk: AEAD, tag, then the plaintext.
+/// Opens one chunk: AEAD, tag, then the plaintext. It is opened where it lies, so `sealed` is taken.
 ///
 /// # Errors
 /// [`Error::Sealed`] for anything that [`seal`] does not make.
-pub fn open(keys: &EpochKeys, chunk_type: ChunkType, tag: ChunkTag, sealed: &[u8]) -> Result<Vec<u8>> {
-    let (body, auth) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(Error::Sealed)?;
-    if body.len() < 2 || body.len() > CHUNK_BYTES_MAX + 1 {
+pub fn open(keys: &EpochKeys, chunk_type: ChunkType, tag: ChunkTag, sealed: Vec<u8>) -> Result<Plain> {
+    let mut plain = sealed;
+    let auth = *plain.last_chunk::<TAG_BYTES>().ok_or(Error::Sealed)?;
+    plain.truncate(plain.len() - TAG_BYTES);
+    if plain.len() < 2 || plain.len() > CHUNK_BYTES_MAX + 1 {
         return Err(Error::Sealed);
     }
-    let mut plain = body.to_vec();
     cipher(keys, &tag)
         .decrypt_inout_detached(
             &Nonce::default(),
             &keys.chunk_aad(chunk_type),
             plain.as_mut_slice().into(),
-            &Tag::from(*auth),
+            &Tag::from(auth),
         )
         .map_err(|_| Error::Sealed)?;
     if !bool::from(tag_of(keys, chunk_type, &plain).0.ct_eq(&tag.0)) {
         return Err(Error::Sealed);
     }
     match plain.first() {
-        Some(&FLAG_RAW) => {
-            plain.remove(0);
-            Ok(plain)
-        }
-        Some(&FLAG_ZSTD) => unpack(&plain[1..]),
+        Some(&FLAG_RAW) => Ok(Plain::after(1, plain)),
+        Some(&FLAG_ZSTD) => unpack(&plain[1..]).map(Plain::from),
         _ => Err(Error::Sealed),
     }
 }
@@ -222,8 +221,9 @@ pub(super) mod tests {
                 let sealed = seal(&keys, ChunkType::Data, &plain);
                 assert_eq!(sealed.plain_len as usize, len);
                 assert!(sealed.bytes.len() <= len + CHUNK_OVERHEAD_BYTES);
-                let opened = open(&keys, ChunkType::Data, sealed.chunk.tag, &sealed.bytes).expect("opens");
-                assert_eq!(opened, plain);
+                let opened =
+                    open(&keys, ChunkType::Data, sealed.chunk.tag, sealed.bytes.clone()).expect("opens");
+                assert_eq!(*opened, plain);
             }
         }
     }
@@ -244,11 +244,11 @@ pub(super) mod tests {
         for bit in 0..sealed.bytes.len() * 8 {
             let mut bent = sealed.bytes.clone();
             bent[bit / 8] ^= 1 << (bit % 8);
-            let opened = open(&keys, ChunkType::Node, sealed.chunk.tag, &bent);
+            let opened = open(&keys, ChunkType::Node, sealed.chunk.tag, bent);
             assert!(matches!(opened, Err(Error::Sealed)), "bit {bit}");
         }
         for len in 0..sealed.bytes.len() {
-            assert!(open(&keys, ChunkType::Node, sealed.chunk.tag, &sealed.bytes[..len]).is_err());
+            assert!(open(&keys, ChunkType::Node, sealed.chunk.tag, sealed.bytes[..len].to_vec()).is_err());
         }
     }
 
@@ -257,13 +257,13 @@ pub(super) mod tests {
         let keys = keys();
         let sealed = seal(&keys, ChunkType::Data, b"plain");
         let tag = sealed.chunk.tag;
-        assert!(open(&keys, ChunkType::Node, tag, &sealed.bytes).is_err());
-        assert!(open(&keys, ChunkType::Data, ChunkTag([0; 32]), &sealed.bytes).is_err());
+        assert!(open(&keys, ChunkType::Node, tag, sealed.bytes.clone()).is_err());
+        assert!(open(&keys, ChunkType::Data, ChunkTag([0; 32]), sealed.bytes.clone()).is_err());
         let secret = || Secret32::take(&mut [3; 32]);
         let epoch = EpochKeys::new(FolderId([1; 32]), EpochId([9; 32]), secret());
-        assert!(open(&epoch, ChunkType::Data, tag, &sealed.bytes).is_err());
+        assert!(open(&epoch, ChunkType::Data, tag, sealed.bytes.clone()).is_err());
         let folder = EpochKeys::new(FolderId([9; 32]), EpochId([2; 32]), secret());
-        assert!(open(&folder, ChunkType::Data, tag, &sealed.bytes).is_err());
+        assert!(open(&folder, ChunkType::Data, tag, sealed.bytes.clone()).is_err());
     }
 
     #[test]
@@ -280,7 +280,7 @@ pub(super) mod tests {
         ];
         for packed in cases {
             let (tag, bytes) = seal_packed(&keys, ChunkType::Data, &packed);
-            assert!(matches!(open(&keys, ChunkType::Data, tag, &bytes), Err(Error::Sealed)));
+            assert!(matches!(open(&keys, ChunkType::Data, tag, bytes), Err(Error::Sealed)));
         }
     }
 }
