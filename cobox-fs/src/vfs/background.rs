@@ -1,4 +1,5 @@
-//! The threads behind a mount: one cuts, one seals what streams in, one applies what other devices sent.
+//! The threads behind a mount: one cuts, one seals what streams in, one applies what other devices sent,
+//! two open chunks before they are read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Cut, Link, Vfs};
+use super::{Cut, Link, Vfs, ahead};
 
 /// Quiet time after which a cut follows, with a peer connected.
 const IDLE: Duration = Duration::from_millis(50);
@@ -63,7 +64,7 @@ impl Wake {
     }
 }
 
-/// The threads that cut, seal and catch up; they end when this is dropped.
+/// The threads that cut, seal, catch up and read ahead; they end when this is dropped.
 pub struct Background {
     stop: Arc<AtomicBool>,
     vfs: Arc<Vfs>,
@@ -78,6 +79,7 @@ impl Drop for Background {
             self.vfs.wake.changed.notify_all();
         }
         self.vfs.streamer.wake();
+        self.vfs.ahead.wake();
         self.vfs.folder().store().watch().bump(self.vfs.folder().no());
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -88,13 +90,15 @@ impl Drop for Background {
 }
 
 impl Vfs {
-    /// Starts the cutter, the thread that seals and the catch-up thread.
+    /// Starts the cutter, the thread that seals, the catch-up thread and those that read ahead.
     pub fn start_background(self: &Arc<Self>) -> Background {
         let stop = Arc::new(AtomicBool::new(false));
         let loops: [(&str, fn(&Self, &AtomicBool)); 3] =
             [("cut", Self::cut_loop), ("stream", Self::stream_loop), ("catch-up", Self::catch_up_loop)];
+        let ahead: (&str, fn(&Self, &AtomicBool)) = ("ahead", Self::ahead_loop);
         let threads = loops
             .into_iter()
+            .chain(std::iter::repeat_n(ahead, ahead::THREADS))
             .filter_map(|(name, run)| {
                 let (vfs, stop) = (Arc::clone(self), Arc::clone(&stop));
                 let started =

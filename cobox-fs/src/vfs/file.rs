@@ -12,6 +12,7 @@ use cobox_store::format::content::Content;
 use cobox_store::id::{Ino, OpId};
 use parking_lot::{Mutex, MutexGuard};
 
+use super::ahead::Reading;
 use super::filemap::FileMap;
 use super::rechunk::Alignment;
 use super::stream::Stream;
@@ -34,6 +35,8 @@ pub struct File {
     pub ino: Ino,
     /// Serialises sealing, saving and publishing of this file.
     pub io: Mutex<()>,
+    /// How it is being read.
+    pub reading: Mutex<Reading>,
     inner: Mutex<Inner>,
     dirty_bytes: Arc<AtomicU64>,
 }
@@ -145,7 +148,7 @@ impl File {
             last_write_end: 0,
             random_writes: 0,
         };
-        Self { ino, io: Mutex::new(()), inner: Mutex::new(inner), dirty_bytes }
+        Self { ino, io: Mutex::new(()), reading: Mutex::default(), inner: Mutex::new(inner), dirty_bytes }
     }
 
     /// Its state.

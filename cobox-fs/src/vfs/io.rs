@@ -200,21 +200,9 @@ impl Vfs {
                     Source::Base => rechunk::resolve_base(io, &base, &(start..start + len), &mut spans)?,
                 }
             }
-            let mut bytes = Vec::with_capacity(len as usize);
-            let mut failed = None;
-            for span in &spans {
-                // All spans are tried, so that all absent packs are asked for at once.
-                match rechunk::append(io, span, &mut bytes) {
-                    Ok(()) => {}
-                    Err(Error::PackDamaged(pack)) => damaged.push(pack),
-                    Err(error) => failed = Some(error),
-                }
-            }
-            match (failed, damaged.first()) {
-                (Some(error), _) => Err(error),
-                (None, Some(pack)) => Err(Error::PackDamaged(*pack)),
-                (None, None) => Ok(bytes),
-            }
+            self.ahead.ask_beyond_first(&spans);
+            self.read_on(&file, &base, &range);
+            self.gather(io, &spans, &mut damaged)
         });
         match bytes {
             Ok(bytes) => Ok(ReadOutcome::Ready(bytes)),

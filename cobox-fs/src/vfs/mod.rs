@@ -4,6 +4,7 @@
 //! group, commits it unsynced with the rows it changes, and replies. File data waits in per-inode maps
 //! until `fsync`, close or a cut. Nothing here calls the kernel or the network.
 
+mod ahead;
 mod anew;
 pub mod attr;
 mod background;
@@ -187,6 +188,7 @@ pub struct Vfs {
     notifier: RwLock<Option<Arc<Notifier>>>,
     wake: background::Wake,
     streamer: stream::Streamer,
+    ahead: ahead::Ahead,
     connected: AtomicBool,
     dirty_bytes: Arc<AtomicU64>,
     pending_groups: AtomicU64,
@@ -222,6 +224,7 @@ impl Vfs {
             notifier: RwLock::default(),
             wake: background::Wake::default(),
             streamer: stream::Streamer::default(),
+            ahead: ahead::Ahead::default(),
             connected: AtomicBool::new(false),
             dirty_bytes: Arc::default(),
             pending_groups: AtomicU64::new(0),

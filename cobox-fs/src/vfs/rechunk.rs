@@ -77,6 +77,16 @@ pub struct Span {
     pub place: Place,
 }
 
+impl Span {
+    /// The chunk that its bytes are in, if they are in one.
+    pub(super) fn chunk(&self) -> Option<ChunkRef> {
+        match self.place {
+            Place::Chunk { chunk, .. } => Some(chunk),
+            Place::Hole | Place::Mem(_) | Place::Inline(..) => None,
+        }
+    }
+}
+
 /// Finds where the bytes of `range` are, in order and without gaps.
 ///
 /// # Errors

@@ -1,0 +1,259 @@
+//! Chunks that will be read soon, opened by threads beside the one that answers.
+//!
+//! A request that spans several chunks has them opened side by side, and a reader that goes through a file
+//! in order finds the next ones open already. What is opened here lands in the folder's chunk cache and
+//! nowhere else: a failure is left for the reader to meet, and nothing is asked of other devices.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use cobox_store::Error;
+use cobox_store::format::content::{ChunkRef, Content, Extent};
+use cobox_store::format::pack::ChunkType;
+use cobox_store::id::PackId;
+use parking_lot::{Condvar, Mutex};
+
+use super::Vfs;
+use super::content::{ChunkIo, extents_in};
+use super::file::File;
+use super::rechunk::{self, Span};
+
+/// Threads that open chunks; with the one that answers, two processors are busy and a disk has a queue.
+pub const THREADS: usize = 3;
+/// Chunks that are opened by one thread at a time: some 256 KiB, which a disk reads in hardly more time than
+/// one chunk, and a quarter of the kernel's largest request, so that all threads have a part in it.
+const GROUP_CHUNKS: usize = 4;
+/// Groups that wait for a thread: two of the kernel's largest requests. What comes on top is opened by its
+/// reader.
+const WAITING_MAX: usize = 8;
+/// How far ahead of a sequential reader chunks are opened. It is the most that is opened in vain for a
+/// reader that stops, and small beside the cache in which it lands.
+const AHEAD_BYTES: u64 = 2 * 1024 * 1024;
+/// A request that is behind by no more than this belongs to a sequential reader all the same: the kernel
+/// sends several at a time, and they are answered by several threads.
+const LATE_BYTES: u64 = 4 * 1024 * 1024;
+/// Requests in order after which a reader counts as sequential.
+const IN_ORDER_MIN: u32 = 2;
+
+/// How a file is being read.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Reading {
+    /// Where the furthest request ended.
+    end: u64,
+    /// Requests that went on from there.
+    in_order: u32,
+    /// Up to where chunks were asked for.
+    asked: u64,
+}
+
+impl Reading {
+    /// Notes a request and says which range beyond it should be opened.
+    fn note(&mut self, range: &Range<u64>) -> Range<u64> {
+        let none = range.end..range.end;
+        let near = range.start.saturating_add(LATE_BYTES) >= self.end;
+        if near && range.end <= self.end {
+            return none;
+        }
+        let gap = range.start.saturating_sub(self.end);
+        if !near || gap > range.end - range.start {
+            // Another place of the file, from which it may go on.
+            *self = Self { end: range.end, in_order: 0, asked: range.end };
+            return none;
+        }
+        self.in_order = self.in_order.saturating_add(1);
+        self.end = range.end;
+        if self.in_order < IN_ORDER_MIN {
+            return none;
+        }
+        let from = self.asked.max(range.end);
+        self.asked = range.end.saturating_add(AHEAD_BYTES).max(from);
+        from..self.asked
+    }
+}
+
+/// Groups of chunks that wait to be opened.
+#[derive(Default)]
+pub struct Ahead {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Threads that take them; without any, readers open everything themselves.
+    threads: usize,
+    waiting: VecDeque<Vec<ChunkRef>>,
+}
+
+impl Ahead {
+    /// Has chunks opened, as many as there is room for.
+    fn ask(&self, chunks: &[ChunkRef]) {
+        let mut state = self.state.lock();
+        if state.threads == 0 {
+            return;
+        }
+        let room = WAITING_MAX.saturating_sub(state.waiting.len());
+        for group in chunks.chunks(GROUP_CHUNKS).take(room) {
+            state.waiting.push_back(group.to_vec());
+            self.changed.notify_one();
+        }
+    }
+
+    /// Has the chunks of a request opened, but for those with which its reader begins.
+    pub fn ask_beyond_first(&self, spans: &[Span]) {
+        let chunks: Vec<ChunkRef> = spans.iter().filter_map(Span::chunk).skip(GROUP_CHUNKS).collect();
+        if !chunks.is_empty() {
+            self.ask(&chunks);
+        }
+    }
+
+    /// Makes the threads look whether they should end.
+    pub fn wake(&self) {
+        let _state = self.state.lock();
+        self.changed.notify_all();
+    }
+
+    fn enter(&self) {
+        self.state.lock().threads += 1;
+    }
+
+    /// The next group; `None` at the end.
+    fn next(&self, stop: &AtomicBool) -> Option<Vec<ChunkRef>> {
+        let mut state = self.state.lock();
+        loop {
+            if stop.load(Ordering::SeqCst) {
+                state.threads -= 1;
+                state.waiting.clear();
+                return None;
+            }
+            if let Some(group) = state.waiting.pop_front() {
+                return Some(group);
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+impl Vfs {
+    /// Notes a read of a file, and has opened what its reader will want next.
+    pub(super) fn read_on(&self, file: &File, base: &Content, range: &Range<u64>) {
+        if matches!(base, Content::Inline(_)) {
+            return;
+        }
+        let next = file.reading.lock().note(range);
+        let next = next.start..next.end.min(base.size());
+        if next.start >= next.end {
+            return;
+        }
+        let mut chunks = Vec::new();
+        let found = self.with_io(|io| {
+            extents_in(io, base, next, &mut |_, extent| {
+                if let Extent::Data { chunk, .. } = extent {
+                    chunks.push(chunk);
+                }
+            })
+        });
+        // Where nodes are missing, the reader will be told.
+        if found.is_ok() {
+            self.ahead.ask(&chunks);
+        }
+    }
+
+    /// The bytes of spans, one after the other. All are tried, so that all absent packs are known at once;
+    /// those of damaged packs go into `damaged`.
+    ///
+    /// # Errors
+    /// When any of them cannot be read.
+    pub(super) fn gather(
+        &self,
+        io: ChunkIo<'_>,
+        spans: &[Span],
+        damaged: &mut Vec<PackId>,
+    ) -> Result<Vec<u8>, Error> {
+        let len: u64 = spans.iter().map(|span| span.len).sum();
+        let mut bytes = Vec::with_capacity(usize::try_from(len).expect("a request fits memory"));
+        let chunks: Vec<ChunkRef> = spans.iter().filter_map(Span::chunk).collect();
+        let mut groups = chunks.chunks(GROUP_CHUNKS);
+        let mut left_in_group = 0usize;
+        let mut failed = None;
+        for span in spans {
+            if span.chunk().is_some() && left_in_group == 0 {
+                let group = groups.next().unwrap_or(&[]);
+                left_in_group = group.len();
+                if left_in_group > 1 {
+                    self.folder.read_ahead(ChunkType::Data, group);
+                }
+            }
+            left_in_group = left_in_group.saturating_sub(usize::from(span.chunk().is_some()));
+            match rechunk::append(io, span, &mut bytes) {
+                Ok(()) => {}
+                Err(Error::PackDamaged(pack)) => damaged.push(pack),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match (failed, damaged.first()) {
+            (Some(error), _) => Err(error),
+            (None, Some(pack)) => Err(Error::PackDamaged(*pack)),
+            (None, None) => Ok(bytes),
+        }
+    }
+
+    /// Opens chunks until the mount ends.
+    pub(super) fn ahead_loop(&self, stop: &AtomicBool) {
+        self.ahead.enter();
+        while let Some(group) = self.ahead.next(stop) {
+            self.folder.read_ahead(ChunkType::Data, &group);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    #[test]
+    fn sequential_reader_gets_each_byte_ahead_once() {
+        let mut reading = Reading::default();
+        let mut ahead = Vec::new();
+        for at in 0..8 {
+            let next = reading.note(&(at * MIB..(at + 1) * MIB));
+            if !next.is_empty() {
+                ahead.push(next);
+            }
+        }
+        assert_eq!(ahead.first().map(|next| next.start), Some(2 * MIB));
+        assert!(ahead.windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert_eq!(ahead.last().map(|next| next.end), Some(8 * MIB + AHEAD_BYTES));
+    }
+
+    #[test]
+    fn random_reader_gets_nothing_ahead() {
+        let mut reading = Reading::default();
+        for at in [70, 3, 400, 20, 90, 5, 33, 200] {
+            assert!(reading.note(&(at * 4 * MIB..at * 4 * MIB + 4096)).is_empty());
+        }
+    }
+
+    #[test]
+    fn requests_out_of_order_still_count_as_sequential() {
+        let mut reading = Reading::default();
+        let order = [0, 2, 1, 3, 5, 4, 6, 7];
+        let ahead = order.map(|at: u64| reading.note(&(at * MIB / 2..(at + 1) * MIB / 2)));
+        assert!(ahead.iter().any(|next| !next.is_empty()));
+    }
+
+    #[test]
+    fn chunks_without_a_thread_are_not_kept() {
+        let ahead = Ahead::default();
+        let chunk =
+            ChunkRef { epoch: cobox_store::id::EpochId([0; 32]), tag: cobox_store::id::ChunkTag([0; 32]) };
+        ahead.ask(&[chunk]);
+        assert!(ahead.state.lock().waiting.is_empty());
+        ahead.enter();
+        ahead.ask(&[chunk; WAITING_MAX * GROUP_CHUNKS + 5]);
+        assert_eq!(ahead.state.lock().waiting.len(), WAITING_MAX);
+    }
+}
