@@ -133,8 +133,8 @@ fn zstd_frame(plain: &[u8], byte: u8, run: u32) -> (Vec<u8>, Vec<u8>) {
 fn compressed(keys: &EpochKeys, frame: &[u8], plain: &[u8]) -> SealedChunk {
     let plain_len = u32::try_from(plain.len()).expect("a chunk is below 4 GiB");
     let sealed = seal::seal_packed(keys, ChunkType::Data, [&[1], frame].concat(), plain_len);
-    let opened = seal::open(keys, ChunkType::Data, sealed.chunk.tag, &sealed.bytes).expect("opens");
-    assert_eq!(opened, plain);
+    let opened = seal::open(keys, ChunkType::Data, sealed.chunk.tag, sealed.bytes.clone()).expect("opens");
+    assert_eq!(*opened, *plain);
     sealed
 }
 
