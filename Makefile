@@ -14,7 +14,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 SEEDER := $(CARGO_TARGET_DIR)/seeder
 PREFIX ?= /usr/local
 
-.PHONY: help deps build all test soak bench lint demo install clean
+.PHONY: help deps build all test soak bench lint deny demo install clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,11 +41,15 @@ soak: build ## run every test with the full counts; takes hours
 bench: all ## measure, and print the figures with the machine's load
 	scripts/bench.sh
 
+# Advisories are the one check that needs a network: `cargo deny check advisories`.
+deny: ## check licences, sources and bans of all dependencies (needs cargo-deny, no network)
+	$(CARGO) deny --offline --locked check bans licenses sources
+
 lint: deps ## rustfmt, clippy and (where installed) cargo deny
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
-	else echo "cargo-deny is not installed; licences and advisories were not checked"; fi
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(MAKE) deny; \
+	else echo "cargo-deny is not installed; licences and sources were not checked"; fi
 
 demo: build ## the whole story on real files, in the open (INPUT=path for your own)
 	@COBOX_BIN="$(BIN)" COBOX_SEEDER="$(SEEDER)/cobox-seeder" INPUT="$(INPUT)" scripts/demo.sh
