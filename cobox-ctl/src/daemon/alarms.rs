@@ -19,7 +19,7 @@ impl FolderState {
             add(NOT_LISTED, RECOVER.to_owned());
         }
         if self.folder.store().equivocation(self.no(), self.folder.log())?.is_some() {
-            add(SIGNED_TWICE, RECOVER.to_owned());
+            add(SIGNED_TWICE, COPY_AWAY.to_owned());
         }
         if !access.odd_epochs.is_empty() {
             add(ODD_EPOCH, ODD_EPOCH_ADVICE.to_owned());
@@ -39,6 +39,8 @@ const NOT_LISTED: &str = "This device is not listed among the folder's devices: 
      not sent.";
 const SIGNED_TWICE: &str = "Two different entries were signed with one number of this device's log: a copy of it was \
      in use at the same time.";
+const COPY_AWAY: &str = "What was written here since is on this device only. Copy what changed to a place outside the \
+     mount, move this home away, get the folder back with `cobox-ctl recover`, and copy it in again.";
 const ODD_EPOCH: &str = "The folder's newest keys were not given to exactly its devices and members: somebody was left \
      out, or let in.";
 const ODD_EPOCH_ADVICE: &str = "Ask the other admins which device began it. Until an admission or a removal begins new \
