@@ -67,7 +67,7 @@ impl Adapter {
         }
     }
 
-    /// Takes the set-id bits after a write or truncation by somebody who is not root.
+    /// Takes the set-id bits after a write by somebody who is not root.
     fn take_set_id(&self, ino: u64, fh: Option<u64>) -> Result<(), Errno> {
         if let Some(mode) = convert::without_set_id(&self.vfs.getattr(ino, fh)?) {
             self.vfs.setattr(ino, &SetAttr { mode: Some(mode), fh, ..SetAttr::default() })?;
@@ -145,12 +145,12 @@ impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Not taken: WRITEBACK_CACHE (the kernel would own size and mtime, against changes from other
         // devices), AUTO_INVAL_DATA (we say what to forget), POSIX_LOCKS and FLOCK_LOCKS (the kernel
-        // keeps locks by itself; they hold on this device).
+        // keeps locks by itself; they hold on this device), ATOMIC_O_TRUNC (it truncates before the
+        // kernel has asked whether the file is a program that runs: `O_RDONLY | O_TRUNC` would cut it).
         let wanted = [
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_ASYNC_DIO,
@@ -305,16 +305,9 @@ impl Filesystem for Adapter {
         Self::reply_entry(result, newname, reply);
     }
 
-    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let flags = convert::open_flags(flags);
-        let result = guarded("open", ino.0, || {
-            let fh = self.vfs.open_file(ino.0, flags)?;
-            if flags.truncate && request.uid() != ROOT_UID {
-                self.take_set_id(ino.0, Some(fh))?;
-            }
-            Ok(fh)
-        });
-        match result {
+        match guarded("open", ino.0, || self.vfs.open_file(ino.0, flags)) {
             Ok(fh) => reply.opened(FileHandle(fh), open_answer(ino.0, flags)),
             Err(errno) => reply.error(convert::errno(errno)),
         }

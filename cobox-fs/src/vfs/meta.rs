@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cobox_store::format::NAME_BYTES_MAX;
 use cobox_store::format::content::Content;
 use cobox_store::format::op::{AttrChange, Kind, MODE_MASK};
 use cobox_store::id::Ino;
@@ -21,7 +22,6 @@ const BLOCK_BYTES: u64 = 512;
 const SETGID: u32 = 0o2000;
 /// Access times that are remembered.
 const ATIMES_MAX: usize = 65_536;
-/// The longest name, as `statfs` says.
 const STATUS_NAME: &[u8] = b"status.json";
 
 impl Vfs {
@@ -50,6 +50,9 @@ impl Vfs {
             _ => {}
         }
         let parent = self.inode(parent)?;
+        if name.len() > NAME_BYTES_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
         let shown = self.view(|view| view.lookup(parent, name))?.ok_or(Errno::ENOENT)?;
         Ok(NodeRef::of(parent, shown))
     }
@@ -57,7 +60,7 @@ impl Vfs {
     /// Finds a name; counts one lookup.
     ///
     /// # Errors
-    /// `ENOENT`, `ENOTDIR`.
+    /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr, Errno> {
         let node = self.find(parent, name)?;
         let attr = self.attr_of(&node)?;

@@ -107,6 +107,8 @@ fn long_and_odd_names_survive() {
     }
     let too_long = fs::write(drive.path(&"n".repeat(256)), b"x").expect_err("256 bytes");
     assert_eq!(Errno::from_io_error(&too_long), Some(Errno::NAMETOOLONG));
+    let too_long = fs::metadata(drive.path(&"n".repeat(256))).expect_err("256 bytes");
+    assert_eq!(Errno::from_io_error(&too_long), Some(Errno::NAMETOOLONG));
     drive.remount();
     assert_eq!(names(&drive.at), odd.iter().cloned().collect());
     for name in &odd {

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cobox_fs::vfs::{FileState, StatusSource};
 use cobox_store::id::PackId;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::drive::{Drive, noise};
 
@@ -86,6 +88,24 @@ fn program_runs_from_the_mount() {
     let Some(found) = run(&drive.at, &["sh", "-c", "command -v sleep"]) else { return };
     fs::copy(found.trim(), drive.path("sleep")).expect("copy");
     run(&drive.at, &["./sleep", "0"]);
+}
+
+#[test]
+fn program_that_runs_cannot_be_written_or_cut() {
+    let Some(drive) = Drive::mounted() else { return };
+    let Some(found) = run(&drive.at, &["sh", "-c", "command -v cat"]) else { return };
+    let path = drive.path("cat");
+    let size = fs::copy(found.trim(), &path).expect("copy");
+    let mut running =
+        Command::new(&path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    for flags in [OFlags::WRONLY, OFlags::RDWR, OFlags::RDONLY | OFlags::TRUNC] {
+        let opened = rustix::fs::open(&path, flags, Mode::empty());
+        assert_eq!(opened.map(drop), Err(Errno::TXTBSY), "{flags:?}");
+        assert_eq!(fs::metadata(&path).expect("stat").len(), size, "{flags:?}");
+    }
+    drop(running.stdin.take());
+    assert!(running.wait().expect("ends").success());
+    fs::write(&path, b"free now").expect("write");
 }
 
 #[test]
