@@ -40,6 +40,17 @@ pub enum MountAccess {
     ReadWrite,
 }
 
+/// What the end of the daemon does about mounts that programs use.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InUse {
+    /// It goes on, and says who uses them.
+    #[default]
+    Refuse,
+    /// It takes them off all the same; those programs get errors.
+    Detach,
+}
+
 /// What `cobox-ctl` asks of the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
@@ -47,7 +58,11 @@ pub enum Request {
     /// Is it there, and which version?
     Ping,
     /// Unmounts, cuts and ends.
-    Stop,
+    Stop {
+        /// What happens to mounts that programs use.
+        #[serde(default)]
+        in_use: InUse,
+    },
     /// Begins a folder.
     FolderCreate {
         /// What the member calls it.

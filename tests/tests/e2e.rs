@@ -4,6 +4,7 @@
 //! Every program runs in a temporary home on loopback and is ended by its own process id.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,7 +76,7 @@ struct Autostarted<'a>(&'a Device);
 
 impl Drop for Autostarted<'_> {
     fn drop(&mut self) {
-        drop(self.0.ctl(&["daemon", "stop"]));
+        drop(self.0.ctl(&["daemon", "stop", "--force"]));
     }
 }
 
@@ -311,6 +312,37 @@ fn second_daemon_on_one_home_is_refused() {
     let _stop = Autostarted(&device);
     device.ctl(&["daemon", "start"]).ok();
     device.ctl(&["daemon", "status"]).ok();
+}
+
+#[test]
+fn daemon_whose_mount_is_used_ends_only_when_forced() {
+    if !can_mount("daemon_whose_mount_is_used_ends_only_when_forced") {
+        return;
+    }
+    let scene = Scene::without_seeder();
+    let other = scene.dir.path().join("other");
+    fs::create_dir(&other).expect("makes");
+    scene.device.ctl(&["folder", "create", "more"]).ok();
+    scene.device.ctl(&["mount", "more", other.to_str().expect("text")]).ok();
+    let note = scene.device.mount.join("note");
+    fs::write(&note, b"kept").expect("writes");
+    let open = fs::OpenOptions::new().append(true).open(&note).expect("opens");
+    let user = format!("({}, open file)", std::process::id());
+    let place = scene.device.mount.to_str().expect("text").to_owned();
+    for verb in [&["umount", &place][..], &["daemon", "stop"]] {
+        let said = scene.device.ctl(verb);
+        assert_says(&said, 4, &user);
+        assert_eq!(fs::read(&note).expect("reads"), b"kept", "after {verb:?}");
+        fs::write(other.join("file"), b"x").expect("the other mount works as well");
+    }
+    assert!(scene.device.ctl(&["daemon", "stop"]).err.contains("--force"));
+    scene.device.ctl(&["daemon", "stop", "--force"]).ok();
+    assert_eq!(fs::read_dir(&scene.device.mount).expect("lists").count(), 0, "the mount is off");
+    assert!((&open).write(b"x").is_err(), "nobody answers any more");
+    drop(open);
+    let _stop = Autostarted(&scene.device);
+    scene.device.ctl(&["daemon", "start"]).ok();
+    assert_eq!(fs::read(&note).expect("reads"), b"kept");
 }
 
 #[test]

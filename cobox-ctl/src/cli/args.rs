@@ -118,7 +118,11 @@ pub enum DaemonVerb {
     /// Start it in the background
     Start,
     /// End it: unmounts, and keeps what was mounted for the next start
-    Stop,
+    Stop {
+        /// Take mounts off that programs use; those programs get errors
+        #[arg(long)]
+        force: bool,
+    },
     /// Whether it runs
     Status,
     /// Run it here, in the foreground
@@ -283,6 +287,7 @@ mod tests {
             "recover --words-file w --seeder a --label laptop",
             "daemon start",
             "daemon stop",
+            "daemon stop --force",
             "daemon status --json",
             "daemon run",
             "folder create photos",

@@ -13,7 +13,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::secrets::existing_passphrase;
-use crate::control::{LineError, REPLY_BYTES_MAX, Reply, Request, read_line, write_line};
+use crate::control::{InUse, LineError, REPLY_BYTES_MAX, Reply, Request, read_line, write_line};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::{Paths, private_dir};
 use crate::report::WaitProgress;
@@ -54,10 +54,10 @@ pub(crate) fn ask<T: DeserializeOwned>(
 /// Ends a running daemon and returns once its process is gone.
 ///
 /// # Errors
-/// When it does not end in time.
-pub(crate) fn stop(paths: &Paths) -> Outcome<Option<Value>> {
+/// When programs use its mounts and `in_use` respects them, or when it does not end in time.
+pub(crate) fn stop(paths: &Paths, in_use: InUse) -> Outcome<Option<Value>> {
     let Ok(stream) = crate::control::connect(&paths.socket()) else { return Ok(None) };
-    let (value, mut reader) = converse(stream, &Request::Stop, &mut |_| ())?;
+    let (value, mut reader) = converse(stream, &Request::Stop { in_use }, &mut |_| ())?;
     reader.get_ref().set_read_timeout(Some(STOP_WAIT)).map_err(gone)?;
     let mut rest = Vec::new();
     // The daemon keeps the connection until its process ends.

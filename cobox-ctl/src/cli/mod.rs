@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::control::{Audience, MountAccess, Reply, Request, write_line};
+use crate::control::{Audience, InUse, MountAccess, Reply, Request, write_line};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::Paths;
 use crate::render::progress::{Progress, Style};
@@ -185,8 +185,9 @@ impl Session<'_> {
                     format!("The daemon {words}.\n"),
                 )
             }
-            DaemonVerb::Stop => {
-                let stopped = client::stop(&self.paths)?;
+            DaemonVerb::Stop { force } => {
+                let in_use = if *force { InUse::Detach } else { InUse::Refuse };
+                let stopped = client::stop(&self.paths, in_use)?;
                 let text = if stopped.is_some() { "The daemon has ended." } else { "No daemon was running." };
                 Answer::new(&json!({ "running": false, "stopped": stopped.is_some() }), format!("{text}\n"))
             }

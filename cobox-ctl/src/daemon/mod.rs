@@ -165,6 +165,15 @@ impl Daemon {
         Ok(state)
     }
 
+    /// Ends everything, unless programs use a mount.
+    pub fn shut_down_unless_in_use(self: &Arc<Self>) -> Outcome<()> {
+        if !self.is_ending() {
+            self.unmount_all_unless_in_use()?;
+        }
+        self.shut_down();
+        Ok(())
+    }
+
     /// Ends everything, once: mounts first, so that what was written is cut and can still be sent.
     pub fn shut_down(&self) {
         let mut ended = self.ended.lock();

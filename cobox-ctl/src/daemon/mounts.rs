@@ -179,6 +179,27 @@ impl Daemon {
         }
     }
 
+    /// Takes all mounts off as far as nobody uses them; where somebody does, all of them stay or come
+    /// back.
+    pub fn unmount_all_unless_in_use(self: &Arc<Self>) -> Outcome<()> {
+        let in_use = |problem: Problem| {
+            let hint = "Close those programs, or leave the directory, then try again; \
+                        `cobox-ctl daemon stop --force` ends it all the same, and those programs get errors.";
+            Problem::new(problem.code, problem.message, hint)
+        };
+        let mounted: Vec<_> = self.folders().iter().filter_map(|state| state.mounted()).collect();
+        for mounted in mounted {
+            mounted.mount.refuse_if_held().map_err(|error| in_use(error.into()))?;
+        }
+        for state in self.folders() {
+            if let Err(problem) = state.unmount() {
+                self.remount();
+                return Err(in_use(problem));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes all mounts off, for the end of the daemon. They stay wanted.
     pub fn unmount_all(&self) {
         for state in self.folders() {

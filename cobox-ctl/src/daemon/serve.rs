@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Daemon;
 use super::mounts::WantedMount;
-use crate::control::{LineError, REQUEST_BYTES_MAX, Reply, Request, read_line, write_line};
+use crate::control::{InUse, LineError, REQUEST_BYTES_MAX, Reply, Request, read_line, write_line};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::Paths;
 use crate::report::WaitProgress;
@@ -99,7 +99,7 @@ fn converse(daemon: &Arc<Daemon>, stream: UnixStream) {
             return;
         }
     };
-    let stopping = request == Request::Stop;
+    let stopping = matches!(request, Request::Stop { .. });
     let mut last = None;
     let mut tell = |progress: &WaitProgress| {
         if last.is_some_and(|last: Instant| last.elapsed() < PROGRESS_PAUSE) {
@@ -116,7 +116,7 @@ fn converse(daemon: &Arc<Daemon>, stream: UnixStream) {
     if write_line(&mut writer, &reply).is_err() {
         tracing::debug!("nobody waited for an answer");
     }
-    if stopping {
+    if stopping && matches!(reply, Reply::Ok(_)) {
         // The client waits for the end of this connection, which is the end of the process.
         std::mem::forget(writer);
     }
@@ -128,13 +128,16 @@ fn value(report: &impl Serialize) -> Outcome<Value> {
 }
 
 fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -> Outcome<Value> {
-    if daemon.is_ending() && request != Request::Stop {
+    if daemon.is_ending() && !matches!(request, Request::Stop { .. }) {
         return Err(Problem::failed_with("The daemon is ending.", "Try again in a moment."));
     }
     match request {
         Request::Ping => Ok(json!({ "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id() })),
-        Request::Stop => {
-            daemon.shut_down();
+        Request::Stop { in_use } => {
+            match in_use {
+                InUse::Refuse => daemon.shut_down_unless_in_use()?,
+                InUse::Detach => daemon.shut_down(),
+            }
             Ok(json!({ "pid": std::process::id() }))
         }
         Request::FolderCreate { name } => {

@@ -104,6 +104,16 @@ impl Mount {
         self.session.is_live()
     }
 
+    /// Says who uses the mount, without taking it off.
+    ///
+    /// # Errors
+    /// `Busy` with the holders that the caller may see, or the failures of the kernel.
+    pub fn refuse_if_held(&self) -> Result<(), MountError> {
+        let Some(place) = self.place()? else { return Ok(()) };
+        let holders = holders::find(&place, Some(self.row.device));
+        if holders.is_empty() { Ok(()) } else { Err(self.busy(holders)) }
+    }
+
     /// Takes the mount off, waits for the calls under way, and turns everything written into entries.
     /// A mount that somebody took off already is no error. When it is busy, it stays and keeps working.
     ///
