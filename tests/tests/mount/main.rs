@@ -1,8 +1,10 @@
 //! A real mount in the kernel of this machine: what programs see is compared with what POSIX promises
 //! (`docs/semantics.md`). Without `/dev/fuse` every test says that it is skipped.
 
+mod beside_native;
 mod content;
 mod drive;
+mod locks;
 mod names;
 mod nodes;
 mod points;
