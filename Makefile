@@ -14,7 +14,7 @@ BIN := $(CARGO_TARGET_DIR)/release
 SEEDER := $(CARGO_TARGET_DIR)/seeder
 PREFIX ?= /usr/local
 
-.PHONY: help deps build all test soak bench lint deny demo install clean
+.PHONY: help deps build all test posix soak bench lint deny demo install clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ all: build ## build everything, tests and benchmarks included
 
 test: build ## run every test in its short form
 	scripts/test.sh
+
+posix: build ## show that a mount is a POSIX disk: pjdfstest, fsx, programs (root; CHECKS="git tar" for some)
+	COBOX_BIN="$(BIN)" scripts/posix.sh $(CHECKS)
 
 soak: build ## run every test with the full counts; takes hours
 	COBOX_SOAK=20 scripts/test.sh

@@ -92,7 +92,7 @@ struct Autostarted<'a>(&'a Device);
 
 impl Drop for Autostarted<'_> {
     fn drop(&mut self) {
-        drop(self.0.ctl(&["daemon", "stop"]));
+        drop(self.0.ctl(&["daemon", "stop", "--force"]));
     }
 }
 
