@@ -148,6 +148,11 @@ impl From<MountError> for Problem {
             E::HelperRefused { .. } => {
                 (Exit::Failed, "Check that you own the directory and may mount with FUSE.")
             }
+            E::Busy { holders, .. } if holders.is_empty() => (
+                Exit::Refused,
+                "Whoever uses it belongs to other users, whom only root can name (`sudo fuser -vm DIR`). \
+                 Close those programs, then try again.",
+            ),
             E::Busy { .. } => {
                 (Exit::Refused, "Close those programs, or leave the directory, then try again.")
             }
