@@ -23,6 +23,8 @@ const DEPTH: u64 = 3;
 /// Longest file: past what is inlined and past several chunks.
 const FILE_BYTES: u64 = 400_000;
 const WRITE_BYTES: u64 = 70_000;
+/// Files that stay open while others change, replace or remove their names.
+const OPEN_FILES: usize = 4;
 
 /// One call, made on two roots with the same arguments.
 #[derive(Debug)]
@@ -258,22 +260,88 @@ fn first_difference(mount: &BTreeMap<PathBuf, Seen>, native: &BTreeMap<PathBuf, 
     Some(format!("{differing:?}: mount {here:?}, native {there:?}; if these agree, the bytes differ"))
 }
 
+/// A file that is open on the mount and natively.
+struct OpenPair([File; 2]);
+
+impl OpenPair {
+    /// The same step on both; what each says, with errors by their numbers.
+    fn step<T>(&self, step: impl Fn(&File) -> io::Result<T>) -> [Result<T, i32>; 2] {
+        let number = |error: io::Error| error.raw_os_error().unwrap_or(-1);
+        self.0.each_ref().map(|file| step(file).map_err(number))
+    }
+
+    /// A random step through the open file.
+    fn random(&self, rng: &mut Rng) {
+        let at = rng.below(FILE_BYTES);
+        let len = usize::try_from(rng.below(WRITE_BYTES)).expect("small");
+        let noise = rng.bytes(len);
+        let [here, there] = match rng.below(4) {
+            0 => self.step(|file| file.write_all_at(&noise, at)),
+            1 => self.step(|file| file.set_len(at)),
+            2 => self.step(File::sync_all),
+            _ => self.step(File::sync_data),
+        };
+        assert_eq!(here, there);
+        self.compare();
+    }
+
+    fn compare(&self) {
+        let [here, there] = self.step(|file| {
+            let stat = file.metadata()?;
+            let mut bytes = vec![0; usize::try_from(stat.len()).expect("small")];
+            file.read_exact_at(&mut bytes, 0)?;
+            Ok((stat.nlink(), stat.mode(), bytes))
+        });
+        assert!(
+            here == there,
+            "an open file differs: links and mode {:?}, {:?}",
+            short(&here),
+            short(&there)
+        );
+    }
+}
+
+fn short(answer: &Result<(u64, u32, Vec<u8>), i32>) -> Result<(u64, u32, usize), i32> {
+    answer.as_ref().map(|(links, mode, bytes)| (*links, *mode, bytes.len())).map_err(|error| *error)
+}
+
+/// Opens, uses or closes a file that stays open over other calls.
+fn use_open_files(open: &mut Vec<OpenPair>, rng: &mut Rng, mount: &Path, native: &Path) {
+    match (rng.below(4), open.len()) {
+        (0, 1..) => drop(open.swap_remove(usize::try_from(rng.next()).expect("64 bits") % open.len())),
+        (1, 0..OPEN_FILES) | (_, 0) => {
+            let path = path(rng);
+            let opened = |root: &Path| OpenOptions::new().read(true).write(true).open(root.join(&path));
+            match (opened(mount), opened(native)) {
+                (Ok(here), Ok(there)) => open.push(OpenPair([here, there])),
+                (Err(here), Err(there)) => assert_eq!(here.raw_os_error(), there.raw_os_error(), "{path:?}"),
+                (here, there) => panic!("open {path:?}: mount {here:?}, native {there:?}"),
+            }
+        }
+        (_, count) => open[usize::try_from(rng.next()).expect("64 bits") % count].random(rng),
+    }
+}
+
 fn play(seed: u64) {
     let Some(mut drive) = Drive::mounted() else { return };
     let native = tempfile::tempdir().expect("a temporary directory");
     let mut rng = Rng::new(seed);
+    let mut open = Vec::new();
     for round in 0..ROUNDS {
         for step in 0..CALLS {
+            if rng.below(4) == 0 {
+                use_open_files(&mut open, &mut rng, &drive.at, native.path());
+            }
             let call = call(&mut rng);
             let noise = rng.next();
             let (here, there) = (call.on(&drive.at, noise), call.on(native.path(), noise));
             let same = here == there;
-            let short = |answer: &Result<Vec<u8>, i32>| answer.as_ref().map(Vec::len).map_err(|error| *error);
+            let len = |answer: &Result<Vec<u8>, i32>| answer.as_ref().map(Vec::len).map_err(|error| *error);
             assert!(
                 same,
                 "seed {seed}, round {round}, call {step}: {call:?}: mount {:?}, native {:?}",
-                short(&here),
-                short(&there)
+                len(&here),
+                len(&there)
             );
             // Reserving room for a file stores nothing here, and leaves its times alone.
             if let Call::Allocate { path, .. } = &call
@@ -283,6 +351,7 @@ fn play(seed: u64) {
                 assert_eq!(again.on(&drive.at, noise), again.on(native.path(), noise));
             }
         }
+        open.iter().for_each(OpenPair::compare);
         if let Some(difference) = first_difference(&look(&drive.at), &look(native.path())) {
             panic!("seed {seed}, after round {round}: {difference}");
         }
@@ -290,6 +359,8 @@ fn play(seed: u64) {
             File::open(&drive.at).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?)).expect("syncfs");
             drive.vfs().drop_caches();
         } else {
+            // Nothing may be open then.
+            open.clear();
             drive.remount();
         }
         if let Some(difference) = first_difference(&look(&drive.at), &look(native.path())) {
