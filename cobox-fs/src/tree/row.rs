@@ -273,6 +273,31 @@ impl LinkRow {
 }
 
 impl Row {
+    /// Bytes of memory outside the row itself, near enough for a cache's bound.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Node(row) => {
+                let heads = row.heads.iter().map(|head| size_of::<Head>() + head.content.heap_bytes());
+                let xattrs = row.xattrs.iter().map(|name| size_of::<Vec<u8>>() + name.len());
+                size_of::<NodeRow>()
+                    + row.target.len()
+                    + heads.sum::<usize>()
+                    + size_of_val(&row.links[..])
+                    + xattrs.sum::<usize>()
+            }
+            Self::Link(row) => {
+                let places = row.places.iter().map(|place| size_of::<Placement>() + place.name.len());
+                size_of_val(&row.dots[..]) + places.sum::<usize>()
+            }
+            Self::Dirent(slot) => {
+                slot.entries.iter().map(|entry| size_of::<SlotEntry>() + entry.name.len()).sum()
+            }
+            Self::Xattr(row) => row.value.as_ref().map_or(0, Vec::len),
+            Self::DirMove(row) => row.name.len(),
+            Self::NewestDirMove(_) => 0,
+        }
+    }
+
     pub(crate) fn as_node(&self) -> Option<&NodeRow> {
         match self {
             Self::Node(row) => Some(row),

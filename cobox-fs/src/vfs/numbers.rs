@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use cobox_store::id::{Ino, OpId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::tree::Shown;
 use crate::tree::Version;
@@ -75,15 +75,31 @@ struct Known {
     lookups: u64,
 }
 
-/// Numbers the kernel remembers.
-#[derive(Default)]
-pub struct Numbers(Mutex<HashMap<u64, Known>>);
+/// Parts of the table. One that grows needs twice its memory for a moment: of a part, not of all.
+const SHARDS: usize = 64;
+/// Entries below which a part is not worth shrinking.
+const SHRINK_ABOVE: usize = 1024;
+
+/// Numbers the kernel remembers: some 50 bytes for each name in its cache, which it bounds.
+pub struct Numbers([Mutex<HashMap<u64, Known>>; SHARDS]);
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
 
 impl Numbers {
+    // Numbers are hashes already: any bits of them will do.
+    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Known>> {
+        self.0[number as usize % SHARDS].lock()
+    }
+
     /// Counts one lookup of `node`.
     pub fn remember(&self, node: &NodeRef) {
-        let mut known = self.0.lock();
-        let entry = known.entry(node.number()).or_insert_with(|| Known { node: node.clone(), lookups: 0 });
+        let number = node.number();
+        let mut known = self.shard(number);
+        let entry = known.entry(number).or_insert_with(|| Known { node: node.clone(), lookups: 0 });
         entry.lookups += 1;
         if entry.node != *node {
             entry.node = node.clone();
@@ -92,11 +108,15 @@ impl Numbers {
 
     /// Takes back `count` lookups.
     pub fn forget(&self, number: u64, count: u64) {
-        let mut known = self.0.lock();
+        let mut known = self.shard(number);
         if let Some(entry) = known.get_mut(&number) {
             entry.lookups = entry.lookups.saturating_sub(count);
             if entry.lookups == 0 {
                 known.remove(&number);
+                // A listing of a large directory that the kernel forgot gives its memory back.
+                if known.capacity() > 4 * known.len().max(SHRINK_ABOVE) {
+                    known.shrink_to(2 * known.len());
+                }
             }
         }
     }
@@ -104,7 +124,7 @@ impl Numbers {
     /// Whether the kernel remembers a number.
     #[must_use]
     pub fn is_known(&self, number: u64) -> bool {
-        self.0.lock().contains_key(&number)
+        self.shard(number).contains_key(&number)
     }
 
     /// What a number stands for.
@@ -116,13 +136,14 @@ impl Numbers {
             ROOT => Ok(NodeRef::Tree(Ino::ROOT)),
             MAGIC_DIR => Ok(NodeRef::MagicDir),
             MAGIC_STATUS => Ok(NodeRef::MagicStatus),
-            _ => self.0.lock().get(&number).map(|known| known.node.clone()).ok_or(Errno::ESTALE),
+            _ => self.shard(number).get(&number).map(|known| known.node.clone()).ok_or(Errno::ESTALE),
         }
     }
 
     /// A conflict that became a file of its own keeps its number.
     pub fn became_file(&self, conflict: &ConflictRef) {
-        if let Some(known) = self.0.lock().get_mut(&names::number(&conflict.fork)) {
+        let number = names::number(&conflict.fork);
+        if let Some(known) = self.shard(number).get_mut(&number) {
             known.node = NodeRef::Tree(conflict.fork);
         }
     }

@@ -4,6 +4,7 @@
 //! the store holds, also that a row is absent.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ use parking_lot::Mutex;
 use crate::tree::row::{Slot, SlotHash};
 use crate::tree::{Row, RowKey};
 
-/// Rows in one generation of the cache: two generations of some 300 bytes each are about 40 MB.
-const GENERATION_ROWS: usize = 65_536;
+/// Memory of one generation of the cache, as [`weight`] counts it; there are two. Some 60,000 files
+/// with their names.
+const GENERATION_BYTES: usize = 24 << 20;
 
 /// Rows of one folder.
 pub struct Rows {
@@ -30,6 +32,7 @@ pub struct Rows {
 #[derive(Default)]
 struct Cache {
     young: HashMap<RowKey, Option<Row>>,
+    young_bytes: usize,
     old: HashMap<RowKey, Option<Row>>,
     /// Grows with every change, so that a reader never caches what was replaced while it read.
     version: u64,
@@ -47,18 +50,37 @@ impl Cache {
         Some(row)
     }
 
-    fn forget(&mut self) {
-        self.version += 1;
-        self.young.clear();
-        self.old.clear();
+    fn put(&mut self, key: RowKey, row: Option<Row>) {
+        if self.young_bytes >= GENERATION_BYTES {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
+        }
+        self.young_bytes += weight(&key, row.as_ref());
+        match self.young.entry(key) {
+            Entry::Occupied(mut entry) => {
+                self.young_bytes -= weight(entry.key(), entry.get().as_ref());
+                entry.insert(row);
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(row);
+            }
+        }
     }
 
-    fn put(&mut self, key: RowKey, row: Option<Row>) {
-        if self.young.len() >= GENERATION_ROWS {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(key, row);
+    fn forget(&mut self) {
+        self.version += 1;
+        self.young = HashMap::new();
+        self.young_bytes = 0;
+        self.old = HashMap::new();
     }
+}
+
+/// Bytes of memory that a cached row takes, near enough: its place in a table that is half full, and
+/// what it points to.
+fn weight(key: &RowKey, row: Option<&Row>) -> usize {
+    let in_table = 2 * size_of::<(RowKey, Option<Row>)>();
+    let in_key = if let RowKey::Xattr(_, name) = key { name.len() } else { 0 };
+    in_table + in_key + row.map_or(0, Row::heap_bytes)
 }
 
 /// A changed row, or `None` for one that goes.
@@ -175,5 +197,46 @@ impl Rows {
             }
             RowKey::NewestDirMove => key(no, Table::Misc, b"newest dir move"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::row::NodeRow;
+
+    fn row_of(target_bytes: usize) -> Option<Row> {
+        let mut node = NodeRow::root();
+        node.target = vec![7; target_bytes];
+        Some(Row::Node(node))
+    }
+
+    fn key_of(n: u64) -> RowKey {
+        let mut ino = Ino::ROOT;
+        ino.0[..8].copy_from_slice(&n.to_le_bytes());
+        RowKey::Node(ino)
+    }
+
+    #[test]
+    fn cache_of_large_rows_is_bounded_in_bytes_not_in_rows() {
+        let mut cache = Cache::default();
+        let row_bytes = 64 << 10;
+        for n in 0..4096 {
+            cache.put(key_of(n), row_of(row_bytes));
+        }
+        let rows = cache.young.len() + cache.old.len();
+        assert!(rows * row_bytes <= 2 * GENERATION_BYTES, "{rows} rows");
+        assert!(cache.get(&key_of(4095)).is_some(), "the newest row is there");
+    }
+
+    #[test]
+    fn cache_replacing_one_row_forever_keeps_the_others() {
+        let mut cache = Cache::default();
+        cache.put(key_of(0), row_of(0));
+        for _ in 0..4096 {
+            cache.put(key_of(1), row_of(64 << 10));
+        }
+        assert!(cache.young.contains_key(&key_of(0)));
+        assert_eq!(cache.young_bytes, cache.young.iter().map(|(key, row)| weight(key, row.as_ref())).sum());
     }
 }

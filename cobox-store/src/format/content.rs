@@ -76,6 +76,16 @@ impl Content {
         Self::Inline(Vec::new())
     }
 
+    /// Bytes of memory outside the value itself.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Inline(bytes) => bytes.capacity(),
+            Self::Extents(extents) => size_of_val(&extents[..]),
+            Self::Tree { .. } => 0,
+        }
+    }
+
     /// Bytes of the file.
     #[must_use]
     pub fn size(&self) -> u64 {
