@@ -115,7 +115,8 @@ impl Numbers {
                 known.remove(&number);
                 // A listing of a large directory that the kernel forgot gives its memory back.
                 if known.capacity() > 4 * known.len().max(SHRINK_ABOVE) {
-                    known.shrink_to(2 * known.len());
+                    let entries = known.len();
+                    known.shrink_to(2 * entries);
                 }
             }
         }
