@@ -93,6 +93,7 @@ id!(/** A generation of folder keys: the hash of its `NewEpoch` record. */ Epoch
 id!(/** A record of the access log: the hash of its unsigned bytes. */ RecordHash, 32);
 id!(/** A device in one folder, and its log: the device's Ed25519 key for that folder. */ LogId, 32);
 id!(/** A member in one folder: the member's Ed25519 recovery key for that folder. */ MemberId, 32);
+id!(/** An invite: the Ed25519 key whose secret half follows from its code. */ InviteKey, 32);
 id!(/** An X25519 public key that epoch keys or swarm secrets are boxed to. */ KemKey, 32);
 id!(/** An entry: the hash of its header. */ EntryHash, 32);
 id!(/** A pack: BLAKE3 of its bytes. */ PackId, 32);

@@ -9,6 +9,7 @@ use cobox_store::format::address::SeederAddress;
 use cobox_store::format::content::{Content, Node};
 use cobox_store::format::device::{DeviceRow, FolderRow, MARK_BYTES, Mark, PendingRow, TagRow};
 use cobox_store::format::entry::{Body, UnverifiedEntry};
+use cobox_store::format::invite::{InviteCode, JoinRequest};
 use cobox_store::format::locator::{UnverifiedLocator, decode_folders, encode_folders};
 use cobox_store::format::op::OpGroup;
 use cobox_store::format::pack::{Footer, PackRef, decode_directory, encode_directory};
@@ -22,7 +23,7 @@ use cobox_store::id::PackId;
 pub type Decoder = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// All decoders by name.
-pub const DECODERS: [(&str, Decoder); 24] = [
+pub const DECODERS: [(&str, Decoder); 26] = [
     ("entry", entry),
     ("body", body),
     ("record", record),
@@ -38,6 +39,8 @@ pub const DECODERS: [(&str, Decoder); 24] = [
     ("folders", folders),
     ("address", address),
     ("address_text", address_text),
+    ("invite_code", invite_code),
+    ("join_request", join_request),
     ("receipt", receipt),
     ("frame", frame),
     ("bulk_frame", bulk_frame),
@@ -149,6 +152,19 @@ fn address_text(bytes: &[u8]) -> Option<Vec<u8>> {
     let written = SeederAddress::from_text(text).ok()?.to_text();
     assert_eq!(written, text.trim().to_ascii_lowercase(), "an address has two spellings");
     Some(bytes.to_vec())
+}
+
+/// As with addresses, and line breaks may stand inside.
+fn invite_code(bytes: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let written = InviteCode::from_text(text).ok()?.to_text().ok()?;
+    let typed: String = text.chars().filter(|letter| !letter.is_whitespace()).collect();
+    assert_eq!(*written, typed.to_ascii_lowercase(), "a code has two spellings");
+    Some(bytes.to_vec())
+}
+
+fn join_request(bytes: &[u8]) -> Option<Vec<u8>> {
+    JoinRequest::decode(bytes).ok().map(|request| request.encode())
 }
 
 fn receipt(bytes: &[u8]) -> Option<Vec<u8>> {

@@ -1,9 +1,8 @@
 //! The access log of a folder, resolved: who may do what.
 //!
-//! Records form a DAG. Whether a record is admitted depends on its ancestors only, and the resolved
-//! state is folded over all admitted records in a canonical order, so neither depends on the order
-//! of arrival. Nothing here is ever revoked yet: a removal would be one more pass over the admitted
-//! records before they are folded.
+//! Records form a DAG (`graph.rs`). A record is kept if its author was allowed it by what it builds on;
+//! which of those that are kept count is decided over all of them (`resolve.rs`). Neither depends on the
+//! order of arrival.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
@@ -12,11 +11,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Durability};
+use super::graph::{Bits, Graph};
+use super::resolve::{Counts, Scope, View, decide};
 use super::store::{Added, Store};
+use super::summary::summarise;
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
 use crate::format::access::{Act, Device, NewEpoch, Record, Role, SeederGrant, UnverifiedRecord};
-use crate::id::{EpochId, FolderId, FolderNo, KemKey, LogId, MemberId, RecordHash};
+use crate::format::membership::OpenInvite;
+use crate::id::{EntryHash, EpochId, FolderId, FolderNo, InviteKey, KemKey, LogId, MemberId, RecordHash};
 
 /// A person in a folder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +30,28 @@ pub struct Member {
     pub role: Role,
 }
 
+/// Where the log of a device that may not write ends.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LogEnd {
+    /// The last entry that counts; 0 for none.
+    pub seq: u64,
+    /// What it may be: more than one only where the device signed two with that number.
+    pub hashes: BTreeSet<EntryHash>,
+}
+
+/// How far an invite is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InviteState {
+    /// It can be redeemed, until it expires.
+    Open,
+    /// An admin took it back.
+    Void,
+    /// A device joined with it.
+    Used(LogId),
+    /// Two devices came at the same time, and neither was let in.
+    Clashed,
+}
+
 /// The resolved state of an access log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Access {
@@ -34,14 +59,20 @@ pub struct Access {
     pub folder: FolderId,
     /// The record that began it.
     pub genesis: Record,
-    /// Devices by their logs.
+    /// Devices by their logs, with the roles they have now.
     pub devices: BTreeMap<LogId, Device>,
+    /// Devices that were listed once and are no more, or whose listing fell.
+    pub former: BTreeMap<LogId, Device>,
     /// Members by their recovery keys.
     pub members: BTreeMap<MemberId, Member>,
+    /// Ends of logs whose devices do not write (any more).
+    pub ends: BTreeMap<LogId, LogEnd>,
     /// Grants with their records, earlier ones first.
     pub seeders: Vec<(RecordHash, SeederGrant)>,
+    /// Invites.
+    pub invites: BTreeMap<InviteKey, (OpenInvite, InviteState)>,
     /// Epochs with the parents of their records.
-    pub epochs: BTreeMap<EpochId, (NewEpoch, Vec<RecordHash>)>,
+    pub epochs: BTreeMap<EpochId, (Arc<NewEpoch>, Vec<RecordHash>)>,
     /// Records that no record builds on, ascending.
     pub heads: Vec<RecordHash>,
     /// Epochs that no epoch builds on, ascending.
@@ -49,6 +80,8 @@ pub struct Access {
     /// Those of them whose keys are not boxed to exactly the devices and members that their author knew
     /// of: somebody was left out, or let in.
     pub odd_epochs: Vec<EpochId>,
+    /// Epochs that only those know who are here now, and that no other such epoch builds on; ascending.
+    pub sealing: Vec<EpochId>,
 }
 
 impl Access {
@@ -64,10 +97,21 @@ impl Access {
         self.role_of(log) >= Some(Role::Write)
     }
 
-    /// The epoch to seal with: the greatest of the heads, so that all devices choose the same.
+    /// Whether an entry counts: its device may write, or its log ends no earlier.
+    #[must_use]
+    pub fn admits(&self, log: &LogId, seq: u64, hash: &EntryHash) -> bool {
+        self.may_write(log)
+            || self
+                .ends
+                .get(log)
+                .is_some_and(|end| seq < end.seq || (seq == end.seq && end.hashes.contains(hash)))
+    }
+
+    /// The epoch to seal with: the greatest of those that nobody else knows, so that all devices choose
+    /// the same. `None` until somebody begins one after a removal.
     #[must_use]
     pub fn epoch(&self) -> Option<EpochId> {
-        self.epoch_heads.last().copied()
+        self.sealing.last().copied()
     }
 
     /// The latest grant to a seeder.
@@ -79,20 +123,17 @@ impl Access {
 
 /// The logs of all folders, as far as they were read.
 #[derive(Default)]
-pub(super) struct AccessLogs(Mutex<HashMap<FolderNo, Graph>>);
+pub(super) struct AccessLogs(Mutex<HashMap<FolderNo, AccessLog>>);
 
-/// All admitted records of one folder.
-struct Graph {
-    nodes: HashMap<RecordHash, Node>,
-    /// Parents before children, as they arrived.
-    order: Vec<RecordHash>,
-    resolved: Arc<Access>,
-}
-
-struct Node {
-    record: Record,
-    /// Longest way from the genesis.
-    depth: u32,
+/// All admitted records of one folder, and what follows from them as far as it was asked for.
+pub(super) struct AccessLog {
+    folder: FolderId,
+    graph: Graph,
+    /// Records that no record builds on.
+    heads: BTreeSet<RecordHash>,
+    epochs: BTreeMap<EpochId, (Arc<NewEpoch>, Vec<RecordHash>)>,
+    counts: Option<Arc<Counts>>,
+    resolved: Option<Arc<Access>>,
 }
 
 impl Store {
@@ -101,7 +142,7 @@ impl Store {
     /// # Errors
     /// [`Error::UnknownFolderNo`], or when the disk cannot be read.
     pub fn access(&self, no: FolderNo) -> Result<Arc<Access>> {
-        self.with_graph(no, |graph| Ok(Arc::clone(&graph.resolved)))
+        self.with_log(no, |log| Ok(log.resolved()))
     }
 
     /// Takes a record into the log; durable on return.
@@ -110,21 +151,21 @@ impl Store {
     /// [`Error::Premature`] when parents are missing; [`Error::Access`] when its author was not permitted
     /// to do this, by what the record builds on.
     pub fn access_add(&self, no: FolderNo, record: &Record) -> Result<Added> {
-        let added = self.with_graph(no, |graph| {
-            let hash = record.hash();
-            if graph.nodes.contains_key(&hash) {
+        // No entry is between its check and its commit while the rules change.
+        let _still = self.logs.adding();
+        let added = self.with_log(no, |log| {
+            if log.graph.nth(&record.hash()).is_some() {
                 return Ok(Added::Known);
             }
-            let folder = graph.resolved.folder;
-            graph.admit(folder, record)?;
+            log.admit(record)?;
             let mut batch = Batch::default();
-            stage_record(no, graph.order.len() as u64, record, &mut batch);
+            stage_record(no, log.graph.nodes.len() as u64, record, &mut batch);
             self.db().commit(batch, Durability::Synced)?;
-            graph.insert(record.clone());
-            graph.resolved = Arc::new(graph.resolve(Arc::clone(&graph.resolved)));
+            log.insert(record.clone());
             Ok(Added::New)
         })?;
         if added == Added::New {
+            self.settle_ends(no, record)?;
             self.watch().bump(no);
         }
         Ok(added)
@@ -135,22 +176,19 @@ impl Store {
     /// # Errors
     /// See [`Self::access`].
     pub fn access_records(&self, no: FolderNo) -> Result<Vec<Record>> {
-        self.with_graph(no, |graph| {
-            let records = graph.order.iter().filter_map(|hash| graph.nodes.get(hash));
-            Ok(records.map(|node| node.record.clone()).collect())
-        })
+        self.with_log(no, |log| Ok(log.graph.nodes.iter().map(|node| node.record.clone()).collect()))
     }
 
-    fn with_graph<T>(&self, no: FolderNo, work: impl FnOnce(&mut Graph) -> Result<T>) -> Result<T> {
+    fn with_log<T>(&self, no: FolderNo, work: impl FnOnce(&mut AccessLog) -> Result<T>) -> Result<T> {
         let mut logs = self.access_logs.0.lock();
-        if let Some(graph) = logs.get_mut(&no) {
-            return work(graph);
+        if let Some(log) = logs.get_mut(&no) {
+            return work(log);
         }
-        let graph = self.read_graph(no)?;
-        work(logs.entry(no).or_insert(graph))
+        let log = self.read_log(no)?;
+        work(logs.entry(no).or_insert(log))
     }
 
-    fn read_graph(&self, no: FolderNo) -> Result<Graph> {
+    fn read_log(&self, no: FolderNo) -> Result<AccessLog> {
         self.folder_id(no)?;
         let mut records = Vec::new();
         let mut wrong = Ok(());
@@ -164,13 +202,14 @@ impl Store {
         })?;
         wrong?;
         let mut records = records.into_iter();
-        let genesis = records.next().ok_or(Error::UnknownFolderNo(no))?;
-        let mut graph = Graph::new(genesis);
+        let mut log = AccessLog::new(records.next().ok_or(Error::UnknownFolderNo(no))?);
         for record in records {
-            graph.insert(record);
+            if log.graph.seen_by(&record.content().parents).is_none() {
+                return Err(Error::Sealed);
+            }
+            log.insert(record);
         }
-        graph.resolved = Arc::new(graph.resolve(Arc::clone(&graph.resolved)));
-        Ok(graph)
+        Ok(log)
     }
 }
 
@@ -180,173 +219,74 @@ pub(super) fn stage_record(no: FolderNo, position: u64, record: &Record, batch: 
     batch.put(&key(no, Table::AccessByHash, &record.hash().0), &position.to_be_bytes());
 }
 
-impl Graph {
-    fn new(genesis: Record) -> Self {
-        let empty = Access {
+impl AccessLog {
+    /// A log that begins with its genesis.
+    pub(super) fn new(genesis: Record) -> Self {
+        let mut log = Self {
             folder: genesis.folder(),
-            genesis: genesis.clone(),
-            devices: BTreeMap::new(),
-            members: BTreeMap::new(),
-            seeders: Vec::new(),
+            graph: Graph::default(),
+            heads: BTreeSet::new(),
             epochs: BTreeMap::new(),
-            heads: Vec::new(),
-            epoch_heads: Vec::new(),
-            odd_epochs: Vec::new(),
+            counts: None,
+            resolved: None,
         };
-        let mut graph = Self { nodes: HashMap::new(), order: Vec::new(), resolved: Arc::new(empty) };
-        graph.insert(genesis);
-        graph.resolved = Arc::new(graph.resolve(Arc::clone(&graph.resolved)));
-        graph
+        log.insert(genesis);
+        log
     }
 
-    fn insert(&mut self, record: Record) {
-        let parents = record.content().parents.iter().filter_map(|parent| self.nodes.get(parent));
-        let depth = parents.map(|node| node.depth + 1).max().unwrap_or(0);
+    /// Takes a record whose parents are here, without asking whether it may.
+    pub(super) fn insert(&mut self, record: Record) {
+        let content = record.content();
+        for parent in &content.parents {
+            self.heads.remove(parent);
+        }
         let hash = record.hash();
-        self.nodes.insert(hash, Node { record, depth });
-        self.order.push(hash);
+        self.heads.insert(hash);
+        if let Act::NewEpoch(epoch) = &content.act {
+            self.epochs.insert(EpochId(hash.0), (Arc::new(epoch.clone()), content.parents.clone()));
+        }
+        let (deeds, contested) = (self.graph.deeds.len(), !self.graph.bounds.is_empty());
+        self.graph.insert(record);
+        // Between removals it matters who built on what; without any, only deeds matter.
+        if self.graph.deeds.len() > deeds || contested {
+            self.counts = None;
+        }
+        self.resolved = None;
     }
 
     /// Whether the rules admit `record` after its ancestors.
-    fn admit(&self, folder: FolderId, record: &Record) -> Result<()> {
+    pub(super) fn admit(&mut self, record: &Record) -> Result<()> {
         let content = record.content();
         let refused = || Error::Access { record: record.hash() };
-        if record.folder() != folder || matches!(content.act, Act::Genesis { .. }) {
+        if record.folder() != self.folder || matches!(content.act, Act::Genesis { .. }) {
             return Err(refused());
         }
-        if content.parents.iter().any(|parent| !self.nodes.contains_key(parent)) {
-            return Err(Error::Premature);
-        }
-        let past = self.fold(&self.ancestors(&content.parents));
-        if permitted(&past, &content.author, &content.act) { Ok(()) } else { Err(refused()) }
-    }
-
-    /// `from` and everything it builds on.
-    fn ancestors(&self, from: &[RecordHash]) -> BTreeSet<RecordHash> {
-        let mut found: BTreeSet<RecordHash> = from.iter().copied().collect();
-        let mut ahead = from.to_vec();
-        while let Some(hash) = ahead.pop() {
-            for parent in self.nodes.get(&hash).map_or(&[][..], |node| &node.record.content().parents) {
-                if found.insert(*parent) {
-                    ahead.push(*parent);
-                }
-            }
-        }
-        found
-    }
-
-    /// Devices and members after the given records. The canonical order is by depth, then by hash:
-    /// where two concurrent records admit one device, the first of them stands.
-    fn fold(&self, records: &BTreeSet<RecordHash>) -> People {
-        let mut people = People::default();
-        for node in self.canonical(records) {
-            match &node.record.content().act {
-                Act::Genesis { device, .. } | Act::AddDevice { device } => people.add(device),
-                Act::GrantSeeder(_) | Act::NewEpoch(_) => {}
-            }
-        }
-        people
-    }
-
-    fn canonical(&self, records: &BTreeSet<RecordHash>) -> Vec<&Node> {
-        let mut nodes: Vec<(u32, &RecordHash, &Node)> = records
-            .iter()
-            .filter_map(|hash| self.nodes.get(hash).map(|node| (node.depth, hash, node)))
-            .collect();
-        nodes.sort_by_key(|(depth, hash, _)| (*depth, **hash));
-        nodes.into_iter().map(|(_, _, node)| node).collect()
-    }
-
-    fn resolve(&self, before: Arc<Access>) -> Access {
-        let all: BTreeSet<RecordHash> = self.nodes.keys().copied().collect();
-        let people = self.fold(&all);
-        let mut heads = all.clone();
-        let mut seeders = Vec::new();
-        let mut epochs = BTreeMap::new();
-        for node in self.canonical(&all) {
-            let content = node.record.content();
-            for parent in &content.parents {
-                heads.remove(parent);
-            }
-            match &content.act {
-                Act::GrantSeeder(grant) => seeders.push((node.record.hash(), grant.clone())),
-                Act::NewEpoch(epoch) => {
-                    let id = EpochId(node.record.hash().0);
-                    epochs.insert(id, (epoch.clone(), content.parents.clone()));
-                }
-                Act::Genesis { .. } | Act::AddDevice { .. } => {}
-            }
-        }
-        let mut superseded = BTreeSet::new();
-        for (id, (_, parents)) in epochs.iter() {
-            // What a superseded epoch supersedes, its successor supersedes as well.
-            if !superseded.contains(id) {
-                superseded.extend(self.ancestors(parents).into_iter().map(|hash| EpochId(hash.0)));
-            }
-        }
-        let epoch_heads: Vec<EpochId> =
-            epochs.keys().filter(|id| !superseded.contains(id)).copied().collect();
-        let odd = |id: &&EpochId| {
-            epochs.get(id).is_some_and(|(epoch, parents)| !self.boxed_to_everyone(epoch, parents))
+        let (parents, seen) = self.graph.seen_by(&content.parents).ok_or(Error::Premature)?;
+        let newest = self.heads.iter().all(|head| content.parents.contains(head));
+        let counts = if newest {
+            self.counts()
+        } else {
+            let bounded = self.graph.bounds.iter().any(|bound| seen.get(bound.deed));
+            let past = if bounded { self.graph.past_of(&parents) } else { Bits::default() };
+            Arc::new(decide(&self.graph, Scope::Past(&seen, &past)))
         };
-        Access {
-            folder: before.folder,
-            genesis: before.genesis.clone(),
-            odd_epochs: epoch_heads.iter().filter(odd).copied().collect(),
-            devices: people.devices,
-            members: people.members,
-            seeders,
-            heads: heads.into_iter().collect(),
-            epoch_heads,
-            epochs,
-        }
+        let view = View { graph: &self.graph, seen: Some(&seen), counts: &counts };
+        if view.permits(&content.author, &content.act) { Ok(()) } else { Err(refused()) }
     }
 
-    /// Whether an epoch's boxes are for the devices and members of what its record builds on.
-    fn boxed_to_everyone(&self, epoch: &NewEpoch, parents: &[RecordHash]) -> bool {
-        let past = self.fold(&self.ancestors(parents));
-        let devices = past.devices.values().map(|device| device.kem);
-        let expected: BTreeSet<KemKey> =
-            devices.chain(past.members.values().map(|member| member.kem)).collect();
-        let boxed: BTreeSet<KemKey> = epoch.boxes.iter().map(|key_box| key_box.recipient).collect();
-        boxed == expected
+    fn counts(&mut self) -> Arc<Counts> {
+        let graph = &self.graph;
+        Arc::clone(self.counts.get_or_insert_with(|| Arc::new(decide(graph, Scope::All))))
     }
-}
 
-#[derive(Default)]
-struct People {
-    devices: BTreeMap<LogId, Device>,
-    members: BTreeMap<MemberId, Member>,
-}
-
-impl People {
-    fn add(&mut self, device: &Device) {
-        if self.devices.contains_key(&device.log) {
-            return;
-        }
-        self.devices.insert(device.log, device.clone());
-        let fresh = Member { kem: device.recovery_kem, role: device.role };
-        let member = self.members.entry(device.member).or_insert(fresh);
-        member.role = member.role.max(device.role);
-    }
-}
-
-fn permitted(past: &People, author: &[u8; 32], act: &Act) -> bool {
-    let role = past.devices.get(&LogId(*author)).map(|device| device.role);
-    match act {
-        Act::Genesis { .. } => false,
-        Act::GrantSeeder(_) => role == Some(Role::Admin),
-        Act::NewEpoch(_) => role >= Some(Role::Write),
-        Act::AddDevice { device } => {
-            let known = past.devices.contains_key(&device.log);
-            let member = past.members.get(&device.member);
-            let same_keys = member.is_none_or(|member| member.kem == device.recovery_kem);
-            // A recovery key adds devices of its own member, at the role the member has.
-            let recovers =
-                device.member.0 == *author && member.is_some_and(|member| member.role == device.role);
-            let fits = !known && same_keys && device.role >= Role::Read;
-            fits && (role == Some(Role::Admin) || recovers)
-        }
+    /// The state that follows from all records.
+    pub(super) fn resolved(&mut self) -> Arc<Access> {
+        let counts = self.counts();
+        let fresh = || {
+            let heads = self.heads.iter().copied().collect();
+            Arc::new(summarise(self.folder, &self.graph, &counts, heads, &self.epochs))
+        };
+        Arc::clone(self.resolved.get_or_insert_with(fresh))
     }
 }
 

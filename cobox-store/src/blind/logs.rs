@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::batch::{Batch, Durability};
 use super::packs::stage_live;
@@ -55,17 +55,24 @@ impl Drop for EntryStaged {
 }
 
 /// The row of a log's head.
-struct HeadRow {
-    seq: u64,
-    hash: EntryHash,
+pub(super) struct HeadRow {
+    pub(super) seq: u64,
+    pub(super) hash: EntryHash,
     /// Bytes of all entries up to here.
-    bytes: u64,
+    pub(super) bytes: u64,
+}
+
+impl Logs {
+    /// Held while an entry is between its check and its commit.
+    pub(super) fn adding(&self) -> MutexGuard<'_, ()> {
+        self.adding.lock()
+    }
 }
 
 impl HeadRow {
     const NONE: Self = Self { seq: 0, hash: EntryHash([0; 32]), bytes: 0 };
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::new();
         writer.u64(self.seq);
         writer.fixed(&self.hash.0);
@@ -83,7 +90,7 @@ impl HeadRow {
     }
 }
 
-fn entry_key(no: FolderNo, table: Table, log: LogId, seq: u64) -> Vec<u8> {
+pub(super) fn entry_key(no: FolderNo, table: Table, log: LogId, seq: u64) -> Vec<u8> {
     key(no, table, &[&log.0[..], &seq.to_be_bytes()].concat())
 }
 
@@ -236,7 +243,7 @@ impl Store {
                 return Err(Error::Premature);
             }
         }
-        if !access.may_write(&header.log) {
+        if !access.admits(&header.log, header.seq, &header.hash()) {
             return Err(Error::NotPermitted { log: header.log });
         }
         if !access.epochs.contains_key(&header.epoch) {
@@ -268,7 +275,7 @@ impl Store {
         Err(Error::Equivocation { log, seq })
     }
 
-    fn head_row(&self, no: FolderNo, log: LogId) -> Result<HeadRow> {
+    pub(super) fn head_row(&self, no: FolderNo, log: LogId) -> Result<HeadRow> {
         let row = self.db().get(&key(no, Table::LogHead, &log.0))?;
         Ok(row.map_or(Ok(HeadRow::NONE), |bytes| HeadRow::decode(&bytes))?)
     }

@@ -3,8 +3,12 @@
 
 pub mod access;
 pub mod batch;
+#[cfg(test)]
+mod dags;
 mod damage;
 pub mod db;
+mod ends;
+mod graph;
 pub mod have;
 pub mod kembox;
 pub mod locators;
@@ -16,9 +20,11 @@ mod ranges;
 pub mod receipts;
 pub mod receive;
 mod reserve;
+mod resolve;
 pub mod scrub;
 mod slices;
 pub mod store;
+mod summary;
 mod sweep;
 pub mod tables;
 #[cfg(test)]
@@ -27,7 +33,7 @@ pub mod usage;
 pub mod wants;
 pub mod watch;
 
-pub use access::{Access, Member};
+pub use access::{Access, InviteState, LogEnd, Member};
 pub use batch::{Batch, Durability, Generation};
 pub use db::Db;
 pub use have::Have;

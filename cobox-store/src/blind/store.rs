@@ -78,6 +78,7 @@ struct Folders {
 /// An open store. Shared by `Arc`; all methods may be called from any thread.
 pub struct Store {
     dir: PathBuf,
+    kind: StoreKind,
     db: Db,
     watch: Watch,
     folders: RwLock<Folders>,
@@ -105,7 +106,7 @@ impl Store {
         let db = Db::open(dir)?;
         // The last file to appear: a crash before it leaves what `create` accepts again.
         write_format(dir, kind).map_err(at)?;
-        Self::start(dir, db, lock)
+        Self::start(dir, kind, db, lock)
     }
 
     /// Opens the store in `dir`.
@@ -117,14 +118,15 @@ impl Store {
         check_format(dir, kind)?;
         let lock = lock(dir)?;
         let db = Db::open(dir)?;
-        Self::start(dir, db, lock)
+        Self::start(dir, kind, db, lock)
     }
 
-    fn start(dir: &Path, db: Db, lock: File) -> Result<Arc<Self>> {
+    fn start(dir: &Path, kind: StoreKind, db: Db, lock: File) -> Result<Arc<Self>> {
         let folders = read_folders(&db)?;
         let ordinals = Ordinals::load(&db)?;
         Ok(Arc::new(Self {
             dir: dir.to_owned(),
+            kind,
             db,
             watch: Watch::default(),
             folders: RwLock::new(folders),
@@ -141,6 +143,12 @@ impl Store {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// A device's or a seeder's.
+    #[must_use]
+    pub fn kind(&self) -> StoreKind {
+        self.kind
     }
 
     /// The database, for the tables of the layers above.

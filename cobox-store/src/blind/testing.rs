@@ -127,6 +127,11 @@ impl Author {
         Self { key, folder: self.folder, epoch: self.epoch, seq: 0, prev: EntryHash([0; 32]) }
     }
 
+    /// What a record may build on at first.
+    pub(super) fn heads(&self) -> Vec<RecordHash> {
+        vec![self.epoch]
+    }
+
     pub(super) fn log(&self) -> LogId {
         LogId(self.key.verifying_key().to_bytes())
     }

@@ -6,8 +6,10 @@
 use ed25519_dalek::{Signature, VerifyingKey};
 
 use super::codec::{DecodeError, Reader, Writer};
+use super::entry::LogHead;
+use super::membership::{self, OpenInvite, Redemption};
 use super::{BOXES_MAX, HEADS_MAX};
-use crate::id::{EpochId, FolderId, KemKey, LogId, MemberId, RecordHash, hash};
+use crate::id::{EpochId, FolderId, InviteKey, KemKey, LogId, MemberId, RecordHash, hash};
 
 /// What is signed is this and the record's hash.
 pub const ACCESS_CONTEXT: &[u8] = b"cobox/v1/access";
@@ -41,7 +43,7 @@ pub enum Role {
 }
 
 impl Role {
-    fn from_byte(byte: u8) -> Result<Self, DecodeError> {
+    pub(super) fn from_byte(byte: u8) -> Result<Self, DecodeError> {
         match byte {
             0 => Ok(Self::Relay),
             1 => Ok(Self::Read),
@@ -134,8 +136,53 @@ pub enum Act {
         /// Which.
         device: Device,
     },
+    /// A device joins with an invite; signed by an admin device.
+    Redeem {
+        /// Which.
+        device: Device,
+        /// What shows that its owner had the code.
+        redemption: Redemption,
+    },
+    /// A device's log ends; the member stays.
+    RemoveDevice {
+        /// The last entry of it that the author knew; number 0 for none.
+        last: LogHead,
+    },
+    /// A person goes, with all devices and the recovery key.
+    RemoveMember {
+        /// Who.
+        member: MemberId,
+        /// Where the logs of the member's devices end, ascending by log.
+        logs: Vec<LogHead>,
+    },
+    /// What a person's devices may do from now on.
+    SetRole {
+        /// Who.
+        member: MemberId,
+        /// What.
+        role: Role,
+        /// Where the logs end, if the role does not write; ascending by log.
+        logs: Vec<LogHead>,
+    },
+    /// Whoever has the code may ask to join.
+    OpenInvite(OpenInvite),
+    /// The code is worth nothing any more.
+    VoidInvite {
+        /// Which.
+        invite: InviteKey,
+    },
     /// A seeder may hold the folder.
     GrantSeeder(SeederGrant),
+    /// A seeder is to hold it no longer.
+    RevokeSeeder {
+        /// Its libp2p peer id.
+        peer_id: Vec<u8>,
+    },
+    /// What a device had of another's log when it learned that it ends.
+    Vouch {
+        /// The last entry.
+        last: LogHead,
+    },
     /// New keys. The record's hash is the epoch's id.
     NewEpoch(NewEpoch),
 }
@@ -235,7 +282,7 @@ impl UnverifiedRecord {
         self.0.encode()
     }
 
-    /// Checks the author's signature.
+    /// Checks the author's signature, and the invite's where there is one.
     ///
     /// # Errors
     /// [`WrongSignature`]; the record is consumed either way.
@@ -244,6 +291,11 @@ impl UnverifiedRecord {
         let key = VerifyingKey::from_bytes(&record.content.author).map_err(|_| WrongSignature)?;
         key.verify_strict(&record.content.signed_bytes(), &Signature::from_bytes(&record.signature))
             .map_err(|_| WrongSignature)?;
+        if let Act::Redeem { device, redemption } = &record.content.act
+            && !redemption.covers(record.content.folder, device)
+        {
+            return Err(WrongSignature);
+        }
         Ok(record)
     }
 }
@@ -308,6 +360,7 @@ impl Act {
                 writer.u8(11);
                 epoch.encode(writer);
             }
+            other => membership::encode(other, writer),
         }
     }
 
@@ -323,13 +376,13 @@ impl Act {
             2 => Self::AddDevice { device: Device::decode(reader)? },
             8 => Self::GrantSeeder(SeederGrant::decode(reader)?),
             11 => Self::NewEpoch(NewEpoch::decode(reader)?),
-            _ => return Err(DecodeError::Invalid { field: "record type" }),
+            other => membership::decode(other, reader)?,
         })
     }
 }
 
 impl Device {
-    fn encode(&self, writer: &mut Writer) {
+    pub(super) fn encode(&self, writer: &mut Writer) {
         writer.fixed(&self.log.0);
         writer.fixed(&self.kem.0);
         writer.fixed(&self.member.0);
@@ -338,7 +391,7 @@ impl Device {
         writer.fixed(&self.label);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             log: reader.log_id("device")?,
             kem: reader.kem_key("device")?,
@@ -467,8 +520,15 @@ mod tests {
             device: device.clone(),
             name: [1; SEALED_LABEL_BYTES],
         };
-        [genesis, Act::AddDevice { device }, Act::GrantSeeder(grant), Act::NewEpoch(epoch)]
+        let usual = [
+            genesis,
+            Act::AddDevice { device: device.clone() },
+            Act::GrantSeeder(grant),
+            Act::NewEpoch(epoch),
+        ];
+        usual
             .into_iter()
+            .chain(membership::one_of_each(&device))
             .map(|act| {
                 let genesis = matches!(act, Act::Genesis { .. });
                 Unsigned {

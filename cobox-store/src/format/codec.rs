@@ -5,7 +5,8 @@
 //! encoding canonical: what decodes, re-encodes to the same bytes.
 
 use crate::id::{
-    ChunkTag, EntryHash, EpochId, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash,
+    ChunkTag, EntryHash, EpochId, FolderId, Ino, InviteKey, KemKey, LinkId, LogId, MemberId, OpId, PackId,
+    RecordHash,
 };
 
 /// Why foreign bytes were refused.
@@ -232,7 +233,7 @@ impl<'a> Reader<'a> {
 
     read_id!(
         folder_id -> FolderId, epoch_id -> EpochId, record_hash -> RecordHash, log_id -> LogId,
-        member_id -> MemberId, kem_key -> KemKey, entry_hash -> EntryHash, pack_id -> PackId,
+        member_id -> MemberId, invite_key -> InviteKey, kem_key -> KemKey, entry_hash -> EntryHash, pack_id -> PackId,
         chunk_tag -> ChunkTag, ino -> Ino, link_id -> LinkId,
     );
 

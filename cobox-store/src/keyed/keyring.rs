@@ -35,8 +35,9 @@ impl Keyring {
         let mut epochs = known;
         open_boxes(access, &mut epochs, kem);
         unwrap_earlier(access, &mut epochs);
-        let newest = access.epoch().into_iter().chain(access.epoch_heads.iter().rev().copied());
-        let current = newest.filter_map(|id| epochs.get(&id)).next().cloned();
+        // Once this device was removed nothing newer opens; what it knows it can still read.
+        let newest = access.sealing.iter().rev().chain(access.epoch_heads.iter().rev());
+        let current = newest.filter_map(|id| epochs.get(id)).next().or(epochs.values().next_back()).cloned();
         let first = first_epoch(access).ok_or(Error::UnknownEpoch(EpochId([0; 32])))?;
         let current = current.ok_or(Error::UnknownEpoch(access.epoch().unwrap_or(first)))?;
         let first = epochs.get(&first).ok_or(Error::UnknownEpoch(first))?.clone();
@@ -76,7 +77,7 @@ pub(super) fn open_boxes(access: &Access, epochs: &mut BTreeMap<EpochId, Arc<Epo
 /// The epoch that stands directly on the genesis; the smallest where a broken founder made several.
 fn first_epoch(access: &Access) -> Option<EpochId> {
     let genesis: RecordHash = access.genesis.hash();
-    let stands_on_genesis = |(record, parents): &(NewEpoch, Vec<RecordHash>)| {
+    let stands_on_genesis = |(record, parents): &(Arc<NewEpoch>, Vec<RecordHash>)| {
         record.previous.is_empty() && parents.as_slice() == [genesis]
     };
     access.epochs.iter().find(|(_, epoch)| stands_on_genesis(epoch)).map(|(id, _)| *id)

@@ -9,7 +9,9 @@ use cobox_store::format::address::SeederAddress;
 use cobox_store::format::content::{ChunkRef, Content, Extent, Node};
 use cobox_store::format::device::{DeviceRow, FolderRow, Mark, PendingRow, TagRow};
 use cobox_store::format::entry::{Body, Entry, Header, LogHead};
+use cobox_store::format::invite::{Hint, InviteCode, JoinRequest};
 use cobox_store::format::locator::{LOCATOR_STEP_BYTES, Locator, LocatorFolder, encode_folders};
+use cobox_store::format::membership::{OpenInvite, Redemption, WRAPPED_LABEL_KEY_BYTES, redemption_bytes};
 use cobox_store::format::op::{AttrChange, Kind, Make, Op, OpGroup};
 use cobox_store::format::pack::{
     ChunkType, DirectoryRow, Footer, PackRef, SEALED_OVERHEAD_BYTES, encode_directory,
@@ -19,8 +21,8 @@ use cobox_store::format::receipt::{Receipt, live_set_digest, peer_id_of};
 use cobox_store::format::slots::{Slot, SlotKind, WRAPPED_KEY_BYTES, encode_slots};
 use cobox_store::format::{SLICE_BYTES, Writer};
 use cobox_store::id::{
-    ChunkTag, EntryHash, EpochId, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash,
-    hash,
+    ChunkTag, EntryHash, EpochId, FolderId, Ino, InviteKey, KemKey, LinkId, LogId, MemberId, OpId, PackId,
+    RecordHash, hash,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
@@ -54,6 +56,8 @@ pub fn samples() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("folders", vec![encode_folders(&folders()), encode_folders(&[])]),
         ("address", vec![address().encode()]),
         ("address_text", vec![address().to_text().into_bytes()]),
+        ("invite_code", vec![invite_code().to_text().expect("fits").as_bytes().to_vec()]),
+        ("join_request", vec![join_request().encode()]),
         ("receipt", vec![receipt().encode()]),
         ("frame", frames()),
         ("bulk_frame", bulk_frames()),
@@ -231,7 +235,45 @@ pub fn records() -> Vec<Record> {
     let (nonce, name) = ([0; 32], [1; SEALED_LABEL_BYTES]);
     let genesis = Act::Genesis { nonce, fold_case: false, unicode: [17, 0], device: device(), name };
     let acts = [genesis, Act::AddDevice { device: device() }, Act::GrantSeeder(grant), Act::NewEpoch(epoch)];
-    acts.into_iter().map(signed_record).collect()
+    acts.into_iter().chain(membership()).map(signed_record).collect()
+}
+
+/// Acts by which people and devices come and go.
+fn membership() -> Vec<Act> {
+    let member = MemberId([3; 32]);
+    let last = LogHead { log: LogId([1; 32]), seq: 4, hash: EntryHash([2; 32]) };
+    let invite = InviteKey(log().0);
+    let signature = key().sign(&redemption_bytes(FolderId([1; 32]), &device())).to_bytes();
+    let label_key = [6; WRAPPED_LABEL_KEY_BYTES];
+    vec![
+        Act::RemoveDevice { last },
+        Act::RemoveMember { member, logs: vec![last] },
+        Act::SetRole { member, role: Role::Read, logs: vec![last] },
+        Act::OpenInvite(OpenInvite { invite, role: Role::Write, expires_ms: 9, label_key }),
+        Act::VoidInvite { invite },
+        Act::RevokeSeeder { peer_id: peer_id_of(&log().0) },
+        Act::Vouch { last },
+        Act::Redeem { device: device(), redemption: Redemption { invite, signature } },
+    ]
+}
+
+fn invite_code() -> InviteCode {
+    let hint = Hint { peer: log().0, addresses: vec![vec![4, 127, 0, 0, 1, 6, 0x0f, 0xa1]] };
+    InviteCode { folder: [1; 16], hints: vec![hint], secret: Zeroizing::new([9; 16]) }
+}
+
+fn join_request() -> JoinRequest {
+    let mut request = JoinRequest {
+        folder: [1; 16],
+        redemption: Redemption { invite: InviteKey(log().0), signature: [0; 64] },
+        log: log(),
+        kem: KemKey([2; 32]),
+        member: MemberId([3; 32]),
+        recovery_kem: KemKey([4; 32]),
+        label: [5; SEALED_LABEL_BYTES],
+    };
+    request.redemption.signature = key().sign(&request.signed_bytes()).to_bytes();
+    request
 }
 
 fn signed_record(act: Act) -> Record {
@@ -315,6 +357,9 @@ fn frames() -> Vec<Vec<u8>> {
         Frame::LocatorPut { question, locator: locator(1).encode() },
         Frame::Locator { question, answer: LocatorAnswer::Refused },
         Frame::Recover { session, folder: FolderId([1; 32]), member: MemberId([2; 32]), signature: [3; 64] },
+        Frame::Redeem { session, signature: [3; 64], request: join_request().encode() },
+        Frame::JoinAsked { session, request: join_request().encode() },
+        Frame::JoinWait { session },
     ];
     frames.iter().map(Frame::encode).collect()
 }
