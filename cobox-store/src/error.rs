@@ -152,6 +152,9 @@ pub enum Error {
     /// The access log does not name the member whose words these are.
     #[error("the folder does not know this member")]
     NotAMember,
+    /// An invite that was used, taken back or has expired, or that nobody knows.
+    #[error("the invite is not open")]
+    InviteSpent,
     /// The operating system gave no randomness.
     #[error("no randomness from the operating system")]
     Random,

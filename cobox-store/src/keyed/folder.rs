@@ -286,7 +286,7 @@ impl Folder {
     }
 
     /// Signs a record by this device on top of all that is known, and adds it.
-    fn add_record(&self, act: Act) -> Result<Record> {
+    pub(super) fn add_record(&self, act: Act) -> Result<Record> {
         let access = self.store.access(self.no)?;
         let record = sign_record(&self.sign, self.id, access.heads.clone(), act);
         self.store.access_add(self.no, &record)?;

@@ -78,6 +78,15 @@ impl NewDevice {
         Ok(Self { sign_seed, kem_seed, sign, kem })
     }
 
+    /// The keys of a row that was kept.
+    pub(super) fn of_row(row: &FolderRow) -> Self {
+        let sign_seed = Secret32::take(&mut row.sign_seed.clone());
+        let kem_seed = Secret32::take(&mut row.kem_seed.clone());
+        let (sign, kem) =
+            (SigningKey::from_bytes(sign_seed.expose()), KemSecret::from_seed(kem_seed.expose()));
+        Self { sign_seed, kem_seed, sign, kem }
+    }
+
     pub(super) fn describe(
         &self,
         member: MemberId,
@@ -221,8 +230,7 @@ impl Home {
         let _one_at_a_time = self.changing.lock();
         let known = self.folders()?;
         check_name(name, &known)?;
-        let used = known.iter().map(|info| info.index + 1).max().unwrap_or(0);
-        let index = used.max(self.index_floor()?);
+        let index = self.next_index()?;
         let Some((member, recovery_kem)) = self.device.recovery.get(index as usize).copied() else {
             return Err(Error::TooManyFolders(LOCATOR_FOLDERS_MAX));
         };
@@ -253,8 +261,19 @@ impl Home {
     /// When the store fails.
     pub fn reserve_index(&self, index: u32) -> Result<()> {
         let _one_at_a_time = self.changing.lock();
+        self.raise_index_floor(index)
+    }
+
+    /// [`Self::reserve_index`] for callers that hold `changing`.
+    pub(super) fn raise_index_floor(&self, index: u32) -> Result<()> {
         let floor = self.index_floor()?.max(index.saturating_add(1));
         self.store.setting_put(FolderNo(0), INDEX_FLOOR, &floor.to_le_bytes())
+    }
+
+    /// The index that the next folder takes.
+    pub(super) fn next_index(&self) -> Result<u32> {
+        let used = self.folders()?.iter().map(|info| info.index + 1).max().unwrap_or(0);
+        Ok(used.max(self.index_floor()?))
     }
 
     fn index_floor(&self) -> Result<u32> {

@@ -1,12 +1,18 @@
 //! Names of folders and devices in the access log, sealed for members (`docs/format.md`, "Labels").
 
+use zeroize::Zeroizing;
+
 use super::aead;
 use super::secret::Secret32;
 use crate::error::{Error, Result};
 use crate::format::SUITE;
 use crate::format::access::{LABEL_PLAIN_BYTES, SealedLabel};
+use crate::format::membership::WRAPPED_LABEL_KEY_BYTES;
+use crate::id::InviteKey;
 
 const LABEL_CONTEXT: &[u8] = b"cobox/v1/label";
+/// Before an invite's label key.
+const INVITE_LABEL_CONTEXT: &[u8] = b"cobox/v1/invite label";
 /// A label's text at the most.
 pub const LABEL_BYTES_MAX: usize = LABEL_PLAIN_BYTES - 1;
 
@@ -29,6 +35,27 @@ impl LabelKey {
     #[must_use]
     pub fn new(first_epoch: &Secret32) -> Self {
         Self(Secret32::derived("label", &[first_epoch.expose()]))
+    }
+
+    /// The key of one invite's joining device.
+    pub(super) fn of_invite(key: Secret32) -> Self {
+        Self(key)
+    }
+
+    /// Seals an invite's key, so that members can read what its joining device is called.
+    pub(super) fn wrap(&self, invite: InviteKey, key: &Self) -> [u8; WRAPPED_LABEL_KEY_BYTES] {
+        let sealed = aead::seal(self.0.expose(), &invite_aad(invite), key.0.expose());
+        sealed.try_into().expect("32 bytes and the overhead")
+    }
+
+    /// Opens what [`Self::wrap`] made.
+    ///
+    /// # Errors
+    /// [`Error::Sealed`].
+    pub(super) fn unwrap(&self, invite: InviteKey, wrapped: &[u8; WRAPPED_LABEL_KEY_BYTES]) -> Result<Self> {
+        let plain = Zeroizing::new(aead::open(self.0.expose(), &invite_aad(invite), wrapped)?);
+        let mut bytes: [u8; 32] = plain.as_slice().try_into().map_err(|_| Error::Sealed)?;
+        Ok(Self(Secret32::take(&mut bytes)))
     }
 
     /// Seals `text`, cut at a character to [`LABEL_BYTES_MAX`] bytes.
@@ -56,6 +83,10 @@ impl LabelKey {
     pub(super) fn seal_at(&self, of: LabelOf, text: &str, nonce: &[u8; 24]) -> Vec<u8> {
         aead::seal_at(self.0.expose(), &aad(of), nonce, &padded(text))
     }
+}
+
+fn invite_aad(invite: InviteKey) -> Vec<u8> {
+    [INVITE_LABEL_CONTEXT, &[SUITE], &invite.0].concat()
 }
 
 fn aad(of: LabelOf) -> Vec<u8> {

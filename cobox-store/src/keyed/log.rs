@@ -162,6 +162,7 @@ impl Folder {
         self.store().db().heal()?;
         let generation = self.store().db().generation();
         self.check_standing(&mut writer)?;
+        self.require_epoch()?;
         self.flush_packs()?;
         deps.sort_unstable();
         let current = self.keyring.read().current.id();

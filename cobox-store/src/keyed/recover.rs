@@ -76,7 +76,7 @@ impl Home {
 }
 
 /// Adds records whose parents may come later in the list.
-fn add_all(store: &Store, no: FolderNo, records: &[Record]) -> Result<()> {
+pub(super) fn add_all(store: &Store, no: FolderNo, records: &[Record]) -> Result<()> {
     let mut left: Vec<&Record> = records.iter().collect();
     while !left.is_empty() {
         let before = left.len();

@@ -1,0 +1,130 @@
+//! Joining a folder with a code: the request, and what follows once an admin's device let us in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::folder::Folder;
+use super::home::{Home, NewDevice, check_name};
+use super::invite::InviteKeys;
+use super::keyring::Keyring;
+use super::label::LabelOf;
+use super::recover::add_all;
+use crate::blind::tables::STORE;
+use crate::blind::{Batch, Durability, Table, key};
+use crate::error::{Error, Result};
+use crate::format::access::{Act, Record, SEALED_LABEL_BYTES};
+use crate::format::device::FolderRow;
+use crate::format::invite::{FOLDER_PREFIX_BYTES, InviteCode, JoinRequest};
+use crate::format::locator::LOCATOR_FOLDERS_MAX;
+use crate::format::membership::Redemption;
+use crate::id::{InviteKey, LogId};
+
+fn join_key(invite: InviteKey) -> Vec<u8> {
+    key(STORE, Table::Secret, &[b"join".as_slice(), &invite.0].concat())
+}
+
+impl Home {
+    /// What to ask with a code. The device's keys are kept, so that asking again, also after a crash, asks
+    /// for the same device: an invite is good for one.
+    ///
+    /// # Errors
+    /// [`Error::TooManyFolders`], or when the store fails.
+    pub fn join_request(&self, code: &InviteCode) -> Result<JoinRequest> {
+        let _one_at_a_time = self.changing.lock();
+        let keys = InviteKeys::of(code);
+        let row = match self.join_row(keys.invite())? {
+            Some(row) => row,
+            None => self.join_begin(keys.invite())?,
+        };
+        let device = NewDevice::of_row(&row);
+        let (member, recovery_kem) = *self
+            .device
+            .recovery
+            .get(row.index as usize)
+            .ok_or(Error::TooManyFolders(LOCATOR_FOLDERS_MAX))?;
+        let mut request = JoinRequest {
+            folder: code.folder,
+            redemption: Redemption { invite: keys.invite(), signature: [0; 64] },
+            log: LogId(device.sign.verifying_key().to_bytes()),
+            kem: device.kem.public(),
+            member,
+            recovery_kem,
+            label: [0; SEALED_LABEL_BYTES],
+        };
+        request.redemption.signature = keys.sign(&request.signed_bytes());
+        request.label = keys.label.seal(LabelOf::Device, &self.device.label);
+        Ok(request)
+    }
+
+    fn join_row(&self, invite: InviteKey) -> Result<Option<FolderRow>> {
+        let row_key = join_key(invite);
+        let Some(sealed) = self.store.db().get(&row_key)? else { return Ok(None) };
+        Ok(Some(FolderRow::decode(&Zeroizing::new(self.local.open(&row_key, &sealed)?))?))
+    }
+
+    fn join_begin(&self, invite: InviteKey) -> Result<FolderRow> {
+        let index = self.next_index()?;
+        let row = NewDevice::random()?.row(index, "");
+        let row_key = join_key(invite);
+        let mut batch = Batch::default();
+        batch.put(&row_key, &self.local.seal(&row_key, &row.encode()));
+        self.store.db().commit(batch, Durability::Synced)?;
+        self.raise_index_floor(index)?;
+        Ok(row)
+    }
+
+    /// Joins with the access log that lists our device; `None` while it has no epoch for us yet. The name
+    /// is the folder's own without another one.
+    ///
+    /// # Errors
+    /// [`Error::NotAMember`] when the log does not list us, or is of another folder than the code's;
+    /// [`Error::BadName`]; or when the store refuses a record.
+    pub fn join_finish(
+        &self,
+        code: &InviteCode,
+        name: Option<&str>,
+        records: &[Record],
+    ) -> Result<Option<Arc<Folder>>> {
+        let _one_at_a_time = self.changing.lock();
+        let invite = InviteKeys::of(code).invite();
+        let is_genesis = |record: &&Record| matches!(record.content().act, Act::Genesis { .. });
+        let genesis = records.iter().find(is_genesis).ok_or(Error::NotAMember)?;
+        let folder = genesis.folder();
+        let known = self.folders()?;
+        if let Some(info) = known.iter().find(|info| info.id == folder) {
+            return self.folder(info.no).map(Some);
+        }
+        let row = self.join_row(invite)?.ok_or(Error::NotAMember)?;
+        if folder.0[..FOLDER_PREFIX_BYTES] != code.folder {
+            return Err(Error::NotAMember);
+        }
+        if let Some(name) = name {
+            check_name(name, &known)?;
+        }
+        let no = self.store.folder_add(genesis)?;
+        add_all(&self.store, no, records)?;
+        let access = self.store.access(no)?;
+        let device = NewDevice::of_row(&row);
+        if !access.devices.contains_key(&LogId(device.sign.verifying_key().to_bytes())) {
+            return Err(Error::NotAMember);
+        }
+        let keyring = match Keyring::open(&access, BTreeMap::new(), &device.kem) {
+            Ok(keyring) => keyring,
+            Err(Error::UnknownEpoch(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let name = match (name, &genesis.content().act) {
+            (Some(name), _) => name.to_owned(),
+            (None, Act::Genesis { name, .. }) => keyring.labels().open(LabelOf::Folder, name)?,
+            _ => return Err(Error::NotAMember),
+        };
+        check_name(&name, &known)?;
+        self.folder_keep(no, &device.row(row.index, &name), &keyring)?;
+        let mut batch = Batch::default();
+        batch.delete(&join_key(invite));
+        self.store.db().commit(batch, Durability::Synced)?;
+        self.folder(no).map(Some)
+    }
+}
