@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cobox_store::blind::Store;
+use cobox_store::format::invite::JoinRequest;
 use cobox_store::id::{FolderNo, PackId};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
@@ -34,6 +35,8 @@ use crate::wire::GrantAnswer;
 const THREADS_MAX: usize = 4;
 /// Threads that wait for the disk: packs in flight, packs being read, proofs and the batcher.
 const BLOCKING_MAX: usize = 24;
+/// Requests to join that wait for the program; a seeder's nobody reads.
+const JOINS_MAX: usize = 64;
 /// How long starting waits for its addresses.
 const LISTEN_WAIT: Duration = Duration::from_secs(2);
 /// How long ending waits for what is being stored.
@@ -61,6 +64,7 @@ pub struct Shared {
     pub provers: Arc<Semaphore>,
     pub batcher: Batcher,
     pub links: Mutex<HashMap<Conn, Arc<Link>>>,
+    joins: Mutex<Vec<(FolderNo, JoinRequest)>>,
     engine: UnboundedSender<Message>,
     commands: UnboundedSender<Command>,
     tickets: Mutex<HashMap<u64, SyncSender<Result<Reply, Failure>>>>,
@@ -133,6 +137,7 @@ impl Driver {
             provers: Arc::new(Semaphore::new(2)),
             batcher: Batcher::start(Arc::clone(&store)),
             links: Mutex::default(),
+            joins: Mutex::default(),
             engine,
             commands,
             tickets: Mutex::default(),
@@ -220,6 +225,10 @@ impl Driver {
             }),
             Err(_) => Err(Error::NotReached { peer }),
         }
+    }
+
+    pub fn take_joins(&self) -> Vec<(FolderNo, JoinRequest)> {
+        std::mem::take(&mut self.shared.joins.lock())
     }
 
     pub fn shutdown(&self) {
@@ -395,6 +404,7 @@ impl Worker {
                 }
             }
             Output::GrantOffered { peer, records } => self.grant_offered(peer, records),
+            Output::JoinAsked { no, request } => self.join_asked(no, request),
             Output::Reply { ticket, reply } => {
                 if let Some(sender) = self.shared.tickets.lock().remove(&ticket) {
                     // Who asked may have stopped waiting.
@@ -415,6 +425,16 @@ impl Worker {
             tracing::debug!(no = job.no.0, %pack, bytes = job.pack.size, ?how, "fetched");
             shared.input(Input::Fetched { conn, session: job.session, pack, how });
         });
+    }
+
+    /// Keeps a request for the program, and wakes it.
+    fn join_asked(&self, no: FolderNo, request: JoinRequest) {
+        let mut joins = self.shared.joins.lock();
+        if joins.len() < JOINS_MAX && joins.iter().all(|(_, other)| other.log != request.log) {
+            joins.push((no, request));
+            drop(joins);
+            self.shared.store.watch().bump(no);
+        }
     }
 
     fn grant_offered(&self, peer: PeerId, records: Vec<cobox_store::format::access::Record>) {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use cobox_store::blind::Store;
 use cobox_store::format::access::Record;
 use cobox_store::format::address::SeederAddress;
+use cobox_store::format::invite::{Hint, JoinRequest};
 use cobox_store::format::locator::Locator;
 use cobox_store::format::receipt::Receipt;
 use cobox_store::id::{FolderId, FolderNo, LocatorId, LogId, MemberId};
@@ -203,6 +204,27 @@ impl Node {
             Reply::Records(records) => Ok(records),
             _ => Err(Error::Protocol { peer }),
         }
+    }
+
+    /// Asks a peer of an invite's code to let a device in; `sign` signs with the invite's key. The access
+    /// log once an admin has, `None` while the request is on its way.
+    ///
+    /// # Errors
+    /// When the peer is not reached, or refuses: it does not know the invite as open.
+    pub fn redeem(&self, hint: &Hint, request: &JoinRequest, sign: Signer) -> Result<Option<Vec<Record>>> {
+        let peer = PeerId::of_key(hint.peer);
+        let ask = Ask::Redeem { request: Box::new(request.clone()), signer: sign };
+        match self.driver.ask(peer, hint.addresses.clone(), ask)? {
+            Reply::Records(records) => Ok(Some(records)),
+            Reply::Waiting => Ok(None),
+            _ => Err(Error::Protocol { peer }),
+        }
+    }
+
+    /// Requests to be let into our folders that came since the last call.
+    #[must_use]
+    pub fn take_joins(&self) -> Vec<(FolderNo, JoinRequest)> {
+        self.driver.take_joins()
     }
 
     /// Closes every connection and stops the threads; at most a few seconds.

@@ -6,6 +6,7 @@
 
 use cobox_store::format::access::BOX_BYTES;
 use cobox_store::format::entry::LogHead;
+use cobox_store::format::invite::JOIN_REQUEST_BYTES;
 use cobox_store::format::locator::LOCATOR_BYTES_MAX;
 use cobox_store::format::proof::{Challenge, LeafProof};
 use cobox_store::format::{DEPS_MAX, DecodeError, HEADS_MAX, PROOF_SAMPLES, Reader, Writer};
@@ -138,6 +139,12 @@ pub enum Frame {
     Locator { question: QuestionId, answer: LocatorAnswer },
     /// Opens a restricted session with a recovery key: the answer is the access log.
     Recover { session: SessionId, folder: FolderId, member: MemberId, signature: [u8; 64] },
+    /// Opens a restricted session with an invite's key, and asks for a device to be let in.
+    Redeem { session: SessionId, signature: [u8; 64], request: Vec<u8> },
+    /// Passes such a request on to a member.
+    JoinAsked { session: SessionId, request: Vec<u8> },
+    /// The request was passed on; ask again.
+    JoinWait { session: SessionId },
 }
 
 impl Frame {
@@ -272,6 +279,16 @@ impl Frame {
                 w.fixed(&member.0);
                 w.fixed(signature);
             }
+            Self::Redeem { session, signature, request } => {
+                head(w, 25, *session);
+                w.fixed(signature);
+                w.fixed(request);
+            }
+            Self::JoinAsked { session, request } => {
+                head(w, 26, *session);
+                w.fixed(request);
+            }
+            Self::JoinWait { session } => head(w, 27, *session),
             _ => unreachable!("encode handles the frequent frames"),
         }
     }
@@ -290,7 +307,7 @@ pub fn decode_frame(bytes: &[u8]) -> Result<Frame, DecodeError> {
     let frame = match kind {
         1 => Frame::Hello { nonce: r.array("hello")? },
         20..=23 => decode_question(kind, &mut r)?,
-        2..=24 => {
+        2..=27 => {
             let session = SessionId(r.u32("session")?);
             if kind <= 15 {
                 decode_session(kind, session, &mut r)?
@@ -368,6 +385,13 @@ fn decode_rare(kind: u8, session: SessionId, r: &mut Reader<'_>) -> Result<Frame
             member: r.member_id("member")?,
             signature: r.array("signature")?,
         },
+        25 => Frame::Redeem {
+            session,
+            signature: r.array("signature")?,
+            request: r.fixed(JOIN_REQUEST_BYTES, "join request")?.to_vec(),
+        },
+        26 => Frame::JoinAsked { session, request: r.fixed(JOIN_REQUEST_BYTES, "join request")?.to_vec() },
+        27 => Frame::JoinWait { session },
         _ => return Err(DecodeError::Invalid { field: "frame type" }),
     })
 }

@@ -84,6 +84,7 @@ impl Engine {
             folder.records = self.store.access_records(no)?.iter().map(Record::hash).collect();
             folder.access = access;
             self.rejudge(no);
+            self.forget_joins(no);
         }
         let Some(folder) = self.folders.get(&no) else { return Ok(()) };
         let heads: Vec<RecordHash> = folder.access.heads.iter().take(HEADS_MAX).copied().collect();

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use cobox_store::format::access::{Record, UnverifiedRecord};
 use cobox_store::format::entry::LogHead;
+use cobox_store::format::invite::JoinRequest;
 use cobox_store::format::locator::{Locator, UnverifiedLocator};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Challenge, LeafProof};
@@ -13,8 +14,9 @@ use cobox_store::format::receipt::{Receipt, UnverifiedReceipt, live_set_digest};
 use cobox_store::id::{FolderId, FolderNo, LocatorId, PackId};
 
 use super::handshake::{Binding, Speaker};
+use super::state::Connection;
 use super::{Conn, Engine, Output};
-use crate::node::RecoverySigner;
+use crate::node::{RecoverySigner, Signer};
 use crate::peer_id::PeerId;
 use crate::wire::{Frame, LocatorAnswer, Part, QuestionId, SessionId};
 
@@ -32,6 +34,8 @@ pub enum Ask {
     LocatorGet(LocatorId),
     /// Give me this folder's access log.
     Recover { folder: FolderId, signer: RecoverySigner },
+    /// Let this device in; the signer is the invite's key.
+    Redeem { request: Box<JoinRequest>, signer: Signer },
 }
 
 /// The good end of an [`Ask`].
@@ -39,6 +43,8 @@ pub enum Ask {
 pub enum Reply {
     /// Of an audit: verified and stored.
     Receipt(Box<Receipt>),
+    /// The request was passed on, and no admin has answered yet.
+    Waiting,
     /// The locator is kept.
     Stored,
     /// The locator, verified, if the peer has one.
@@ -140,7 +146,7 @@ impl Engine {
         let needs = match &pending.ask {
             Ask::Audit { no, .. } => Some(Some(*no)),
             Ask::LocatorPut(_) => Some(None),
-            Ask::LocatorGet(_) | Ask::Recover { .. } => None,
+            Ask::LocatorGet(_) | Ask::Recover { .. } | Ask::Redeem { .. } => None,
         };
         let place = self.conns.iter().find_map(|(conn, connection)| {
             if connection.peer != pending.peer || connection.their_nonce.is_none() {
@@ -164,17 +170,17 @@ impl Engine {
             }
             Ask::LocatorPut(locator) => Frame::LocatorPut { question, locator: locator.clone() },
             Ask::LocatorGet(id) => Frame::LocatorGet { question, id: *id },
+            Ask::Redeem { request, signer } => {
+                let Some(binding) = restricted(connection, self.me) else { return Ok(None) };
+                asked.session = binding.session;
+                let folder = request.padded_folder();
+                let transcript = binding.transcript(folder, Speaker::Redeemer, &request.invite().0);
+                let signature = signer(&transcript);
+                Frame::Redeem { session: binding.session, signature, request: request.encode() }
+            }
             Ask::Recover { folder, signer } => {
-                let id = SessionId(connection.next_session);
-                connection.next_session = connection.next_session.wrapping_add(2);
-                let Some(their_nonce) = connection.their_nonce else { return Ok(None) };
-                let binding = Binding {
-                    opener: self.me,
-                    responder: connection.peer,
-                    opener_nonce: connection.nonce,
-                    responder_nonce: their_nonce,
-                    session: id,
-                };
+                let Some(binding) = restricted(connection, self.me) else { return Ok(None) };
+                let id = binding.session;
                 asked.session = id;
                 let member = signer.member;
                 let signature = (signer.sign)(&binding.transcript(*folder, Speaker::Recoverer, &member.0));
@@ -214,7 +220,7 @@ impl Engine {
     /// The pending recovery of a restricted session.
     fn recovery_at(&self, conn: Conn, id: SessionId) -> Option<usize> {
         self.asks.iter().position(|pending| {
-            matches!(pending.ask, Ask::Recover { .. })
+            matches!(pending.ask, Ask::Recover { .. } | Ask::Redeem { .. })
                 && pending.asked.as_ref().is_some_and(|asked| asked.conn == conn && asked.session == id)
         })
     }
@@ -224,6 +230,13 @@ impl Engine {
         let pending = self.asks.swap_remove(at);
         self.reply(pending.ticket, Err(Failure::Refused));
         true
+    }
+
+    /// The peer passed our request on.
+    pub(super) fn on_join_wait(&mut self, conn: Conn, id: SessionId) {
+        let Some(at) = self.recovery_at(conn, id) else { return };
+        let pending = self.asks.swap_remove(at);
+        self.reply(pending.ticket, Ok(Reply::Waiting));
     }
 
     /// Collects the access log of a recovery; `false` when the records belong to a usual session.
@@ -250,6 +263,11 @@ impl Engine {
             let right_folder = match (&pending.ask, records.first()) {
                 (Ask::Recover { folder, .. }, Some(first)) => {
                     records.iter().all(|record| record.folder() == *folder)
+                        && first.content().parents.is_empty()
+                }
+                (Ask::Redeem { request, .. }, Some(first)) => {
+                    records.iter().all(|record| record.folder() == first.folder())
+                        && first.folder().0.starts_with(&request.folder)
                         && first.content().parents.is_empty()
                 }
                 _ => false,
@@ -379,6 +397,20 @@ impl Engine {
             tracing::warn!(no = no.0, %error, "a receipt that no longer holds was not dropped");
         }
     }
+}
+
+/// A session of our own on this connection that opens with a key and no swarm secret.
+fn restricted(connection: &mut Connection, me: PeerId) -> Option<Binding> {
+    let responder_nonce = connection.their_nonce?;
+    let session = SessionId(connection.next_session);
+    connection.next_session = connection.next_session.wrapping_add(2);
+    Some(Binding {
+        opener: me,
+        responder: connection.peer,
+        opener_nonce: connection.nonce,
+        responder_nonce,
+        session,
+    })
 }
 
 fn locator_reply(ask: &Ask, answer: LocatorAnswer) -> Result<Reply, Failure> {

@@ -3,7 +3,7 @@
 //! Pure functions over a connection's nonces and peer ids. The folder is named by a blinded id, the swarm
 //! secret is proved and never sent, and every value is bound to this connection and this session.
 
-use cobox_store::id::{FolderId, LogId, MemberId, hash};
+use cobox_store::id::{FolderId, InviteKey, LogId, MemberId, hash};
 use ed25519_dalek::{Signature, VerifyingKey};
 
 use crate::peer_id::PeerId;
@@ -22,6 +22,8 @@ pub enum Speaker {
     Responder = 1,
     /// The side that sent `Recover`.
     Recoverer = 2,
+    /// The side that sent `Redeem`.
+    Redeemer = 3,
 }
 
 /// What a session is bound to.
@@ -91,6 +93,12 @@ impl Binding {
     #[must_use]
     pub fn member_signed(&self, folder: FolderId, member: MemberId, signature: &[u8; 64]) -> bool {
         signed(&member.0, &self.transcript(folder, Speaker::Recoverer, &member.0), signature)
+    }
+
+    /// Whether an invite's key signed the transcript.
+    #[must_use]
+    pub fn invite_signed(&self, folder: FolderId, invite: InviteKey, signature: &[u8; 64]) -> bool {
+        signed(&invite.0, &self.transcript(folder, Speaker::Redeemer, &invite.0), signature)
     }
 }
 

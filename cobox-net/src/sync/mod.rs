@@ -10,6 +10,7 @@ mod asks;
 mod dial;
 mod entries;
 mod handshake;
+mod join;
 mod plan;
 mod report;
 mod sessions;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use cobox_store::blind::Store;
 use cobox_store::format::access::Record;
+use cobox_store::format::invite::JoinRequest;
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::Challenge;
 use cobox_store::id::{FolderId, FolderNo, LogId, PackId};
@@ -143,6 +145,8 @@ pub enum Output {
     Prove { conn: Conn, session: SessionId, no: FolderNo, question: QuestionId, challenge: Challenge },
     /// A member asks us to hold a folder; answer with [`Input::GrantDecided`].
     GrantOffered { peer: PeerId, records: Vec<Record> },
+    /// Somebody with an invite asks to be let in; an admin's device answers with a record.
+    JoinAsked { no: FolderNo, request: JoinRequest },
     /// The end of an [`Input::Ask`].
     Reply { ticket: u64, reply: Result<Reply, Failure> },
 }
@@ -303,6 +307,7 @@ impl Engine {
                 full_until: None,
                 pulls: HashMap::new(),
                 plan: Plan { rescan: true, ..Plan::default() },
+                joins: BTreeMap::new(),
             };
             self.folders.insert(no, folder);
         }
@@ -418,6 +423,11 @@ impl Engine {
             Frame::Recover { session, folder, member, signature } => {
                 self.on_recover(conn, session, folder, member, &signature, now);
             }
+            Frame::Redeem { session, signature, request } => {
+                self.on_redeem(conn, session, &signature, &request, now);
+            }
+            Frame::JoinAsked { session, request } => self.on_join_asked(conn, session, &request, now),
+            Frame::JoinWait { session } => self.on_join_wait(conn, session),
             other => self.on_question(conn, other, now),
         }
     }

@@ -253,6 +253,9 @@ impl Engine {
         tracing::debug!(no = no.0, ?kind, ?stage, "session");
         if stage == Stage::Open {
             self.out.push(Output::Opened { conn, session: id, no });
+            if kind == PeerKind::Member {
+                self.tell_joins(conn, id, no);
+            }
         }
         if let Some(folder) = self.folders.get_mut(&no) {
             folder.plan.rescan = true;

@@ -8,7 +8,7 @@ use cobox_store::blind::Access;
 use cobox_store::format::access::Record;
 use cobox_store::format::entry::LogHead;
 use cobox_store::format::pack::PackRef;
-use cobox_store::id::{FolderId, FolderNo, LogId, PackId, RecordHash};
+use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
 
 use super::{Conn, Identity, Side};
 use crate::node::SwarmKey;
@@ -138,6 +138,8 @@ pub(super) struct Folder {
     pub full_until: Option<Instant>,
     pub pulls: HashMap<LogId, Pull>,
     pub plan: Plan,
+    /// Who waits to be let in.
+    pub joins: BTreeMap<InviteKey, Vec<u8>>,
 }
 
 /// Which packs to fetch next.

@@ -47,6 +47,9 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Locator { question, answer: LocatorAnswer::Found(vec![1]) },
         Frame::Locator { question, answer: LocatorAnswer::Refused },
         Frame::Recover { session, folder: FolderId([1; 32]), member: MemberId([2; 32]), signature: [3; 64] },
+        Frame::Redeem { session, signature: [3; 64], request: vec![1; JOIN_REQUEST_BYTES] },
+        Frame::JoinAsked { session, request: vec![2; JOIN_REQUEST_BYTES] },
+        Frame::JoinWait { session },
     ]
 }
 
