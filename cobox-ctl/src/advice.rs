@@ -113,9 +113,11 @@ fn key_advice(error: &StoreError) -> (Exit, &'static str) {
         E::KeyFileMode { .. } => {
             (Exit::Refused, "Close it with `chmod 600` if nobody else can have read it.")
         }
-        E::NotAMember => {
-            (Exit::Refused, "These words belong to another member, or the seeder gave a foreign folder.")
-        }
+        E::NotAMember => (
+            Exit::Refused,
+            "These words or this code belong to another folder, or the device was removed from it.",
+        ),
+        E::InviteSpent => (Exit::Refused, "Make a new one with `cobox-ctl folder invite`."),
         E::Random => (Exit::Failed, "The system's random generator is not ready; try again in a moment."),
         _ => (Exit::Failed, "The daemon's log says more."),
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::exit::Problem;
+use crate::people::PersonRole;
 
 /// A request names at most a path (4 KiB, escaped) and an address (under 4 KiB).
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -128,6 +129,64 @@ pub enum Request {
     },
     /// The public side of the keys.
     KeyShow,
+    /// Opens an invite.
+    Invite {
+        /// To which folder, by name.
+        folder: String,
+        /// What who redeems it may do.
+        role: PersonRole,
+        /// For how long.
+        valid_ms: u64,
+    },
+    /// All invites of a folder.
+    InviteList {
+        /// Which, by name.
+        folder: String,
+    },
+    /// Takes an invite back.
+    InviteVoid {
+        /// Of which folder, by name.
+        folder: String,
+        /// The beginning of its name.
+        invite: String,
+    },
+    /// Joins a folder.
+    Join {
+        /// The invite's code.
+        code: String,
+        /// What the member will call the folder.
+        name: Option<String>,
+        /// How long to wait for an admin.
+        timeout_ms: u64,
+    },
+    /// Who is in a folder.
+    MemberList {
+        /// Which, by name.
+        folder: String,
+    },
+    /// Changes what a person may do.
+    MemberRole {
+        /// In which folder, by name.
+        folder: String,
+        /// Who: the beginning of an id, or a device's label.
+        member: String,
+        /// What.
+        role: PersonRole,
+    },
+    /// Removes a person.
+    MemberRemove {
+        /// From which folder, by name.
+        folder: String,
+        /// Who: the beginning of an id, or a device's label.
+        member: String,
+    },
+    /// Removes a device.
+    DeviceRemove {
+        /// From which folder, by name.
+        folder: String,
+        /// Which: the beginning of its id, or its label.
+        device: String,
+    },
 }
 
 /// One line from the daemon.

@@ -10,5 +10,6 @@ pub mod control;
 pub mod daemon;
 pub mod exit;
 pub mod paths;
+pub mod people;
 pub mod render;
 pub mod report;

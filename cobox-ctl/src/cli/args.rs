@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::member::{DeviceVerb, Invite, Join, MemberVerb};
 use crate::render::units::{parse_bytes, parse_date, parse_span};
 
 /// A private folder that you mount as a drive, and that others keep for you without being able to read it.
@@ -74,6 +75,12 @@ pub enum Verb {
     /// The public side of this device's keys
     #[command(subcommand)]
     Key(KeyVerb),
+    /// People of a folder: list them, change roles, remove them
+    #[command(subcommand)]
+    Member(MemberVerb),
+    /// Devices of a folder: list and remove them
+    #[command(subcommand)]
+    Device(DeviceVerb),
     /// What is wrong on this machine, and what to do about it
     Doctor,
 }
@@ -147,12 +154,10 @@ pub enum FolderVerb {
     /// Not in this version
     #[command(hide = true)]
     Leave(NotYet),
-    /// Not in this version
-    #[command(hide = true)]
-    Invite(NotYet),
-    /// Not in this version
-    #[command(hide = true)]
-    Join(NotYet),
+    /// Make a code with which one device can join, or list and take back codes
+    Invite(Invite),
+    /// Join a folder with a code
+    Join(Join),
 }
 
 /// A verb that a later version will have.
@@ -251,7 +256,7 @@ fn date(text: &str) -> Result<u64, String> {
     parse_date(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
 }
 
-fn span(text: &str) -> Result<Duration, String> {
+pub(super) fn span(text: &str) -> Result<Duration, String> {
     parse_span(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
 }
 
@@ -309,6 +314,17 @@ mod tests {
             "key export",
             "doctor",
             "folder invite photos --role read",
+            "folder invite photos --role admin --expires 24h",
+            "folder invite photos --list",
+            "folder invite photos --void 0011aabb",
+            "folder join cobox1abc --name pictures",
+            "folder join -",
+            "folder join --code-file code",
+            "member list photos",
+            "member role photos phone admin",
+            "member remove photos phone",
+            "device list photos",
+            "device remove photos phone",
         ] {
             let words = ["cobox-ctl"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
@@ -324,6 +340,10 @@ mod tests {
             "seeder add photos addr",
             "seeder add photos addr --quota lots",
             "wait photos --copies 0",
+            "folder invite photos",
+            "folder join",
+            "folder join a --code-file b",
+            "member role photos phone king",
             "wait photos --copies 1 --timeout soon",
             "init --label a --no-passphrase --passphrase-file p",
         ] {

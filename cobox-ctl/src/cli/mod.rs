@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod doctor;
+mod member;
 mod secrets;
 mod setup;
 mod whereis;
@@ -144,6 +145,8 @@ impl Session<'_> {
                 Ok(Answer::new(&report, text::checked(&report))?.ending(exit))
             }
             Verb::Key(verb) => self.key(verb),
+            Verb::Member(verb) => self.member(verb),
+            Verb::Device(verb) => self.device(verb),
             Verb::Doctor => {
                 let report = doctor::examine(&self.paths);
                 let exit = if report.is_well() { Exit::Done } else { Exit::Failed };
@@ -236,7 +239,9 @@ impl Session<'_> {
                 let folder = report.folders.first().ok_or_else(|| Problem::failed("The folder is gone."))?;
                 Answer::new(folder, text::folder(folder))
             }
-            FolderVerb::Leave(_) | FolderVerb::Invite(_) | FolderVerb::Join(_) => Err(not_yet()),
+            FolderVerb::Invite(args) => self.invite(args),
+            FolderVerb::Join(args) => self.join(args),
+            FolderVerb::Leave(_) => Err(not_yet()),
         }
     }
 
@@ -297,10 +302,7 @@ impl Session<'_> {
 }
 
 fn not_yet() -> Problem {
-    Problem::refused(
-        "This is not in this version: a folder has one member, one device and its seeders for now.",
-        "The changelog says what each version can do.",
-    )
+    Problem::refused("This is not in this version.", "The changelog says what each version can do.")
 }
 
 /// The absolute path without symbolic links. A dead mount does not answer; then its parent is asked.

@@ -42,6 +42,7 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
     spawn("keeper", move || {
         while !daemon.is_ending() {
             let seen = daemon.home.store().watch().seen();
+            daemon.answer_joins();
             for state in daemon.folders() {
                 if let Err(problem) = keep(&daemon, &state) {
                     tracing::warn!(folder = %state.folder.id(), %problem, "will be tried again");
@@ -53,7 +54,8 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
     })
 }
 
-fn keep(daemon: &Daemon, state: &FolderState) -> Outcome<()> {
+fn keep(daemon: &Arc<Daemon>, state: &Arc<FolderState>) -> Outcome<()> {
+    daemon.tend(state)?;
     daemon.tell_network(state)?;
     if let Some(vfs) = state.vfs() {
         let peers = daemon.node.status(state.no())?.peers;

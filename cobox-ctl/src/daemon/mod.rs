@@ -7,6 +7,7 @@ mod alarms;
 mod check;
 mod chores;
 mod folder;
+mod members;
 mod mounts;
 mod proof;
 mod seeders;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use cobox_fs::mount::{Mount, MountOptions, check_mount_point, clear_stale};
 use cobox_fs::vfs::{Background, Vfs, VfsOptions};
+use cobox_store::format::access::Role;
 use serde::{Deserialize, Serialize};
 
 use super::Daemon;
@@ -55,6 +56,7 @@ impl FolderState {
     pub fn mount_report(&self) -> Option<MountReport> {
         if let Some(mounted) = self.mounted() {
             let gone = (!mounted.mount.is_live()).then(|| "Somebody else took the mount off.".to_owned());
+            let gone = gone.or_else(|| self.mount_problem.lock().clone());
             return Some(mounted.wanted.report(gone));
         }
         let problem = self.mount_problem.lock().clone();
@@ -74,9 +76,16 @@ impl FolderState {
         Ok(self.folder.store().setting_put(self.no(), WANTED, &sealed)?)
     }
 
+    /// What the folder's role leaves of a wish: a reader's mount refuses every change.
+    fn bounded(&self, wanted: WantedMount) -> Outcome<WantedMount> {
+        let writes = self.folder.role()? >= Some(Role::Write);
+        Ok(if writes { wanted } else { WantedMount { access: MountAccess::ReadOnly, ..wanted } })
+    }
+
     /// Mounts the folder and remembers that it is wanted.
     pub fn mount(self: &Arc<Self>, daemon: &Arc<Daemon>, wanted: WantedMount) -> Outcome<MountReport> {
         let _turn = self.mount_turn.lock();
+        let wanted = self.bounded(wanted)?;
         if let Some(mounted) = self.mounted() {
             if mounted.mount.is_live() && mounted.wanted == wanted {
                 return Ok(mounted.wanted.report(None));
@@ -152,7 +161,31 @@ impl FolderState {
     }
 }
 
+impl FolderState {
+    /// The mount that still takes changes although the device may not write any more.
+    fn outlived(&self) -> Outcome<Option<WantedMount>> {
+        let mounted = self.mounted().filter(|mounted| mounted.wanted.access == MountAccess::ReadWrite);
+        let writes = self.folder.role()? >= Some(Role::Write);
+        Ok(mounted.filter(|_| !writes).map(|mounted| mounted.wanted.clone()))
+    }
+}
+
 impl Daemon {
+    /// Makes a mount read-only whose device lost the right to write. One that is in use stays until it is
+    /// let go: what is written there stays on this device.
+    pub fn turn_read_only(self: &Arc<Self>, state: &Arc<FolderState>) -> Outcome<()> {
+        let Some(wanted) = state.outlived()? else { return Ok(()) };
+        if state.mount_problem.lock().is_some() {
+            return Ok(());
+        }
+        if let Err(problem) = state.unmount() {
+            let text = "This device may not write here any more. Unmount the folder and mount it again.";
+            *state.mount_problem.lock() = Some(text.to_owned());
+            return Err(problem);
+        }
+        state.mount(self, wanted).map(drop)
+    }
+
     /// Ends the mount at `dir`, or forgets that it was wanted.
     pub fn umount(&self, dir: &Path) -> Outcome<MountReport> {
         for state in self.folders() {

@@ -160,6 +160,23 @@ fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -
         Request::Arrive { timeout_ms } => value(&daemon.arrive(Duration::from_millis(timeout_ms), tell)?),
         Request::Check { folder } => value(&daemon.check(folder.as_deref(), tell)?),
         Request::KeyShow => value(&daemon.keys()),
+        other => answer_about_people(daemon, other, tell),
+    }
+}
+
+fn answer_about_people(daemon: &Daemon, request: Request, tell: super::wait::Tell<'_>) -> Outcome<Value> {
+    match request {
+        Request::Invite { folder, role, valid_ms } => value(&daemon.invite(&folder, role, valid_ms)?),
+        Request::InviteList { folder } => value(&daemon.invites(&folder)?),
+        Request::InviteVoid { folder, invite } => value(&daemon.void_invite(&folder, &invite)?),
+        Request::Join { code, name, timeout_ms } => {
+            value(&daemon.join(&code, name.as_deref(), Duration::from_millis(timeout_ms), tell)?)
+        }
+        Request::MemberList { folder } => value(&daemon.people(&folder)?),
+        Request::MemberRole { folder, member, role } => value(&daemon.person_role(&folder, &member, role)?),
+        Request::MemberRemove { folder, member } => value(&daemon.person_remove(&folder, &member)?),
+        Request::DeviceRemove { folder, device } => value(&daemon.device_remove(&folder, &device)?),
+        _ => Err(Problem::failed("The request was answered elsewhere.")),
     }
 }
 

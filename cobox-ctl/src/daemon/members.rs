@@ -1,0 +1,474 @@
+//! People of a folder: inviting, joining, roles, removals; and what the daemon does for others unasked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use cobox_net::{Error as NetError, PeerId};
+use cobox_store::blind::{Access, InviteState};
+use cobox_store::format::access::{Record, Role};
+use cobox_store::format::invite::{HINT_ADDRESSES_MAX, Hint, InviteCode};
+use cobox_store::id::{InviteKey, LogId, MemberId};
+use cobox_store::keyed::{Admission, Folder, InviteKeys};
+
+use super::folder::FolderState;
+use super::status::grants;
+use super::wait::Tell;
+use super::{Daemon, now_ms};
+use crate::exit::{Exit, Outcome, Problem};
+use crate::people::{
+    DepartureReport, InviteLine, InviteReport, InvitesReport, JoinReport, PeopleReport, Person, PersonDevice,
+    PersonRole,
+};
+use crate::report::WaitProgress;
+
+/// Seeders that a code names beside this device: the code must stay short enough for a QR code.
+const SEEDER_HINTS_MAX: usize = 2;
+/// Between two questions whether somebody let us in.
+const JOIN_POLL: Duration = Duration::from_millis(500);
+/// A code that was made a moment ago may not be known everywhere yet.
+const REFUSED_FOR: Duration = Duration::from_secs(15);
+/// How long the folder's present state may take to arrive before `join` says what is there.
+const ARRIVE_WAIT: Duration = Duration::from_secs(30);
+
+/// What one question to one peer of a code brought.
+enum Answer {
+    Records(Vec<Record>),
+    Waiting,
+    Refused,
+    NotReached(String),
+}
+
+impl Daemon {
+    /// Opens an invite and makes its code.
+    pub fn invite(&self, folder: &str, role: PersonRole, valid_ms: u64) -> Outcome<InviteReport> {
+        let state = self.folder(folder)?;
+        let hints = self.hints(&state)?;
+        if hints.is_empty() {
+            return Err(Problem::failed_with(
+                format!("Nobody could be asked: this device does not listen, and {folder} has no seeder."),
+                "Grant a seeder first: `cobox-ctl seeder add`.",
+            ));
+        }
+        let expires_ms = now_ms().saturating_add(valid_ms);
+        let code = InviteCode { hints, ..state.folder.invite(role.role(), expires_ms)? };
+        let text = code.to_text().map_err(|_| Problem::failed("The addresses do not fit into a code."))?;
+        Ok(InviteReport {
+            folder: state.folder.name(),
+            code: text.to_string(),
+            invite: InviteKeys::of(&code).invite().to_hex(),
+            role,
+            expires_ms,
+            hints: code.hints.len(),
+        })
+    }
+
+    /// Where somebody who joins can ask: at this device, and at seeders, which pass the request on.
+    fn hints(&self, state: &FolderState) -> Outcome<Vec<Hint>> {
+        let mut hints = Vec::new();
+        let own = short(self.node.listen_addresses());
+        if !own.is_empty() {
+            hints.push(Hint { peer: *self.node.peer_id().key(), addresses: own });
+        }
+        let seeders = grants(state)?
+            .into_iter()
+            .map(|(peer, grant)| Hint { peer: *PeerId::key(&peer), addresses: short(grant.addresses) });
+        hints.extend(seeders.filter(|hint| !hint.addresses.is_empty()).take(SEEDER_HINTS_MAX));
+        Ok(hints)
+    }
+
+    /// All invites there were.
+    pub fn invites(&self, folder: &str) -> Outcome<InvitesReport> {
+        let state = self.folder(folder)?;
+        let access = state.folder.store().access(state.no())?;
+        let line = |(invite, (open, standing)): (&InviteKey, &(_, InviteState))| {
+            let open: &cobox_store::format::membership::OpenInvite = open;
+            let (word, used_by) = match standing {
+                InviteState::Open if now_ms() > open.expires_ms => ("expired", None),
+                InviteState::Open => ("open", None),
+                InviteState::Void => ("void", None),
+                InviteState::Clashed => ("clashed", None),
+                InviteState::Used(log) => ("used", Some(label(&state.folder, log))),
+            };
+            InviteLine {
+                invite: invite.to_hex(),
+                role: PersonRole::of(open.role),
+                expires_ms: open.expires_ms,
+                state: word.to_owned(),
+                used_by,
+            }
+        };
+        let invites = access.invites.iter().map(line).collect();
+        Ok(InvitesReport { folder: state.folder.name(), invites })
+    }
+
+    /// Takes an invite back; `chosen` is the beginning of its name, or the code itself.
+    pub fn void_invite(&self, folder: &str, chosen: &str) -> Outcome<InvitesReport> {
+        let state = self.folder(folder)?;
+        let access = state.folder.store().access(state.no())?;
+        let named = InviteCode::from_text(chosen).ok().map(|code| InviteKeys::of(&code).invite());
+        let fits = |invite: &InviteKey| {
+            named.map_or_else(
+                || !chosen.is_empty() && invite.to_hex().starts_with(chosen),
+                |named| named == *invite,
+            )
+        };
+        let found: Vec<InviteKey> = access.invites.keys().copied().filter(|invite| fits(invite)).collect();
+        let [invite] = found[..] else {
+            return Err(Problem::failed_with(
+                "No single invite is meant by that.",
+                "`cobox-ctl folder invite FOLDER --list` shows them.",
+            ));
+        };
+        state.folder.void_invite(invite)?;
+        self.invites(folder)
+    }
+
+    /// Joins a folder with a code, and waits for its present state.
+    pub fn join(
+        &self,
+        code: &str,
+        name: Option<&str>,
+        timeout: Duration,
+        tell: Tell<'_>,
+    ) -> Outcome<JoinReport> {
+        let code = InviteCode::from_text(code).map_err(|_| {
+            Problem::usage(
+                "This is not an invite's code, or it was mistyped.",
+                "Use the line that `cobox-ctl folder invite` printed, whole and unchanged.",
+            )
+        })?;
+        let (started, deadline) = (Instant::now(), Instant::now() + timeout);
+        let folder = self.ask_to_join(&code, name, deadline, tell)?;
+        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.locator_version.fetch_add(1, Ordering::SeqCst);
+        let state = self.adopt(folder)?;
+        if !grants(&state)?.is_empty()
+            && let Err(problem) = self.arrive(ARRIVE_WAIT, tell)
+        {
+            // It is joined all the same, and goes on arriving.
+            tracing::info!(%problem, "the folder is still arriving");
+        }
+        let entries = state.folder.store().log_heads(state.no())?.iter().map(|head| head.seq).sum();
+        Ok(JoinReport {
+            folder: state.folder.name(),
+            id: state.folder.id().to_hex(),
+            role: PersonRole::of(state.folder.role()?.unwrap_or(Role::Read)),
+            entries,
+            elapsed_ms,
+        })
+    }
+
+    fn ask_to_join(
+        &self,
+        code: &InviteCode,
+        name: Option<&str>,
+        deadline: Instant,
+        tell: Tell<'_>,
+    ) -> Outcome<Arc<Folder>> {
+        let ended = Arc::new(AtomicBool::new(false));
+        let answers = self.ask_hints(code, &ended)?;
+        let _end = Ending(ended);
+        let (mut last, mut refused_since) = ("Nobody has answered yet.".to_owned(), None::<Instant>);
+        loop {
+            tell(&asking(&last))?;
+            if self.is_ending() {
+                return Err(Problem::failed("The daemon is ending."));
+            }
+            if Instant::now() >= deadline {
+                return Err(Problem::new(
+                    Exit::NotReached,
+                    format!("Nobody has let this device in. {last}"),
+                    "An admin's device must be online. Run the same command again; the code stays good until it expires.",
+                ));
+            }
+            match answers.recv_timeout(JOIN_POLL) {
+                Ok(Answer::Records(records)) => {
+                    if let Some(folder) = self.home.join_finish(code, name, &records)? {
+                        return Ok(folder);
+                    }
+                    "An admin let it in, and its keys are on their way.".clone_into(&mut last);
+                }
+                Ok(Answer::Waiting) => {
+                    refused_since = None;
+                    "The request was passed on, and no admin's device has answered.".clone_into(&mut last);
+                }
+                Ok(Answer::Refused) => {
+                    let since = *refused_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= REFUSED_FOR {
+                        return Err(Problem::refused(
+                            "The invite was used, taken back, or has expired.",
+                            "Ask whoever invited you for a new one.",
+                        ));
+                    }
+                }
+                Ok(Answer::NotReached(problem)) => last = problem,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Problem::failed("The network was shut down."));
+                }
+            }
+        }
+    }
+
+    /// Asks every peer of the code, each on a thread of its own: one that is away must not delay the others.
+    fn ask_hints(
+        &self,
+        code: &InviteCode,
+        ended: &Arc<AtomicBool>,
+    ) -> Outcome<std::sync::mpsc::Receiver<Answer>> {
+        let request = Arc::new(self.home.join_request(code)?);
+        let (sender, answers) = channel();
+        for hint in code.hints.clone() {
+            let (node, request, sender) = (self.node.clone(), Arc::clone(&request), sender.clone());
+            let (ended, keys) = (Arc::clone(ended), Arc::new(InviteKeys::of(code)));
+            let ask = move || {
+                while !ended.load(Ordering::SeqCst) {
+                    let keys = Arc::clone(&keys);
+                    let sign = Arc::new(move |transcript: &[u8]| keys.sign_session(transcript));
+                    let answer = match node.redeem(&hint, &request, sign) {
+                        Ok(Some(records)) => Answer::Records(records),
+                        Ok(None) => Answer::Waiting,
+                        Err(NetError::Refused { .. }) => Answer::Refused,
+                        Err(NetError::ShutDown) => return,
+                        Err(error) => Answer::NotReached(Problem::from(error).message),
+                    };
+                    if sender.send(answer).is_err() {
+                        return;
+                    }
+                    std::thread::sleep(JOIN_POLL);
+                }
+            };
+            std::thread::Builder::new()
+                .name("join".into())
+                .spawn(ask)
+                .map_err(|error| Problem::failed(format!("A thread cannot be started: {error}.")))?;
+        }
+        Ok(answers)
+    }
+
+    /// Who is here.
+    pub fn people(&self, folder: &str) -> Outcome<PeopleReport> {
+        let state = self.folder(folder)?;
+        let access = state.folder.store().access(state.no())?;
+        let me = access.devices.get(&state.folder.log()).map(|device| device.member);
+        let members = access.members.iter().map(|(member, standing)| Person {
+            id: member.to_hex(),
+            role: PersonRole::of(standing.role),
+            here: me == Some(*member),
+            devices: devices_of(&state, &access, *member),
+        });
+        let clashed = access.invites.iter().filter(|(_, (_, state))| *state == InviteState::Clashed);
+        let alerts = clashed.map(|(invite, _)| {
+            format!(
+                "Two devices used the invite {invite} at the same time. Neither was let in, and the keys were changed; somebody else has seen the code."
+            )
+        });
+        Ok(PeopleReport {
+            folder: state.folder.name(),
+            role: access.role_of(&state.folder.log()).map(PersonRole::of),
+            members: members.collect(),
+            former: access.former.keys().map(|log| device(&state, log)).collect(),
+            alerts: alerts.collect(),
+        })
+    }
+
+    /// Changes what a person's devices may do.
+    pub fn person_role(&self, folder: &str, who: &str, role: PersonRole) -> Outcome<DepartureReport> {
+        let state = self.folder(folder)?;
+        let member = find_member(&state, who)?;
+        if role != PersonRole::Admin {
+            require_other_admin(&state, |_, other| other != member)?;
+        }
+        self.depart(&state, member, Some(role), |folder| folder.set_role(member, role.role()))
+    }
+
+    /// Removes a person.
+    pub fn person_remove(&self, folder: &str, who: &str) -> Outcome<DepartureReport> {
+        let state = self.folder(folder)?;
+        let member = find_member(&state, who)?;
+        require_other_admin(&state, |_, other| other != member)?;
+        self.depart(&state, member, None, |folder| folder.remove_member(member))
+    }
+
+    /// Removes one device.
+    pub fn device_remove(&self, folder: &str, which: &str) -> Outcome<DepartureReport> {
+        let state = self.folder(folder)?;
+        let access = state.folder.store().access(state.no())?;
+        let fits = |log: &&LogId| is_meant(&log.to_hex(), Some(label(&state.folder, log)), which);
+        let found: Vec<LogId> = access.devices.keys().filter(fits).copied().collect();
+        let log = single(&found, which, "device")?;
+        require_other_admin(&state, |other, _| other != log)?;
+        let before = (readable_entries(&state)?, access.epochs.len() as u64);
+        let devices = vec![device(&state, &log)];
+        state.folder.remove_device(log)?;
+        self.departed(&state, devices, None, before)
+    }
+
+    fn depart(
+        &self,
+        state: &FolderState,
+        member: MemberId,
+        role: Option<PersonRole>,
+        act: impl FnOnce(&Folder) -> cobox_store::error::Result<()>,
+    ) -> Outcome<DepartureReport> {
+        let access = state.folder.store().access(state.no())?;
+        let before = (readable_entries(state)?, access.epochs.len() as u64);
+        let devices = devices_of(state, &access, member);
+        act(&state.folder)?;
+        self.departed(state, devices, role, before)
+    }
+
+    fn departed(
+        &self,
+        state: &FolderState,
+        devices: Vec<PersonDevice>,
+        role: Option<PersonRole>,
+        (readable_entries, readable_epochs): (u64, u64),
+    ) -> Outcome<DepartureReport> {
+        self.tell_network(state)?;
+        let now = state.folder.store().access(state.no())?.epochs.len() as u64;
+        Ok(DepartureReport {
+            folder: state.folder.name(),
+            devices,
+            role,
+            readable_entries,
+            readable_epochs,
+            rotated: now > readable_epochs,
+        })
+    }
+
+    /// What is owed to the others: vouches, epochs, and answers to those who ask to be let in.
+    pub fn tend(self: &Arc<Self>, state: &Arc<FolderState>) -> Outcome<()> {
+        let tended = state.folder.tend()?;
+        if tended.vouches > 0 {
+            tracing::info!(folder = %state.folder.id(), vouches = tended.vouches, "vouched for logs that ended");
+        }
+        self.turn_read_only(state)
+    }
+
+    /// Answers requests to be let in.
+    pub fn answer_joins(&self) {
+        for (no, request) in self.node.take_joins() {
+            let Some(state) = self.folders().into_iter().find(|state| state.no() == no) else { continue };
+            if !matches!(state.folder.role(), Ok(Some(Role::Admin))) {
+                continue;
+            }
+            match state.folder.admit(&request) {
+                Ok(Admission::New) => tracing::info!(folder = %state.folder.id(), "a device joined"),
+                Ok(Admission::Known) => {}
+                Err(error) => {
+                    tracing::warn!(folder = %state.folder.id(), %error, "a request to join was refused");
+                }
+            }
+        }
+    }
+}
+
+fn asking(what: &str) -> WaitProgress {
+    WaitProgress {
+        stage: "connecting".to_owned(),
+        copies_proved: 0,
+        copies_wanted: 0,
+        bytes_done: 0,
+        bytes_total: 0,
+        rate: 0,
+        eta_s: None,
+        missing: what.to_owned(),
+    }
+}
+
+/// Tells the threads that ask to stop.
+struct Ending(Arc<AtomicBool>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The first few addresses that others can use: those of this machine alone only where there are no others.
+fn short(addresses: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    // A binary multiaddr begins with its protocol: 4 is IPv4, 41 (0x29) IPv6.
+    const LOOPBACK_V6: [u8; 17] = [0x29, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let is_local = |address: &Vec<u8>| address.starts_with(&[4, 127]) || address.starts_with(&LOOPBACK_V6);
+    let (local, mut usable): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_local);
+    if usable.is_empty() {
+        usable = local;
+    }
+    usable.truncate(HINT_ADDRESSES_MAX);
+    usable
+}
+
+fn label(folder: &Folder, log: &LogId) -> String {
+    folder.label_of(log).unwrap_or_else(|| "a device".to_owned())
+}
+
+fn device(state: &FolderState, log: &LogId) -> PersonDevice {
+    let store = state.folder.store();
+    let head = store.log_head(state.no(), *log).ok().flatten();
+    let entry = head.and_then(|head| store.entry(state.no(), *log, head.seq).ok().flatten());
+    let body = entry.and_then(|entry| state.folder.open_entry(&entry).ok());
+    PersonDevice {
+        id: log.to_hex(),
+        label: label(&state.folder, log),
+        here: *log == state.folder.log(),
+        entries: head.map_or(0, |head| head.seq),
+        last_seen_ms: body.map(|body| body.hlc >> 16),
+    }
+}
+
+fn devices_of(state: &FolderState, access: &Access, member: MemberId) -> Vec<PersonDevice> {
+    let listed = access.devices.iter().filter(|(_, device)| device.member == member);
+    listed.map(|(log, _)| device(state, log)).collect()
+}
+
+fn readable_entries(state: &FolderState) -> Outcome<u64> {
+    Ok(state.folder.store().log_heads(state.no())?.iter().map(|head| head.seq).sum())
+}
+
+/// Whether a person means this: by the beginning of its id, or by its label.
+fn is_meant(id: &str, label: Option<String>, chosen: &str) -> bool {
+    const PREFIX_MIN: usize = 4;
+    (chosen.len() >= PREFIX_MIN && id.starts_with(chosen)) || label.as_deref() == Some(chosen)
+}
+
+fn single<T: Copy>(found: &[T], chosen: &str, what: &str) -> Outcome<T> {
+    match found {
+        [one] => Ok(*one),
+        [] => Err(Problem::failed_with(
+            format!("The folder has no {what} {chosen:?}."),
+            "`cobox-ctl member list FOLDER` shows ids and labels.",
+        )),
+        _ => Err(Problem::failed_with(
+            format!("More than one {what} is called {chosen:?}."),
+            "Use the beginning of the id; `cobox-ctl member list FOLDER` shows it.",
+        )),
+    }
+}
+
+fn find_member(state: &FolderState, who: &str) -> Outcome<MemberId> {
+    let access = state.folder.store().access(state.no())?;
+    let fits = |member: &&MemberId| {
+        let mut devices = access.devices.iter().filter(|(_, device)| device.member == **member);
+        is_meant(&member.to_hex(), None, who)
+            || devices.any(|(log, _)| is_meant(&log.to_hex(), Some(label(&state.folder, log)), who))
+    };
+    let found: Vec<MemberId> = access.members.keys().filter(fits).copied().collect();
+    single(&found, who, "member")
+}
+
+/// A folder without an admin lets nobody in or out until its founder's words are used.
+fn require_other_admin(state: &FolderState, stays: impl Fn(LogId, MemberId) -> bool) -> Outcome<()> {
+    let access = state.folder.store().access(state.no())?;
+    let mut admins = access.devices.values().filter(|device| device.role == Role::Admin);
+    if admins.any(|device| stays(device.log, device.member)) {
+        Ok(())
+    } else {
+        Err(Problem::refused(
+            "The folder would be left without an admin.",
+            "Make somebody else an admin first: `cobox-ctl member role FOLDER MEMBER admin`.",
+        ))
+    }
+}

@@ -1,0 +1,202 @@
+//! People of a folder as they meet it: two homes with different words and one seeder. Invite, join, write
+//! on both sides, change roles, remove; and what the removed one cannot do any more.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+
+use cobox_tests::process::{Device, Said, Seeder, can_mount, until};
+
+/// Two people's devices and a seeder; fields are dropped in this order.
+struct Scene {
+    ann: Device,
+    bob: Device,
+    seeder: Seeder,
+    dir: tempfile::TempDir,
+}
+
+fn device(dir: &Path, name: &str) -> Device {
+    let device = Device::new(dir, name);
+    let words = dir.join(format!("{name}-words"));
+    let words = words.to_str().expect("a temporary path is text");
+    device.ctl(&["init", "--label", name, "--no-passphrase", "--words-out", words]).ok();
+    device
+}
+
+impl Scene {
+    /// Ann's folder "club" with a seeder; Bob has a device and is in nothing.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (mut ann, mut bob) = (device(dir.path(), "ann"), device(dir.path(), "bob"));
+        let mut seeder = Seeder::new(dir.path(), "seeder");
+        seeder.start();
+        ann.start();
+        bob.start();
+        ann.ctl(&["folder", "create", "club"]).ok();
+        ann.ctl(&["seeder", "add", "club", &seeder.address(), "--quota", "1G"]).ok();
+        Self { ann, bob, seeder, dir }
+    }
+
+    /// Ann invites, Bob joins.
+    fn join(&self, role: &str) {
+        let code = invite(&self.ann, role);
+        let said = self.bob.ctl(&["folder", "join", &code]).ok();
+        assert!(said.out.contains("You are in club"), "{said:?}");
+    }
+}
+
+fn invite(device: &Device, role: &str) -> String {
+    let said = device.ctl(&["folder", "invite", "club", "--role", role]).ok();
+    assert!(said.out.contains('█'), "a QR code: {said:?}");
+    said.out.lines().next().expect("a line").to_owned()
+}
+
+fn people(device: &Device) -> serde_json::Value {
+    serde_json::from_str(&device.ctl(&["member", "list", "club", "--json"]).ok().out).expect("JSON")
+}
+
+fn reads(dir: &Path, name: &str, content: &str) -> bool {
+    fs::read_to_string(dir.join(name)).is_ok_and(|found| found == content)
+}
+
+#[test]
+fn invited_person_joins_writes_and_is_removed() {
+    if !can_mount("invited_person_joins_writes_and_is_removed") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.ann.mount("club");
+    fs::write(scene.ann.mount.join("before"), "ann wrote this").expect("writes");
+    scene.ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    scene.join("write");
+    scene.bob.mount("club");
+    until("what was there before is there", || reads(&scene.bob.mount, "before", "ann wrote this"));
+    fs::write(scene.bob.mount.join("bobs"), "bob wrote this").expect("writes");
+    fs::write(scene.ann.mount.join("anns"), "ann goes on").expect("writes");
+    until("Ann sees Bob's", || reads(&scene.ann.mount, "bobs", "bob wrote this"));
+    until("Bob sees Ann's", || reads(&scene.bob.mount, "anns", "ann goes on"));
+
+    let list = people(&scene.ann);
+    assert_eq!(list["members"].as_array().map(Vec::len), Some(2), "{list}");
+    let said = scene.bob.ctl(&["member", "remove", "club", "ann"]);
+    assert_eq!(said.code, 4, "a writer removes nobody: {said:?}");
+
+    let said = scene.ann.ctl(&["member", "remove", "club", "bob"]).ok();
+    assert!(said.out.contains("New keys are in use"), "{said:?}");
+    until("Bob learns of it", || people(&scene.bob)["role"].is_null());
+    // Whatever Bob's device still writes stays with it.
+    let late = fs::write(scene.bob.mount.join("late"), "bob writes on");
+    fs::write(scene.ann.mount.join("after"), "ann without bob").expect("writes");
+    scene.ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    assert!(!scene.ann.mount.join("late").exists(), "{late:?}");
+    assert!(!scene.bob.mount.join("after").exists());
+    assert!(reads(&scene.ann.mount, "bobs", "bob wrote this"), "what was written before stays");
+    assert_eq!(scene.ann.ctl(&["health", "club"]).code, 0);
+    drop(scene.seeder.address());
+    drop(scene.dir.path());
+}
+
+#[test]
+fn reader_reads_and_cannot_write_until_promoted() {
+    if !can_mount("reader_reads_and_cannot_write_until_promoted") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.ann.mount("club");
+    fs::write(scene.ann.mount.join("notes"), "for all").expect("writes");
+    scene.join("read");
+    scene.bob.mount("club");
+    until("the reader reads", || reads(&scene.bob.mount, "notes", "for all"));
+    let refused = fs::write(scene.bob.mount.join("mine"), "x").expect_err("read-only");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    scene.ann.ctl(&["member", "role", "club", "bob", "write"]).ok();
+    until("Bob learns of it", || people(&scene.bob)["role"] == "write");
+    let mount = scene.bob.mount.to_str().expect("a temporary path is text");
+    scene.bob.ctl(&["umount", mount]).ok();
+    scene.bob.mount("club");
+    fs::write(scene.bob.mount.join("mine"), "now I may").expect("writes");
+    until("Ann sees it", || reads(&scene.ann.mount, "mine", "now I may"));
+    // And back again: the mount turns read-only by itself.
+    scene.ann.ctl(&["member", "role", "club", "bob", "read"]).ok();
+    until("Bob's mount refuses", || {
+        fs::write(scene.bob.mount.join("more"), "x")
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
+    });
+    assert!(reads(&scene.bob.mount, "mine", "now I may"));
+}
+
+#[test]
+fn code_is_good_once_until_it_is_taken_back() {
+    let scene = Scene::new();
+    let joined =
+        |device: &Device, code: &str| -> Said { device.ctl(&["folder", "join", code, "--timeout", "40s"]) };
+    let code = invite(&scene.ann, "write");
+    let mut bent = code.clone();
+    bent.replace_range(20..21, if &code[20..21] == "q" { "p" } else { "q" });
+    assert_eq!(joined(&scene.bob, &bent).code, 2);
+    // The first to come is in; the code is worth nothing to the next.
+    scene.bob.ctl(&["folder", "join", &code, "--name", "Ann's club"]).ok();
+    let mut eve = device(scene.dir.path(), "eve");
+    eve.start();
+    assert_eq!(joined(&eve, &code).code, 4);
+    let list = scene.ann.ctl(&["folder", "invite", "club", "--list"]).ok();
+    assert!(list.out.contains("used by bob"), "{list:?}");
+    // One that is taken back is worth nothing to anybody.
+    let code = invite(&scene.ann, "read");
+    scene.ann.ctl(&["folder", "invite", "club", "--void", &code]).ok();
+    assert_eq!(joined(&eve, &code).code, 4);
+    // Nor one that has expired, although it is still open in the log.
+    let said = scene.ann.ctl(&["folder", "invite", "club", "--role", "read", "--expires", "1s"]).ok();
+    let code = said.out.lines().next().expect("a line").to_owned();
+    until("it expires", || {
+        scene.ann.ctl(&["folder", "invite", "club", "--list"]).ok().out.contains("expired")
+    });
+    assert_eq!(joined(&eve, &code).code, 4);
+    // From standard input, so that it is in no list of processes.
+    let code = invite(&scene.ann, "admin");
+    let mut command = eve.command(&["folder", "join", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
+    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), code.as_bytes()).expect("writes");
+    assert!(child.wait().expect("ends").success());
+    assert_eq!(people(&eve)["role"], "admin");
+}
+
+#[test]
+fn lost_device_is_removed_and_its_owner_comes_back_with_the_words() {
+    let mut scene = Scene::new();
+    scene.join("write");
+    // Bob's words find the club at its seeder, once his device has left its locator there.
+    until("the locator is left", || {
+        let dir = scene.dir.path().join("try-home");
+        drop(fs::remove_dir_all(&dir));
+        let again = Device::new(scene.dir.path(), "try");
+        recover(&again, scene.dir.path(), &scene.seeder.address()).code == 0
+    });
+    scene.bob.stop();
+    let said = scene.ann.ctl(&["device", "remove", "club", "bob"]).ok();
+    assert!(said.out.contains("can write nothing more"), "{said:?}");
+    let again = Device::new(scene.dir.path(), "again");
+    recover(&again, scene.dir.path(), &scene.seeder.address()).ok();
+    until("Ann sees the new device", || people(&scene.ann).to_string().contains("\"label\":\"again\""));
+    drop(again.ctl(&["daemon", "stop"]));
+}
+
+fn recover(device: &Device, dir: &Path, address: &str) -> Said {
+    let words = dir.join("bob-words");
+    let words = words.to_str().expect("a temporary path is text");
+    let label = device.home.file_name().and_then(|name| name.to_str()).expect("named").replace("-home", "");
+    let said = device.ctl(&[
+        "recover",
+        "--words-file",
+        words,
+        "--seeder",
+        address,
+        "--label",
+        &label,
+        "--no-passphrase",
+    ]);
+    if said.code != 0 || label == "try" {
+        drop(device.ctl(&["daemon", "stop"]));
+    }
+    said
+}
