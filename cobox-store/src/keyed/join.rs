@@ -121,8 +121,9 @@ impl Home {
             _ => return Err(Error::NotAMember),
         };
         check_name(&name, &known)?;
-        self.folder_keep(no, &device.row(row.index, &name), &keyring)?;
+        self.epochs_keep(no, &keyring)?;
         let mut batch = Batch::default();
+        self.stage_folder_row(no, &device.row(row.index, &name), &mut batch);
         batch.delete(&join_key(invite));
         self.store.db().commit(batch, Durability::Synced)?;
         self.folder(no).map(Some)
