@@ -439,6 +439,24 @@ def read_boxes(r):
     return dict(ascending(r.list(4096, lambda r: (r.id32(), r.take(80))), key=lambda item: item[0]))
 
 
+def read_end(r):
+    end = r.id32(), r.u64(), r.id32()
+    need((end[1] == 0) == (end[2] == bytes(32)), "end of a log")
+    return end
+
+
+def read_ends(r):
+    return ascending(r.list(1024, read_end), key=lambda end: end[0])
+
+
+def check_redemption(record):
+    act = record["act"]
+    device = act["device"]
+    keys = device["log"] + device["kem"] + device["member"] + device["recovery_kem"]
+    signed = b"cobox/v1/invite" + H(record["folder"][:16] + keys)
+    ed25519_verify(act["invite"], signed, act["redemption"])
+
+
 def read_act(r):
     kind = r.u8()
     if kind == 1:
@@ -450,6 +468,23 @@ def read_act(r):
         act = {"peer_id": r.bytes16(64), "kem": r.id32(), "quota": r.u64(), "until": r.u64()}
         act["addresses"] = r.list(16, lambda r: r.bytes16(256))
         act.update(swarm_epoch=r.id32(), swarm_box=r.take(80))
+    elif kind in (3, 10):
+        act = {"end": read_end(r)}
+        need(kind == 3 or act["end"][1] > 0, "vouch")
+    elif kind == 4:
+        act = {"member": r.id32(), "ends": read_ends(r)}
+    elif kind == 5:
+        act = {"member": r.id32(), "role": r.u8(), "ends": read_ends(r)}
+        need(1 <= act["role"] <= 3 and (act["role"] == 1 or not act["ends"]), "role")
+    elif kind == 6:
+        act = {"invite": r.id32(), "role": r.u8(), "expires": r.u64(), "label_key": r.take(72)}
+        need(1 <= act["role"] <= 3, "role")
+    elif kind == 7:
+        act = {"invite": r.id32()}
+    elif kind == 9:
+        act = {"peer_id": r.bytes16(64)}
+    elif kind == 13:
+        act = {"device": read_device(r), "invite": r.id32(), "redemption": r.take(64)}
     elif kind == 11:
         act = {"commit": r.id32(), "boxes": read_boxes(r), "swarm_boxes": read_boxes(r)}
         previous = r.list(64, lambda r: (r.id32(), r.take(72)))
@@ -472,6 +507,8 @@ def read_record(data):
     need(genesis == (not record["parents"]) == (record["folder"] == bytes(32)), "parents")
     record["hash"] = H(unsigned)
     ed25519_verify(record["author"], b"cobox/v1/access" + record["hash"], signature)
+    if record["kind"] == 13:
+        check_redemption(record)
     return record
 
 

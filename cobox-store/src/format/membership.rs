@@ -189,7 +189,7 @@ fn decode_heads(reader: &mut Reader<'_>) -> Result<Vec<LogHead>, DecodeError> {
 
 /// An act of each type of this file, for the round trips in `access.rs`. All are of folder `[1; 32]`.
 #[cfg(test)]
-pub(super) fn one_of_each(device: &Device) -> Vec<Act> {
+pub(crate) fn one_of_each(device: &Device) -> Vec<Act> {
     use ed25519_dalek::{Signer as _, SigningKey};
 
     use crate::id::{LogId, MemberId};

@@ -1,19 +1,21 @@
 //! Layouts alone: bytes that a decoder must take, and bytes with one fault that it must refuse.
 
+use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 
 use super::story::{Story, chunk_ref, told};
 use super::{noise, seed};
-use crate::format::access::UnverifiedRecord;
+use crate::format::access::{Act, Device, Record, Role, SEALED_LABEL_BYTES, Unsigned, UnverifiedRecord};
 use crate::format::address::SeederAddress;
 use crate::format::codec::{Reader, Writer};
 use crate::format::content::{Content, Extent, Node};
 use crate::format::entry::{Body, UnverifiedEntry};
 use crate::format::locator::{UnverifiedLocator, decode_folders, encode_folders};
+use crate::format::membership;
 use crate::format::op::{Op, OpGroup};
 use crate::format::pack::{Footer, PackRef, decode_directory, encode_directory};
 use crate::format::proof::{Challenge, LeafProof, Outboard};
-use crate::id::{Ino, LinkId, OpId, PackId, hex};
+use crate::id::{FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash, hex};
 use crate::keyed::MemberSecret;
 
 /// The cases of one layout, each checked against the decoder as it is added.
@@ -88,6 +90,27 @@ fn pack_of(case: &Value) -> Option<PackRef> {
     Some(PackRef { id: PackId::from_hex(case.get("pack")?.as_str()?)?, size: number(case, "size")? })
 }
 
+/// A record of each act by which people and devices come and go.
+fn comings_and_goings() -> Vec<Record> {
+    let key = SigningKey::from_bytes(&seed("admin"));
+    let device = Device {
+        log: LogId(seed("joining log")),
+        kem: KemKey(seed("joining kem")),
+        member: MemberId(seed("joining member")),
+        recovery_kem: KemKey(seed("joining recovery kem")),
+        role: Role::Write,
+        label: [7; SEALED_LABEL_BYTES],
+    };
+    let sign = |act: Act| {
+        let (folder, parents) = (FolderId([1; 32]), vec![RecordHash(seed("parent"))]);
+        let author = key.verifying_key().to_bytes();
+        let content = Unsigned { folder, parents, author, issued_ms: 1, act };
+        let signature = key.sign(&content.signed_bytes()).to_bytes();
+        Record::new(content, signature)
+    };
+    membership::one_of_each(&device).into_iter().map(sign).collect()
+}
+
 fn signed(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
     let again = |bytes: &[u8], _: &Value| Some(UnverifiedRecord::decode(bytes).ok()?.verify().ok()?.encode());
     let mut records = Cases::new(again);
@@ -95,6 +118,9 @@ fn signed(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
         ["genesis", "first epoch", "grant", "add device", "second epoch"].iter().zip(&story.records)
     {
         records = records.with_faults(name, &record.encode(), Value::Null);
+    }
+    for (number, record) in comings_and_goings().iter().enumerate() {
+        records = records.with_faults(&format!("coming and going {number}"), &record.encode(), Value::Null);
     }
     let genesis = story.records[0].encode();
     records = records
