@@ -92,8 +92,6 @@ fn invited_person_joins_writes_and_is_removed() {
     assert!(!scene.bob.mount.join("after").exists());
     assert!(reads(&scene.ann.mount, "bobs", "bob wrote this"), "what was written before stays");
     assert_eq!(scene.ann.ctl(&["health", "club"]).code, 0);
-    drop(scene.seeder.address());
-    drop(scene.dir.path());
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn records_in_any_causal_order_give_one_state() {
     let (mut admitted, mut refused, mut bounds) = (0, 0, 0);
     for seed in seeds() {
         let mut dice = Dice(seed);
-        let mut world = World::new();
+        let mut world = group();
         for _ in 0..24 {
             let author = u8::try_from(1 + dice.roll(7)).expect("small");
             let known: Vec<RecordHash> = world.all.iter().map(Record::hash).collect();
