@@ -54,7 +54,7 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
     })
 }
 
-fn keep(daemon: &Arc<Daemon>, state: &Arc<FolderState>) -> Outcome<()> {
+fn keep(daemon: &Daemon, state: &FolderState) -> Outcome<()> {
     daemon.tend(state)?;
     daemon.tell_network(state)?;
     if let Some(vfs) = state.vfs() {

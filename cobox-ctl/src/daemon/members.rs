@@ -340,12 +340,12 @@ impl Daemon {
     }
 
     /// What is owed to the others: vouches, epochs, and answers to those who ask to be let in.
-    pub fn tend(self: &Arc<Self>, state: &Arc<FolderState>) -> Outcome<()> {
+    pub fn tend(&self, state: &FolderState) -> Outcome<()> {
         let tended = state.folder.tend()?;
         if tended.vouches > 0 {
             tracing::info!(folder = %state.folder.id(), vouches = tended.vouches, "vouched for logs that ended");
         }
-        self.turn_read_only(state)
+        state.apply_role()
     }
 
     /// Answers requests to be let in.

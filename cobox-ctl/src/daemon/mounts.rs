@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cobox_fs::mount::{Mount, MountOptions, check_mount_point, clear_stale};
-use cobox_fs::vfs::{Background, Vfs, VfsOptions};
+use cobox_fs::vfs::{Background, Permission, Vfs, VfsOptions};
 use cobox_store::format::access::Role;
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +56,10 @@ impl FolderState {
     pub fn mount_report(&self) -> Option<MountReport> {
         if let Some(mounted) = self.mounted() {
             let gone = (!mounted.mount.is_live()).then(|| "Somebody else took the mount off.".to_owned());
-            let gone = gone.or_else(|| self.mount_problem.lock().clone());
-            return Some(mounted.wanted.report(gone));
+            let report = mounted.wanted.report(gone);
+            let refuses =
+                report.read_only || !matches!(self.folder.role(), Ok(role) if role >= Some(Role::Write));
+            return Some(MountReport { read_only: refuses, ..report });
         }
         let problem = self.mount_problem.lock().clone();
         self.wanted_mount().map(|wanted| wanted.report(problem))
@@ -162,30 +164,17 @@ impl FolderState {
 }
 
 impl FolderState {
-    /// The mount that still takes changes although the device may not write any more.
-    fn outlived(&self) -> Outcome<Option<WantedMount>> {
-        let mounted = self.mounted().filter(|mounted| mounted.wanted.access == MountAccess::ReadWrite);
-        let writes = self.folder.role()? >= Some(Role::Write);
-        Ok(mounted.filter(|_| !writes).map(|mounted| mounted.wanted.clone()))
+    /// Lets the mount take changes as long as the device may write.
+    pub fn apply_role(&self) -> Outcome<()> {
+        if let Some(vfs) = self.vfs() {
+            let writes = self.folder.role()? >= Some(Role::Write);
+            vfs.set_permission(if writes { Permission::Write } else { Permission::Read });
+        }
+        Ok(())
     }
 }
 
 impl Daemon {
-    /// Makes a mount read-only whose device lost the right to write. One that is in use stays until it is
-    /// let go: what is written there stays on this device.
-    pub fn turn_read_only(self: &Arc<Self>, state: &Arc<FolderState>) -> Outcome<()> {
-        let Some(wanted) = state.outlived()? else { return Ok(()) };
-        if state.mount_problem.lock().is_some() {
-            return Ok(());
-        }
-        if let Err(problem) = state.unmount() {
-            let text = "This device may not write here any more. Unmount the folder and mount it again.";
-            *state.mount_problem.lock() = Some(text.to_owned());
-            return Err(problem);
-        }
-        state.mount(self, wanted).map(drop)
-    }
-
     /// Ends the mount at `dir`, or forgets that it was wanted.
     pub fn umount(&self, dir: &Path) -> Outcome<MountReport> {
         for state in self.folders() {

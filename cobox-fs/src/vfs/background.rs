@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Cut, Link, Vfs, ahead};
+use super::{Cut, Link, Permission, Vfs, ahead};
 
 /// Quiet time after which a cut follows, with a peer connected.
 const IDLE: Duration = Duration::from_millis(50);
@@ -116,6 +116,17 @@ impl Vfs {
         self.connected.store(link == Link::Up, Ordering::Relaxed);
         let _state = self.wake.state.lock();
         self.wake.changed.notify_all();
+    }
+
+    /// Says what the device may do now; without the right to write every change is refused with `EROFS`, also
+    /// through files that are open. What was written before and is in no entry stays on this device.
+    pub fn set_permission(&self, permission: Permission) {
+        self.forbidden.store(permission == Permission::Read, Ordering::Relaxed);
+    }
+
+    /// Whether every change is refused.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.options.read_only || self.forbidden.load(Ordering::Relaxed)
     }
 
     fn cut_loop(&self, stop: &AtomicBool) {

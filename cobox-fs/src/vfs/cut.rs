@@ -68,7 +68,7 @@ impl Vfs {
     /// # Errors
     /// `ENOSPC`, `EIO`; what could not be written stays and is tried again.
     pub fn cut(&self, why: Cut) -> Result<(), Errno> {
-        if self.options.read_only {
+        if self.is_read_only() {
             return Ok(());
         }
         let _one = self.cutting.lock();

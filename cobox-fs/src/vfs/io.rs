@@ -89,7 +89,7 @@ impl Vfs {
     /// # Errors
     /// `EISDIR`, `EROFS`, `ESTALE`.
     pub fn open_file(&self, ino: u64, flags: OpenFlags) -> Result<u64, Errno> {
-        if flags.write && self.options.read_only {
+        if flags.write && self.is_read_only() {
             return Err(Errno::EROFS);
         }
         match self.numbers.get(ino)? {
@@ -256,6 +256,9 @@ impl Vfs {
         let (file, flags) = self.handles.file(fh)?;
         if !flags.write {
             return Err(Errno::EBADF);
+        }
+        if self.is_read_only() {
+            return Err(Errno::EROFS);
         }
         let written = u32::try_from(data.len()).map_err(|_| Errno::EINVAL)?;
         self.room(u64::from(written))?;

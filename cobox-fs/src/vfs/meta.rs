@@ -220,7 +220,7 @@ impl Vfs {
     /// # Errors
     /// `EROFS`, `EACCES`, `EINVAL`, `ENOSPC`.
     pub fn setattr(&self, number: u64, change: &SetAttr) -> Result<Attr, Errno> {
-        if self.options.read_only {
+        if self.is_read_only() {
             return Err(Errno::EROFS);
         }
         let ino = match self.numbers.get(number) {

@@ -99,6 +99,15 @@ pub enum Link {
     Down,
 }
 
+/// What the device may do with the folder, which an admin can change while it is mounted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Permission {
+    /// Read it.
+    Read,
+    /// Change it.
+    Write,
+}
+
 /// Something the kernel must forget because another device changed it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Invalidate {
@@ -190,6 +199,7 @@ pub struct Vfs {
     streamer: stream::Streamer,
     ahead: ahead::Ahead,
     connected: AtomicBool,
+    forbidden: AtomicBool,
     dirty_bytes: Arc<AtomicU64>,
     pending_groups: AtomicU64,
     pending_bytes: AtomicU64,
@@ -226,6 +236,7 @@ impl Vfs {
             streamer: stream::Streamer::default(),
             ahead: ahead::Ahead::default(),
             connected: AtomicBool::new(false),
+            forbidden: AtomicBool::new(false),
             dirty_bytes: Arc::default(),
             pending_groups: AtomicU64::new(0),
             pending_bytes: AtomicU64::new(0),

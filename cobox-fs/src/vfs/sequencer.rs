@@ -100,7 +100,7 @@ impl Vfs {
         &self,
         build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
     ) -> Result<R, Errno> {
-        if self.options.read_only {
+        if self.is_read_only() {
             return Err(Errno::EROFS);
         }
         self.room(0)?;

@@ -80,7 +80,7 @@ pub struct Access {
     /// Those of them whose keys are not boxed to exactly the devices and members that their author knew
     /// of: somebody was left out, or let in.
     pub odd_epochs: Vec<EpochId>,
-    /// Epochs that only those know who are here now, and that no other such epoch builds on; ascending.
+    /// Those of them that only who is here now knows; ascending.
     pub sealing: Vec<EpochId>,
 }
 

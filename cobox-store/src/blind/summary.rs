@@ -34,12 +34,13 @@ pub(super) fn summarise(
             if devices.contains_key(&LogId(*node.author()))
                 && epoch.boxes.iter().all(|sealed| insiders.contains(&sealed.recipient)))
     };
-    let epoch_heads = uppermost(graph, &|node| matches!(node.act(), Act::NewEpoch(_)));
+    let epoch_heads = uppermost(graph);
+    // What an epoch builds on is wrapped under it, so only the uppermost can be for nobody else.
+    let ours = |id: &&EpochId| graph.nth(&RecordHash(id.0)).is_some_and(|nth| is_ours(&graph.nodes[nth]));
     let odd = |id: &&EpochId| graph.nth(&RecordHash(id.0)).is_some_and(|nth| !is_for_everyone(graph, nth));
     Access {
         folder,
         odd_epochs: epoch_heads.iter().filter(odd).copied().collect(),
-        epoch_heads,
         genesis: graph.nodes.first().expect("a log begins with its genesis").record.clone(),
         ends,
         former,
@@ -48,8 +49,9 @@ pub(super) fn summarise(
         invites: invites(graph, counts),
         epochs: epochs.clone(),
         heads,
-        sealing: uppermost(graph, &is_ours),
+        sealing: epoch_heads.iter().filter(ours).copied().collect(),
         devices,
+        epoch_heads,
     }
 }
 
@@ -166,13 +168,13 @@ fn is_for_everyone(graph: &Graph, nth: Nth) -> bool {
     epoch.boxes.iter().map(|sealed| sealed.recipient).eq(expected)
 }
 
-/// Epochs that `wanted` names and that no other one it names builds on, ascending.
-fn uppermost(graph: &Graph, wanted: &dyn Fn(&Node) -> bool) -> Vec<EpochId> {
+/// Epochs that no epoch builds on, ascending.
+fn uppermost(graph: &Graph) -> Vec<EpochId> {
     let mut below = vec![false; graph.nodes.len()];
     let mut found = Vec::new();
     for nth in (0..graph.nodes.len()).rev() {
         let node = &graph.nodes[nth];
-        let named = wanted(node);
+        let named = matches!(node.act(), Act::NewEpoch(_));
         if named && !below[nth] {
             found.push(EpochId(node.hash.0));
         }
