@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 use cobox_store::format::access::Role;
 
 /// A role as people write it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PersonRole {
-    /// Reads
+    /// Reads.
     Read,
-    /// Reads and writes
+    /// Reads and writes.
     Write,
-    /// Changes who may do what
+    /// Changes who may do what.
     Admin,
 }
 

@@ -279,6 +279,12 @@ impl Frame {
                 w.fixed(&member.0);
                 w.fixed(signature);
             }
+            other => other.encode_join(w),
+        }
+    }
+
+    fn encode_join(&self, w: &mut Writer) {
+        match self {
             Self::Redeem { session, signature, request } => {
                 head(w, 25, *session);
                 w.fixed(signature);

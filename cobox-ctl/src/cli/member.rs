@@ -23,7 +23,7 @@ pub struct Invite {
     /// The folder's name
     pub folder: String,
     /// What the invited person's devices may do
-    #[arg(long, value_enum, required_unless_present_any = ["list", "void"])]
+    #[arg(long, value_parser = role, required_unless_present_any = ["list", "void"], value_name = "read|write|admin")]
     pub role: Option<PersonRole>,
     /// How long the code is good
     #[arg(long, value_parser = span, default_value = "72h", value_name = "SPAN")]
@@ -68,7 +68,7 @@ pub enum MemberVerb {
         /// The beginning of the member's or a device's id, or a device's label
         member: String,
         /// What they may do from now on
-        #[arg(value_enum)]
+        #[arg(value_parser = role, value_name = "read|write|admin")]
         role: PersonRole,
     },
     /// Remove a person with all devices; the words do not open the folder any more
@@ -95,6 +95,12 @@ pub enum DeviceVerb {
         /// The beginning of the device's id, or its label
         device: String,
     },
+}
+
+fn role(text: &str) -> Result<PersonRole, String> {
+    let roles = [PersonRole::Read, PersonRole::Write, PersonRole::Admin];
+    let found = roles.into_iter().find(|role| role.word() == text);
+    found.ok_or_else(|| "A role is read, write or admin.".to_owned())
 }
 
 fn millis(span: Duration) -> u64 {
