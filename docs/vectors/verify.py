@@ -1010,6 +1010,9 @@ FRAMES = {  # fields after the session; 1 and 20 to 23 have none
     18: lambda r: (r.u32(), r.take(r.left())),
     19: read_records,
     24: lambda r: (r.id32(), r.id32(), r.take(64)),
+    25: lambda r: (r.take(64), r.take(409)),
+    26: lambda r: r.take(409),
+    27: lambda r: (),
 }
 WITHOUT_SESSION = {
     1: Reader.id32,
