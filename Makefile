@@ -57,10 +57,15 @@ lint: deps ## rustfmt, clippy and (where installed) cargo deny
 demo: build ## the whole story on real files, in the open (INPUT=path for your own)
 	@COBOX_BIN="$(BIN)" COBOX_SEEDER="$(SEEDER)/cobox-seeder" INPUT="$(INPUT)" scripts/demo.sh
 
-install: build ## copy the three programs to PREFIX (default /usr/local)
+install: build ## copy the programs and their systemd units to PREFIX (default /usr/local); packaging/README.md
 	install -D -m 0755 "$(BIN)/cobox-ctl" "$(DESTDIR)$(PREFIX)/bin/cobox-ctl"
 	install -D -m 0755 "$(BIN)/coboxd" "$(DESTDIR)$(PREFIX)/bin/coboxd"
 	install -D -m 0755 "$(SEEDER)/cobox-seeder" "$(DESTDIR)$(PREFIX)/bin/cobox-seeder"
+	install -d "$(DESTDIR)$(PREFIX)/lib/systemd/system" "$(DESTDIR)$(PREFIX)/lib/systemd/user"
+	sed 's|/usr/local|$(PREFIX)|g' packaging/systemd/cobox-seeder.service >"$(DESTDIR)$(PREFIX)/lib/systemd/system/cobox-seeder.service"
+	sed 's|/usr/local|$(PREFIX)|g' packaging/systemd/coboxd.service >"$(DESTDIR)$(PREFIX)/lib/systemd/user/coboxd.service"
+	install -D -m 0644 packaging/systemd/cobox-seeder.sysusers "$(DESTDIR)$(PREFIX)/lib/sysusers.d/cobox-seeder.conf"
+	install -D -m 0644 README.md "$(DESTDIR)$(PREFIX)/share/doc/cobox/README.md"
 
 clean: ## remove everything that was compiled (the next build starts from nothing)
 	rm -rf "$(CARGO_TARGET_DIR)"
