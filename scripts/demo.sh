@@ -58,8 +58,8 @@ trap 'say; say interrupted; exit 130' INT
 trap 'exit 143' TERM HUP
 
 now() { printf '%s' "${EPOCHREALTIME/./}"; }
-measure() { # BYTES MICROSECONDS: "12.3 s, 45.6 MB/s"
-    awk -v b="$1" -v u="$2" 'BEGIN { s = u / 1e6; printf "%.1f s, %.1f MB/s", s, (s > 0 ? b / 1e6 / s : 0) }'
+measure() { # BYTES MICROSECONDS: "12.3 s, 45.6 MiB/s"
+    awk -v b="$1" -v u="$2" 'BEGIN { s = u / 1e6; printf "%.1f s, %.1f MiB/s", s, (s > 0 ? b / 1048576 / s : 0) }'
 }
 size_of() { du -sb --apparent-size "$1" | cut -f1; }
 files_in() { find "$1" -type f | wc -l; }
@@ -141,7 +141,7 @@ else
 fi
 bytes=$(size_of "$reference")
 count=$(files_in "$reference")
-say "$count files, $((bytes / 1000000)) MB, in $(cd "$reference" && echo *)"
+say "$count files, $((bytes / 1048576)) MiB, in $(cd "$reference" && echo *)"
 
 step "2. A device and a seeder that cannot read"
 ctl1 init --label laptop --no-passphrase --words-out "$tmp/words" >/dev/null || fail "init"

@@ -189,7 +189,7 @@ impl From<NetError> for Problem {
                 Exit::Refused,
                 "Ask the seeder's owner to accept this folder (`cobox-seeder pending`, then `cobox-seeder accept`).",
             ),
-            E::NotProved { .. } | E::WrongReceipt { .. } => (
+            E::NotProved { .. } | E::EntriesNotProved { .. } | E::WrongReceipt { .. } => (
                 Exit::Damaged,
                 "Do not count on this seeder's copy: ask its owner to run `cobox-seeder scrub`, and add another seeder.",
             ),

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::exit::Problem;
 use crate::people::PersonRole;
+use crate::report::AlarmSettings;
 
 /// A request names at most a path (4 KiB, escaped) and an address (under 4 KiB).
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -69,6 +70,24 @@ pub enum Request {
         /// What the member calls it.
         name: String,
     },
+    /// Changes what a folder should have.
+    FolderSet {
+        /// Which, by name.
+        folder: String,
+        /// Proved copies.
+        copies: Option<u32>,
+        /// How long a proof counts.
+        tolerance_ms: Option<u64>,
+    },
+    /// Where alarms go.
+    AlarmShow,
+    /// Changes where alarms go.
+    AlarmSet {
+        /// All of it.
+        settings: AlarmSettings,
+    },
+    /// Sends an alarm that says it is a test.
+    AlarmTest,
     /// Everything about all folders or one.
     Status {
         /// Which, by name.

@@ -33,10 +33,19 @@ pub struct FolderReport {
     pub alarms: Vec<Alarm>,
     /// Who holds copies.
     pub seeders: Vec<SeederReport>,
-    /// How many seeders say they hold everything.
+    /// How many seeders say they hold everything, or have proved it.
     pub copies_claimed: u32,
-    /// How many have proved it.
+    /// How many have proved it, in a proof that still counts.
     pub copies_proved: u32,
+    /// Those of them whose proof should have been renewed by now.
+    #[serde(default)]
+    pub copies_late: u32,
+    /// How many there should be.
+    #[serde(default)]
+    pub copies_wanted: u32,
+    /// How long a proof counts, in milliseconds.
+    #[serde(default)]
+    pub tolerance_ms: u64,
     /// When the youngest proof that counts was given, in milliseconds since 1970.
     pub proved_at_ms: Option<u64>,
 }
@@ -48,6 +57,32 @@ pub struct Alarm {
     pub what: String,
     /// What to do.
     pub advice: String,
+}
+
+/// Where alarms go besides the log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlarmSettings {
+    /// A program that gets the notice as JSON on its standard input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub program: Option<PathBuf>,
+    /// A web address that the notice is posted to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// An e-mail address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mail: Option<String>,
+    /// How long trouble lasts before it is told, in milliseconds.
+    pub after_ms: u64,
+}
+
+/// How a test of the alarms went.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AlarmTest {
+    /// Where it was sent.
+    pub settings: AlarmSettings,
+    /// What did not work.
+    pub problems: Vec<String>,
 }
 
 /// A mount.
@@ -88,8 +123,12 @@ pub struct LocalReport {
 pub enum Holding {
     /// It lacks something, or was never reached.
     Behind,
+    /// It proved that it holds everything, too long ago to count.
+    Expired,
     /// It says that it holds everything.
     Claimed,
+    /// It proved that it holds everything; the proof counts, and its renewal is late.
+    Late,
     /// It proved that it holds everything.
     Proved,
 }
@@ -126,8 +165,19 @@ pub struct SeederReport {
     pub rate: u64,
     /// What is known of its copy.
     pub holding: Holding,
-    /// When it last proved something, in milliseconds since 1970.
+    /// When it last proved something, in milliseconds since 1970, by this device's clock.
     pub proved_at_ms: Option<u64>,
+    /// When a session with it was last open, by this device's clock.
+    #[serde(default)]
+    pub heard_at_ms: Option<u64>,
+}
+
+impl Holding {
+    /// Whether the proof counts.
+    #[must_use]
+    pub fn is_proved(self) -> bool {
+        matches!(self, Self::Proved | Self::Late)
+    }
 }
 
 /// How far a wait is.
@@ -182,7 +232,7 @@ pub struct ProofReport {
     pub samples: u64,
     /// Samples that were proved.
     pub proved: u64,
-    /// When, in milliseconds since 1970.
+    /// When, in milliseconds since 1970, by this device's clock; 0 when it was not reached.
     pub time_ms: u64,
     /// What was wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -224,6 +274,12 @@ pub struct FolderCheck {
     pub bytes: u64,
     /// Live packs that are not wholly on this device, but at a seeder: no damage.
     pub packs_missing: u64,
+    /// Packs that were damaged.
+    #[serde(default)]
+    pub packs_damaged: u64,
+    /// Files whose content was in the damaged places, from the root of the folder; at most 100.
+    #[serde(default)]
+    pub files_damaged: Vec<String>,
     /// What is wrong, one sentence each.
     pub damage: Vec<String>,
 }

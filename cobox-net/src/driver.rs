@@ -220,6 +220,7 @@ impl Driver {
                 Failure::Refused => Error::Refused { peer },
                 Failure::Protocol => Error::Protocol { peer },
                 Failure::NotProved(pack) => Error::NotProved { peer, pack },
+                Failure::EntriesNotProved => Error::EntriesNotProved { peer },
                 Failure::WrongReceipt => Error::WrongReceipt { peer },
                 Failure::Store => Error::Store(cobox_store::Error::Premature),
             }),

@@ -74,6 +74,12 @@ pub enum Error {
         /// The first pack without a proof.
         pack: PackId,
     },
+    /// The peer says that it has entries whose bytes it could not prove.
+    #[error("peer {peer} could not prove the entries that it says it has")]
+    EntriesNotProved {
+        /// Who.
+        peer: PeerId,
+    },
     /// A signed receipt does not fit the challenge or its signer.
     #[error("the receipt of peer {peer} does not hold")]
     WrongReceipt {

@@ -12,6 +12,7 @@ mod link;
 pub mod node;
 pub mod peer_id;
 pub mod seeder;
+pub mod shown;
 pub mod status;
 mod swarm;
 pub mod sync;

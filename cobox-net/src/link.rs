@@ -198,6 +198,7 @@ fn answer(
     let mut heads = store.log_heads(no)?;
     heads.truncate(cobox_store::format::DEPS_MAX);
     let proofs = store.answer(no, challenge)?;
+    let entries = store.answer_entries(no, challenge)?;
     let (mut held, mut lacking): (Vec<PackId>, u64) = (Vec::new(), 0);
     store.packs_live(no, &mut |pack, state| match state {
         PackState::Complete => held.push(pack.id),
@@ -215,6 +216,9 @@ fn answer(
         packs_lacking: lacking,
         samples_asked: count(challenge.samples.len()),
         samples_proved: count(proofs.iter().flatten().count()),
+        entries_asked: count(challenge.entries.len()),
+        entries_proved: entries.proved,
+        entries_digest: entries.digest,
         live_set_digest: live_set_digest(&held),
         time_ms: now_ms(),
         signature: [0; 64],

@@ -245,14 +245,25 @@ fn owner_accepts_a_pending_grant() {
     until("pending", || {
         member.peer(seeder.peer()).is_some_and(|status| status.session == SessionState::Pending)
     });
-    until("it is listed", || match ask_running(&seeder.data, &Request::Pending) {
-        Ok(Some(Answer::Pending { grants })) => grants.iter().any(|grant| grant.id == made.id().to_hex()),
-        _ => false,
-    });
-    let id = made.id().to_hex()[..8].to_owned();
+    let folder = made.id().to_hex();
+    until("it is listed", || listed(&seeder.data, &folder).is_some());
+    let (id, _) = listed(&seeder.data, &folder).expect("it was a moment ago");
+    let unnamed = Request::Accept { id: folder[..8].to_owned() };
+    ask_running(&seeder.data, &unnamed).expect_err("terms that nobody named");
     ask_running(&seeder.data, &Request::Accept { id }).expect("accepts");
     member.wait_caught_up(seeder.peer());
     member.node.shutdown();
+}
+
+/// The id and quota of the grant that waits for a folder.
+fn listed(data: &std::path::Path, folder: &str) -> Option<(String, u64)> {
+    match ask_running(data, &Request::Pending) {
+        Ok(Some(Answer::Pending { grants })) => {
+            let grant = grants.into_iter().find(|grant| grant.folder == folder)?;
+            Some((grant.id, grant.quota_bytes))
+        }
+        _ => None,
+    }
 }
 
 #[test]
@@ -266,15 +277,13 @@ fn newer_grant_does_not_raise_what_the_owner_accepted() {
     member.write(&[bytes(1, 4096)]);
     member.node.set_peers(member.no, vec![seeder.address()]);
     let id = made.id().to_hex();
-    let asked = || match ask_running(&seeder.data, &Request::Pending) {
-        Ok(Some(Answer::Pending { grants })) => {
-            grants.iter().find(|grant| grant.id == id).map(|grant| grant.quota_bytes)
-        }
-        _ => None,
+    let asked = || listed(&seeder.data, &id).map(|(_, quota_bytes)| quota_bytes);
+    let accept = || {
+        let id = listed(&seeder.data, &id).map_or(id.clone(), |(id, _)| id);
+        ask_running(&seeder.data, &Request::Accept { id }).expect("answers")
     };
-    let accept = || ask_running(&seeder.data, &Request::Accept { id: id.clone() }).expect("answers");
     until("the grant waits", || asked() == Some(MIB as u64));
-    assert!(matches!(accept(), Some(Answer::Done { .. })));
+    assert!(matches!(accept(), Some(Answer::Accepted { .. })));
     assert!(matches!(accept(), Some(Answer::Already { .. })));
     member.wait_caught_up(seeder.peer());
     let raised = made.grant(&seeder.address(), 1 << 30);
@@ -285,7 +294,7 @@ fn newer_grant_does_not_raise_what_the_owner_accepted() {
         other => panic!("no status: {other:?}"),
     };
     assert_eq!(quota(), Some(MIB as u64));
-    assert!(matches!(accept(), Some(Answer::Done { .. })));
+    assert!(matches!(accept(), Some(Answer::Accepted { .. })));
     until("the limit is raised", || quota() == Some(1 << 30) && asked().is_none());
     member.node.shutdown();
 }

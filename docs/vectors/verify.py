@@ -655,7 +655,12 @@ def read_challenge(r):
         need(is_size_class(size) and leaf < -(-size // LEAF), "sample")
         return pack, size, leaf
 
-    return r.id32(), r.list(459, sample)
+    def entry(r):
+        log, seq = r.id32(), r.u64()
+        need(seq > 0, "entry sample")
+        return log, seq
+
+    return r.id32(), r.list(459, sample), r.list(459, entry)
 
 
 # ---------------------------------------------------------------- Content (7)
@@ -939,11 +944,13 @@ def read_receipt(data):
     r.start()
     receipt = {"folder": r.id32(), "seeder": r.bytes16(64), "nonce": r.id32()}
     receipt["heads"] = ascending(r.list(1024, read_head), key=lambda head: head[0])
-    receipt.update(held=r.u64(), lacking=r.u64(), asked=r.u16(), proved=r.u16(), live=r.id32(), time=r.u64())
+    receipt.update(held=r.u64(), lacking=r.u64(), asked=r.u16(), proved=r.u16())
+    receipt.update(entries=r.u16(), entries_proved=r.u16(), entries_digest=r.id32(), live=r.id32(), time=r.u64())
     start = data[:r.at]
     signature = r.take(64)
     r.done()
     need(receipt["proved"] <= receipt["asked"] <= 459, "samples")
+    need(receipt["entries_proved"] <= receipt["entries"] <= 459, "entries")
     peer = receipt["seeder"]
     need(len(peer) == 38 and peer[:6] == bytes.fromhex("002408011220"), "peer id")
     ed25519_verify(peer[6:], b"cobox/v1/receipt" + H(start), signature)

@@ -262,6 +262,8 @@ impl Drop for Device {
 pub struct Seeder {
     /// Its `--data`.
     pub data: PathBuf,
+    /// `any`, or `owner`: then grants wait for `cobox-seeder accept`.
+    pub accept: &'static str,
     listen: Vec<String>,
     child: Option<Child>,
 }
@@ -271,7 +273,7 @@ impl Seeder {
     #[must_use]
     pub fn new(dir: &Path, name: &str) -> Self {
         let listen = vec![format!("/ip4/127.0.0.1/tcp/{}", free_port())];
-        Self { data: dir.join(name), listen, child: None }
+        Self { data: dir.join(name), accept: "any", listen, child: None }
     }
 
     /// Starts it and waits until it knows its address.
@@ -294,7 +296,7 @@ impl Seeder {
             .open(self.data.with_extension("log"))
             .expect("makes a log file");
         let mut command = Command::new(program("cobox-seeder"));
-        command.arg("run").arg("--data").arg(&self.data).args(["--accept", "any"]);
+        command.arg("run").arg("--data").arg(&self.data).args(["--accept", self.accept]);
         for address in &self.listen {
             command.args(["--listen", address]);
         }

@@ -60,7 +60,10 @@ pub enum Verb {
         /// One folder; all without it
         folder: Option<String>,
     },
-    /// Where the bytes of one file are
+    /// Who is told when a folder has fewer copies than it should, or a seeder is silent
+    #[command(subcommand)]
+    Alarm(AlarmVerb),
+    /// Who holds the bytes of one file, and when they last proved it
     Whereis {
         /// A file or folder inside a mount
         path: PathBuf,
@@ -83,6 +86,38 @@ pub enum Verb {
     Device(DeviceVerb),
     /// What is wrong on this machine, and what to do about it
     Doctor,
+    /// Not in this version
+    #[command(flatten)]
+    Later(LaterVerb),
+}
+
+/// Verbs that a later version will have.
+#[derive(Subcommand, Debug)]
+pub enum LaterVerb {
+    /// Not in this version
+    #[command(hide = true)]
+    History(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Undelete(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Snapshot(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Rollback(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Pin(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Evict(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Prune(NotYet),
+    /// Not in this version
+    #[command(hide = true)]
+    Agreement(NotYet),
 }
 
 /// `init`.
@@ -151,6 +186,8 @@ pub enum FolderVerb {
         /// Its name
         name: String,
     },
+    /// Set how many proved copies a folder should have, and how old a proof may get
+    Set(FolderSet),
     /// Not in this version
     #[command(hide = true)]
     Leave(NotYet),
@@ -158,6 +195,49 @@ pub enum FolderVerb {
     Invite(Invite),
     /// Join a folder with a code
     Join(Join),
+}
+
+/// `folder set`.
+#[derive(Args, Debug)]
+pub struct FolderSet {
+    /// Its name
+    pub name: String,
+    /// Proved copies besides this device's; 1 unless set
+    #[arg(long, value_name = "N", required_unless_present = "tolerance")]
+    pub copies: Option<u32>,
+    /// How long a proof counts, from 1h to 365d; 7d unless set. It is renewed after a seventh of it
+    #[arg(long, value_parser = span, value_name = "SPAN")]
+    pub tolerance: Option<Duration>,
+}
+
+/// `alarm`.
+#[derive(Subcommand, Debug)]
+pub enum AlarmVerb {
+    /// Where alarms go
+    Show,
+    /// Say where alarms go, instead of what was said before
+    Set(AlarmSet),
+    /// Send one that says it is a test
+    Test,
+    /// Keep them to the log and `status`
+    Off,
+}
+
+/// `alarm set`.
+#[derive(Args, Debug)]
+pub struct AlarmSet {
+    /// A program, by its absolute path; it gets the alarm as JSON on its standard input
+    #[arg(long, value_name = "PROGRAM", required_unless_present_any = ["url", "mail", "after"])]
+    pub run: Option<PathBuf>,
+    /// A web address that the alarm is posted to as JSON, with curl
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// An e-mail address; needs a sendmail on this machine
+    #[arg(long, value_name = "ADDRESS")]
+    pub mail: Option<String>,
+    /// How long trouble lasts before it is told; 30m unless set
+    #[arg(long, value_parser = span, value_name = "SPAN")]
+    pub after: Option<Duration>,
 }
 
 /// A verb that a later version will have.
@@ -325,6 +405,11 @@ mod tests {
             "member remove photos phone",
             "device list photos",
             "device remove photos phone",
+            "folder set photos --copies 2 --tolerance 3d",
+            "alarm set --run /bin/true --url https://example.org --mail a@b --after 10m",
+            "alarm show",
+            "history /mnt/a --json",
+            "prune photos --dry-run",
         ] {
             let words = ["cobox-ctl"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
@@ -337,6 +422,8 @@ mod tests {
             "",
             "init",
             "mount photos",
+            "folder set photos",
+            "alarm set",
             "seeder add photos addr",
             "seeder add photos addr --quota lots",
             "wait photos --copies 0",

@@ -12,8 +12,6 @@ use crate::report::{FolderReport, Holding, StatusReport};
 
 /// Below this a few large writes fill the disk.
 const DISK_LOW_BYTES: u64 = 1 << 30;
-/// A proof older than a week says little.
-const PROOF_OLD_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -146,18 +144,13 @@ fn one_folder(report: &mut Report, folder: &FolderReport) {
         } else if !problem.is_empty() {
             report
                 .bad(format!("{name}: seeder {short}…: {problem}"), "Ask its owner, or add another seeder.");
+        } else if seeder.holding == Holding::Late {
+            report.bad(
+                format!("{name}: the last proof of seeder {short}… is old."),
+                format!("Challenge it with `cobox-ctl seeder audit {name}`."),
+            );
         } else if seeder.holding == Holding::Proved {
-            let old = seeder
-                .proved_at_ms
-                .is_none_or(|time| crate::daemon::now_ms().saturating_sub(time) > PROOF_OLD_MS);
-            if old {
-                report.bad(
-                    format!("{name}: the last proof of seeder {short}… is old."),
-                    format!("Challenge it with `cobox-ctl seeder audit {name}`."),
-                );
-            } else {
-                report.good(format!("{name}: seeder {short}… proved its copy."));
-            }
+            report.good(format!("{name}: seeder {short}… proved its copy."));
         } else {
             report.good(format!("{name}: seeder {short}… is connected, and its copy is on its way."));
         }

@@ -26,10 +26,10 @@ use crate::paths::Paths;
 use crate::render::progress::{Progress, Style};
 use crate::render::{self, text};
 use crate::report::{
-    ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport, MountReport, SeederAddReport,
-    StatusReport, WaitReport,
+    AlarmSettings, AlarmTest, ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport,
+    MountReport, SeederAddReport, StatusReport, WaitReport,
 };
-use args::{Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
+use args::{AlarmVerb, Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
 
 /// What a verb produced: an object for scripts, text for people, and the exit code.
 struct Answer {
@@ -53,7 +53,10 @@ impl Answer {
 /// The program `cobox-ctl`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = <Cli as clap::Parser>::parse();
+    let cli = match <Cli as clap::Parser>::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error),
+    };
     let style = Style::of(cli.json);
     let answer = Paths::from_environment().and_then(|paths| Session { paths, cli: &cli, style }.run());
     let exit = match answer {
@@ -71,6 +74,23 @@ pub fn main() -> ExitCode {
         }
     };
     ExitCode::from(exit.code())
+}
+
+/// Tells what is wrong with a command line; help and version, which clap reports the same way, are no error.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    let asked_for_json =
+        std::env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json");
+    if !error.use_stderr() || !asked_for_json {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n");
+    let message = paragraphs.next().unwrap_or_default().trim().trim_start_matches("error: ").to_owned();
+    let hint = paragraphs.map(str::trim).collect::<Vec<_>>().join(" ").replace('\n', " ");
+    let problem = Problem::usage(message, hint);
+    let code = problem.code.code();
+    report(&problem, Style::Json);
+    ExitCode::from(code)
 }
 
 fn report(problem: &Problem, style: Style) {
@@ -124,13 +144,14 @@ impl Session<'_> {
             }
             Verb::Health { folder } => {
                 let report = render::health::of(&self.status(folder.clone())?);
-                Answer::new(&report, text::health(&report))
+                Ok(Answer::new(&report, text::health(&report))?.ending(report.exit()))
             }
             Verb::Whereis { path } => {
                 let status = self.status(None)?;
-                let report = whereis::of(&resolve(path)?, &status)?;
+                let report = whereis::of(&resolve_link(path)?, &status)?;
                 Answer::new(&report, whereis::text(&report))
             }
+            Verb::Alarm(verb) => self.alarm(verb),
             Verb::Wait(args) => {
                 let timeout_ms =
                     args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
@@ -152,7 +173,31 @@ impl Session<'_> {
                 let exit = if report.is_well() { Exit::Done } else { Exit::Failed };
                 Ok(Answer::new(&report, doctor::text(&report))?.ending(exit))
             }
+            Verb::Later(_) => Err(not_yet()),
         }
+    }
+
+    fn alarm(&self, verb: &AlarmVerb) -> Outcome<Answer> {
+        let settings: AlarmSettings = match verb {
+            AlarmVerb::Test => {
+                let report: AlarmTest = self.ask(&Request::AlarmTest)?;
+                let exit = if report.problems.is_empty() { Exit::Done } else { Exit::Failed };
+                return Ok(Answer::new(&report, text::alarm_tested(&report))?.ending(exit));
+            }
+            AlarmVerb::Show => self.ask(&Request::AlarmShow)?,
+            AlarmVerb::Off => self.ask(&Request::AlarmSet { settings: AlarmSettings::default() })?,
+            AlarmVerb::Set(args) => {
+                let after_ms = args.after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                let settings = AlarmSettings {
+                    program: args.run.clone(),
+                    url: args.url.clone(),
+                    mail: args.mail.clone(),
+                    after_ms: after_ms.unwrap_or(AlarmSettings::default().after_ms),
+                };
+                self.ask(&Request::AlarmSet { settings })?
+            }
+        };
+        Answer::new(&settings, text::alarm(&settings))
     }
 
     fn passphrase_file(&self) -> Option<&PathBuf> {
@@ -242,6 +287,15 @@ impl Session<'_> {
             FolderVerb::Invite(args) => self.invite(args),
             FolderVerb::Join(args) => self.join(args),
             FolderVerb::Leave(_) => Err(not_yet()),
+            FolderVerb::Set(args) => {
+                let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+                let report: FolderReport = self.ask(&Request::FolderSet {
+                    folder: args.name.clone(),
+                    copies: args.copies,
+                    tolerance_ms: args.tolerance.map(millis),
+                })?;
+                Answer::new(&report, text::folder_set(&report))
+            }
         }
     }
 
@@ -302,7 +356,10 @@ impl Session<'_> {
 }
 
 fn not_yet() -> Problem {
-    Problem::refused("This is not in this version.", "The changelog says what each version can do.")
+    Problem::refused(
+        "This is not in this version; it comes later.",
+        "The changelog says what each version can do.",
+    )
 }
 
 /// The absolute path without symbolic links. A dead mount does not answer; then its parent is asked.
@@ -317,6 +374,17 @@ fn resolve(path: &Path) -> Outcome<PathBuf> {
         (Some(parent), Some(name)) => parent.join(name),
         _ => absolute,
     })
+}
+
+/// The same, with a last part that stays a symbolic link where it is one.
+fn resolve_link(path: &Path) -> Outcome<PathBuf> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if path.is_symlink() => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Ok(resolve(parent)?.join(name))
+        }
+        _ => resolve(path),
+    }
 }
 
 /// What the daemon says of itself goes to standard error, as much as `COBOX_LOG` asks for.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cobox_net::{NetConfig, Node, RecoverySigner};
 use cobox_store::format::access::Record;
@@ -187,23 +186,8 @@ fn rejoin(
     let node = Node::start(Arc::clone(home.store()), home.net_key()?, NetConfig::default())?;
     let joined = rejoin_folders(&home, &node, secret, addresses, progress);
     node.shutdown();
-    drop(node);
-    joined?;
-    wait_for_lock(home);
-    Ok(())
-}
-
-/// The network's threads may hold the store a moment longer; the daemon needs its lock.
-fn wait_for_lock(home: Arc<Home>) {
-    const ROUNDS: u32 = 200;
-    let store = Arc::downgrade(home.store());
-    drop(home);
-    for _ in 0..ROUNDS {
-        if store.strong_count() == 0 {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    // The network's threads may hold the store a moment longer; whoever starts the daemon waits for its lock.
+    joined
 }
 
 fn rejoin_folders(

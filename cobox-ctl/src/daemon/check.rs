@@ -1,10 +1,14 @@
-//! `check`: reads everything that this device stores, and says what does not hold.
+//! `check`: reads everything that this device stores, and says what does not hold: in the names of files,
+//! since nobody knows packs.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use cobox_fs::vfs::{Vfs, VfsOptions};
 use cobox_store::blind::{PackHealth, PackState};
 use cobox_store::format::entry::LogHead;
+use cobox_store::id::PackId;
 
 use super::Daemon;
 use super::folder::FolderState;
@@ -13,6 +17,8 @@ use crate::report::{CheckReport, FolderCheck, WaitProgress};
 
 /// More sentences than this are not read; the count says the rest.
 const DAMAGE_LISTED_MAX: usize = 100;
+/// Damaged packs whose files are looked for: half a terabyte of damage is a dead disk.
+const DAMAGED_PACKS_MAX: usize = 65_536;
 
 impl Daemon {
     /// Checks the chosen folders: every entry's chain, signature and body, every slice of every pack.
@@ -40,6 +46,8 @@ fn check_folder(state: &FolderState, tell: super::wait::Tell<'_>) -> Outcome<Fol
         packs: 0,
         bytes: 0,
         packs_missing: 0,
+        packs_damaged: 0,
+        files_damaged: Vec::new(),
         damage: Vec::new(),
     };
     for head in store.log_heads(state.no())? {
@@ -52,11 +60,11 @@ fn check_folder(state: &FolderState, tell: super::wait::Tell<'_>) -> Outcome<Fol
     })?;
     let mut done = 0u64;
     let mut problem = None;
+    let mut damaged = BTreeSet::new();
     let report = store.check_packs(state.no(), &mut |pack, health| {
         done = done.saturating_add(pack.size);
-        if health == PackHealth::Damaged {
-            let what = "does not match its hash; what is damaged is fetched again where a seeder has it";
-            add(&mut found.damage, format!("Pack {} {what}.", pack.id));
+        if health == PackHealth::Damaged && damaged.len() < DAMAGED_PACKS_MAX {
+            damaged.insert(pack.id);
         }
         match tell(&progress(done, total)) {
             Ok(()) => ControlFlow::Continue(()),
@@ -70,7 +78,46 @@ fn check_folder(state: &FolderState, tell: super::wait::Tell<'_>) -> Outcome<Fol
         return Err(problem);
     }
     (found.packs, found.bytes) = (report.packs, report.bytes);
+    found.packs_damaged = report.damaged.len() as u64;
+    if !damaged.is_empty() {
+        name_files(state, &damaged, &mut found)?;
+    }
     Ok(found)
+}
+
+/// Says which files the damage is in. A folder that is not mounted has its tree opened for as long.
+fn name_files(state: &FolderState, damaged: &BTreeSet<PackId>, found: &mut FolderCheck) -> Outcome<()> {
+    let _turn = state.mount_turn.lock();
+    let vfs = match state.vfs() {
+        Some(vfs) => vfs,
+        None => {
+            let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+            Vfs::open(Arc::clone(&state.folder), VfsOptions { uid, gid, read_only: true })?
+        }
+    };
+    let mut files = 0u64;
+    vfs.files_without(damaged, &mut |path| {
+        files += 1;
+        if found.files_damaged.len() < DAMAGE_LISTED_MAX {
+            found.files_damaged.push(String::from_utf8_lossy(path).into_owned());
+        }
+        ControlFlow::Continue(())
+    })?;
+    for path in found.files_damaged.clone() {
+        let what =
+            "its bytes on this disk are not what was written; they are fetched again where a seeder has them";
+        add(&mut found.damage, format!("{path}: {what}."));
+    }
+    let more = files.saturating_sub(found.files_damaged.len() as u64);
+    if more > 0 {
+        found.damage.push(format!("{more} further files are damaged."));
+    }
+    if files == 0 {
+        let packs = damaged.len();
+        let are = if packs == 1 { "pack is" } else { "packs are" };
+        add(&mut found.damage, format!("{packs} {are} damaged in places that no file needs now."));
+    }
+    Ok(())
 }
 
 fn check_log(state: &FolderState, head: &LogHead, found: &mut FolderCheck) -> Outcome<()> {

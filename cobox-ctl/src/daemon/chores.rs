@@ -13,7 +13,7 @@ use cobox_fs::vfs::Link;
 use cobox_net::{PeerId, PeerStatus, SessionState};
 use cobox_store::format::address::SeederAddress;
 
-use super::folder::FolderState;
+use super::folder::{Done, FolderState};
 use super::proof::covers;
 use super::status::{address_of, grants};
 use super::{Daemon, TICK, now_ms};
@@ -26,10 +26,8 @@ const RETRY: Duration = Duration::from_secs(30);
 /// A copy that is claimed is challenged once nothing moved for so long, so that a busy folder is not
 /// audited at each cut.
 const SETTLED: Duration = Duration::from_secs(5);
-/// A proof older than this is renewed.
-const PROOF_AGE_MS: u64 = 24 * 60 * 60 * 1000;
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Outcome<JoinHandle<()>> {
+pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Outcome<JoinHandle<()>> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(run)
@@ -111,12 +109,10 @@ fn note_session(state: &FolderState, peer_id: PeerId, open: Option<&PeerStatus>)
     let mut seeders = state.seeders.lock();
     let notes = seeders.entry(peer_id).or_default();
     if open.is_some() && !notes.was_open {
-        notes.locator_version = 0;
-        notes.locator_tried = None;
-        notes.proved_at = None;
-        notes.locator_left = None;
+        notes.done = Done::default();
     }
     notes.was_open = open.is_some();
+    notes.lacks = open.is_some_and(|peer| !peer.is_caught_up());
 }
 
 /// Leaves the locator with a seeder of the folder, whatever it was given before.
@@ -132,11 +128,10 @@ fn renew(daemon: &Daemon, state: &FolderState, peer_id: PeerId, seeder: &SeederA
     let started = Instant::now();
     let left = leave_locator(daemon, seeder);
     let mut seeders = state.seeders.lock();
-    let notes = seeders.entry(peer_id).or_default();
-    notes.locator_tried = Some(started);
+    let done = &mut seeders.entry(peer_id).or_default().done;
+    done.locator_tried = Some(started);
     if left.is_ok() {
-        notes.locator_version = version;
-        notes.locator_left = Some(started);
+        done.locator = Some((version, started));
     }
     left
 }
@@ -158,7 +153,10 @@ fn wants_locator(daemon: &Daemon, state: &FolderState, peer_id: PeerId) -> bool 
     let Some(notes) = seeders.get(&peer_id) else { return true };
     let newest = daemon.locator_version.load(Ordering::SeqCst);
     // A new version is offered at once; only a failure waits.
-    notes.locator_version != newest && (due(notes.locator_tried) || notes.locator_version != 0)
+    match notes.done.locator {
+        Some((version, _)) => version != newest,
+        None => due(notes.done.locator_tried),
+    }
 }
 
 fn wants_audit(state: &FolderState, peer: &PeerStatus) -> Outcome<bool> {
@@ -166,8 +164,8 @@ fn wants_audit(state: &FolderState, peer: &PeerStatus) -> Outcome<bool> {
     if !peer.is_caught_up() || !due(tried) {
         return Ok(false);
     }
-    let receipt = state.receipt(peer.peer)?;
+    let kept = state.receipt(peer.peer)?;
     let live = state.live_set()?;
-    Ok(!receipt
-        .is_some_and(|receipt| covers(&receipt, &live) && now_ms().abs_diff(receipt.time_ms) < PROOF_AGE_MS))
+    let renewal_ms = state.policy().renewal_ms();
+    Ok(!kept.is_some_and(|kept| covers(&kept.receipt, &live) && now_ms().abs_diff(kept.at_ms) < renewal_ms))
 }

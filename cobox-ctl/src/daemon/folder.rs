@@ -9,6 +9,7 @@ use cobox_store::id::{FolderNo, PackId, RecordHash};
 use cobox_store::keyed::Folder;
 use parking_lot::Mutex;
 
+use super::alarm::Watch;
 use super::mounts::Mounted;
 use super::proof::LiveSet;
 
@@ -26,6 +27,8 @@ pub(crate) struct FolderState {
     /// The live packs, as of some heads.
     pub live: Mutex<Option<Arc<LiveSet>>>,
     pub seeders: Mutex<BTreeMap<PeerId, SeederNotes>>,
+    /// What people were told about the folder's copies.
+    pub watch: Mutex<Watch>,
     /// The access log that the network was told about.
     pub access_told: Mutex<Vec<RecordHash>>,
 }
@@ -33,22 +36,30 @@ pub(crate) struct FolderState {
 /// What the daemon remembers about a seeder while it runs.
 #[derive(Default)]
 pub(crate) struct SeederNotes {
-    /// The version of the locator that it was given.
-    pub locator_version: u64,
+    /// Whether a session was open at the last visit.
+    pub was_open: bool,
+    /// Whether it said at the last visit that it lacks something.
+    pub lacks: bool,
+    /// What was done since that session began: a new one may be with a seeder that lost its data.
+    pub done: Done,
     /// When an audit was last tried.
     pub audit_tried: Option<Instant>,
-    /// When an audit last proved everything that was live.
-    pub proved_at: Option<Instant>,
-    /// When a locator was last left with it.
-    pub locator_left: Option<Instant>,
-    /// Whether a session was open at the last visit: a new one may be with a seeder that lost its data.
-    pub was_open: bool,
-    /// When a locator was last offered.
-    pub locator_tried: Option<Instant>,
     /// What the last audit or locator ran into.
     pub problem: Option<String>,
-    /// The packs that the last audit covered, so that a file's copies are known while newer ones travel.
-    pub proved: Option<Arc<BTreeSet<PackId>>>,
+    /// The packs that the last audit covered, and when, in milliseconds since 1970: a file's copies are
+    /// known while newer ones travel.
+    pub proved: Option<(Arc<BTreeSet<PackId>>, u64)>,
+}
+
+/// What was done with a seeder in one session.
+#[derive(Default)]
+pub(crate) struct Done {
+    /// When an audit last proved everything that was live.
+    pub proved: Option<Instant>,
+    /// The version of the locator that it was left last, and when.
+    pub locator: Option<(u64, Instant)>,
+    /// When a locator was last offered.
+    pub locator_tried: Option<Instant>,
 }
 
 impl FolderState {
@@ -61,6 +72,7 @@ impl FolderState {
             audit: Mutex::new(()),
             live: Mutex::new(None),
             seeders: Mutex::default(),
+            watch: Mutex::default(),
             access_told: Mutex::default(),
         }
     }

@@ -3,12 +3,15 @@
 //! It composes and does nothing itself: sealing, the tree, the kernel and the wire are in their crates.
 //! It holds the keys in memory until it ends; on disk they stay in their slots.
 
+mod alarm;
 mod alarms;
 mod check;
 mod chores;
 mod folder;
+mod hooks;
 mod members;
 mod mounts;
+mod policy;
 mod proof;
 mod seeders;
 mod serve;
@@ -93,7 +96,8 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         daemon.adopt(daemon.home.folder(info.no)?)?;
     }
     daemon.remount();
-    let background = [chores::start_keeper(&daemon)?, chores::start_courier(&daemon)?];
+    let background =
+        [chores::start_keeper(&daemon)?, chores::start_courier(&daemon)?, hooks::start_watcher(&daemon)?];
     serve::start(&daemon, listener)?;
     tracing::info!(pid = std::process::id(), "ready");
     ready();
@@ -154,6 +158,7 @@ impl Daemon {
     /// Takes a folder into service: from now on it syncs.
     pub fn adopt(&self, folder: Arc<cobox_store::keyed::Folder>) -> Outcome<Arc<FolderState>> {
         let state = Arc::new(FolderState::new(folder));
+        state.recall_watch();
         self.folders.write().insert(state.no(), Arc::clone(&state));
         self.tell_network(&state)?;
         Ok(state)

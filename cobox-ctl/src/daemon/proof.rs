@@ -1,13 +1,15 @@
 //! When a copy counts: the rule that turns a seeder's newest receipt into "claimed" or "proved".
 //!
 //! A copy is proved when the newest receipt covers the folder's heads, the seeder holds every live pack
-//! (its digest of them is ours), and every sample was proved. Green is proved, never merely sent.
+//! (its digest of them is ours), and every sample and entry was proved. Green is proved, never merely sent.
+//! A proof ages by this device's clock: it is late first, and past the folder's tolerance it counts no more.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use cobox_net::{PeerId, PeerStatus, SessionState};
+use cobox_store::blind::receipts::KeptReceipt;
 use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{PackState, Store};
 use cobox_store::format::entry::LogHead;
@@ -15,6 +17,7 @@ use cobox_store::format::receipt::{Receipt, live_set_digest};
 use cobox_store::id::{FolderNo, PackId};
 
 use super::folder::FolderState;
+use super::policy::{Age, Policy};
 use crate::exit::Outcome;
 use crate::report::Holding;
 
@@ -77,31 +80,64 @@ impl FolderState {
     }
 
     /// The newest receipt of a seeder, if one that verifies is stored.
-    pub fn receipt(&self, seeder: PeerId) -> Outcome<Option<Receipt>> {
+    pub fn receipt(&self, seeder: PeerId) -> Outcome<Option<KeptReceipt>> {
         newest_receipt(self.store(), self.no(), seeder)
     }
 
     /// What the newest receipt and the open session say about a seeder's copy.
-    pub fn standing(&self, seeder: PeerId, live: &LiveSet, peer: Option<&PeerStatus>) -> Outcome<Standing> {
-        let receipt = self.receipt(seeder)?;
-        let proved_at_ms = receipt.as_ref().map(|receipt| receipt.time_ms);
-        // A connected seeder that says it lacks something lost it since it proved it.
-        let lost = peer.is_some_and(|peer| peer.session == SessionState::Open && !peer.is_caught_up());
-        let holding = if !lost && receipt.is_some_and(|receipt| covers(&receipt, live)) {
-            Holding::Proved
-        } else if peer.is_some_and(PeerStatus::is_caught_up) {
-            Holding::Claimed
-        } else {
-            Holding::Behind
-        };
-        Ok(Standing { holding, proved_at_ms })
+    pub fn standing(
+        &self,
+        seeder: PeerId,
+        live: &LiveSet,
+        peer: Option<&PeerStatus>,
+        now_ms: u64,
+    ) -> Outcome<Standing> {
+        let kept = self.receipt(seeder)?;
+        let contact = peer.map_or(Contact::None, |peer| match peer.session {
+            SessionState::Open if peer.is_caught_up() => Contact::CaughtUp,
+            SessionState::Open => Contact::Lacking,
+            _ => Contact::None,
+        });
+        let holding = judge(kept.as_ref(), live, contact, &self.policy(), now_ms);
+        Ok(Standing { holding, proved_at_ms: kept.map(|kept| kept.at_ms) })
     }
 }
 
-fn newest_receipt(store: &Store, no: FolderNo, seeder: PeerId) -> Outcome<Option<Receipt>> {
+/// What a seeder says while it is connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Contact {
+    /// It is not connected.
+    None,
+    /// It says that it lacks something.
+    Lacking,
+    /// It says that it holds everything.
+    CaughtUp,
+}
+
+/// What a kept receipt is worth now.
+fn judge(
+    kept: Option<&KeptReceipt>,
+    live: &LiveSet,
+    contact: Contact,
+    policy: &Policy,
+    now_ms: u64,
+) -> Holding {
+    // A connected seeder that says it lacks something lost it since it proved it.
+    let kept = kept.filter(|kept| contact != Contact::Lacking && covers(&kept.receipt, live));
+    match (kept.map(|kept| policy.age(kept.at_ms, now_ms)), contact) {
+        (Some(Age::Fresh), _) => Holding::Proved,
+        (Some(Age::Late), _) => Holding::Late,
+        (_, Contact::CaughtUp) => Holding::Claimed,
+        (Some(Age::Expired), _) => Holding::Expired,
+        (None, _) => Holding::Behind,
+    }
+}
+
+fn newest_receipt(store: &Store, no: FolderNo, seeder: PeerId) -> Outcome<Option<KeptReceipt>> {
     let folder = store.folder_id(no)?;
     let wanted = seeder.to_bytes();
-    Ok(store.receipts(no)?.into_iter().find(|receipt| receipt.seeder == wanted && receipt.folder == folder))
+    let fits = |kept: &KeptReceipt| kept.receipt.seeder == wanted && kept.receipt.folder == folder;
+    Ok(store.receipts(no)?.into_iter().find(fits))
 }
 
 /// Whether `receipt` proves a copy of everything that is live.
@@ -146,6 +182,9 @@ mod tests {
             packs_lacking: 0,
             samples_asked: 9,
             samples_proved: 9,
+            entries_asked: 5,
+            entries_proved: 5,
+            entries_digest: [0; 32],
             live_set_digest: live.digest,
             time_ms: 0,
             signature: [0; 64],
@@ -182,7 +221,30 @@ mod tests {
         unproved.samples_proved = 8;
         let mut foreign = receipt(&live);
         foreign.live_set_digest = [0; 32];
-        assert!(!covers(&lacking, &live) && !covers(&unproved, &live) && !covers(&foreign, &live));
+        let mut hashes_only = receipt(&live);
+        hashes_only.entries_proved = 4;
+        for bad in [lacking, unproved, foreign, hashes_only] {
+            assert!(!covers(&bad, &live), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn proof_of_a_seeder_that_is_off_ages_by_the_clock() {
+        const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+        let live = live(vec![head(1, 4)]);
+        let policy = Policy::default();
+        // The seeder's clock, a century ahead, changes nothing.
+        let mut receipt = receipt(&live);
+        receipt.time_ms = u64::MAX;
+        let kept = KeptReceipt { receipt, at_ms: 1_000 * DAY_MS };
+        let after =
+            |days: u64, contact| judge(Some(&kept), &live, contact, &policy, kept.at_ms + days * DAY_MS);
+        assert_eq!(after(1, Contact::None), Holding::Proved);
+        assert_eq!(after(3, Contact::None), Holding::Late);
+        assert_eq!(after(8, Contact::None), Holding::Expired);
+        assert_eq!(after(8, Contact::CaughtUp), Holding::Claimed);
+        assert_eq!(after(1, Contact::Lacking), Holding::Behind);
+        assert_eq!(judge(None, &live, Contact::None, &policy, 0), Holding::Behind);
     }
 
     #[test]

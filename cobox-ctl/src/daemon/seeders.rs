@@ -161,17 +161,17 @@ impl Daemon {
         let notes = seeders.entry(peer_id).or_default();
         notes.problem = None;
         if let Some(live) = &proved {
-            notes.proved = Some(Arc::clone(&live.packs));
-            notes.proved_at = Some(started);
+            notes.proved = Some((Arc::clone(&live.packs), now_ms()));
+            notes.done.proved = Some(started);
         }
         let ms = started.elapsed().as_millis();
         tracing::info!(folder = %state.folder.id(), samples = receipt.samples_asked, whole = proved.is_some(), ms, "audited");
         Ok(ProofReport {
             peer_id: peer_id.to_string(),
             holding: if proved.is_some() { Holding::Proved } else { Holding::Behind },
-            samples: u64::from(receipt.samples_asked),
-            proved: u64::from(receipt.samples_proved),
-            time_ms: receipt.time_ms,
+            samples: u64::from(receipt.samples_asked) + u64::from(receipt.entries_asked),
+            proved: u64::from(receipt.samples_proved) + u64::from(receipt.entries_proved),
+            time_ms: now_ms(),
             problem: (receipt.packs_lacking > 0)
                 .then(|| format!("It lacks {} packs.", receipt.packs_lacking)),
         })

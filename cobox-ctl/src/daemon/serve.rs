@@ -144,6 +144,14 @@ fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -
             let state = daemon.folder_create(&name)?;
             value(&daemon.folder_report(&state)?)
         }
+        Request::FolderSet { folder, copies, tolerance_ms } => {
+            let state = daemon.folder(&folder)?;
+            state.set_policy(&state.policy().with(copies, tolerance_ms)?)?;
+            value(&daemon.folder_report(&state)?)
+        }
+        Request::AlarmShow => value(&daemon.alarm_settings()?),
+        Request::AlarmSet { settings } => value(&daemon.alarm_set(&settings)?),
+        Request::AlarmTest => value(&daemon.alarm_test()?),
         Request::Status { folder } => value(&daemon.status(folder.as_deref())?),
         Request::Mount { folder, dir, audience, access } => {
             let dir = absolute(dir)?;

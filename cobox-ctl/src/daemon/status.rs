@@ -9,9 +9,10 @@ use cobox_store::format::access::SeederGrant;
 use cobox_store::format::address::SeederAddress;
 use cobox_store::id::PackId;
 
-use super::Daemon;
 use super::folder::FolderState;
+use super::policy::Age;
 use super::proof::{LiveSet, covers};
+use super::{Daemon, now_ms};
 use crate::exit::Outcome;
 use crate::report::{FolderKey, FolderReport, Holding, KeyReport, LocalReport, SeederReport, StatusReport};
 
@@ -29,13 +30,19 @@ impl Daemon {
 
     /// Everything about one folder.
     pub fn folder_report(&self, state: &FolderState) -> Outcome<FolderReport> {
+        self.folder_report_at(state, now_ms())
+    }
+
+    /// The same as it would be at another time.
+    pub fn folder_report_at(&self, state: &FolderState, now_ms: u64) -> Outcome<FolderReport> {
         let live = live_now(state)?;
+        let policy = state.policy();
         let peers = self.node.status(state.no())?.peers;
         let seeders: Vec<SeederReport> = grants(state)?
             .into_iter()
             .map(|(peer_id, grant)| {
                 let peer = peers.iter().find(|peer| peer.peer == peer_id);
-                seeder_report(state, &live, peer_id, &grant, peer)
+                seeder_report(state, &live, peer_id, &grant, peer, now_ms)
             })
             .collect::<Outcome<_>>()?;
         let count = |wanted: fn(Holding) -> bool| {
@@ -45,13 +52,16 @@ impl Daemon {
             name: state.folder.name(),
             id: state.folder.id().to_hex(),
             mount: state.mount_report(),
-            alarms: state.alarms()?,
+            alarms: state.alarms()?.into_iter().chain(state.watch.lock().alarms()).collect(),
             local: local_report(state, &live, packs_lost(state, &live, &seeders)?),
-            copies_claimed: count(|holding| holding != Holding::Behind),
-            copies_proved: count(|holding| holding == Holding::Proved),
+            copies_claimed: count(|holding| holding.is_proved() || holding == Holding::Claimed),
+            copies_proved: count(Holding::is_proved),
+            copies_late: count(|holding| holding == Holding::Late),
+            copies_wanted: policy.copies,
+            tolerance_ms: policy.tolerance_ms,
             proved_at_ms: seeders
                 .iter()
-                .filter(|seeder| seeder.holding == Holding::Proved)
+                .filter(|seeder| seeder.holding.is_proved())
                 .filter_map(|seeder| seeder.proved_at_ms)
                 .max(),
             seeders,
@@ -118,7 +128,8 @@ fn packs_lost(state: &FolderState, live: &LiveSet, seeders: &[SeederReport]) -> 
     }
     let granted: Vec<PeerId> = grants(state)?.into_iter().map(|(peer_id, _)| peer_id).collect();
     let notes = state.seeders.lock();
-    let proved: Vec<_> = granted.iter().filter_map(|peer_id| notes.get(peer_id)?.proved.clone()).collect();
+    let proved: Vec<_> =
+        granted.iter().filter_map(|peer_id| Some(notes.get(peer_id)?.proved.clone()?.0)).collect();
     drop(notes);
     let mut lost = 0;
     state.folder.store().packs_live(state.no(), &mut |pack, here| {
@@ -147,8 +158,9 @@ fn seeder_report(
     peer_id: PeerId,
     grant: &SeederGrant,
     peer: Option<&PeerStatus>,
+    now_ms: u64,
 ) -> Outcome<SeederReport> {
-    let standing = state.standing(peer_id, live, peer)?;
+    let standing = state.standing(peer_id, live, peer, now_ms)?;
     let noted = state.seeders.lock().get(&peer_id).and_then(|notes| notes.problem.clone());
     let full = peer.filter(|peer| peer.full).map(|_| {
         "The seeder cannot take more: its quota or its disk is full. Grant a larger --quota, or add another seeder."
@@ -170,6 +182,7 @@ fn seeder_report(
         rate: peer.map_or(0, |peer| peer.rate),
         holding: standing.holding,
         proved_at_ms: standing.proved_at_ms,
+        heard_at_ms: state.watch.lock().heard_at(&peer_id.to_string()),
     })
 }
 
@@ -209,23 +222,32 @@ impl FolderStatusSource {
     }
 }
 
-/// The copies of one file: how many, and when the youngest was proved.
-fn copies_of(state: &FolderState, packs: &[PackId]) -> Outcome<(u32, Option<u64>)> {
+/// A seeder that proved all packs of a file, in a proof that counts, and when.
+struct Holder {
+    peer_id: PeerId,
+    proved_at_ms: u64,
+}
+
+/// Who holds a file: by the same rule as the folder's copies, or by a proof of its packs before newer
+/// entries came.
+fn holders_of(state: &FolderState, packs: &[PackId], now_ms: u64) -> Outcome<Vec<Holder>> {
     let live = state.live_set()?;
-    let (mut copies, mut proved_at_ms) = (0, None);
+    let policy = state.policy();
+    let counts = |at_ms: &u64| policy.age(*at_ms, now_ms) != Age::Expired;
+    let mut holders = Vec::new();
     for (peer_id, _) in grants(state)? {
-        let Some(receipt) = state.receipt(peer_id)? else { continue };
+        let lacks = state.seeders.lock().get(&peer_id).is_some_and(|notes| notes.lacks);
+        let kept = state.receipt(peer_id)?.filter(|kept| !lacks && covers(&kept.receipt, &live));
         let earlier = || {
-            let proved = state.seeders.lock().get(&peer_id).and_then(|notes| notes.proved.clone());
+            let (proved, at_ms) =
+                state.seeders.lock().get(&peer_id).and_then(|notes| notes.proved.clone())?;
             // A file without packs lies in an entry, and only the heads say which entries are held.
-            !packs.is_empty() && proved.is_some_and(|proved| packs.iter().all(|pack| proved.contains(pack)))
+            (!packs.is_empty() && packs.iter().all(|pack| proved.contains(pack))).then_some(at_ms)
         };
-        if covers(&receipt, &live) || earlier() {
-            copies += 1;
-            proved_at_ms = proved_at_ms.max(Some(receipt.time_ms));
-        }
+        let proved_at_ms = kept.map(|kept| kept.at_ms).filter(counts).or_else(|| earlier().filter(counts));
+        holders.extend(proved_at_ms.map(|proved_at_ms| Holder { peer_id, proved_at_ms }));
     }
-    Ok((copies, proved_at_ms))
+    Ok(holders)
 }
 
 impl StatusSource for FolderStatusSource {
@@ -240,17 +262,24 @@ impl StatusSource for FolderStatusSource {
 
     fn xattr(&self, name: &str, packs: &[PackId], state: FileState) -> Option<Vec<u8>> {
         let folder = self.folder.upgrade()?;
-        let (copies, proved_at_ms) =
-            if state == FileState::Dirty { (0, None) } else { copies_of(&folder, packs).ok()? };
+        let holders = match state {
+            FileState::Dirty => Vec::new(),
+            _ => holders_of(&folder, packs, now_ms()).ok()?,
+        };
         let text = match name {
-            "state" => match (state, copies) {
+            "state" => match (state, holders.len()) {
                 (FileState::Dirty, _) => "local".to_owned(),
                 (FileState::Local, 0) => "on its way".to_owned(),
                 (FileState::Local, _) => "proved".to_owned(),
                 (FileState::Absent, _) => "elsewhere".to_owned(),
             },
-            "copies" => copies.to_string(),
-            "proved_at" => proved_at_ms.map(crate::render::units::time)?,
+            "copies" => holders.len().to_string(),
+            "proved_at" => {
+                holders.iter().map(|holder| holder.proved_at_ms).max().map(crate::render::units::time)?
+            }
+            "holders" => {
+                holders.iter().map(|holder| format!("{} {}\n", holder.peer_id, holder.proved_at_ms)).collect()
+            }
             _ => return None,
         };
         Some(text.into_bytes())

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use cobox_fs::vfs::Cut;
 use cobox_net::{PeerId, PeerStatus, SessionState};
+use cobox_store::blind::receipts::KeptReceipt;
 use cobox_store::format::entry::LogHead;
 
 use super::Daemon;
@@ -46,6 +47,10 @@ impl Daemon {
         tell: Tell<'_>,
     ) -> Outcome<WaitReport> {
         let state = self.folder(folder)?;
+        let seeders = grants(&state)?.len();
+        if seeders < usize::try_from(copies).unwrap_or(usize::MAX) {
+            return Err(too_few(folder, seeders, copies));
+        }
         let started = Instant::now();
         let deadline = timeout.map(|timeout| started + timeout);
         if let Some(vfs) = state.vfs() {
@@ -106,21 +111,23 @@ impl Daemon {
         let mut turn =
             Turn { proved: Vec::new(), nearest: None, caught_up: Vec::new(), problems: Vec::new() };
         for (peer_id, _) in grants(state)? {
-            let receipt = state.receipt(peer_id)?.filter(|receipt| reaches(receipt, target));
+            let kept = state.receipt(peer_id)?.filter(|kept| reaches(&kept.receipt, target));
             let is_fresh = {
                 let seeders = state.seeders.lock();
                 let since = |at: Option<Instant>| at.is_some_and(|at| at >= started);
-                seeders.get(&peer_id).is_some_and(|notes| since(notes.proved_at) && since(notes.locator_left))
+                seeders.get(&peer_id).is_some_and(|notes| {
+                    since(notes.done.proved) && since(notes.done.locator.map(|(_, left)| left))
+                })
             };
             // A copy counts when it was proved to this very wait, and the words alone would find it: the
             // seeder may have lost everything a moment ago.
-            if let Some(receipt) = receipt.filter(|_| is_fresh) {
+            if let Some(KeptReceipt { receipt, at_ms }) = kept.filter(|_| is_fresh) {
                 turn.proved.push(ProofReport {
                     peer_id: peer_id.to_string(),
                     holding: Holding::Proved,
-                    samples: u64::from(receipt.samples_asked),
-                    proved: u64::from(receipt.samples_proved),
-                    time_ms: receipt.time_ms,
+                    samples: u64::from(receipt.samples_asked) + u64::from(receipt.entries_asked),
+                    proved: u64::from(receipt.samples_proved) + u64::from(receipt.entries_proved),
+                    time_ms: at_ms,
                     problem: None,
                 });
                 continue;
@@ -260,6 +267,23 @@ fn progress(turn: &Turn, total: u64, copies_wanted: u32) -> WaitProgress {
         eta_s: to_send.checked_div(rate),
         missing: turn.problems.join("; "),
     }
+}
+
+/// No time would bring more copies than there are seeders.
+fn too_few(folder: &str, seeders: usize, copies: u32) -> Problem {
+    let have = match seeders {
+        0 => "no seeder".to_owned(),
+        1 => "only one seeder".to_owned(),
+        many => format!("only {many} seeders"),
+    };
+    let others = if copies == 1 { "one" } else { "others" };
+    Problem::new(
+        Exit::NotReached,
+        format!("{folder} has {have}, so {copies} proved copies cannot come about."),
+        format!(
+            "Add {others} with `cobox-ctl seeder add {folder} ADDR --quota 50G`, or wait for fewer --copies."
+        ),
+    )
 }
 
 fn not_reached(progress: &WaitProgress, problems: &[String]) -> Problem {

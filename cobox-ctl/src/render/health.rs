@@ -1,19 +1,20 @@
-//! Health of a folder in two numbers: how many proved copies, and how old the proof is.
+//! Health of a folder: how many copies are proved, how many there should be, and how old the proofs are.
+//!
+//! The exit codes are for cron and monitoring: 0 all green, 3 something amber (not proved in time), 1 something
+//! red (fewer copies than there should be), 5 something lost.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::report::{FolderReport, StatusReport};
-
-/// Without a target that the group set, a folder should exist in one proved copy besides this device's.
-const COPIES_WANTED: u32 = 1;
+use crate::exit::Exit;
+use crate::report::{FolderReport, Holding, StatusReport};
 
 /// A colour that says how sure the copies are.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Light {
     /// Enough copies are proved.
     Green,
-    /// Enough copies are claimed, not all are proved.
+    /// Enough copies are claimed; not all are proved, or their proofs are late.
     Amber,
     /// Too few, or a pack is whole nowhere that is known.
     Red,
@@ -26,14 +27,20 @@ pub struct FolderHealth {
     pub folder: String,
     /// In one word.
     pub light: Light,
-    /// Proved copies.
+    /// Copies that are proved, in proofs that count.
     pub copies: u32,
+    /// Those of them whose proof should have been renewed by now.
+    pub copies_late: u32,
     /// How many there should be.
     pub copies_wanted: u32,
-    /// When the youngest proof was given, in milliseconds since 1970.
+    /// How long a proof counts, in milliseconds.
+    pub tolerance_ms: u64,
+    /// When the youngest proof that counts was given, in milliseconds since 1970.
     pub proved_at_ms: Option<u64>,
     /// Packs that are neither whole on this device nor known to be at a seeder.
     pub packs_lost: u64,
+    /// Seeders that do not count now, and why.
+    pub missing: Vec<String>,
 }
 
 /// All folders' health.
@@ -43,29 +50,59 @@ pub struct HealthReport {
     pub folders: Vec<FolderHealth>,
 }
 
+impl HealthReport {
+    /// The worst of all folders, as an exit code.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        let worst = self.folders.iter().map(|folder| folder.light).max().unwrap_or(Light::Green);
+        match worst {
+            _ if self.folders.iter().any(|folder| folder.packs_lost > 0) => Exit::Damaged,
+            Light::Red => Exit::Failed,
+            Light::Amber => Exit::NotReached,
+            Light::Green => Exit::Done,
+        }
+    }
+}
+
 /// Judges what the daemon reports.
 #[must_use]
 pub fn of(status: &StatusReport) -> HealthReport {
     HealthReport { folders: status.folders.iter().map(judge).collect() }
 }
 
-fn judge(folder: &FolderReport) -> FolderHealth {
+/// Judges one folder.
+#[must_use]
+pub fn judge(folder: &FolderReport) -> FolderHealth {
+    let fresh = folder.copies_proved.saturating_sub(folder.copies_late);
     let light = if folder.local.packs_lost > 0 {
         Light::Red
-    } else if folder.copies_proved >= COPIES_WANTED {
+    } else if fresh >= folder.copies_wanted {
         Light::Green
-    } else if folder.copies_claimed >= COPIES_WANTED {
+    } else if folder.copies_claimed >= folder.copies_wanted {
         Light::Amber
     } else {
         Light::Red
     };
+    let why = |holding| match holding {
+        Holding::Proved => None,
+        Holding::Late => Some("its proof should have been renewed"),
+        Holding::Claimed => Some("it says that it holds everything, and has not proved it yet"),
+        Holding::Expired => Some("its last proof is too old to count"),
+        Holding::Behind => Some("it lacks something"),
+    };
+    let missing = folder.seeders.iter().filter_map(|seeder| {
+        why(seeder.holding).map(|why| format!("{} ({}): {why}", seeder.peer_id, seeder.link))
+    });
     FolderHealth {
         folder: folder.name.clone(),
         light,
         copies: folder.copies_proved,
-        copies_wanted: COPIES_WANTED,
+        copies_late: folder.copies_late,
+        copies_wanted: folder.copies_wanted,
+        tolerance_ms: folder.tolerance_ms,
         proved_at_ms: folder.proved_at_ms,
         packs_lost: folder.local.packs_lost,
+        missing: missing.collect(),
     }
 }
 
@@ -74,24 +111,45 @@ mod tests {
     use super::*;
     use crate::report::LocalReport;
 
-    #[test]
-    fn claimed_copy_is_amber_and_only_a_proved_one_is_green() {
-        let folder = |copies_claimed, copies_proved| FolderReport {
+    fn folder(copies_claimed: u32, copies_proved: u32, copies_late: u32) -> FolderReport {
+        FolderReport {
             name: "photos".into(),
             id: String::new(),
             mount: None,
             local: LocalReport::default(),
-            alarms: Vec::new(),
             seeders: Vec::new(),
             copies_claimed,
             copies_proved,
+            copies_late,
+            copies_wanted: 2,
+            tolerance_ms: 1,
+            alarms: Vec::new(),
             proved_at_ms: None,
-        };
-        assert_eq!(judge(&folder(0, 0)).light, Light::Red);
-        assert_eq!(judge(&folder(1, 0)).light, Light::Amber);
-        assert_eq!(judge(&folder(1, 1)).light, Light::Green);
-        let mut lost = folder(1, 1);
+        }
+    }
+
+    #[test]
+    fn claimed_or_late_copy_is_amber_and_only_a_proved_one_is_green() {
+        assert_eq!(judge(&folder(1, 1, 0)).light, Light::Red);
+        assert_eq!(judge(&folder(2, 1, 0)).light, Light::Amber);
+        assert_eq!(judge(&folder(2, 2, 0)).light, Light::Green);
+        assert_eq!(judge(&folder(2, 2, 1)).light, Light::Amber);
+        let mut lost = folder(2, 2, 0);
         lost.local.packs_lost = 1;
         assert_eq!(judge(&lost).light, Light::Red);
+    }
+
+    #[test]
+    fn exit_code_is_that_of_the_worst_folder() {
+        let exit =
+            |folders: &[FolderReport]| HealthReport { folders: folders.iter().map(judge).collect() }.exit();
+        let (green, amber, red) = (folder(2, 2, 0), folder(2, 1, 0), folder(0, 0, 0));
+        let mut lost = folder(2, 2, 0);
+        lost.local.packs_lost = 1;
+        assert_eq!(exit(&[]), Exit::Done);
+        assert_eq!(exit(std::slice::from_ref(&green)), Exit::Done);
+        assert_eq!(exit(&[green.clone(), amber.clone()]), Exit::NotReached);
+        assert_eq!(exit(&[red.clone(), amber]), Exit::Failed);
+        assert_eq!(exit(&[green, lost, red]), Exit::Damaged);
     }
 }

@@ -134,6 +134,6 @@ mod tests {
             eta_s: Some(2),
             missing: String::new(),
         };
-        assert_eq!(message(&step), "1.0 MiB of 3.0 MiB, 1.0 MB/s, 2.0 s to go, 0 of 1 copies proved");
+        assert_eq!(message(&step), "1.0 MiB of 3.0 MiB, 976.6 KiB/s, 2.0 s to go, 0 of 1 copies proved");
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::health::{HealthReport, Light};
 use super::units::{bytes, rate, span, time};
 use crate::report::{
-    ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport, SeederAddReport, SeederReport,
-    StatusReport, WaitReport,
+    AlarmSettings, AlarmTest, ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport,
+    SeederAddReport, SeederReport, StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -127,7 +127,14 @@ pub fn folder(folder: &FolderReport) -> String {
             bytes(local.dirty_bytes)
         );
     }
-    line!(text, "  copies   {} proved, {} claimed", folder.copies_proved, folder.copies_claimed);
+    let late = if folder.copies_late > 0 { format!(" ({} late)", folder.copies_late) } else { String::new() };
+    line!(
+        text,
+        "  copies   {} of {} proved{late}, {} claimed",
+        folder.copies_proved,
+        folder.copies_wanted,
+        folder.copies_claimed
+    );
     text += &seeders(&folder.seeders);
     text
 }
@@ -147,6 +154,14 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
             Holding::Proved => {
                 let when = seeder.proved_at_ms.map(time).unwrap_or_default();
                 line!(text, "           proved that it holds everything, {when}");
+            }
+            Holding::Late => {
+                let when = seeder.proved_at_ms.map(time).unwrap_or_default();
+                line!(text, "           proved that it holds everything, {when}; the next proof is late");
+            }
+            Holding::Expired => {
+                let when = seeder.proved_at_ms.map(time).unwrap_or_default();
+                line!(text, "           proved that it holds everything, {when}: too long ago to count");
             }
             Holding::Claimed => line!(text, "           says that it holds everything; not proved yet"),
             Holding::Behind => line!(
@@ -270,6 +285,9 @@ pub fn health(report: &HealthReport) -> String {
             folder.copies,
             folder.copies_wanted
         );
+        if folder.light != Light::Green {
+            folder.missing.iter().for_each(|seeder| line!(text, "  {seeder}"));
+        }
         if folder.packs_lost > 0 {
             line!(
                 text,
@@ -277,6 +295,50 @@ pub fn health(report: &HealthReport) -> String {
                 folder.packs_lost
             );
         }
+    }
+    text
+}
+
+/// `folder set`.
+#[must_use]
+pub fn folder_set(folder: &FolderReport) -> String {
+    let copies = if folder.copies_wanted == 1 { "copy" } else { "copies" };
+    format!(
+        "{} should have {} proved {copies}; a proof counts for {}. It has {} now.\n",
+        folder.name,
+        folder.copies_wanted,
+        span(Duration::from_millis(folder.tolerance_ms)),
+        folder.copies_proved
+    )
+}
+
+/// `alarm show`, and after `alarm set`.
+#[must_use]
+pub fn alarm(settings: &AlarmSettings) -> String {
+    let mut text = String::new();
+    let after = span(Duration::from_millis(settings.after_ms));
+    line!(text, "Trouble that lasts {after} is told in the log and in `cobox-ctl status`");
+    if let Some(program) = &settings.program {
+        line!(text, "  and to the program {}", program.display());
+    }
+    if let Some(url) = &settings.url {
+        line!(text, "  and to {url}");
+    }
+    if let Some(mail) = &settings.mail {
+        line!(text, "  and by e-mail to {mail}");
+    }
+    text
+}
+
+/// `alarm test`.
+#[must_use]
+pub fn alarm_tested(report: &AlarmTest) -> String {
+    let mut text = alarm(&report.settings);
+    for problem in &report.problems {
+        line!(text, "It did not work: {problem}.");
+    }
+    if report.problems.is_empty() {
+        line!(text, "The test was delivered everywhere.");
     }
     text
 }

@@ -2,30 +2,17 @@
 
 use std::time::Duration;
 
+use cobox_net::shown::civil;
+pub use cobox_net::shown::{bytes, time};
+
 use crate::exit::{Outcome, Problem};
 
-const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// `1536` as `1.5 KiB`.
-#[must_use]
-pub fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
-}
-
-/// Bytes a second in decimal megabytes, as network speeds are given.
+/// Bytes a second, in the units of [`bytes`].
 #[must_use]
 pub fn rate(bytes_per_s: u64) -> String {
-    format!("{:.1} MB/s", bytes_per_s as f64 / 1e6)
+    format!("{}/s", bytes(bytes_per_s))
 }
 
 /// A span with two units at the most.
@@ -38,27 +25,6 @@ pub fn span(duration: Duration) -> String {
         3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
     }
-}
-
-/// Milliseconds since 1970 as `2026-11-22 23:04 UTC`.
-#[must_use]
-pub fn time(unix_ms: u64) -> String {
-    let (year, month, day) = civil(unix_ms / DAY_MS);
-    let minute = unix_ms % DAY_MS / 60_000;
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", minute / 60, minute % 60)
-}
-
-/// Year, month and day of a day since 1970 (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march + 2) / 5 + 1;
-    let month = if march < 10 { march + 3 } else { march - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 /// Reads `50G`, `1.5T`, `200M`, `4096`; powers of 1024, and of 1000 with `B` (`50GB`).
@@ -175,6 +141,6 @@ mod tests {
         assert_eq!(span(Duration::from_secs(3661)), "1 h 1 min");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(5), "5 B");
-        assert_eq!(rate(2_500_000), "2.5 MB/s");
+        assert_eq!(rate(2_500_000), "2.4 MiB/s");
     }
 }

@@ -12,6 +12,7 @@ mod catch_up;
 mod coalesce;
 pub mod content;
 mod cut;
+mod damage;
 mod dir;
 mod dirty;
 pub mod errno;

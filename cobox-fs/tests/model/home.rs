@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cobox_fs::vfs::{Vfs, VfsOptions};
-use cobox_store::id::LogId;
+use cobox_store::id::{LogId, PackId};
 use cobox_store::keyed::{Folder, Home, MemberSecret, PassphraseCost, Unlock};
 use zeroize::Zeroizing;
 
@@ -81,15 +81,20 @@ impl Device {
 
 /// Gives `to` every pack and entry of `from` that is of another log than its own.
 pub fn deliver(from: &Folder, to: &Folder) {
-    deliver_logs(from, to, &|log| *log != to.log());
+    deliver_logs(from, to, &|log| *log != to.log(), &[]);
 }
 
 /// Gives `to` every pack and entry of `from`, those of its own log too.
 pub fn deliver_all(from: &Folder, to: &Folder) {
-    deliver_logs(from, to, &|_| true);
+    deliver_logs(from, to, &|_| true, &[]);
 }
 
-fn deliver_logs(from: &Folder, to: &Folder, wanted: &dyn Fn(&LogId) -> bool) {
+/// Like [`deliver`], without some packs.
+pub fn deliver_without(from: &Folder, to: &Folder, without: &[PackId]) {
+    deliver_logs(from, to, &|log| *log != to.log(), without);
+}
+
+fn deliver_logs(from: &Folder, to: &Folder, wanted: &dyn Fn(&LogId) -> bool, without: &[PackId]) {
     let (source, target) = (from.store(), to.store());
     for record in source.access_records(from.no()).expect("records") {
         target.access_add(to.no(), &record).expect("accepted");
@@ -102,7 +107,7 @@ fn deliver_logs(from: &Folder, to: &Folder, wanted: &dyn Fn(&LogId) -> bool) {
         let known = target.log_head(to.no(), head.log).expect("readable").map_or(0, |head| head.seq);
         for seq in known + 1..=head.seq {
             let entry = source.entry(from.no(), head.log, seq).expect("readable").expect("there");
-            for pack in &entry.header().packs {
+            for pack in entry.header().packs.iter().filter(|pack| !without.contains(&pack.id)) {
                 let len = usize::try_from(pack.size).expect("fits");
                 let bytes = source.pack_range(from.no(), pack.id, 0, len).expect("readable").expect("there");
                 let outboard = source.outboard(from.no(), pack.id).expect("readable").expect("there");

@@ -1,8 +1,13 @@
 //! Single promises: durability, files without a name, large files, two devices.
 
-use cobox_fs::vfs::{Cut, Errno, FsyncKind, Kind, ROOT, SetAttr, Vfs, Whence};
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
-use crate::home::{Device, deliver};
+use cobox_fs::vfs::{Cut, Errno, FsyncKind, Kind, ROOT, SetAttr, Vfs, Whence};
+use cobox_store::format::pack::PackRef;
+use cobox_store::id::PackId;
+
+use crate::home::{Device, deliver, deliver_without};
 use crate::tree::{READ, WRITE, list, read_all, resolve};
 use crate::{BY, Dice};
 
@@ -407,4 +412,39 @@ fn measure_calls_without_a_kernel() {
         vfs.release(fh).expect("closed");
         512.0
     });
+}
+
+#[test]
+fn files_whose_bytes_are_not_here_are_named_and_no_others() {
+    let (device, mut dice) = (Device::new(), Dice::new(5));
+    let (vfs, other) = (device.vfs(), device.recovered());
+    let dir = vfs.mkdir(ROOT, b"below", BY).expect("made").ino;
+    let (mut packs, mut all) = (Vec::new(), BTreeSet::new());
+    for (parent, name) in [(ROOT, &b"first"[..]), (dir, b"second"), (ROOT, b"third")] {
+        let (_, fh) = vfs.create(parent, name, BY, WRITE).expect("created");
+        vfs.write(fh, 0, &dice.bytes(300_000)).expect("written");
+        vfs.flush(fh).expect("closed");
+        vfs.release(fh).expect("closed");
+        vfs.cut(Cut::Now).expect("cut");
+        let mut new = Vec::new();
+        let folder = vfs.folder();
+        let mut visit = |pack: PackRef, _| new.extend(all.insert(pack.id).then_some(pack.id));
+        folder.store().packs_live(folder.no(), &mut visit).expect("lists");
+        packs.push(new);
+    }
+    deliver_without(vfs.folder(), other.vfs().folder(), &packs[1]);
+    other.vfs().catch_up().expect("catches up");
+    let named = |vfs: &Vfs, of: &BTreeSet<PackId>| {
+        let mut paths = Vec::new();
+        let mut visit = |path: &[u8]| {
+            paths.push(String::from_utf8_lossy(path).into_owned());
+            ControlFlow::Continue(())
+        };
+        vfs.files_without(of, &mut visit).expect("walks");
+        paths
+    };
+    assert!(named(vfs, &all).is_empty(), "all is on the device that wrote it");
+    assert_eq!(named(other.vfs(), &all), ["below/second"]);
+    assert_eq!(named(other.vfs(), &packs[1].iter().copied().collect()), ["below/second"]);
+    assert!(named(other.vfs(), &packs[0].iter().copied().collect()).is_empty());
 }

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use cobox_net::seeder::commands::{Answer, Request, ask_running, ask_store};
 use cobox_net::seeder::identity::saved_address;
 use cobox_net::seeder::{Accept, Exit, Failure, LISTEN_DEFAULT, RunOptions, run};
+use cobox_net::shown::{bytes as size, time};
 use rustix::fs::Mode;
 use tracing_subscriber::EnvFilter;
 
@@ -50,23 +51,27 @@ enum Verb {
     Status(Common),
     /// Grants that wait for the owner.
     Pending(Common),
-    /// Take a pending grant.
+    /// Take a pending grant, under the terms that `pending` showed.
     Accept {
-        /// The beginning of the folder's id, as `pending` prints it.
+        /// Its id, whole, as `pending` prints it: it names the folder and the terms.
         id: String,
         #[command(flatten)]
         common: Common,
     },
     /// Refuse a pending grant.
     Refuse {
-        /// The beginning of the folder's id, as `pending` prints it.
+        /// Its id, or the beginning of it, as `pending` prints it.
         id: String,
         #[command(flatten)]
         common: Common,
     },
     /// Read every pack and check it; damaged ones are fetched again from others.
     Scrub(Common),
-    /// Take a seed code.
+    /// Not in this version.
+    #[command(hide = true)]
+    Claim(Common),
+    /// Not in this version.
+    #[command(hide = true)]
     Seed {
         /// The code.
         code: String,
@@ -74,6 +79,9 @@ enum Verb {
         common: Common,
     },
 }
+
+/// What clap itself ends with.
+const EXIT_USAGE: u8 = 2;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Rule {
@@ -87,14 +95,37 @@ fn main() -> ExitCode {
     // All that a seeder writes is its owner's alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let filter = EnvFilter::try_from_env("COBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info,libp2p=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match carry_out(Arguments::parse().verb) {
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    let json = std::env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json");
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if json && error.use_stderr() => {
+            let text = error.render().to_string();
+            print_error(text.trim().trim_start_matches("error: "), "usage", EXIT_USAGE);
+            return ExitCode::from(EXIT_USAGE);
+        }
+        Err(error) => error.exit(),
+    };
+    match carry_out(arguments.verb) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("{}", failure.text);
-            ExitCode::from(failure.exit as u8)
+            let exit = failure.exit as u8;
+            if json {
+                print_error(&failure.text, failure.exit.name(), exit);
+            } else {
+                eprintln!("{}", failure.text);
+            }
+            ExitCode::from(exit)
         }
     }
+}
+
+/// The same shape as the errors of `cobox-ctl --json`.
+fn print_error(message: &str, code: &str, exit: u8) {
+    print_line(
+        &serde_json::json!({ "error": { "code": code, "message": message }, "exit": exit }).to_string(),
+    );
 }
 
 fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
@@ -124,6 +155,11 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Accept { id, common } => ask(&common, &Request::Accept { id }),
         Verb::Refuse { id, common } => ask(&common, &Request::Refuse { id }),
         Verb::Scrub(common) => ask(&common, &Request::Scrub),
+        Verb::Claim(_) => Err(Failure {
+            exit: Exit::Refused,
+            text: "Claim codes are not in this version; they come later. Whoever may read the data folder is the seeder's owner."
+                .to_owned(),
+        }),
         Verb::Seed { .. } => Err(Failure {
             exit: Exit::Refused,
             text: "Seed codes are not in this version. Let a member run: cobox-ctl seeder add FOLDER ADDR --quota 50G"
@@ -171,12 +207,21 @@ fn print_answer(answer: &Answer, data: &Path) {
         Answer::Pending { grants } if grants.is_empty() => print_line("no grant waits"),
         Answer::Pending { grants } => {
             for grant in grants {
-                print_line(&format!("{}  {} asked for by {}", grant.id, size(grant.quota_bytes), grant.from));
+                print_line(&format!(
+                    "{}  {}{}, asked for by {}",
+                    grant.id,
+                    size(grant.quota_bytes),
+                    end(grant.until_ms),
+                    grant.from
+                ));
             }
             print_line(&format!("Take one with: cobox-seeder accept ID --data {}", data.display()));
         }
         Answer::Already { folder } => print_line(&format!("already accepted: {folder}")),
-        Answer::Done { folder } => print_line(&format!("done: {folder}")),
+        Answer::Accepted { folder, quota_bytes, until_ms } => {
+            print_line(&format!("accepted: {folder}, {}{}", size(*quota_bytes), end(*until_ms)));
+        }
+        Answer::Refused { folder } => print_line(&format!("refused: {folder}")),
         Answer::Scrub { packs, bytes, damaged } => {
             print_line(&format!("{packs} packs, {} read, {} damaged", size(*bytes), damaged.len()));
             damaged.iter().for_each(|pack| print_line(&format!("damaged: {pack}")));
@@ -190,16 +235,12 @@ fn print_line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Bytes with a decimal unit.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
+/// When a grant ends, as words behind its size.
+fn end(until_ms: u64) -> String {
+    match until_ms {
+        0 => " without an end".to_owned(),
+        ms => format!(" until {}", time(ms)),
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 /// A flag that SIGTERM and Ctrl-C set.

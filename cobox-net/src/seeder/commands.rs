@@ -33,7 +33,7 @@ pub enum Request {
     Pending,
     /// Take a grant.
     Accept {
-        /// Beginning of the folder's id.
+        /// Its id, whole, as it was listed.
         id: String,
     },
     /// Refuse a grant.
@@ -73,7 +73,12 @@ pub enum Answer {
     Pending {
         grants: Vec<Waiting>,
     },
-    Done {
+    Accepted {
+        folder: String,
+        quota_bytes: u64,
+        until_ms: u64,
+    },
+    Refused {
         folder: String,
     },
     Already {
@@ -94,7 +99,9 @@ pub enum Answer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Waiting {
+    /// Names the folder and these terms.
     pub id: String,
+    pub folder: String,
     pub from: String,
     pub quota_bytes: u64,
     pub until_ms: u64,
@@ -205,17 +212,21 @@ fn carry_out(request: &Request, holding: &Holding, node: &Node) -> Result<Answer
 
 fn settled(settled: Settled) -> Answer {
     match settled {
-        Settled::Now(folder) => Answer::Done { folder: folder.to_hex() },
+        Settled::Accepted(folder, limits) => Answer::Accepted {
+            folder: folder.to_hex(),
+            quota_bytes: limits.quota_bytes,
+            until_ms: limits.until_ms,
+        },
+        Settled::Refused(folder) => Answer::Refused { folder: folder.to_hex() },
         Settled::Before(folder) => Answer::Already { folder: folder.to_hex() },
     }
 }
 
 fn waiting(holding: &Holding) -> Answer {
     let grants = holding.list_pending().into_iter().map(|pending| Waiting {
-        id: pending.folder.to_hex(),
-        from: pending
-            .from
-            .map_or_else(|| "a member of a folder that is held".to_owned(), |peer| peer.to_string()),
+        id: pending.id(),
+        folder: pending.folder.to_hex(),
+        from: pending.asker(),
         quota_bytes: pending.limits.quota_bytes,
         until_ms: pending.limits.until_ms,
     });

@@ -15,9 +15,10 @@ use parking_lot::Mutex;
 
 use super::identity::Identity;
 use super::limits::{Kept, Limits};
-use super::{Accept, Failure};
+use super::{Accept, Exit, Failure};
 use crate::node::{Node, SwarmKey};
 use crate::peer_id::PeerId;
+use crate::shown;
 use crate::wire::GrantAnswer;
 
 /// Grants that wait for the owner; more are refused until some are decided.
@@ -43,11 +44,66 @@ pub struct PendingGrant {
     pub limits: Limits,
 }
 
+/// Letters of a folder's id in a [`PendingGrant::id`].
+const ID_FOLDER_LETTERS: usize = 16;
+/// Letters of the terms' hash there: a member who may try offers cannot find others with the same 64 bits.
+const ID_TERMS_LETTERS: usize = 16;
+
+impl PendingGrant {
+    /// What its owner names it by: folder and terms, so that what is accepted is what was shown.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let folder = self.folder.to_hex();
+        format!("{}-{}", folder.get(..ID_FOLDER_LETTERS).unwrap_or(&folder), self.terms())
+    }
+
+    fn terms(&self) -> String {
+        let mut writer = Writer::new();
+        writer.fixed(&self.folder.0);
+        writer.bytes16(&self.from.map(|peer| peer.to_bytes()).unwrap_or_default());
+        writer.u64(self.limits.quota_bytes);
+        writer.u64(self.limits.until_ms);
+        let mut hash = cobox_store::id::hex(&cobox_store::id::hash(&writer.into_bytes()));
+        hash.truncate(ID_TERMS_LETTERS);
+        hash
+    }
+
+    /// When it ends, in words.
+    #[must_use]
+    pub fn end(&self) -> String {
+        match self.limits.until_ms {
+            0 => "without an end".to_owned(),
+            ms => format!("until {}", shown::time(ms)),
+        }
+    }
+
+    /// Who offered it, in words.
+    #[must_use]
+    pub fn asker(&self) -> String {
+        self.from.map_or_else(|| "a member of a folder that is held".to_owned(), |peer| peer.to_string())
+    }
+
+    fn changed(&self) -> Failure {
+        Failure {
+            exit: Exit::Refused,
+            text: format!(
+                "Nothing was accepted: offered now are {} {}, asked for by {}. To accept that, name it: {}",
+                shown::bytes(self.limits.quota_bytes),
+                self.end(),
+                self.asker(),
+                self.id()
+            ),
+        }
+    }
+}
+
 /// How a decision of the owner ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// It holds from now on.
-    Now(FolderId),
+    /// It is held from now on, within these limits.
+    Accepted(FolderId, Limits),
+    /// It was refused, and whoever offered it is told.
+    Refused(FolderId),
     /// The folder was accepted before, and no more is asked for.
     Before(FolderId),
 }
@@ -191,10 +247,10 @@ impl Holding {
         let folder = records.first()?.folder();
         let Some(grant) = self.check(folder, &records) else { return Some((folder, GrantAnswer::Refused)) };
         if self.accept == Accept::Any {
-            return Some((folder, self.import(&records, Some(Limits::of(&grant)))));
+            return Some((folder, self.import_or_refuse(&records, Some(Limits::of(&grant)))));
         }
         if self.store.folder_no(folder).is_ok() {
-            return Some((folder, self.import(&records, None)));
+            return Some((folder, self.import_or_refuse(&records, None)));
         }
         let path = self.pending_path(folder);
         if !path.exists() && self.list_pending().len() >= PENDING_MAX {
@@ -204,7 +260,8 @@ impl Holding {
         let mut writer = Writer::new();
         writer.bytes16(&from.to_bytes());
         records.iter().for_each(|record| writer.bytes32(&record.encode()));
-        match std::fs::write(&path, writer.into_bytes()) {
+        let part = self.pending.join("offer.new");
+        match std::fs::write(&part, writer.into_bytes()).and_then(|()| std::fs::rename(&part, &path)) {
             Ok(()) => Some((folder, GrantAnswer::Pending)),
             Err(error) => {
                 tracing::warn!(%error, "a grant cannot be kept");
@@ -232,33 +289,32 @@ impl Holding {
         })
     }
 
-    /// Takes records, and what the owner accepted with them.
-    fn import(&self, records: &[Record], accepted: Option<Limits>) -> GrantAnswer {
-        let add = || -> cobox_store::error::Result<FolderNo> {
-            let Some((genesis, rest)) = records.split_first() else {
-                return Err(cobox_store::Error::Premature);
-            };
-            let no = self.store.folder_add(genesis)?;
-            if let Some(accepted) = accepted {
-                accepted.keep(&self.store, no, Kept::Accepted)?;
-            }
-            for record in rest {
-                self.store.access_add(no, record)?;
-            }
-            Ok(no)
+    fn import_or_refuse(&self, records: &[Record], accepted: Option<Limits>) -> GrantAnswer {
+        self.import(records, accepted).unwrap_or_else(|error| {
+            tracing::warn!(%error, "a grant cannot be taken");
+            GrantAnswer::Refused
+        })
+    }
+
+    /// Takes records, and what the owner accepted with them. Refused are those that grant us nothing.
+    fn import(
+        &self,
+        records: &[Record],
+        accepted: Option<Limits>,
+    ) -> cobox_store::error::Result<GrantAnswer> {
+        let Some((genesis, rest)) = records.split_first() else {
+            return Err(cobox_store::Error::Premature);
         };
-        match add() {
-            Ok(no) => {
-                let me = self.identity.peer().to_bytes();
-                let granted = self.store.access(no).is_ok_and(|access| access.seeder(&me).is_some());
-                self.refresh(no);
-                if granted { GrantAnswer::Accepted } else { GrantAnswer::Refused }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a grant cannot be taken");
-                GrantAnswer::Refused
-            }
+        let no = self.store.folder_add(genesis)?;
+        if let Some(accepted) = accepted {
+            accepted.keep(&self.store, no, Kept::Accepted)?;
         }
+        for record in rest {
+            self.store.access_add(no, record)?;
+        }
+        let granted = self.store.access(no)?.seeder(&self.identity.peer().to_bytes()).is_some();
+        self.refresh(no);
+        Ok(if granted { GrantAnswer::Accepted } else { GrantAnswer::Refused })
     }
 
     fn pending_path(&self, folder: FolderId) -> PathBuf {
@@ -299,13 +355,15 @@ impl Holding {
         list
     }
 
-    /// Takes or refuses a pending grant; `id` is the beginning of a folder id in hex.
+    /// Takes or refuses a pending grant. To take one, `id` is its whole [`PendingGrant::id`]: what changed
+    /// since it was listed has another. To refuse, the beginning of the folder's id does.
     ///
     /// # Errors
-    /// When not exactly one grant begins with it, or the store fails.
+    /// When not exactly one grant fits, its terms are others by now, or it could not be taken.
     pub fn settle(&self, id: &str, answer: GrantAnswer) -> Result<Settled, Failure> {
+        let (start, terms) = id.split_once('-').map_or((id, None), |(start, terms)| (start, Some(terms)));
         let all = self.list_pending();
-        let fits = |folder: &FolderId| !id.is_empty() && folder.to_hex().starts_with(id);
+        let fits = |folder: &FolderId| !start.is_empty() && folder.to_hex().starts_with(start);
         let mut fitting = all.iter().filter(|pending| fits(&pending.folder));
         let (Some(pending), None) = (fitting.next(), fitting.next()) else {
             let held = self.store.folders()?;
@@ -313,29 +371,55 @@ impl Holding {
             return match (all.iter().any(|pending| fits(&pending.folder)), held.next(), held.next()) {
                 (false, Some(folder), None) if answer == GrantAnswer::Accepted => Ok(Settled::Before(folder)),
                 _ => Err(Failure::failed(format!(
-                    "No single pending grant begins with {id:?}. See: cobox-seeder pending"
+                    "No single pending grant is named {id:?}. See: cobox-seeder pending"
                 ))),
             };
         };
+        if answer == GrantAnswer::Accepted && terms != Some(pending.terms().as_str()) {
+            return Err(pending.changed());
+        }
         match pending.from {
-            Some(from) => self.settle_offer(from, pending, answer),
+            Some(from) => self.settle_offer(from, pending, answer)?,
             None => self.settle_raise(pending, answer)?,
         }
-        Ok(Settled::Now(pending.folder))
+        Ok(match answer {
+            GrantAnswer::Accepted => Settled::Accepted(pending.folder, pending.limits),
+            _ => Settled::Refused(pending.folder),
+        })
     }
 
-    fn settle_offer(&self, from: PeerId, pending: &PendingGrant, answer: GrantAnswer) {
+    fn settle_offer(&self, from: PeerId, pending: &PendingGrant, answer: GrantAnswer) -> Result<(), Failure> {
         let folder = pending.folder;
-        let answer = match (answer, self.read_pending(folder)) {
-            (GrantAnswer::Accepted, Some((_, records))) => self.import(&records, Some(pending.limits)),
-            _ => answer,
-        };
+        let mut taken = answer;
+        if answer == GrantAnswer::Accepted {
+            // Another offer may have come since it was listed a moment ago.
+            let offered = self.read_pending(folder).and_then(|(from, records)| {
+                let limits = Limits::of(&self.check(folder, &records)?);
+                Some((PendingGrant { folder, from: Some(from), limits }, records))
+            });
+            let Some((now, records)) = offered else {
+                return Err(Failure::failed("The grant is not there any more. See: cobox-seeder pending"));
+            };
+            if now.terms() != pending.terms() {
+                return Err(now.changed());
+            }
+            // Where the store fails, the grant goes on waiting.
+            taken = self.import(&records, Some(pending.limits))?;
+        }
         if let Err(error) = std::fs::remove_file(self.pending_path(folder)) {
             tracing::warn!(%error, "a settled grant cannot be removed");
         }
         if let Some(node) = self.node.lock().clone() {
-            node.grant_decided(from, folder, answer);
+            node.grant_decided(from, folder, taken);
         }
+        if taken != answer {
+            return Err(Failure {
+                exit: Exit::Refused,
+                text: "Nothing was accepted: the grant does not hold, since whoever wrote it may not grant, or took it back."
+                    .to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// Raises what a held folder may take, or remembers that the owner did not want to.

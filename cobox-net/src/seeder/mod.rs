@@ -38,6 +38,19 @@ pub enum Exit {
     Damage = 5,
 }
 
+impl Exit {
+    /// What it is called in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::NotReached => "not-reached",
+            Self::Refused => "refused",
+            Self::Damage => "damaged",
+        }
+    }
+}
+
 /// Why a command did not work, as a sentence, and the exit code.
 #[derive(Clone, Debug)]
 pub struct Failure {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use cobox_store::blind::receipts::EntriesProof;
 use cobox_store::format::access::{Record, UnverifiedRecord};
 use cobox_store::format::entry::LogHead;
 use cobox_store::format::invite::JoinRequest;
@@ -66,6 +67,8 @@ pub enum Failure {
     Protocol,
     /// No valid proof of this pack.
     NotProved(PackId),
+    /// Of the entries that the peer says it has, it could not prove all.
+    EntriesNotProved,
     /// The receipt does not fit.
     WrongReceipt,
     /// The store failed.
@@ -85,7 +88,7 @@ struct Asked {
     conn: Conn,
     question: QuestionId,
     session: SessionId,
-    challenge: Option<Challenge>,
+    challenge: Option<(Challenge, EntriesProof)>,
     proofs: BTreeMap<usize, Option<LeafProof>>,
     records: Vec<Record>,
 }
@@ -164,8 +167,16 @@ impl Engine {
             Asked { conn, question, session, challenge: None, proofs: BTreeMap::new(), records: Vec::new() };
         let frame = match &pending.ask {
             Ask::Audit { no, entropy } => {
-                let challenge = Challenge::draw(&self.live(*no)?, entropy);
-                asked.challenge = Some(challenge.clone());
+                // Of what it said it has: that it lacks what is newer shows in the receipt's heads.
+                let theirs = connection.sessions.get(&session).map(|session| session.theirs.clone());
+                let mut heads = self.store.log_heads(*no).map_err(|_| Failure::Store)?;
+                for head in &mut heads {
+                    let said = theirs.as_ref().and_then(|theirs| theirs.get(&head.log).copied());
+                    head.seq = head.seq.min(said.unwrap_or(0));
+                }
+                let mut challenge = Challenge::draw(&self.live(*no)?, &heads, entropy);
+                let honest = self.store.challenge_entries(*no, &mut challenge).map_err(|_| Failure::Store)?;
+                asked.challenge = Some((challenge.clone(), honest));
                 Frame::Challenge { session, question, challenge }
             }
             Ask::LocatorPut(locator) => Frame::LocatorPut { question, locator: locator.clone() },
@@ -298,7 +309,10 @@ impl Engine {
             Frame::Receipt { question, receipt, .. } => {
                 if let Some((pending, asked)) = self.take_ask(conn, question) {
                     let reply = self.check_receipt(&pending, &asked, &receipt);
-                    if matches!(reply, Err(Failure::NotProved(_) | Failure::WrongReceipt)) {
+                    if matches!(
+                        reply,
+                        Err(Failure::NotProved(_) | Failure::EntriesNotProved | Failure::WrongReceipt)
+                    ) {
                         self.disprove(&pending);
                     }
                     self.reply(pending.ticket, reply);
@@ -338,7 +352,7 @@ impl Engine {
 
     /// Checks every proof, the receipt's signature and that it fits the question; then stores it.
     fn check_receipt(&self, pending: &Pending, asked: &Asked, bytes: &[u8]) -> Result<Reply, Failure> {
-        let (Ask::Audit { no, .. }, Some(challenge)) = (&pending.ask, &asked.challenge) else {
+        let (Ask::Audit { no, .. }, Some((challenge, honest))) = (&pending.ask, &asked.challenge) else {
             return Err(Failure::Protocol);
         };
         for (at, sample) in challenge.samples.iter().enumerate() {
@@ -354,9 +368,13 @@ impl Engine {
             && receipt.seeder == pending.peer.to_bytes()
             && receipt.nonce == challenge.nonce
             && usize::from(receipt.samples_asked) == challenge.samples.len()
-            && receipt.samples_proved == receipt.samples_asked;
+            && receipt.samples_proved == receipt.samples_asked
+            && usize::from(receipt.entries_asked) == challenge.entries.len();
         if !fits {
             return Err(Failure::WrongReceipt);
+        }
+        if (receipt.entries_proved, receipt.entries_digest) != (honest.proved, honest.digest) {
+            return Err(Failure::EntriesNotProved);
         }
         // Where both hold the same entries, the live set is the same, and so must be its digest.
         let heads: Vec<LogHead> = self.store.log_heads(*no).map_err(|_| Failure::Store)?;
@@ -392,6 +410,7 @@ impl Engine {
         let seeder = pending.peer.to_bytes();
         let claims = receipts
             .iter()
+            .map(|kept| &kept.receipt)
             .any(|kept| kept.seeder == seeder && heads.iter().all(|head| kept.heads.contains(head)));
         if claims && let Err(error) = self.store.receipt_forget(*no, &seeder) {
             tracing::warn!(no = no.0, %error, "a receipt that no longer holds was not dropped");

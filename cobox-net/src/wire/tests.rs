@@ -1,7 +1,7 @@
 //! Every frame goes out and comes back; what is cut, long or unknown does not.
 
 use cobox_store::format::pack::PackRef;
-use cobox_store::format::proof::Sample;
+use cobox_store::format::proof::{EntrySample, Sample};
 use cobox_store::id::EntryHash;
 
 use super::*;
@@ -31,7 +31,11 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Challenge {
             session,
             question,
-            challenge: Challenge { nonce: [1; 32], samples: vec![Sample { pack, leaf: 3 }] },
+            challenge: Challenge {
+                nonce: [1; 32],
+                samples: vec![Sample { pack, leaf: 3 }],
+                entries: vec![EntrySample { log: LogId([4; 32]), seq: 2 }],
+            },
         },
         Frame::Proofs {
             session,

@@ -443,7 +443,7 @@ mod tests {
         let packs = packs(&[1 << 20, 4096, 1 << 20]);
         let refs: Vec<PackRef> = packs.iter().map(|(outboard, _)| outboard.pack()).collect();
         store.packs_put(no, &packs[..2]).expect("puts");
-        let challenge = Challenge::draw(&refs, &[7; 32]);
+        let challenge = Challenge::draw(&refs, &[], &[7; 32]);
         let proofs = store.answer(no, &challenge).expect("answers");
         for (sample, proof) in challenge.samples.iter().zip(&proofs) {
             let proved = proof.as_ref().is_some_and(|proof| proof.proves(sample.pack, sample.leaf));

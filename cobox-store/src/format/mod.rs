@@ -69,6 +69,8 @@ pub const CHUNK_BYTES_MAX: usize = 256 * 1024;
 pub const SEEN_MAX: usize = 1024;
 /// Audit samples that find 1 % loss with 99 % probability: ln 0.01 / ln 0.99.
 pub const PROOF_SAMPLES: usize = 459;
+/// Bytes of the entries of one challenge: what a small machine reads and hashes in half a second.
+pub const PROOF_ENTRY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Devices, seeders or boxes in one folder.
 pub const BOXES_MAX: usize = 4096;
 

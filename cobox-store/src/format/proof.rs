@@ -8,9 +8,10 @@
 use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::codec::{DecodeError, Reader, Writer};
+use super::entry::LogHead;
 use super::pack::{PackRef, is_size_class};
 use super::{PACK_BYTES_MAX, PROOF_SAMPLES, SLICE_BYTES};
-use crate::id::PackId;
+use crate::id::{LogId, PackId};
 
 /// BLAKE3's own chunk: the leaf of its tree.
 pub const LEAF_BYTES: u64 = 1024;
@@ -206,6 +207,15 @@ pub struct Sample {
     pub leaf: u64,
 }
 
+/// An entry that an audit asks for: its bytes, header and body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntrySample {
+    /// Of which log.
+    pub log: LogId,
+    /// Its number, from 1.
+    pub seq: u64,
+}
+
 /// The questions of one audit, bound to a nonce that the receipt repeats.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Challenge {
@@ -213,15 +223,73 @@ pub struct Challenge {
     pub nonce: [u8; 32],
     /// At most [`PROOF_SAMPLES`].
     pub samples: Vec<Sample>,
+    /// At most [`PROOF_SAMPLES`].
+    pub entries: Vec<EntrySample>,
+}
+
+/// Digests the bytes of entries under a challenge's nonce: who does not have them cannot have worked it
+/// out before, whatever hashes it keeps.
+pub struct EntriesDigest(blake3::Hasher);
+
+impl EntriesDigest {
+    /// Of no entry yet.
+    #[must_use]
+    pub fn new(nonce: &[u8; 32]) -> Self {
+        Self(blake3::Hasher::new_keyed(nonce))
+    }
+
+    /// Adds an entry as it is sent: `header ‖ signature ‖ body`.
+    pub fn add(&mut self, sample: EntrySample, bytes: &[u8]) {
+        self.0.update(&sample.log.0).update(&sample.seq.to_le_bytes());
+        self.0.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+    }
+
+    /// The digest.
+    #[must_use]
+    pub fn finish(&self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+}
+
+/// Last entries of logs that are asked for before others are drawn, so that a log that was set back shows
+/// in the first audit; the rest of the samples is left for old entries.
+const LAST_ENTRIES: usize = 64;
+
+/// Entries up to `heads`: all where they are few, else the last ones and others drawn uniformly.
+fn draw_entries(heads: &[LogHead], below: &mut impl FnMut(u64) -> u64) -> Vec<EntrySample> {
+    let total = heads.iter().fold(0u64, |sum, head| sum.saturating_add(head.seq));
+    if total <= PROOF_SAMPLES as u64 {
+        let of = |head: &LogHead| {
+            let log = head.log;
+            (1..=head.seq).map(move |seq| EntrySample { log, seq })
+        };
+        return heads.iter().flat_map(of).collect();
+    }
+    let skipped = if heads.len() > LAST_ENTRIES { below(heads.len() as u64) } else { 0 };
+    let last = heads.iter().cycle().skip(usize::try_from(skipped).expect("below a usize"));
+    let last = last.take(heads.len().min(LAST_ENTRIES)).filter(|head| head.seq > 0);
+    let mut samples: Vec<EntrySample> =
+        last.map(|head| EntrySample { log: head.log, seq: head.seq }).collect();
+    while samples.len() < PROOF_SAMPLES {
+        let mut at = below(total);
+        for head in heads {
+            if at < head.seq {
+                samples.push(EntrySample { log: head.log, seq: at + 1 });
+                break;
+            }
+            at -= head.seq;
+        }
+    }
+    samples
 }
 
 impl Challenge {
-    /// Draws packs uniformly, then leaves, from the caller's randomness.
+    /// Draws packs uniformly, then leaves, then entries up to `heads`, from the caller's randomness.
     ///
     /// `entropy` seeds an extendable hash, so that the same seed asks the same questions. Where there
-    /// are no more packs than samples, every pack is asked at least once.
+    /// are no more packs than samples, every pack is asked at least once, and likewise every entry.
     #[must_use]
-    pub fn draw(packs: &[PackRef], entropy: &[u8; 32]) -> Self {
+    pub fn draw(packs: &[PackRef], heads: &[LogHead], entropy: &[u8; 32]) -> Self {
         let mut stream = blake3::Hasher::new_derive_key("cobox 2026-11 v1 audit samples");
         stream.update(entropy);
         let mut stream = stream.finalize_xof();
@@ -243,7 +311,7 @@ impl Challenge {
             let pack = packs[index];
             samples.push(Sample { pack, leaf: below(pack.size.div_ceil(LEAF_BYTES)) });
         }
-        Self { nonce, samples }
+        Self { nonce, samples, entries: draw_entries(heads, &mut below) }
     }
 
     /// Appends the encoding.
@@ -254,6 +322,11 @@ impl Challenge {
             writer.fixed(&sample.pack.id.0);
             writer.u64(sample.pack.size);
             writer.u64(sample.leaf);
+        }
+        writer.count(self.entries.len());
+        for sample in &self.entries {
+            writer.fixed(&sample.log.0);
+            writer.u64(sample.seq);
         }
     }
 
@@ -274,7 +347,16 @@ impl Challenge {
             }
             samples.push(Sample { pack, leaf });
         }
-        Ok(Self { nonce, samples })
+        let count = reader.count(PROOF_SAMPLES, 40, field)?;
+        let mut entries = Vec::with_capacity(count);
+        for _ in 0..count {
+            let sample = EntrySample { log: reader.log_id(field)?, seq: reader.u64(field)? };
+            if sample.seq == 0 {
+                return Err(DecodeError::Invalid { field });
+            }
+            entries.push(sample);
+        }
+        Ok(Self { nonce, samples, entries })
     }
 }
 
@@ -341,6 +423,7 @@ fn leaf_siblings(leaves: &[&[u8]], at: usize, offset: u64, siblings: &mut Vec<Ch
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::EntryHash;
 
     fn pack(size: usize) -> Vec<u8> {
         let mut bytes = vec![0; size];
@@ -400,12 +483,54 @@ mod tests {
     #[test]
     fn challenge_over_few_packs_asks_every_one() {
         let packs: Vec<PackRef> = (0..200u8).map(|at| PackRef { id: PackId([at; 32]), size: 4096 }).collect();
-        let challenge = Challenge::draw(&packs, &[1; 32]);
+        let challenge = Challenge::draw(&packs, &heads(&[3, 0, 2]), &[1; 32]);
         assert_eq!(challenge.samples.len(), PROOF_SAMPLES);
         assert!(packs.iter().all(|pack| challenge.samples.iter().any(|sample| sample.pack == *pack)));
+        let numbers: Vec<(u8, u64)> =
+            challenge.entries.iter().map(|sample| (sample.log.0[0], sample.seq)).collect();
+        assert_eq!(numbers, [(0, 1), (0, 2), (0, 3), (2, 1), (2, 2)]);
         let mut writer = Writer::new();
         challenge.encode(&mut writer);
         let bytes = writer.into_bytes();
         assert_eq!(Challenge::decode(&mut Reader::new(&bytes)), Ok(challenge));
+    }
+
+    fn heads(lengths: &[u64]) -> Vec<LogHead> {
+        (0u8..)
+            .zip(lengths)
+            .map(|(at, seq)| LogHead { log: LogId([at; 32]), seq: *seq, hash: EntryHash([at; 32]) })
+            .collect()
+    }
+
+    #[test]
+    fn challenge_over_many_entries_asks_the_last_of_each_log_and_others() {
+        let heads = heads(&[100_000, 3, 700]);
+        let challenge = Challenge::draw(&[], &heads, &[2; 32]);
+        assert_eq!(challenge.entries.len(), PROOF_SAMPLES);
+        for (sample, head) in challenge.entries.iter().zip(&heads) {
+            assert_eq!((sample.log, sample.seq), (head.log, head.seq));
+        }
+        let drawn = &challenge.entries[heads.len()..];
+        assert!(drawn.iter().any(|sample| sample.seq < 50_000));
+        for sample in drawn {
+            let head = heads.iter().find(|head| head.log == sample.log).expect("a log of ours");
+            assert!((1..=head.seq).contains(&sample.seq));
+        }
+    }
+
+    #[test]
+    fn digest_of_entries_depends_on_nonce_bytes_and_place() {
+        let sample = |seq| EntrySample { log: LogId([1; 32]), seq };
+        let digest = |nonce: u8, parts: &[(u64, &[u8])]| {
+            let mut digest = EntriesDigest::new(&[nonce; 32]);
+            parts.iter().for_each(|(seq, bytes)| digest.add(sample(*seq), bytes));
+            digest.finish()
+        };
+        let base = digest(1, &[(1, b"ab"), (2, b"c")]);
+        assert_eq!(base, digest(1, &[(1, b"ab"), (2, b"c")]));
+        for other in [digest(2, &[(1, b"ab"), (2, b"c")]), digest(1, &[(1, b"a"), (2, b"bc")])] {
+            assert_ne!(base, other);
+        }
+        assert_ne!(base, digest(1, &[(1, b"ab"), (3, b"c")]));
     }
 }

@@ -37,6 +37,12 @@ pub struct Receipt {
     pub samples_asked: u16,
     /// Samples it answered with a proof.
     pub samples_proved: u16,
+    /// Entries in the challenge.
+    pub entries_asked: u16,
+    /// Entries it has, sound, of those.
+    pub entries_proved: u16,
+    /// [`super::proof::EntriesDigest`] of those.
+    pub entries_digest: [u8; 32],
     /// [`live_set_digest`] of the live packs that it holds whole.
     pub live_set_digest: [u8; 32],
     /// The seeder's clock, milliseconds since 1970.
@@ -89,6 +95,9 @@ impl Receipt {
         writer.u64(self.packs_lacking);
         writer.u16(self.samples_asked);
         writer.u16(self.samples_proved);
+        writer.u16(self.entries_asked);
+        writer.u16(self.entries_proved);
+        writer.fixed(&self.entries_digest);
         writer.fixed(&self.live_set_digest);
         writer.u64(self.time_ms);
         writer.into_bytes()
@@ -108,10 +117,12 @@ impl Receipt {
         bytes
     }
 
-    /// Whether it says that the seeder holds every live pack and proved every sample.
+    /// Whether it says that the seeder holds every live pack and proved every sample and entry.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.packs_lacking == 0 && self.samples_proved == self.samples_asked
+        self.packs_lacking == 0
+            && self.samples_proved == self.samples_asked
+            && self.entries_proved == self.entries_asked
     }
 }
 
@@ -147,14 +158,19 @@ impl UnverifiedReceipt {
             packs_lacking: reader.u64(field)?,
             samples_asked: reader.u16(field)?,
             samples_proved: reader.u16(field)?,
+            entries_asked: reader.u16(field)?,
+            entries_proved: reader.u16(field)?,
+            entries_digest: reader.array(field)?,
             live_set_digest: reader.array(field)?,
             time_ms: reader.u64(field)?,
             signature: reader.array(field)?,
         };
         reader.finish()?;
         let ascending = receipt.heads.windows(2).all(|pair| pair[0].log < pair[1].log);
-        let asked = usize::from(receipt.samples_asked);
-        if !ascending || asked > PROOF_SAMPLES || receipt.samples_proved > receipt.samples_asked {
+        let asked = usize::from(receipt.samples_asked.max(receipt.entries_asked));
+        let proved = receipt.samples_proved <= receipt.samples_asked
+            && receipt.entries_proved <= receipt.entries_asked;
+        if !ascending || asked > PROOF_SAMPLES || !proved {
             return Err(DecodeError::Invalid { field });
         }
         Ok(Self(receipt))
@@ -198,6 +214,9 @@ mod tests {
             packs_lacking: 0,
             samples_asked: 459,
             samples_proved: 459,
+            entries_asked: 9,
+            entries_proved: 9,
+            entries_digest: [7; 32],
             live_set_digest: live_set_digest(&[PackId([5; 32])]),
             time_ms: 6,
             signature: [0; 64],

@@ -153,6 +153,22 @@ impl Folder {
         Ok(Error::PackDamaged(row.pack))
     }
 
+    /// Whether a chunk's bytes lie on this device, in memory or in slices that were found sound.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn is_whole_here(&self, chunk: ChunkRef) -> Result<bool> {
+        if self.packer.read(&chunk).is_some() {
+            return Ok(true);
+        }
+        let Some(row) = self.index_get(&chunk)? else { return Ok(false) };
+        match self.store().pack_range(self.no(), row.pack, u64::from(row.offset), row.len as usize) {
+            Ok(found) => Ok(found.is_some()),
+            Err(Error::PackDamaged(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The pack a chunk would be fetched from; `None` while it is only in memory or nobody named it.
     ///
     /// # Errors

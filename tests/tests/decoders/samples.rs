@@ -31,7 +31,11 @@ use zeroize::Zeroizing;
 pub fn samples() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let pack = pack();
     let outboard = Outboard::of(&pack);
-    let challenge = Challenge::draw(&[outboard.pack()], &[1; 32]);
+    let challenge = Challenge::draw(
+        &[outboard.pack()],
+        &[LogHead { log: log(), seq: 4, hash: EntryHash([1; 32]) }],
+        &[1; 32],
+    );
     vec![
         ("entry", vec![entry(1, &[5; 60]), entry(2, &[6; 300])]),
         ("body", vec![body().encode()]),
@@ -323,6 +327,9 @@ fn receipt() -> Receipt {
         packs_lacking: 0,
         samples_asked: 459,
         samples_proved: 459,
+        entries_asked: 9,
+        entries_proved: 9,
+        entries_digest: [6; 32],
         live_set_digest: live_set_digest(&[PackId([5; 32])]),
         time_ms: 6,
         signature: [0; 64],
@@ -335,8 +342,8 @@ fn frames() -> Vec<Vec<u8>> {
     use wire::{Frame, GrantAnswer, LocatorAnswer, Part, Proof, QuestionId, SessionId};
     let (session, question) = (SessionId(7), QuestionId(9));
     let (pack, records) = (outboard_small(), vec![vec![1; 200], vec![2; 300]]);
-    let challenge = Challenge::draw(&[pack], &[3; 32]);
     let head = LogHead { log: log(), seq: 4, hash: EntryHash([1; 32]) };
+    let challenge = Challenge::draw(&[pack], &[head], &[3; 32]);
     let frames = [
         Frame::Hello { nonce: [3; 32] },
         Frame::Open { session, blinded: [4; 32], proof: [5; 32] },

@@ -9,13 +9,13 @@ use crate::format::access::{Act, Device, Record, Role, SEALED_LABEL_BYTES, Unsig
 use crate::format::address::SeederAddress;
 use crate::format::codec::{Reader, Writer};
 use crate::format::content::{Content, Extent, Node};
-use crate::format::entry::{Body, UnverifiedEntry};
+use crate::format::entry::{Body, LogHead, UnverifiedEntry};
 use crate::format::locator::{UnverifiedLocator, decode_folders, encode_folders};
 use crate::format::membership;
 use crate::format::op::{Op, OpGroup};
 use crate::format::pack::{Footer, PackRef, decode_directory, encode_directory};
 use crate::format::proof::{Challenge, LeafProof, Outboard};
-use crate::id::{FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash, hex};
+use crate::id::{EntryHash, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash, hex};
 use crate::keyed::MemberSecret;
 
 /// The cases of one layout, each checked against the decoder as it is added.
@@ -277,7 +277,8 @@ fn proofs() -> Vec<(&'static str, Vec<Value>)> {
             .refuse(&format!("leaf {leaf} as another"), &proof, about(leaf ^ 1));
     }
     let packs: Vec<PackRef> = (0..3).map(|at| PackRef { id: PackId([at; 32]), size: 4096 }).collect();
-    let mut challenge = Challenge::draw(&packs, &seed("challenge"));
+    let heads = [LogHead { log: LogId([9; 32]), seq: 2, hash: EntryHash([8; 32]) }];
+    let mut challenge = Challenge::draw(&packs, &heads, &seed("challenge"));
     challenge.samples.truncate(3);
     let mut writer = Writer::new();
     challenge.encode(&mut writer);
@@ -288,6 +289,7 @@ fn proofs() -> Vec<(&'static str, Vec<Value>)> {
         &set(&bytes, 75, 1),
         Value::Null,
     );
+    let challenges = challenges.refuse("entry 0 of a log", &set(&bytes, bytes.len() - 8, 0), Value::Null);
     vec![("outboard", outboards.cases), ("proof", cases.cases), ("challenge", challenges.cases)]
 }
 

@@ -1,0 +1,390 @@
+//! When people are told that a folder's copies are not what they should be: once per change.
+//!
+//! Pure: the state of the copies and a time in, notices out. What is told is remembered with the folder, so
+//! that a restart repeats nothing. A moment of trouble is no news (each write makes a copy incomplete until
+//! it is sent and proved): it is told once it lasts, counted only while this device is awake and looking.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::folder::FolderState;
+use super::policy::Policy;
+use crate::exit::Outcome;
+use crate::render::health::{Light, judge};
+use crate::render::units::time;
+use crate::report::{Alarm, FolderReport, SeederReport};
+
+/// The setting under which it is remembered what was told, sealed.
+const SETTING: &str = "alarms told";
+/// Trouble that lasts so long is told, unless the member set another span.
+pub(crate) const ALARM_AFTER_MS: u64 = 30 * 60 * 1000;
+/// A longer pause between two looks means that this device slept, and could not have heard anybody.
+const AWAKE_GAP_MS: u64 = 5 * 60 * 1000;
+/// How exactly it is remembered when a seeder was heard of: each time is a write to the disk.
+const HEARD_STEP_MS: u64 = 10 * 60 * 1000;
+
+/// What is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum What {
+    /// Fewer copies are proved or claimed than there should be.
+    Red,
+    /// Enough copies are claimed; not all are proved, or their proofs are late.
+    Amber,
+    /// All is as it should be again.
+    Green,
+    /// Nobody heard of a seeder for long.
+    Silent,
+    /// It is heard of again.
+    Heard,
+}
+
+/// Something to tell.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub(crate) struct Notice {
+    /// When, in milliseconds since 1970.
+    pub time_ms: u64,
+    /// Of which folder.
+    pub folder: String,
+    /// Its id in hex.
+    pub folder_id: String,
+    /// What.
+    pub what: What,
+    /// For people.
+    pub text: String,
+}
+
+/// What is remembered of a folder.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Watch {
+    /// What was told last of the copies; nothing is like green.
+    told: Option<Told>,
+    /// By peer id.
+    seeders: BTreeMap<String, Heard>,
+    #[serde(skip)]
+    awake: Option<Awake>,
+    /// The light that is worse than what was told, and since when.
+    #[serde(skip)]
+    worse: Option<(Light, u64)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Told {
+    light: Light,
+    since_ms: u64,
+    text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Heard {
+    at_ms: u64,
+    /// Since when it was told to be silent.
+    silent_ms: Option<u64>,
+}
+
+/// This device looks without a gap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Awake {
+    since_ms: u64,
+    last_ms: u64,
+}
+
+impl Watch {
+    /// What is wrong and was told.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        let alarm = |since_ms, what| Alarm { what, advice: format!("It is so since {}.", time(since_ms)) };
+        let copies = self.told.iter().filter(|told| told.light != Light::Green);
+        let copies = copies.map(|told| alarm(told.since_ms, told.text.clone()));
+        let silent = self.seeders.iter().filter_map(|(peer_id, heard)| {
+            heard.silent_ms.map(|since_ms| alarm(since_ms, silent(peer_id, heard.at_ms)))
+        });
+        copies.chain(silent).collect()
+    }
+
+    /// When a seeder was last heard of.
+    pub fn heard_at(&self, peer_id: &str) -> Option<u64> {
+        self.seeders.get(peer_id).map(|heard| heard.at_ms)
+    }
+
+    /// Looks at a folder, and says what is new. `after_ms` is how long trouble lasts before it is told.
+    pub fn look(
+        &mut self,
+        folder: &FolderReport,
+        policy: &Policy,
+        after_ms: u64,
+        now_ms: u64,
+    ) -> Vec<Notice> {
+        let awake = match self.awake {
+            Some(awake) if now_ms.abs_diff(awake.last_ms) <= AWAKE_GAP_MS => awake.since_ms.min(now_ms),
+            _ => {
+                self.worse = None;
+                now_ms
+            }
+        };
+        self.awake = Some(Awake { since_ms: awake, last_ms: now_ms });
+        let mut notices = Vec::new();
+        let mut tell = |what, text: String| {
+            notices.push(Notice {
+                time_ms: now_ms,
+                folder: folder.name.clone(),
+                folder_id: folder.id.clone(),
+                what,
+                text,
+            });
+        };
+        if let Some((what, text)) = self.look_at_copies(folder, after_ms, now_ms) {
+            tell(what, format!("{}: {text}", folder.name));
+        }
+        self.seeders.retain(|known, _| folder.seeders.iter().any(|seeder| seeder.peer_id == *known));
+        let long_awake = now_ms.saturating_sub(awake) >= after_ms;
+        for seeder in &folder.seeders {
+            if let Some((what, text)) = self.look_at_seeder(seeder, policy, long_awake, now_ms) {
+                tell(what, format!("{}: {text}", folder.name));
+            }
+        }
+        notices
+    }
+
+    fn look_at_copies(
+        &mut self,
+        folder: &FolderReport,
+        after_ms: u64,
+        now_ms: u64,
+    ) -> Option<(What, String)> {
+        let health = judge(folder);
+        let told = self.told.as_ref().map_or(Light::Green, |told| told.light);
+        if health.light <= told {
+            self.worse = None;
+            // What is better and not well yet is no news: the alarm holds until all is well.
+            if health.light != Light::Green || told == Light::Green {
+                return None;
+            }
+            self.told = None;
+            let text = format!(
+                "all is well again, {} of {} copies are proved.",
+                health.copies, health.copies_wanted
+            );
+            return Some((What::Green, text));
+        }
+        let since_ms = match self.worse {
+            // From amber to red the time goes on: it is trouble all along.
+            Some((_, since_ms)) => since_ms.min(now_ms),
+            None => now_ms,
+        };
+        self.worse = Some((health.light, since_ms));
+        if now_ms.saturating_sub(since_ms) < after_ms {
+            return None;
+        }
+        self.worse = None;
+        let text = copies_text(folder);
+        self.told = Some(Told { light: health.light, since_ms, text: text.clone() });
+        Some((if health.light == Light::Red { What::Red } else { What::Amber }, text))
+    }
+
+    fn look_at_seeder(
+        &mut self,
+        seeder: &SeederReport,
+        policy: &Policy,
+        long_awake: bool,
+        now_ms: u64,
+    ) -> Option<(What, String)> {
+        let heard =
+            self.seeders.entry(seeder.peer_id.clone()).or_insert(Heard { at_ms: now_ms, silent_ms: None });
+        if seeder.link == "connected" {
+            if now_ms.abs_diff(heard.at_ms) >= HEARD_STEP_MS || heard.silent_ms.is_some() {
+                heard.at_ms = now_ms;
+            }
+            let was_silent = heard.silent_ms.take().is_some();
+            return was_silent
+                .then(|| (What::Heard, format!("the seeder {} is heard of again.", seeder.peer_id)));
+        }
+        if heard.silent_ms.is_some() || !long_awake || now_ms.abs_diff(heard.at_ms) <= policy.late_ms() {
+            return None;
+        }
+        heard.silent_ms = Some(now_ms);
+        Some((What::Silent, silent(&seeder.peer_id, heard.at_ms)))
+    }
+}
+
+fn silent(peer_id: &str, heard_ms: u64) -> String {
+    format!("The seeder {peer_id} was not heard of since {}: ask its owner.", time(heard_ms))
+}
+
+/// What is wrong with the copies, and what to do.
+fn copies_text(folder: &FolderReport) -> String {
+    let health = judge(folder);
+    let name = &folder.name;
+    if health.packs_lost > 0 {
+        return format!(
+            "{} packs are not whole on this device, and no seeder is known to hold them. Connect a seeder or a device that has them.",
+            health.packs_lost
+        );
+    }
+    let counted = format!("{} of {} copies are proved", health.copies, health.copies_wanted);
+    let seeders = u32::try_from(folder.seeders.len()).unwrap_or(u32::MAX);
+    if seeders < health.copies_wanted {
+        let who = match seeders {
+            0 => "no seeder".to_owned(),
+            1 => "only one seeder".to_owned(),
+            many => format!("only {many} seeders"),
+        };
+        return format!(
+            "{counted}, and it has {who}. Add one with `cobox-ctl seeder add {name} ADDR --quota 50G`."
+        );
+    }
+    if folder.copies_late > 0 && health.light == Light::Amber {
+        return format!(
+            "{counted}, and {} of the proofs are late. Check that the seeders are reachable.",
+            folder.copies_late
+        );
+    }
+    format!("{counted}. `cobox-ctl status {name}` says what each seeder lacks.")
+}
+
+impl FolderState {
+    /// Remembers what was told before the daemon started.
+    pub fn recall_watch(&self) {
+        let read = || {
+            let sealed = self.folder.store().setting(self.no(), SETTING).ok()??;
+            let plain = self.folder.local().open(SETTING.as_bytes(), &sealed).ok()?;
+            serde_json::from_slice(&plain).ok()
+        };
+        *self.watch.lock() = read().unwrap_or_default();
+    }
+
+    /// Looks at the folder's copies; what is new is remembered before it is told, so that it is told once.
+    pub fn look(&self, report: &FolderReport, after_ms: u64, now_ms: u64) -> Outcome<Vec<Notice>> {
+        let policy = self.policy();
+        let (notices, watch) = {
+            let mut watch = self.watch.lock();
+            let before = (watch.told.clone(), watch.seeders.clone());
+            let notices = watch.look(report, &policy, after_ms, now_ms);
+            let same = before == (watch.told.clone(), watch.seeders.clone());
+            (notices, (!same).then(|| watch.clone()))
+        };
+        if let Some(watch) = watch
+            && let Ok(plain) = serde_json::to_vec(&watch)
+        {
+            let sealed = self.folder.local().seal(SETTING.as_bytes(), &plain);
+            self.folder.store().setting_put(self.no(), SETTING, &sealed)?;
+        }
+        Ok(notices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Holding, LocalReport};
+
+    const MINUTE: u64 = 60_000;
+    const DAY: u64 = 24 * 60 * MINUTE;
+    const START: u64 = 20_000 * DAY;
+
+    fn folder(holding: Holding, link: &str) -> FolderReport {
+        let seeder = SeederReport {
+            peer_id: "12D3".into(),
+            address: String::new(),
+            quota_bytes: 1,
+            until_ms: 0,
+            link: link.into(),
+            problem: None,
+            rtt_ms: None,
+            path: None,
+            entries_behind: 0,
+            packs_to_send: 0,
+            bytes_to_send: 0,
+            bytes_sent: 0,
+            rate: 0,
+            holding,
+            proved_at_ms: None,
+            heard_at_ms: None,
+        };
+        FolderReport {
+            name: "photos".into(),
+            id: String::new(),
+            mount: None,
+            local: LocalReport::default(),
+            seeders: vec![seeder],
+            copies_claimed: u32::from(holding.is_proved() || holding == Holding::Claimed),
+            copies_proved: u32::from(holding.is_proved()),
+            copies_late: u32::from(holding == Holding::Late),
+            copies_wanted: 1,
+            tolerance_ms: 7 * DAY,
+            alarms: Vec::new(),
+            proved_at_ms: None,
+        }
+    }
+
+    /// Looks each minute from `from` on, and collects what is told.
+    fn looks(watch: &mut Watch, report: &FolderReport, from: u64, minutes: u64) -> Vec<What> {
+        (0..minutes)
+            .flat_map(|at| watch.look(report, &Policy::default(), ALARM_AFTER_MS, from + at * MINUTE))
+            .map(|notice| notice.what)
+            .collect()
+    }
+
+    #[test]
+    fn folder_below_its_target_is_told_once_when_it_lasts_and_once_when_it_is_well() {
+        let mut watch = Watch::default();
+        let (good, bad) = (folder(Holding::Proved, "connected"), folder(Holding::Behind, "connected"));
+        assert!(looks(&mut watch, &good, START, 5).is_empty());
+        // Each write makes a copy incomplete for a moment.
+        assert!(looks(&mut watch, &bad, START + 5 * MINUTE, 20).is_empty());
+        assert!(looks(&mut watch, &good, START + 25 * MINUTE, 1).is_empty());
+        assert_eq!(looks(&mut watch, &bad, START + 26 * MINUTE, 200), [What::Red]);
+        assert_eq!(watch.alarms().len(), 1);
+        // Half way back is no news, nor is falling back again.
+        let claimed = folder(Holding::Claimed, "connected");
+        assert!(looks(&mut watch, &claimed, START + 226 * MINUTE, 90).is_empty());
+        assert!(looks(&mut watch, &bad, START + 316 * MINUTE, 90).is_empty());
+        assert_eq!(looks(&mut watch, &good, START + 406 * MINUTE, 90), [What::Green]);
+        assert!(watch.alarms().is_empty());
+    }
+
+    #[test]
+    fn late_proof_is_amber_and_then_red() {
+        let mut watch = Watch::default();
+        assert_eq!(looks(&mut watch, &folder(Holding::Late, "connected"), START, 90), [What::Amber]);
+        let expired = folder(Holding::Expired, "connected");
+        assert_eq!(looks(&mut watch, &expired, START + 90 * MINUTE, 90), [What::Red]);
+    }
+
+    #[test]
+    fn silent_seeder_is_told_once_and_again_when_it_speaks() {
+        let mut watch = Watch::default();
+        let off = folder(Holding::Proved, "offline");
+        let minutes = Policy::default().late_ms() / MINUTE + 3;
+        assert_eq!(looks(&mut watch, &off, START, minutes), [What::Silent]);
+        let later = START + minutes * MINUTE;
+        assert!(looks(&mut watch, &off, later, 100).is_empty());
+        assert_eq!(watch.heard_at("12D3"), Some(START));
+        let on = folder(Holding::Proved, "connected");
+        assert_eq!(looks(&mut watch, &on, later + 100 * MINUTE, 3), [What::Heard]);
+    }
+
+    #[test]
+    fn device_that_slept_gives_its_seeders_time_to_answer() {
+        let mut watch = Watch::default();
+        assert!(looks(&mut watch, &folder(Holding::Proved, "connected"), START, 3).is_empty());
+        let woken = START + 30 * DAY;
+        assert!(looks(&mut watch, &folder(Holding::Expired, "offline"), woken, 5).is_empty());
+        assert!(looks(&mut watch, &folder(Holding::Proved, "connected"), woken + 5 * MINUTE, 60).is_empty());
+        // One that stays away is told.
+        let told = looks(&mut watch, &folder(Holding::Expired, "offline"), woken + 60 * DAY, 60);
+        assert_eq!(told, [What::Red, What::Silent]);
+    }
+
+    #[test]
+    fn what_was_told_survives_a_restart() {
+        let mut watch = Watch::default();
+        let bad = folder(Holding::Behind, "connected");
+        assert_eq!(looks(&mut watch, &bad, START, 60), [What::Red]);
+        let text = serde_json::to_string(&watch).expect("JSON");
+        let mut again: Watch = serde_json::from_str(&text).expect("JSON");
+        assert!(looks(&mut again, &bad, START + 60 * MINUTE, 100).is_empty());
+        let good = folder(Holding::Proved, "connected");
+        assert_eq!(looks(&mut again, &good, START + 160 * MINUTE, 2), [What::Green]);
+    }
+}

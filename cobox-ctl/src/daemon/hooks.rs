@@ -1,0 +1,294 @@
+//! How people are told: the log, and as configured a program, a web address and an e-mail address.
+//!
+//! `alarm.json` in the device's home says where to; people may edit it. Nothing goes through a shell. The
+//! object of the notice is on the program's standard input; a web address is reached with `curl`, and mail is
+//! handed to the system's `sendmail`, so that TLS, proxies and queues are theirs.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::alarm::{ALARM_AFTER_MS, Notice, What};
+use super::{Daemon, TICK, now_ms};
+use crate::exit::{Outcome, Problem};
+use crate::report::{AlarmSettings, AlarmTest};
+
+/// How often the copies are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// A program that takes longer is ended.
+const PROGRAM_WAIT: Duration = Duration::from_secs(60);
+/// Where `sendmail` is when it is not on the path of a daemon (Filesystem Hierarchy Standard).
+const SENDMAIL_DIRS: [&str; 2] = ["/usr/sbin", "/usr/lib"];
+
+impl Default for AlarmSettings {
+    fn default() -> Self {
+        Self { program: None, url: None, mail: None, after_ms: ALARM_AFTER_MS }
+    }
+}
+
+/// Starts the thread that looks at the copies.
+pub(crate) fn start_watcher(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
+    let daemon = Arc::clone(daemon);
+    super::chores::spawn("watcher", move || {
+        let mut last: Option<Instant> = None;
+        while !daemon.is_ending() {
+            if last.is_none_or(|last| last.elapsed() >= LOOK) {
+                last = Some(Instant::now());
+                daemon.look_at_copies();
+            }
+            std::thread::park_timeout(TICK);
+        }
+    })
+}
+
+impl Daemon {
+    fn look_at_copies(&self) {
+        let settings = self.alarm_settings().unwrap_or_else(|problem| {
+            tracing::warn!(%problem, "alarms are told in the log only");
+            AlarmSettings::default()
+        });
+        for state in self.folders() {
+            let looked = self
+                .folder_report(&state)
+                .and_then(|report| state.look(&report, settings.after_ms, now_ms()));
+            match looked {
+                Ok(notices) => notices.iter().for_each(|notice| self.tell(&settings, notice)),
+                Err(problem) => tracing::debug!(%problem, "a folder's copies were not looked at"),
+            }
+        }
+    }
+
+    fn tell(&self, settings: &AlarmSettings, notice: &Notice) {
+        let folder = notice.folder_id.get(..8).unwrap_or(&notice.folder_id);
+        match notice.what {
+            What::Red => tracing::error!(folder, "fewer copies than there should be"),
+            What::Amber => tracing::warn!(folder, "not all copies are proved in time"),
+            What::Silent => tracing::warn!(folder, "a seeder is silent"),
+            What::Green | What::Heard => tracing::info!(folder, what = ?notice.what, "copies are well again"),
+        }
+        for problem in self.deliver(settings, notice) {
+            tracing::warn!(problem, "an alarm was not delivered");
+        }
+    }
+
+    /// Delivers a notice everywhere, and says where that failed.
+    fn deliver(&self, settings: &AlarmSettings, notice: &Notice) -> Vec<String> {
+        let object = serde_json::to_string(notice).unwrap_or_default() + "\n";
+        let ending = || self.is_ending();
+        let mut problems = Vec::new();
+        if let Some(program) = &settings.program {
+            problems.extend(feed(&mut Command::new(program), &object, &ending).err());
+        }
+        if let Some(url) = &settings.url {
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--show-error", "--fail", "--max-time", "30", "--proto", "=http,https"]);
+            curl.args(["--header", "Content-Type: application/json", "--data-binary", "@-", "--", url]);
+            problems.extend(feed(&mut curl, &object, &ending).err());
+        }
+        if let Some(mail) = &settings.mail {
+            let letter = letter(mail, &self.home.label(), notice);
+            let sent = sendmail()
+                .and_then(|program| feed(Command::new(program).args(["-i", "-t"]), &letter, &ending));
+            problems.extend(sent.err());
+        }
+        problems
+    }
+
+    fn alarm_file(&self) -> PathBuf {
+        self.paths.home.join("alarm.json")
+    }
+
+    /// Where alarms go.
+    pub fn alarm_settings(&self) -> Outcome<AlarmSettings> {
+        let path = self.alarm_file();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(AlarmSettings::default()),
+            Err(error) => {
+                return Err(Problem::failed(format!("{} cannot be read: {error}.", path.display())));
+            }
+        };
+        serde_json::from_str(&text).map_err(|error| {
+            Problem::failed_with(
+                format!("{} is not understood: {error}.", path.display()),
+                "Correct it, or write it anew with `cobox-ctl alarm set`.",
+            )
+        })
+    }
+
+    /// Changes where alarms go.
+    pub fn alarm_set(&self, settings: &AlarmSettings) -> Outcome<AlarmSettings> {
+        check(settings)?;
+        let path = self.alarm_file();
+        let text = serde_json::to_string_pretty(settings).unwrap_or_default() + "\n";
+        let part = path.with_extension("new");
+        std::fs::write(&part, text)
+            .and_then(|()| std::fs::rename(&part, &path))
+            .map_err(|error| Problem::failed(format!("{} cannot be written: {error}.", path.display())))?;
+        self.alarm_settings()
+    }
+
+    /// Sends a notice that says it is a test.
+    pub fn alarm_test(&self) -> Outcome<AlarmTest> {
+        let settings = self.alarm_settings()?;
+        let notice = Notice {
+            time_ms: now_ms(),
+            folder: "test".to_owned(),
+            folder_id: "00".repeat(32),
+            what: What::Amber,
+            text: "This is a test: nothing is wrong.".to_owned(),
+        };
+        let problems = self.deliver(&settings, &notice);
+        Ok(AlarmTest { settings, problems })
+    }
+}
+
+/// Refuses what could never work.
+fn check(settings: &AlarmSettings) -> Outcome<()> {
+    if let Some(program) = &settings.program
+        && (!program.is_absolute() || !program.is_file())
+    {
+        return Err(Problem::usage(
+            format!("{} is not a program.", program.display()),
+            "Give the absolute path of a program; it gets the alarm as JSON on its standard input.",
+        ));
+    }
+    if let Some(url) = &settings.url {
+        if !(url.starts_with("https://") || url.starts_with("http://"))
+            || url.chars().any(char::is_whitespace)
+        {
+            return Err(Problem::usage(
+                format!("{url} is not a web address."),
+                "Write it like https://example.org/hook.",
+            ));
+        }
+        if find("curl", &[]).is_none() {
+            return Err(Problem::failed_with(
+                "curl is not installed, which calls web addresses.",
+                "Install the package curl.",
+            ));
+        }
+    }
+    if let Some(mail) = &settings.mail {
+        let well = mail.contains('@')
+            && !mail.chars().any(|char| char.is_control() || char.is_whitespace() || ",;<>".contains(char));
+        if !well || mail.starts_with('-') {
+            return Err(Problem::usage(
+                format!("{mail} is not an e-mail address."),
+                "Write it like name@example.org.",
+            ));
+        }
+        sendmail().map_err(|problem| {
+            Problem::failed_with(problem, "Install a mail transport, for example msmtp-mta or postfix.")
+        })?;
+    }
+    Ok(())
+}
+
+fn find(name: &str, more: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs: Vec<PathBuf> = std::env::split_paths(&path).chain(more.iter().map(PathBuf::from)).collect();
+    dirs.iter().map(|dir| dir.join(name)).find(|found| found.is_file())
+}
+
+fn sendmail() -> Result<PathBuf, String> {
+    find("sendmail", &SENDMAIL_DIRS).ok_or_else(|| "This machine has no sendmail.".to_owned())
+}
+
+fn letter(to: &str, device: &str, notice: &Notice) -> String {
+    let subject: String =
+        format!("CoBox: {}", notice.text).chars().filter(|char| !char.is_control()).take(120).collect();
+    // Names may hold any letter, and a header only ASCII; the text below has them.
+    let subject: String = subject.chars().map(|char| if char.is_ascii() { char } else { '?' }).collect();
+    format!(
+        "To: {to}\nSubject: {subject}\nMIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\nAuto-Submitted: auto-generated\n\n{}\n\nThe device {device} noticed this at {}.\n",
+        notice.text,
+        crate::render::units::time(notice.time_ms)
+    )
+}
+
+/// Runs a program with `input`, for a minute at the most.
+fn feed(command: &mut Command, input: &str, ending: &dyn Fn() -> bool) -> Result<(), String> {
+    let name = Path::new(command.get_program()).display().to_string();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir("/")
+        .spawn()
+        .map_err(|error| format!("{name} cannot be started: {error}"))?;
+    // A notice is far smaller than a pipe holds, so this does not wait. A program may well not read it.
+    if let Some(mut pipe) = child.stdin.take() {
+        let _ = pipe.write_all(input.as_bytes());
+    }
+    let started = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(format!("{name} ended with {status}")),
+            Ok(None) if started.elapsed() < PROGRAM_WAIT && !ending() => {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+            other => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(match other {
+                    Err(error) => format!("{name} cannot be waited for: {error}"),
+                    _ => format!("{name} did not end in time"),
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(text: &str) -> Notice {
+        Notice {
+            time_ms: 0,
+            folder: "f".into(),
+            folder_id: String::new(),
+            what: What::Red,
+            text: text.into(),
+        }
+    }
+
+    #[test]
+    fn letter_cannot_be_given_headers_by_a_folder_name() {
+        let letter = letter("a@b", "laptop", &notice("fotos\nBcc: c@d ä: 0 of 1"));
+        let head = letter.split("\n\n").next().expect("a head");
+        assert!(!head.lines().any(|line| line.starts_with("Bcc")), "{head}");
+        assert!(head.is_ascii());
+    }
+
+    #[test]
+    fn senseless_settings_are_refused() {
+        let base = AlarmSettings::default;
+        for bad in [
+            AlarmSettings { program: Some("relative".into()), ..base() },
+            AlarmSettings { program: Some("/no/such/program".into()), ..base() },
+            AlarmSettings { url: Some("ftp://x".into()), ..base() },
+            AlarmSettings { url: Some("--output /etc/passwd".into()), ..base() },
+            AlarmSettings { mail: Some("-f@b".into()), ..base() },
+            AlarmSettings { mail: Some("a@b,c@d".into()), ..base() },
+        ] {
+            assert!(check(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn program_gets_the_notice_and_its_failure_is_told() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let file = dir.path().join("told");
+        let mut tee = Command::new("tee");
+        feed(tee.arg(&file), "{}\n", &|| false).expect("runs");
+        assert_eq!(std::fs::read_to_string(&file).expect("written"), "{}\n");
+        assert!(feed(&mut Command::new("false"), "", &|| false).is_err());
+        assert!(feed(Command::new("sleep").arg("600"), "", &|| true).is_err());
+    }
+}

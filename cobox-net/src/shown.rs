@@ -1,0 +1,55 @@
+//! Sizes and times as every program of this project shows them to people.
+
+const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// `1536` as `1.5 KiB`.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// Milliseconds since 1970 as `2026-11-22 23:04 UTC`.
+#[must_use]
+pub fn time(unix_ms: u64) -> String {
+    let (year, month, day) = civil(unix_ms / DAY_MS);
+    let minute = unix_ms % DAY_MS / 60_000;
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", minute / 60, minute % 60)
+}
+
+/// Year, month and day of a day since 1970 (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+#[must_use]
+pub fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let of_era = shifted % 146_097;
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march + 2) / 5 + 1;
+    let month = if march < 10 { march + 3 } else { march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_shown_in_one_unit() {
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(5), "5 B");
+        assert_eq!(bytes(50 << 30), "50.0 GiB");
+        assert_eq!(time(0), "1970-01-01 00:00 UTC");
+        assert_eq!(time(1_795_388_640_000), "2026-11-22 23:04 UTC");
+    }
+}
