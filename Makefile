@@ -41,7 +41,7 @@ posix: build ## show that a mount is a POSIX disk: pjdfstest, fsx, programs (roo
 soak: build ## run every test with the full counts; takes hours
 	COBOX_SOAK=20 scripts/test.sh
 
-bench: all ## measure, and print the figures with the machine's load
+bench: all ## measure, print the figures and put them into docs/performance.md (BENCH_SCALE=1 for the full sizes)
 	scripts/bench.sh
 
 # Advisories are the one check that needs a network: `cargo deny check advisories`.

@@ -29,7 +29,7 @@ missing=$({
     { libclang_found && clang_headers_found; } || need libclang-dev "reads RocksDB's C header while building its bindings"
     has fusermount3 || need fuse3 "mounts the drive for users who are not root"
     has getfattr || need attr "getfattr and setfattr, with which the demo and the tests compare trees"
-    has python3 || need python3 "runs the independent check of the format's test vectors"
+    has python3 || need python3 "runs the independent check of the format's test vectors, and the benchmark of a mount"
 })
 
 if [[ -n $missing ]]; then
