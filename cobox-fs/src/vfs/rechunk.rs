@@ -27,9 +27,11 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const PARALLEL_BYTES: u64 = 512 * 1024;
 /// When the old borders do not fit again after this much, the next one is forced.
 const RESYNC_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// How far extents are looked up at a time: scattered changes are cut a few chunks at a time, and what
-/// was looked up beyond is looked up again for the next.
+/// How far extents are looked up at first: scattered changes are cut a few chunks at a time, and what
+/// was looked up beyond is looked up again for the next. Doubled while a run goes on.
 const LOOK_BYTES: u64 = 256 * 1024;
+/// How far extents are looked up at a time at the most: five hundred small blocks.
+const LOOK_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Where chunks end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -207,7 +209,8 @@ fn cut_runs(
     alignment: Alignment,
     tail: Tail,
 ) -> Result<(Vec<LaidRange>, u64), Error> {
-    let mut cutter = Cutter { io, lane, map, alignment, tail, spans: VecDeque::new(), looked: 0 };
+    let mut cutter =
+        Cutter { io, lane, map, alignment, tail, spans: VecDeque::new(), looked: 0, look: LOOK_BYTES };
     let mut edits: Vec<LaidRange> = Vec::new();
     let mut settled = map.size();
     for run in runs {
@@ -276,6 +279,8 @@ struct Cutter<'a> {
     /// What lies ahead, up to `looked`.
     spans: VecDeque<Span>,
     looked: u64,
+    /// How far to look next.
+    look: u64,
 }
 
 /// Bytes that wait to be cut, and where chunks were cut already.
@@ -334,13 +339,12 @@ impl Cutter<'_> {
     fn run(&mut self, start: u64, end: u64, floor: u64) -> Result<(Vec<Laid>, u64), Error> {
         self.spans.clear();
         self.looked = start;
+        self.look = LOOK_BYTES;
         let size = self.map.size();
         let mut dirty_end = end;
         let mut borders: VecDeque<u64> = VecDeque::new();
         let mut buffer = Buffer {
-            bytes: Vec::with_capacity(
-                usize_of(size.saturating_sub(start)).min(BATCH_BYTES + CHUNK_BYTES_MAX),
-            ),
+            bytes: Vec::with_capacity(usize_of(end.saturating_sub(start)).min(BATCH_BYTES) + CHUNK_BYTES_MAX),
             start,
             cuts: Vec::new(),
             laid: Vec::new(),
@@ -415,9 +419,10 @@ impl Cutter<'_> {
 
     fn next_span(&mut self) -> Result<Option<Span>, Error> {
         if self.spans.is_empty() && self.looked < self.map.size() {
-            let range = self.looked..self.looked.saturating_add(LOOK_BYTES).min(self.map.size());
+            let range = self.looked..self.looked.saturating_add(self.look).min(self.map.size());
             self.spans = resolve(self.io, self.map, &range)?.into();
             self.looked = range.end;
+            self.look = (self.look * 2).min(LOOK_BYTES_MAX);
         }
         Ok(self.spans.pop_front())
     }
@@ -484,11 +489,17 @@ impl Cutter<'_> {
         if cut == 0 {
             return Ok(());
         }
-        let left = buffer.bytes.get(cut..).unwrap_or(&[]);
-        let room = if cut < BATCH_BYTES { left.len() } else { BATCH_BYTES + CHUNK_BYTES_MAX };
-        let mut rest = Vec::with_capacity(room);
-        rest.extend_from_slice(left);
-        let bytes = Arc::new(std::mem::replace(&mut buffer.bytes, rest));
+        let bytes = if cut < BATCH_BYTES {
+            // A buffer as long as the chunks: many short ones may wait to be sealed.
+            let chunks = buffer.bytes.get(..cut).unwrap_or(&[]).to_vec();
+            buffer.bytes.drain(..cut);
+            chunks
+        } else {
+            let mut rest = Vec::with_capacity(BATCH_BYTES + CHUNK_BYTES_MAX);
+            rest.extend_from_slice(buffer.bytes.get(cut..).unwrap_or(&[]));
+            std::mem::replace(&mut buffer.bytes, rest)
+        };
+        let bytes = Arc::new(bytes);
         let mut from = 0;
         for to in buffer.cuts.drain(..) {
             buffer.laid.push(Laid::Chunk(self.lane.push(&bytes, from..to)?));
