@@ -19,6 +19,7 @@ pub mod errno;
 mod file;
 pub mod filemap;
 mod io;
+mod lane;
 mod magic;
 mod meta;
 mod numbers;

@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cobox_store::Error;
 use cobox_store::format::content::{ChunkRef, Content, Extent};
@@ -17,18 +16,22 @@ use cobox_store::keyed::End;
 
 use super::content::{ChunkIo, Edit, extents_in, splice};
 use super::filemap::{FileMap, MemSlice, Source};
+use super::lane::{Lane, Slot, Work, extent_of};
 
 /// Shorter holes are stored as zeros: one file-system block.
 const HOLE_BYTES_MIN: u64 = 4096;
-/// Bytes that are gathered before they are sealed: a pack, so that while one thread stores a full one
-/// the other has something to seal.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// From here on sealing uses a second thread: starting one costs what sealing 50 KiB does.
-const PARALLEL_BYTES: usize = 512 * 1024;
+/// Bytes that are cut before their chunks are handed over to be sealed: sixteen chunks, so that moving
+/// what is left to a buffer of its own costs little.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// From here on sealing uses more threads: starting one costs what sealing 50 KiB does.
+const PARALLEL_BYTES: u64 = 512 * 1024;
 /// When the old borders do not fit again after this much, the next one is forced.
 const RESYNC_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// How far extents are looked up at a time.
-const LOOK_BYTES: u64 = 8 * 1024 * 1024;
+/// How far extents are looked up at first: scattered changes are cut a few chunks at a time, and what
+/// was looked up beyond is looked up again for the next. Doubled while a run goes on.
+const LOOK_BYTES: u64 = 256 * 1024;
+/// How far extents are looked up at a time at the most: five hundred small blocks.
+const LOOK_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Where chunks end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -176,27 +179,73 @@ pub fn settle(
         }
         return Ok((Content::Inline(bytes), size));
     }
-    let mut cutter = Cutter { io, map, alignment, tail, spans: VecDeque::new(), looked: 0 };
-    let mut edits: Vec<Edit> = Vec::new();
-    let mut settled = size;
-    for run in dirty_runs(map) {
-        let done = edits.last().map_or(0, |edit| edit.range.end);
+    let runs = dirty_runs(map);
+    let work = if runs.iter().map(|run| run.end - run.start).sum::<u64>() < PARALLEL_BYTES {
+        Work::Little
+    } else {
+        Work::Much
+    };
+    let ((laid, settled), sealed) =
+        Lane::run(io, work, |lane| cut_runs(io, lane, map, &runs, alignment, tail))?;
+    let edits: Vec<Edit> = laid
+        .into_iter()
+        .map(|(range, laid)| Edit {
+            range,
+            extents: laid.into_iter().map(|laid| laid.extent(&sealed)).collect(),
+        })
+        .collect();
+    Ok((splice(io, map.base(), &edits, settled)?, settled))
+}
+
+/// What is laid over a range of the file: its chunks are being sealed.
+type LaidRange = (Range<u64>, Vec<Laid>);
+
+/// Cuts the runs of a file anew; says what they become and how far that reaches.
+fn cut_runs(
+    io: ChunkIo<'_>,
+    lane: &Lane<'_>,
+    map: &FileMap,
+    runs: &[Range<u64>],
+    alignment: Alignment,
+    tail: Tail,
+) -> Result<(Vec<LaidRange>, u64), Error> {
+    let mut cutter =
+        Cutter { io, lane, map, alignment, tail, spans: VecDeque::new(), looked: 0, look: LOOK_BYTES };
+    let mut edits: Vec<LaidRange> = Vec::new();
+    let mut settled = map.size();
+    for run in runs {
+        let done = edits.last().map_or(0, |(range, _)| range.end);
         if run.end < done || (run.end == done && done > 0) {
             continue;
         }
         let start = cutter.start_of(run.start.max(done))?.max(done);
         // Only bytes in memory can stay behind.
         let floor = if matches!(**map.base(), Content::Inline(_)) { map.base().size() } else { run.start };
-        let (extents, end) = cutter.run(start, run.end, floor)?;
+        let (laid, end) = cutter.run(start, run.end, floor)?;
         if end < run.end {
             settled = end;
         }
         if end > start {
-            edits.push(Edit { range: start..end, extents });
+            edits.push((start..end, laid));
         }
     }
-    let covered = if settled == size { size } else { settled };
-    Ok((splice(io, map.base(), &edits, covered)?, covered))
+    Ok((edits, settled))
+}
+
+/// A part of the new list of extents.
+#[derive(Clone, Copy)]
+enum Laid {
+    Hole(u64),
+    Chunk(Slot),
+}
+
+impl Laid {
+    fn extent(self, sealed: &[Option<Extent>]) -> Extent {
+        match self {
+            Self::Hole(len) => Extent::Hole { len },
+            Self::Chunk(slot) => extent_of(sealed, slot),
+        }
+    }
 }
 
 /// Runs of the file that are not the base's; a base that was cut short ends in an empty run.
@@ -223,12 +272,15 @@ fn dirty_runs(map: &FileMap) -> Vec<Range<u64>> {
 
 struct Cutter<'a> {
     io: ChunkIo<'a>,
+    lane: &'a Lane<'a>,
     map: &'a FileMap,
     alignment: Alignment,
     tail: Tail,
     /// What lies ahead, up to `looked`.
     spans: VecDeque<Span>,
     looked: u64,
+    /// How far to look next.
+    look: u64,
 }
 
 /// Bytes that wait to be cut, and where chunks were cut already.
@@ -238,7 +290,7 @@ struct Buffer {
     start: u64,
     /// Ends of chunks inside `bytes`.
     cuts: Vec<usize>,
-    extents: Vec<Extent>,
+    laid: Vec<Laid>,
 }
 
 impl Buffer {
@@ -284,9 +336,10 @@ impl Cutter<'_> {
     }
 
     /// Cuts from `start` on until everything before `end` is cut and an old border is met.
-    fn run(&mut self, start: u64, end: u64, floor: u64) -> Result<(Vec<Extent>, u64), Error> {
+    fn run(&mut self, start: u64, end: u64, floor: u64) -> Result<(Vec<Laid>, u64), Error> {
         self.spans.clear();
         self.looked = start;
+        self.look = LOOK_BYTES;
         let size = self.map.size();
         let mut dirty_end = end;
         let mut borders: VecDeque<u64> = VecDeque::new();
@@ -294,7 +347,7 @@ impl Cutter<'_> {
             bytes: Vec::with_capacity(usize_of(end.saturating_sub(start)).min(BATCH_BYTES) + CHUNK_BYTES_MAX),
             start,
             cuts: Vec::new(),
-            extents: Vec::new(),
+            laid: Vec::new(),
         };
         loop {
             if buffer.fed() >= dirty_end || buffer.bytes.len() - buffer.cut() >= CHUNK_BYTES_MAX {
@@ -306,27 +359,27 @@ impl Cutter<'_> {
             }
             if at >= dirty_end && (at >= size || borders.contains(&at)) {
                 self.seal(&mut buffer)?;
-                return Ok((buffer.extents, at));
+                return Ok((buffer.laid, at));
             }
             let Some(span) = self.next_span()? else {
                 let leave = self.tail == Tail::Leave && self.alignment == Alignment::ByContent;
                 if leave && end == size && at >= floor {
                     self.seal(&mut buffer)?;
-                    return Ok((buffer.extents, buffer.start));
+                    return Ok((buffer.laid, buffer.start));
                 }
                 self.cut_rest(&mut buffer)?;
-                return Ok((buffer.extents, size));
+                return Ok((buffer.laid, size));
             };
             let is_base = matches!(span.place, Place::Chunk { .. });
             if matches!(span.place, Place::Hole) && (span.len >= HOLE_BYTES_MIN || span.start >= dirty_end) {
                 self.cut_rest(&mut buffer)?;
                 if span.start >= dirty_end {
-                    return Ok((buffer.extents, span.start));
+                    return Ok((buffer.laid, span.start));
                 }
-                buffer.extents.push(Extent::Hole { len: span.len });
+                buffer.laid.push(Laid::Hole(span.len));
                 buffer.start = span.start + span.len;
                 if buffer.start >= dirty_end && self.border_at(buffer.start)? {
-                    return Ok((buffer.extents, buffer.start));
+                    return Ok((buffer.laid, buffer.start));
                 }
                 continue;
             }
@@ -366,9 +419,10 @@ impl Cutter<'_> {
 
     fn next_span(&mut self) -> Result<Option<Span>, Error> {
         if self.spans.is_empty() && self.looked < self.map.size() {
-            let range = self.looked..self.looked.saturating_add(LOOK_BYTES).min(self.map.size());
+            let range = self.looked..self.looked.saturating_add(self.look).min(self.map.size());
             self.spans = resolve(self.io, self.map, &range)?.into();
             self.looked = range.end;
+            self.look = (self.look * 2).min(LOOK_BYTES_MAX);
         }
         Ok(self.spans.pop_front())
     }
@@ -429,56 +483,31 @@ impl Cutter<'_> {
         self.seal(buffer)
     }
 
-    /// Seals and stows the chunks that were cut.
+    /// Hands over the chunks that were cut.
     fn seal(&self, buffer: &mut Buffer) -> Result<(), Error> {
-        let mut from = 0;
-        let mut plain: Vec<&[u8]> = Vec::with_capacity(buffer.cuts.len());
-        for to in &buffer.cuts {
-            plain.push(buffer.bytes.get(from..*to).unwrap_or(&[]));
-            from = *to;
+        let cut = buffer.cut();
+        if cut == 0 {
+            return Ok(());
         }
-        buffer.extents.extend(stow_chunks(self.io, &plain, from)?);
-        buffer.bytes.drain(..from);
-        buffer.start += from as u64;
-        buffer.cuts.clear();
+        let bytes = if cut < BATCH_BYTES {
+            // A buffer as long as the chunks: many short ones may wait to be sealed.
+            let chunks = buffer.bytes.get(..cut).unwrap_or(&[]).to_vec();
+            buffer.bytes.drain(..cut);
+            chunks
+        } else {
+            let mut rest = Vec::with_capacity(BATCH_BYTES + CHUNK_BYTES_MAX);
+            rest.extend_from_slice(buffer.bytes.get(cut..).unwrap_or(&[]));
+            std::mem::replace(&mut buffer.bytes, rest)
+        };
+        let bytes = Arc::new(bytes);
+        let mut from = 0;
+        for to in buffer.cuts.drain(..) {
+            buffer.laid.push(Laid::Chunk(self.lane.push(&bytes, from..to)?));
+            from = to;
+        }
+        buffer.start += cut as u64;
         Ok(())
     }
-}
-
-/// Seals and stows, in two threads where that pays; the extents are in the order of the chunks.
-fn stow_chunks(io: ChunkIo<'_>, plain: &[&[u8]], bytes: usize) -> Result<Vec<Extent>, Error> {
-    let next = AtomicUsize::new(0);
-    let stow_some = || -> Result<Vec<(usize, Extent)>, Error> {
-        let mut stowed = Vec::with_capacity(plain.len());
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(chunk) = plain.get(at) else { return Ok(stowed) };
-            let sealed = (io.seal)(ChunkType::Data, chunk);
-            let len = sealed.plain_len;
-            match (io.stow)(sealed) {
-                Ok(chunk) => stowed.push((at, Extent::Data { len, chunk })),
-                Err(error) => {
-                    // The other thread need not go on.
-                    next.store(plain.len(), Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
-        }
-    };
-    let mut stowed = if bytes < PARALLEL_BYTES || plain.len() < 2 {
-        stow_some()?
-    } else {
-        std::thread::scope(|scope| {
-            let other = scope.spawn(stow_some);
-            let mine = stow_some();
-            let theirs = other.join().expect("sealing does not panic");
-            let (mut stowed, theirs) = (mine?, theirs?);
-            stowed.extend(theirs);
-            Ok::<_, Error>(stowed)
-        })?
-    };
-    stowed.sort_unstable_by_key(|(at, _)| *at);
-    Ok(stowed.into_iter().map(|(_, extent)| extent).collect())
 }
 
 fn usize_of(value: u64) -> usize {

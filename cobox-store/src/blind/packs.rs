@@ -60,12 +60,12 @@ impl Store {
     }
 
     /// Like [`Self::pack_put`], for a pack whose outboard was made of these very bytes: they are not hashed
-    /// again.
+    /// again. It is durable after the next synced commit.
     ///
     /// # Errors
     /// [`Error::NoSpace`], or when the disk fails.
     pub fn pack_put_made(&self, no: FolderNo, outboard: &Outboard, bytes: &[u8]) -> Result<()> {
-        self.put_all(no, &[(outboard, bytes)])
+        self.put_all(no, &[(outboard, bytes)], Durability::Unsynced)
     }
 
     /// Stores several whole packs with one file and one commit; durable on return.
@@ -83,10 +83,10 @@ impl Store {
         if let Some((outboard, _)) = packs.iter().find(damaged) {
             return Err(Error::PackDamaged(outboard.pack().id));
         }
-        self.put_all(no, packs)
+        self.put_all(no, packs, Durability::Synced)
     }
 
-    fn put_all(&self, no: FolderNo, packs: &[(&Outboard, &[u8])]) -> Result<()> {
+    fn put_all(&self, no: FolderNo, packs: &[(&Outboard, &[u8])], durability: Durability) -> Result<()> {
         let mut wanted = Vec::new();
         let mut seen = HashSet::new();
         for (outboard, bytes) in packs {
@@ -119,7 +119,7 @@ impl Store {
         if batch.is_empty() {
             return Ok(());
         }
-        self.db().commit(batch, Durability::Synced)?;
+        self.db().commit(batch, durability)?;
         drop(taken);
         for (outboard, _) in &wanted {
             self.wants.forget(no, outboard.pack().id);
