@@ -28,7 +28,7 @@ use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
 use crate::transfer::control::INBOX_KIB;
 use crate::transfer::pull::{Batcher, Job};
 use crate::transfer::serve::READERS_MAX;
-use crate::transfer::{CREDIT_SLICES, Tap};
+use crate::transfer::{Buffers, CREDIT_SLICES, Tap};
 use crate::wire::GrantAnswer;
 
 /// Threads for the network: sealing a connection and moving its bytes keeps two busy.
@@ -63,6 +63,7 @@ pub struct Shared {
     pub readers: Arc<Semaphore>,
     pub provers: Arc<Semaphore>,
     pub batcher: Batcher,
+    pub buffers: Buffers,
     pub links: Mutex<HashMap<Conn, Arc<Link>>>,
     joins: Mutex<Vec<(FolderNo, JoinRequest)>>,
     engine: UnboundedSender<Message>,
@@ -136,6 +137,7 @@ impl Driver {
             readers: Arc::new(Semaphore::new(READERS_MAX)),
             provers: Arc::new(Semaphore::new(2)),
             batcher: Batcher::start(Arc::clone(&store)),
+            buffers: Buffers::default(),
             links: Mutex::default(),
             joins: Mutex::default(),
             engine,
