@@ -54,7 +54,7 @@ impl Store {
     }
 
     /// From which number on a log takes no entries.
-    pub(super) fn forked_at(&self, no: FolderNo, log: LogId) -> Result<Option<u64>> {
+    pub(crate) fn forked_at(&self, no: FolderNo, log: LogId) -> Result<Option<u64>> {
         let mut forked = None;
         self.db().scan(&key(no, Table::Equivocation, &log.0), &[], &mut |seq, _| {
             forked = seq.try_into().ok().map(u64::from_be_bytes);
