@@ -14,13 +14,14 @@ use cobox_store::format::invite::JoinRequest;
 use cobox_store::id::{FolderNo, PackId};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::link::{Link, prove};
 use crate::node::{GrantRule, NetConfig, REQUEST_WAIT};
+use crate::offers::{OFFERS_QUEUED, Offered, weigh_offers};
 use crate::peer_id::PeerId;
 use crate::status::{NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
@@ -28,8 +29,7 @@ use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
 use crate::transfer::control::INBOX_KIB;
 use crate::transfer::pull::{Batcher, Job};
 use crate::transfer::serve::READERS_MAX;
-use crate::transfer::{CREDIT_SLICES, Tap};
-use crate::wire::GrantAnswer;
+use crate::transfer::{Buffers, CREDIT_SLICES, Tap};
 
 /// Threads for the network: sealing a connection and moving its bytes keeps two busy.
 const THREADS_MAX: usize = 4;
@@ -63,12 +63,14 @@ pub struct Shared {
     pub readers: Arc<Semaphore>,
     pub provers: Arc<Semaphore>,
     pub batcher: Batcher,
+    pub buffers: Buffers,
     pub links: Mutex<HashMap<Conn, Arc<Link>>>,
     joins: Mutex<Vec<(FolderNo, JoinRequest)>>,
     engine: UnboundedSender<Message>,
     commands: UnboundedSender<Command>,
     tickets: Mutex<HashMap<u64, SyncSender<Result<Reply, Failure>>>>,
-    grants: Option<GrantRule>,
+    pub grants: Option<GrantRule>,
+    offers: Sender<Offered>,
 }
 
 /// A running node.
@@ -122,6 +124,7 @@ impl Driver {
         let (engine, messages) = unbounded_channel();
         let (commands, commands_end) = unbounded_channel();
         let (events_in, events) = unbounded_channel();
+        let (offers, offered) = channel(OFFERS_QUEUED);
         let entered = runtime.enter();
         let idle: Idle = swarm::listen(&seed, &config.listen)?;
         let listening = idle.listening();
@@ -136,16 +139,19 @@ impl Driver {
             readers: Arc::new(Semaphore::new(READERS_MAX)),
             provers: Arc::new(Semaphore::new(2)),
             batcher: Batcher::start(Arc::clone(&store)),
+            buffers: Buffers::default(),
             links: Mutex::default(),
             joins: Mutex::default(),
             engine,
             commands,
             tickets: Mutex::default(),
             grants: config.grants,
+            offers,
         });
         drop(entered);
         runtime.spawn(idle.run(commands_end, events_in));
         runtime.spawn(hear_swarm(Arc::clone(&shared), events));
+        runtime.spawn(weigh_offers(Arc::clone(&shared), offered));
         runtime.spawn(tick(Arc::downgrade(&shared)));
         let changed = watch_store(&shared);
         let worker = Worker {
@@ -438,16 +444,10 @@ impl Worker {
         }
     }
 
-    fn grant_offered(&self, peer: PeerId, records: Vec<cobox_store::format::access::Record>) {
-        let shared = Arc::clone(&self.shared);
-        let folder = records.first().map(cobox_store::format::access::Record::folder);
-        self.runtime.spawn_blocking(move || {
-            let decided = shared.grants.as_ref().and_then(|rule| rule(peer, records));
-            let Some((folder, answer)) = decided.or(folder.map(|folder| (folder, GrantAnswer::Refused)))
-            else {
-                return;
-            };
-            shared.input(Input::GrantDecided { peer, folder, answer });
-        });
+    fn grant_offered(&self, peer: PeerId, records: Vec<Vec<u8>>) {
+        if self.shared.offers.try_send((peer, records)).is_err() {
+            tracing::debug!(%peer, "a grant offer is not looked at now");
+            self.shared.input(Input::OfferWeighed { peer });
+        }
     }
 }

@@ -10,6 +10,7 @@ mod driver;
 pub mod error;
 mod link;
 pub mod node;
+mod offers;
 pub mod peer_id;
 pub mod seeder;
 pub mod shown;

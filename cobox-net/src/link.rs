@@ -77,6 +77,7 @@ impl Link {
                     Arc::clone(&shared.store),
                     Arc::clone(&shared.credit),
                     shared.batcher.clone(),
+                    shared.buffers.clone(),
                     shared.tap.clone(),
                     Arc::clone(&self.received),
                 );

@@ -29,6 +29,8 @@ pub const HAVE_MAX: usize = 4096;
 pub const RECORDS_MAX: usize = 4096;
 /// Bytes of records in one frame, unless it is a single record: leaves room for the frame's head.
 pub const RECORDS_BYTES: usize = 512 * 1024;
+/// The type of [`Frame::Equivocation`].
+const EQUIVOCATION: u8 = 33;
 /// Proofs in one frame: 256 of at most 1.5 KiB.
 pub const PROOFS_MAX: usize = 256;
 
@@ -145,6 +147,8 @@ pub enum Frame {
     JoinAsked { session: SessionId, request: Vec<u8> },
     /// The request was passed on; ask again.
     JoinWait { session: SessionId },
+    /// Proof that a log forked: it is closed.
+    Equivocation { session: SessionId, proof: Vec<u8> },
 }
 
 impl Frame {
@@ -295,6 +299,7 @@ impl Frame {
                 w.fixed(request);
             }
             Self::JoinWait { session } => head(w, 27, *session),
+            Self::Equivocation { session, proof } => rest(w, EQUIVOCATION, *session, proof),
             _ => unreachable!("encode handles the frequent frames"),
         }
     }
@@ -313,7 +318,7 @@ pub fn decode_frame(bytes: &[u8]) -> Result<Frame, DecodeError> {
     let frame = match kind {
         1 => Frame::Hello { nonce: r.array("hello")? },
         20..=23 => decode_question(kind, &mut r)?,
-        2..=27 => {
+        2..=27 | EQUIVOCATION => {
             let session = SessionId(r.u32("session")?);
             if kind <= 15 {
                 decode_session(kind, session, &mut r)?
@@ -398,6 +403,7 @@ fn decode_rare(kind: u8, session: SessionId, r: &mut Reader<'_>) -> Result<Frame
         },
         26 => Frame::JoinAsked { session, request: r.fixed(JOIN_REQUEST_BYTES, "join request")?.to_vec() },
         27 => Frame::JoinWait { session },
+        EQUIVOCATION => Frame::Equivocation { session, proof: r.rest().to_vec() },
         _ => return Err(DecodeError::Invalid { field: "frame type" }),
     })
 }
@@ -464,6 +470,12 @@ impl Proof {
 fn head(w: &mut Writer, kind: u8, session: SessionId) {
     w.u8(kind);
     w.u32(session.0);
+}
+
+/// A frame of a session and of bytes to its end.
+fn rest(w: &mut Writer, kind: u8, session: SessionId, bytes: &[u8]) {
+    head(w, kind, session);
+    w.fixed(bytes);
 }
 
 fn hashes(w: &mut Writer, list: &[RecordHash]) {

@@ -397,13 +397,107 @@ fn history(seed: u64, stores: &[Arc<Store>]) {
 #[test]
 fn simulated_histories_end_with_everybody_holding_everything() {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let stores: Vec<Arc<Store>> = (0..NODES)
-        .map(|at| {
-            let kind = if at < DEVICES { StoreKind::Device } else { StoreKind::Seeder };
-            Store::create(&dir.path().join(at.to_string()), kind).expect("creates")
-        })
-        .collect();
+    let stores = stores(dir.path());
     for seed in 0..SEEDS {
         history(seed, &stores);
     }
+}
+
+fn stores(dir: &std::path::Path) -> Vec<Arc<Store>> {
+    let kind = |at| if at < DEVICES { StoreKind::Device } else { StoreKind::Seeder };
+    (0..NODES).map(|at| Store::create(&dir.join(at.to_string()), kind(at)).expect("creates")).collect()
+}
+
+/// An entry of device 0 without packs.
+fn bare_entry(sim: &Sim, seq: u64, prev: EntryHash, body: &[u8]) -> Entry {
+    let header = Header {
+        folder: sim.made.id(),
+        log: LogId(sim.keys[0].verifying_key().to_bytes()),
+        seq,
+        prev,
+        access_heads: vec![sim.made.epoch],
+        epoch: EpochId(sim.made.epoch.0),
+        packs: vec![],
+        body_size: body.len() as u32,
+        body_hash: hash(body),
+    };
+    let signature = sim.keys[0].sign(&header.signed_bytes()).to_bytes();
+    Entry::new(header, signature, body.to_vec())
+}
+
+#[test]
+fn log_with_two_branches_is_proved_and_closed_everywhere() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let stores = stores(dir.path());
+    let mut sim = Sim::new(9_000, &stores);
+    let first = bare_entry(&sim, 1, EntryHash([0; 32]), &[1; 100]);
+    let one = bare_entry(&sim, 2, first.header().hash(), &[2; 100]);
+    let after = bare_entry(&sim, 3, one.header().hash(), &[3; 100]);
+    let other = bare_entry(&sim, 2, first.header().hash(), &[4; 100]);
+    let log = first.header().log;
+    for (at, entries) in [(0, vec![&first, &one, &after]), (DEVICES, vec![&first, &other])] {
+        for entry in entries {
+            stores[at].entry_add(sim.nos[at], entry).expect("takes");
+        }
+        let no = sim.nos[at];
+        sim.input(at, Input::Changed { no });
+    }
+    let closed = |sim: &Sim, at: usize| {
+        let forks = stores[at].forks(sim.nos[at]).expect("reads");
+        forks.first().is_some_and(|(known, seq, _)| (*known, *seq) == (log, 2))
+    };
+    for _ in 0..120 {
+        if (0..NODES).all(|at| closed(&sim, at)) {
+            break;
+        }
+        sim.run_for(Duration::from_secs(1));
+    }
+    let open: Vec<usize> = (0..NODES).filter(|at| !closed(&sim, *at)).collect();
+    assert!(open.is_empty(), "nodes {open:?} have not heard that the log forked");
+    for at in 0..NODES {
+        let next = bare_entry(&sim, 4, after.header().hash(), &[5; 100]);
+        assert!(stores[at].entry_add(sim.nos[at], &next).is_err(), "node {at} goes on with the log");
+    }
+}
+
+#[test]
+fn strangers_offers_are_heard_one_at_a_time_and_never_looked_into() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let store = Store::create(dir.path(), StoreKind::Seeder).expect("creates");
+    let made = Made::new(77);
+    let stranger = PeerId::of_key([9; 32]);
+    let mut engine = Engine::new(store, PeerId::of_key([1; 32]));
+    let (conn, now) = (Conn(1), Instant::now());
+    let mut step = |input| engine.step(input, now);
+    step(Input::Up { conn, peer: stranger, side: Side::Listener, nonce: [1; 32] });
+    step(Input::Frame { conn, frame: Frame::Hello { nonce: [2; 32] } });
+    // No record after the first is genuine, which nobody looks at here.
+    let genesis = made.records[0].encode();
+    let offer = |first: &[u8], part| Input::Frame {
+        conn,
+        frame: Frame::GrantOffer {
+            session: cobox_net::wire::SessionId(1),
+            part,
+            records: vec![first.to_vec(), vec![7; 300]],
+        },
+    };
+    use cobox_net::wire::Part::{Last, More};
+    let offered = |outputs: &[Output]| {
+        outputs.iter().filter(|output| matches!(output, Output::GrantOffered { .. })).count()
+    };
+    assert!(step(offer(&genesis, More)).is_empty());
+    let outputs = step(offer(&[7; 300], Last));
+    assert!(matches!(&outputs[..], [Output::GrantOffered { records, .. }] if records.len() == 4));
+    assert_eq!(offered(&step(offer(&genesis, Last))), 0, "one is being looked at");
+    step(Input::OfferWeighed { peer: stranger });
+    assert_eq!(offered(&step(offer(&genesis, Last))), 1);
+    step(Input::OfferWeighed { peer: stranger });
+    let closed = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::Close { .. }));
+    assert!(closed(&step(offer(&[7; 300], Last))), "no folder begins like that");
+    let mut most = 0;
+    while !closed(&step(offer(&genesis, Last))) && most < 1000 {
+        step(Input::OfferWeighed { peer: stranger });
+        most += 1;
+    }
+    assert!(most < 100, "{most} offers in one instant");
 }

@@ -162,3 +162,8 @@ pub enum Error {
 
 /// Shorthand of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Two headers do not prove that a log signed two entries with one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the proof does not hold")]
+pub struct WrongProof;

@@ -1020,6 +1020,7 @@ FRAMES = {  # fields after the session; 1 and 20 to 23 have none
     25: lambda r: (r.take(64), r.take(409)),
     26: lambda r: r.take(409),
     27: lambda r: (),
+    33: lambda r: r.take(r.left()),
 }
 WITHOUT_SESSION = {
     1: Reader.id32,

@@ -9,6 +9,7 @@ use cobox_store::format::address::SeederAddress;
 use cobox_store::format::content::{Content, Node};
 use cobox_store::format::device::{DeviceRow, FolderRow, MARK_BYTES, Mark, PendingRow, TagRow};
 use cobox_store::format::entry::{Body, UnverifiedEntry};
+use cobox_store::format::equivocation::UnverifiedEquivocation;
 use cobox_store::format::invite::{InviteCode, JoinRequest};
 use cobox_store::format::locator::{UnverifiedLocator, decode_folders, encode_folders};
 use cobox_store::format::op::OpGroup;
@@ -23,8 +24,9 @@ use cobox_store::id::PackId;
 pub type Decoder = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// All decoders by name.
-pub const DECODERS: [(&str, Decoder); 26] = [
+pub const DECODERS: [(&str, Decoder); 27] = [
     ("entry", entry),
+    ("equivocation", equivocation),
     ("body", body),
     ("record", record),
     ("group", group),
@@ -70,6 +72,10 @@ pub fn check(name: &str, bytes: &[u8]) -> bool {
 
 fn entry(bytes: &[u8]) -> Option<Vec<u8>> {
     UnverifiedEntry::decode(bytes).ok().map(|entry| entry.encode())
+}
+
+fn equivocation(bytes: &[u8]) -> Option<Vec<u8>> {
+    UnverifiedEquivocation::decode(bytes).ok().map(|proof| proof.encode())
 }
 
 fn body(bytes: &[u8]) -> Option<Vec<u8>> {

@@ -10,6 +10,7 @@ mod samples;
 
 use cobox_store::format::access::UnverifiedRecord;
 use cobox_store::format::entry::UnverifiedEntry;
+use cobox_store::format::equivocation::UnverifiedEquivocation;
 use cobox_store::format::locator::UnverifiedLocator;
 use cobox_store::format::receipt::UnverifiedReceipt;
 use decoders::{DECODERS, check};
@@ -113,8 +114,11 @@ fn decoder_under_seeded_mutations_never_panics_and_re_encodes() {
 #[test]
 fn signed_layout_under_seeded_mutations_never_verifies() {
     type Verified = fn(&[u8]) -> bool;
-    let layouts: [(&str, Verified); 4] = [
+    let layouts: [(&str, Verified); 5] = [
         ("entry", |bytes| UnverifiedEntry::decode(bytes).is_ok_and(|read| read.verify().is_ok())),
+        ("equivocation", |bytes| {
+            UnverifiedEquivocation::decode(bytes).is_ok_and(|read| read.verify().is_ok())
+        }),
         ("record", |bytes| UnverifiedRecord::decode(bytes).is_ok_and(|read| read.verify().is_ok())),
         ("locator", |bytes| UnverifiedLocator::decode(bytes).is_ok_and(|read| read.verify().is_ok())),
         ("receipt", |bytes| UnverifiedReceipt::decode(bytes).is_ok_and(|read| read.verify().is_ok())),

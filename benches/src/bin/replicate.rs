@@ -1,7 +1,9 @@
 //! Ingest into the store, and replication of 1 GiB from a device to a seeder on loopback, over TCP and
 //! over QUIC: two processes' worth of work on this machine's cores, the seeder a real process.
 //!
-//! Compare with `transport` (the wire alone) and `pipeline` (sealing alone) of the same run.
+//! Compare with `transport` (the wire alone) and `pipeline` (sealing alone) of the same run. On a machine that
+//! does something else too, wall time says little: the processor time of both ends, spread over the cores,
+//! is what a quiet machine needs at least.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -41,7 +43,10 @@ fn main() -> Result<(), Failure> {
     let start = Instant::now();
     ingest(&folder, &data)?;
     print_rate("chunk + seal + pack + store, one thread", start);
-    for (name, listen) in [("TCP", "/ip4/127.0.0.1/tcp/0"), ("QUIC", "/ip4/127.0.0.1/udp/0/quic-v1")] {
+    // The name of one of them as an argument measures that one alone.
+    let only = std::env::args().nth(1);
+    let both = [("TCP", "/ip4/127.0.0.1/tcp/0"), ("QUIC", "/ip4/127.0.0.1/udp/0/quic-v1")];
+    for (name, listen) in both.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|only| only == name)) {
         replicate(&home, &folder, dir.path(), name, listen)?;
     }
     Ok(())
@@ -77,7 +82,7 @@ fn replicate(home: &Home, folder: &Arc<Folder>, dir: &Path, name: &str, listen: 
     let seeder = Seeder(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
     let address = seeder_address(&program, &data)?;
     folder.grant_seeder(&address, 1 << 40, 0)?;
-    let start = Instant::now();
+    let (start, busy) = (Instant::now(), cpu_seconds(std::process::id()) + cpu_seconds(seeder.0.id()));
     let node = Node::start(home.store().clone(), home.net_key()?, NetConfig::default())?;
     node.add_folder(secrets(folder)?);
     node.set_peers(folder.no(), vec![address]);
@@ -90,6 +95,12 @@ fn replicate(home: &Home, folder: &Arc<Folder>, dir: &Path, name: &str, listen: 
         std::thread::park_timeout(Duration::from_millis(10));
     }
     print_rate(&format!("device to seeder, {name}"), start);
+    let busy = cpu_seconds(std::process::id()) + cpu_seconds(seeder.0.id()) - busy;
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let bound = FILE_BYTES as f64 / 1e6 / busy * cores;
+    println!(
+        "  processor time of both ends: {busy:.2} s; {bound:.0} MB/s if they had the cores to themselves"
+    );
     print_peak_memory(&seeder);
     node.shutdown();
     Ok(())
@@ -118,6 +129,15 @@ fn seeder_address(program: &PathBuf, data: &Path) -> Result<SeederAddress, Failu
         }
         std::thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+/// User and system time of a process so far, in the kernel's hundredths of seconds.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The fields after the name, which may have spaces and stands in parentheses.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>()
+        / 100.0
 }
 
 fn print_peak_memory(seeder: &Seeder) {

@@ -183,6 +183,10 @@ impl Vfs {
         if !self.deps_applied(&body)? {
             return Ok(false);
         }
+        if self.builds_on_a_fork(&body)? {
+            self.tell_stuck(&head.log, "waits: it builds on another branch of a log that forked");
+            return Ok(false);
+        }
         if self.is_ahead(&body) {
             self.tell_stuck(&head.log, "waits: its clock is more than a day ahead");
             return Ok(false);
@@ -205,6 +209,17 @@ impl Vfs {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a dependency has the number of an entry that is here, and is another one.
+    fn builds_on_a_fork(&self, body: &Body) -> Result<bool, Error> {
+        let (store, no) = (self.folder.store(), self.folder.no());
+        for dep in &body.deps {
+            if store.entry_hash(no, dep.log, dep.seq)?.is_some_and(|ours| ours != dep.hash) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn apply_entry(&self, entry: &Entry, body: &Body) -> Result<Vec<Touched>, Errno> {

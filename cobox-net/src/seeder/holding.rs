@@ -1,28 +1,27 @@
 //! What a seeder holds: which grants it takes, its folders' secrets and peers, and what people may ask.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cobox_store::blind::kembox::Purpose;
 use cobox_store::blind::{Access, Store};
-use cobox_store::format::access::{Act, Record, SeederGrant, UnverifiedRecord};
+use cobox_store::format::Writer;
+use cobox_store::format::access::{Act, Record, SeederGrant};
 use cobox_store::format::address::SeederAddress;
-use cobox_store::format::{Reader, Writer};
 use cobox_store::id::{EpochId, FolderId, FolderNo};
 use parking_lot::Mutex;
 
 use super::identity::Identity;
 use super::limits::{Kept, Limits};
+use super::pending::Pending;
 use super::{Accept, Exit, Failure};
 use crate::node::{Node, SwarmKey};
 use crate::peer_id::PeerId;
 use crate::shown;
 use crate::wire::GrantAnswer;
 
-/// Grants that wait for the owner; more are refused until some are decided.
-pub const PENDING_MAX: usize = 64;
 /// How often expired grants and new records are looked for when nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -31,7 +30,9 @@ pub struct Holding {
     pub store: Arc<Store>,
     pub identity: Identity,
     accept: Accept,
-    pending: PathBuf,
+    pending: Pending,
+    /// Swarm secrets of epochs, and that there is none: opening a box costs far more than finding it here.
+    opened: Mutex<HashMap<(FolderNo, EpochId), Option<SwarmKey>>>,
     node: Mutex<Option<Node>>,
 }
 
@@ -115,10 +116,9 @@ impl Holding {
         accept: Accept,
         data: &Path,
     ) -> Result<Arc<Self>, Failure> {
-        let pending = data.join("pending");
-        std::fs::create_dir_all(&pending)
-            .map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", pending.display())))?;
-        Ok(Arc::new(Self { store, identity, accept, pending, node: Mutex::new(None) }))
+        let pending = Pending::open(data)?;
+        let opened = Mutex::default();
+        Ok(Arc::new(Self { store, identity, accept, pending, opened, node: Mutex::new(None) }))
     }
 
     /// Gives every folder to the node, and keeps giving what changes.
@@ -160,7 +160,7 @@ impl Holding {
             tracing::warn!(folder = %access.folder, %error, "the quota cannot be set");
         }
         let Some(node) = self.node.lock().clone() else { return };
-        let secrets = self.secrets(&access, grant);
+        let secrets = self.secrets(no, &access, grant);
         if secrets.is_empty() {
             tracing::warn!(folder = %access.folder, "no swarm secret of the folder opens");
             return;
@@ -214,23 +214,28 @@ impl Holding {
     }
 
     /// Newest first: boxes of later epochs, then the grant's own.
-    fn secrets(&self, access: &Access, grant: &SeederGrant) -> Vec<SwarmKey> {
+    fn secrets(&self, no: FolderNo, access: &Access, grant: &SeederGrant) -> Vec<SwarmKey> {
         let own = self.identity.kem.public();
         let mut found: Vec<(bool, EpochId, SwarmKey)> = Vec::new();
-        let mut open = |epoch: EpochId, aad: &[u8; 32], sealed| {
-            let newest = access.epoch_heads.contains(&epoch);
-            if let Ok(secret) = self.identity.kem.open(Purpose::Swarm, access.folder, aad, sealed) {
-                found.push((!newest, epoch, secret));
-            }
-        };
+        let open =
+            |aad: &[u8; 32], sealed| self.identity.kem.open(Purpose::Swarm, access.folder, aad, sealed).ok();
+        let mut opened = self.opened.lock();
         for (epoch, (record, _)) in &access.epochs {
-            for key_box in record.swarm_boxes.iter().filter(|key_box| key_box.recipient == own) {
+            let secret = opened.entry((no, *epoch)).or_insert_with(|| {
+                let mut boxes = record.swarm_boxes.iter().filter(|key_box| key_box.recipient == own);
                 // The record that begins an epoch cannot name its own id.
-                open(*epoch, &record.commit, &key_box.sealed);
+                boxes.find_map(|key_box| open(&record.commit, &key_box.sealed))
+            });
+            if let Some(secret) = secret {
+                found.push((!access.epoch_heads.contains(epoch), *epoch, secret.clone()));
             }
         }
+        drop(opened);
         for (_, granted) in access.seeders.iter().filter(|(_, other)| other.peer_id == grant.peer_id) {
-            open(granted.swarm_epoch, &granted.swarm_epoch.0, &granted.swarm_box);
+            let epoch = granted.swarm_epoch;
+            if let Some(secret) = open(&epoch.0, &granted.swarm_box) {
+                found.push((!access.epoch_heads.contains(&epoch), epoch, secret));
+            }
         }
         found.sort_by_key(|(old, epoch, _)| (*old, *epoch));
         let mut secrets: Vec<SwarmKey> = Vec::new();
@@ -252,16 +257,8 @@ impl Holding {
         if self.store.folder_no(folder).is_ok() {
             return Some((folder, self.import_or_refuse(&records, None)));
         }
-        let path = self.pending_path(folder);
-        if !path.exists() && self.list_pending().len() >= PENDING_MAX {
-            return Some((folder, GrantAnswer::Refused));
-        }
         tracing::info!(%folder, quota = grant.quota_bytes, "a grant waits for the owner");
-        let mut writer = Writer::new();
-        writer.bytes16(&from.to_bytes());
-        records.iter().for_each(|record| writer.bytes32(&record.encode()));
-        let part = self.pending.join("offer.new");
-        match std::fs::write(&part, writer.into_bytes()).and_then(|()| std::fs::rename(&part, &path)) {
+        match self.pending.keep(folder, from, &records) {
             Ok(()) => Some((folder, GrantAnswer::Pending)),
             Err(error) => {
                 tracing::warn!(%error, "a grant cannot be kept");
@@ -317,33 +314,14 @@ impl Holding {
         Ok(if granted { GrantAnswer::Accepted } else { GrantAnswer::Refused })
     }
 
-    fn pending_path(&self, folder: FolderId) -> PathBuf {
-        self.pending.join(folder.to_hex())
-    }
-
-    fn read_pending(&self, folder: FolderId) -> Option<(PeerId, Vec<Record>)> {
-        let bytes = std::fs::read(self.pending_path(folder)).ok()?;
-        let mut reader = Reader::new(&bytes);
-        let from = PeerId::from_bytes(reader.bytes16(64, "peer").ok()?)?;
-        let mut records = Vec::new();
-        while reader.left() > 0 {
-            let bytes = reader.bytes32(1 << 20, "record").ok()?;
-            records.push(UnverifiedRecord::decode(bytes).ok()?.verify().ok()?);
-        }
-        Some((from, records))
-    }
-
     /// Grants that wait.
     pub fn list_pending(&self) -> Vec<PendingGrant> {
-        let Ok(files) = std::fs::read_dir(&self.pending) else { return Vec::new() };
-        let mut list: Vec<PendingGrant> = files
-            .filter_map(|file| FolderId::from_hex(file.ok()?.file_name().to_str()?))
-            .filter_map(|folder| {
-                let (from, records) = self.read_pending(folder)?;
-                let grant = self.check(folder, &records)?;
-                Some(PendingGrant { folder, from: Some(from), limits: Limits::of(&grant) })
-            })
-            .collect();
+        let offers = self.pending.folders().into_iter().filter_map(|folder| {
+            let (from, records) = self.pending.read(folder)?;
+            let grant = self.check(folder, &records)?;
+            Some(PendingGrant { folder, from: Some(from), limits: Limits::of(&grant) })
+        });
+        let mut list: Vec<PendingGrant> = offers.collect();
         for (no, folder) in self.store.folders().unwrap_or_default() {
             if !list.iter().any(|pending| pending.folder == folder)
                 && let Some(limits) = self.raise(no)
@@ -393,7 +371,7 @@ impl Holding {
         let mut taken = answer;
         if answer == GrantAnswer::Accepted {
             // Another offer may have come since it was listed a moment ago.
-            let offered = self.read_pending(folder).and_then(|(from, records)| {
+            let offered = self.pending.read(folder).and_then(|(from, records)| {
                 let limits = Limits::of(&self.check(folder, &records)?);
                 Some((PendingGrant { folder, from: Some(from), limits }, records))
             });
@@ -406,7 +384,7 @@ impl Holding {
             // Where the store fails, the grant goes on waiting.
             taken = self.import(&records, Some(pending.limits))?;
         }
-        if let Err(error) = std::fs::remove_file(self.pending_path(folder)) {
+        if let Err(error) = self.pending.remove(folder) {
             tracing::warn!(%error, "a settled grant cannot be removed");
         }
         if let Some(node) = self.node.lock().clone() {

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod holding;
 pub mod identity;
 pub mod limits;
+mod pending;
 
 use std::fs::DirBuilder;
 use std::io::Write as _;

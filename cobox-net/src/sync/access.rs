@@ -1,6 +1,7 @@
 //! The access log between peers: heads, then what the other lacks; and the recovery opening.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use cobox_store::blind::Added;
@@ -23,7 +24,7 @@ impl Engine {
     pub(super) fn on_access_heads(&mut self, conn: Conn, id: SessionId, heads: &[RecordHash]) {
         let Some(no) = self.access_folder(conn, id) else { return };
         let Some(folder) = self.folders.get(&no) else { return };
-        if heads.iter().any(|head| !folder.records.contains(head)) {
+        if heads.iter().any(|head| !self.store.access_has(no, head).unwrap_or(true)) {
             let have = folder.access.heads.iter().take(HEADS_MAX).copied().collect();
             self.send(conn, Frame::AccessWant { session: id, have });
         }
@@ -80,8 +81,7 @@ impl Engine {
     pub(super) fn refresh_access(&mut self, no: FolderNo) -> cobox_store::error::Result<()> {
         let access = self.store.access(no)?;
         let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
-        if folder.records.is_empty() || folder.access.heads != access.heads {
-            folder.records = self.store.access_records(no)?.iter().map(Record::hash).collect();
+        if !Arc::ptr_eq(&folder.access, &access) {
             folder.access = access;
             self.rejudge(no);
             self.forget_joins(no);

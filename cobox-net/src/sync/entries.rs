@@ -32,6 +32,7 @@ impl Engine {
     /// Reads what changed in the store.
     pub(super) fn refresh(&mut self, no: FolderNo, now: Instant) -> Result<()> {
         self.refresh_access(no)?;
+        self.refresh_forks(no)?;
         let heads = self.store.log_heads(no)?;
         let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
         folder.heads = heads.into_iter().map(|head| (head.log, head)).collect();
@@ -124,6 +125,7 @@ impl Engine {
                 *seq = head.seq.max(*seq);
             }
         }
+        self.doubt_heads(conn, id, no, heads);
         self.dirty.insert(no);
     }
 
@@ -141,7 +143,8 @@ impl Engine {
             for (log, seq) in &session.theirs {
                 let ours = folder.heads.get(log).map_or(0, |head| head.seq);
                 let bad = session.bad_logs.get(log).is_some_and(|until| now < *until);
-                if *seq > ours && !bad && !folder.pulls.contains_key(log) {
+                let closed = folder.forks.iter().any(|(forked, at, _)| forked == log && *at <= ours + 1);
+                if *seq > ours && !bad && !closed && !folder.pulls.contains_key(log) {
                     let pull = Pull { conn: *conn, session: *id, from: ours + 1, since: now };
                     folder.pulls.insert(*log, pull);
                     asks.push((*conn, Frame::EntriesWant { session: *id, log: *log, from: ours + 1 }));
@@ -220,8 +223,8 @@ impl Engine {
                 self.bad_log(conn, id, log, now + FULL_WAIT);
                 self.send(conn, Frame::AccessWant { session: id, have });
             }
-            // A pushed entry may run ahead of one that is being pulled.
-            E::Chain { .. } => {}
+            // A pushed entry may run ahead of one that is being pulled; or the log has two branches.
+            E::Chain { seq, .. } => self.doubt_chain(conn, id, no, log, *seq),
             _ => {
                 tracing::warn!(no = no.0, %log, %error, "an entry is not taken");
                 self.bad_log(conn, id, log, now + BAD_LOG_WAIT);

@@ -9,8 +9,10 @@ mod access;
 mod asks;
 mod dial;
 mod entries;
+mod forks;
 mod handshake;
 mod join;
+mod offers;
 mod plan;
 mod report;
 mod sessions;
@@ -21,7 +23,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cobox_store::blind::Store;
-use cobox_store::format::access::Record;
 use cobox_store::format::invite::JoinRequest;
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::Challenge;
@@ -35,7 +36,7 @@ pub use plan::SMALL_BYTES_MAX;
 use crate::node::{Signer, SwarmKey};
 use crate::peer_id::PeerId;
 use crate::wire::{Frame, GrantAnswer, QuestionId, SessionId};
-use state::{Connection, Folder, Lack, Plan, Session, Stage};
+use state::{Connection, Folder, Lack, Offer, Plan, Session, Stage};
 
 /// How often the driver sends [`Input::Tick`].
 pub const TICK: Duration = Duration::from_millis(50);
@@ -120,6 +121,8 @@ pub enum Input {
     Denied { conn: Conn, session: SessionId, pack: PackId },
     /// The owner or the rule decided on a grant.
     GrantDecided { peer: PeerId, folder: FolderId, answer: GrantAnswer },
+    /// What a peer offered was looked at.
+    OfferWeighed { peer: PeerId },
     /// Somebody here wants something of a peer; the answer bears `ticket`.
     Ask { ticket: u64, peer: PeerId, addresses: Vec<Vec<u8>>, ask: Ask, deadline: Instant },
     /// Time passed.
@@ -143,8 +146,9 @@ pub enum Output {
     Fetch { conn: Conn, session: SessionId, no: FolderNo, pack: PackRef },
     /// Answer a challenge on the control stream.
     Prove { conn: Conn, session: SessionId, no: FolderNo, question: QuestionId, challenge: Challenge },
-    /// A member asks us to hold a folder; answer with [`Input::GrantDecided`].
-    GrantOffered { peer: PeerId, records: Vec<Record> },
+    /// Somebody asks us to hold a folder, with encoded records that nobody has looked at; answer with
+    /// [`Input::OfferWeighed`], after [`Input::GrantDecided`] if there is something to say.
+    GrantOffered { peer: PeerId, records: Vec<Vec<u8>> },
     /// Somebody with an invite asks to be let in; an admin's device answers with a record.
     JoinAsked { no: FolderNo, request: JoinRequest },
     /// The end of an [`Input::Ask`].
@@ -163,6 +167,8 @@ pub struct Engine {
     /// Peers that sent wrong bytes, and until when nothing is fetched from them.
     liars: HashMap<PeerId, Instant>,
     absent_since: Option<Instant>,
+    /// Peers whose grant offer is being looked at: one at a time of each.
+    deciding: BTreeSet<PeerId>,
     out: Vec<Output>,
 }
 
@@ -180,6 +186,7 @@ impl Engine {
             asks: Vec::new(),
             liars: HashMap::new(),
             absent_since: None,
+            deciding: BTreeSet::new(),
             out: Vec::new(),
         }
     }
@@ -199,6 +206,7 @@ impl Engine {
             Input::Fetched { conn, session, pack, how } => self.fetched(conn, session, pack, how, now),
             Input::Denied { conn, session, pack } => self.denied(conn, session, pack),
             Input::GrantDecided { peer, folder, answer } => self.grant_decided(peer, folder, answer),
+            Input::OfferWeighed { peer } => self.offer_weighed(peer),
             Input::Ask { ticket, peer, addresses, ask, deadline } => {
                 self.ask(ticket, peer, addresses, ask, deadline);
             }
@@ -244,8 +252,7 @@ impl Engine {
             next_session: if side == Side::Dialer { 2 } else { 1 },
             next_question: 1,
             sessions: BTreeMap::new(),
-            offer: Vec::new(),
-            offer_bytes: 0,
+            offer: Offer::None,
             tokens: TOKENS_MAX,
             tokens_at: now,
             used_at: now,
@@ -300,7 +307,7 @@ impl Engine {
                 sessions: BTreeSet::new(),
                 heads: BTreeMap::new(),
                 access,
-                records: std::collections::HashSet::new(),
+                forks: Vec::new(),
                 lack: Lack::default(),
                 surveyed: false,
                 next_survey: now,
@@ -418,7 +425,8 @@ impl Engine {
                 }
             }
             Frame::Have { session, packs } => self.on_have(conn, session, &packs),
-            Frame::GrantOffer { part, records, .. } => self.on_grant_offer(conn, part, &records, now),
+            Frame::Equivocation { session, proof } => self.on_equivocation(conn, session, &proof),
+            Frame::GrantOffer { part, records, .. } => self.on_grant_offer(conn, part, records, now),
             Frame::GrantAnswer { folder, answer } => self.on_grant_answer(conn, folder, answer, now),
             Frame::Recover { session, folder, member, signature } => {
                 self.on_recover(conn, session, folder, member, &signature, now);
@@ -441,6 +449,7 @@ impl Engine {
             tracing::warn!(no = no.0, %error, "the folder's state cannot be read");
             return;
         }
+        self.tell_forks(no);
         self.push_entries(no);
         self.announce(no, now);
         self.pull(no, now);
@@ -467,6 +476,7 @@ impl std::fmt::Debug for Input {
             Self::GrantDecided { peer, folder, answer } => {
                 write!(f, "GrantDecided({peer} {folder} {answer:?})")
             }
+            Self::OfferWeighed { peer } => write!(f, "OfferWeighed({peer})"),
             Self::Ask { ticket, peer, .. } => write!(f, "Ask({ticket} {peer})"),
             Self::Tick => write!(f, "Tick"),
         }

@@ -16,7 +16,8 @@ use crate::wire::{Frame, HAVE_MAX, SessionId};
 
 /// A pack up to this size is fetched in one piece and stored together with others.
 pub const SMALL_BYTES_MAX: u64 = 256 * 1024;
-/// Large packs in flight in the whole node: each has a receiver that buffers up to 4 MiB.
+/// Large packs in flight in the whole node: two that are being stored, one that arrives, one that is asked
+/// for. Each has a receiver that buffers up to 8 MiB.
 pub const LARGE_FLYING_MAX: usize = 4;
 /// Small packs in flight in the whole node; their bytes are bounded by the transfer's credit too.
 pub const SMALL_FLYING_MAX: usize = 128;

@@ -9,15 +9,13 @@ use super::state::{Folder, Session, Stage};
 use super::{Conn, Engine, FULL_WAIT, HANDSHAKE_WAIT, Identity, Output, Side};
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
-use crate::wire::{Frame, GrantAnswer, Part, Proof, SessionId, split_records};
+use crate::wire::{Frame, GrantAnswer, Proof, SessionId, split_records};
 
 /// Swarm secrets tried with one peer, newest first: a peer that is more epochs behind learns of the
 /// newer ones from somebody else.
 const SECRETS_MAX: usize = 8;
 /// How long a refused folder is not offered again.
 const REFUSED_WAIT: std::time::Duration = FULL_WAIT;
-/// Bytes of records in one grant offer: an access log of a folder with thousands of devices.
-const OFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Engine {
     fn binding(&self, conn: Conn, session: SessionId, opener: Side) -> Option<Binding> {
@@ -332,49 +330,6 @@ impl Engine {
         }
         for (part, records) in split_records(records) {
             self.send(conn, Frame::GrantOffer { session: id, part, records });
-        }
-    }
-
-    pub(super) fn on_grant_offer(&mut self, conn: Conn, part: Part, records: &[Vec<u8>], now: Instant) {
-        use cobox_store::format::access::UnverifiedRecord;
-        if part == Part::Last && !self.token(conn, now) {
-            self.out.push(Output::Close { conn });
-            return;
-        }
-        let Some(connection) = self.conns.get_mut(&conn) else { return };
-        connection.used_at = now;
-        for bytes in records {
-            connection.offer_bytes += bytes.len();
-            let record = UnverifiedRecord::decode(bytes).ok().and_then(|record| record.verify().ok());
-            match record {
-                Some(record) if connection.offer_bytes <= OFFER_BYTES_MAX => connection.offer.push(record),
-                _ => {
-                    self.out.push(Output::Close { conn });
-                    return;
-                }
-            }
-        }
-        if part == Part::Last {
-            connection.offer_bytes = 0;
-            let (peer, records) = (connection.peer, std::mem::take(&mut connection.offer));
-            self.out.push(Output::GrantOffered { peer, records });
-        }
-    }
-
-    pub(super) fn grant_decided(
-        &mut self,
-        peer: PeerId,
-        folder: cobox_store::id::FolderId,
-        answer: GrantAnswer,
-    ) {
-        let conns: Vec<Conn> = self
-            .conns
-            .iter()
-            .filter(|(_, connection)| connection.peer == peer)
-            .map(|(conn, _)| *conn)
-            .collect();
-        for conn in conns {
-            self.send(conn, Frame::GrantAnswer { folder, answer });
         }
     }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cobox_store::blind::Access;
-use cobox_store::format::access::Record;
 use cobox_store::format::entry::LogHead;
 use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
@@ -25,13 +24,28 @@ pub(super) struct Connection {
     pub next_session: u32,
     pub next_question: u32,
     pub sessions: BTreeMap<SessionId, Session>,
-    /// Records of a grant offer that is arriving, and their bytes.
-    pub offer: Vec<Record>,
-    pub offer_bytes: usize,
+    pub offer: Offer,
     /// Tokens for questions from strangers; see [`super::TOKENS_MAX`].
     pub tokens: u32,
     pub tokens_at: Instant,
     pub used_at: Instant,
+}
+
+/// A grant offer on a connection.
+#[derive(Default)]
+pub(super) enum Offer {
+    #[default]
+    None,
+    /// Encoded records, not looked at.
+    Arriving { records: Vec<Vec<u8>>, bytes: usize },
+    /// Too much is on its way already: the rest of it is not kept.
+    Skipped,
+}
+
+impl Offer {
+    pub fn bytes(&self) -> usize {
+        if let Self::Arriving { bytes, .. } = self { *bytes } else { 0 }
+    }
 }
 
 /// How far a session is.
@@ -65,6 +79,8 @@ pub(super) struct Session {
     /// Heads the peer was told.
     pub told: BTreeMap<LogId, u64>,
     pub told_access: Option<Vec<RecordHash>>,
+    /// Where the logs forked of whose forks the peer was told, or told us.
+    pub told_forks: BTreeMap<LogId, u64>,
     pub told_lack: Option<Lack>,
     /// What the peer said it lacks.
     pub lack: Option<Lack>,
@@ -90,6 +106,7 @@ impl Session {
             theirs: BTreeMap::new(),
             told: BTreeMap::new(),
             told_access: None,
+            told_forks: BTreeMap::new(),
             told_lack: None,
             lack: None,
             absent: HashSet::new(),
@@ -131,7 +148,8 @@ pub(super) struct Folder {
     pub sessions: BTreeSet<(Conn, SessionId)>,
     pub heads: BTreeMap<LogId, LogHead>,
     pub access: Arc<Access>,
-    pub records: HashSet<RecordHash>,
+    /// Closed logs, where each forked, and the proofs.
+    pub forks: Vec<(LogId, u64, Vec<u8>)>,
     pub lack: Lack,
     pub surveyed: bool,
     pub next_survey: Instant,

@@ -17,9 +17,13 @@ use futures::{AsyncRead, AsyncReadExt as _};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::wire::BULK_BYTES_MAX;
 
 /// Slices asked for and not yet stored, in the whole node: 16 MiB.
 pub const CREDIT_SLICES: usize = 256;
+/// Buffers that are kept for the next frames: one pack's worth, so that memory stays mapped while packs
+/// stream in, and little is held when none does.
+const BUFFERS_MAX: usize = 32;
 /// A stream that owes us something and brings nothing for this long is closed, and resumed later.
 pub const STALL_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -70,13 +74,45 @@ impl Tap {
 /// # Errors
 /// When the stream ends or the length is too large.
 pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin), max: usize) -> Result<Vec<u8>> {
+    let mut frame = vec![0; read_length(stream, max).await?];
+    stream.read_exact(&mut frame).await?;
+    Ok(frame)
+}
+
+async fn read_length(stream: &mut (impl AsyncRead + Unpin), max: usize) -> Result<usize> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await?;
     let length = u32::from_le_bytes(length) as usize;
     if length == 0 || length > max {
         return Err(Error::FrameTooLong { bytes: length as u64 });
     }
-    let mut frame = vec![0; length];
-    stream.read_exact(&mut frame).await?;
-    Ok(frame)
+    Ok(length)
+}
+
+/// Buffers of full bulk frames, used again and again: fresh ones would be zeroed and mapped anew for each.
+#[derive(Clone, Default)]
+pub struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().pop().unwrap_or_else(|| vec![0; BULK_BYTES_MAX])
+    }
+
+    /// Takes back what is not needed any more.
+    pub fn give(&self, spent: Vec<Vec<u8>>) {
+        let mut free = self.0.lock();
+        let room = BUFFERS_MAX.saturating_sub(free.len());
+        free.extend(spent.into_iter().filter(|buffer| buffer.len() == BULK_BYTES_MAX).take(room));
+    }
+
+    /// Reads one bulk frame; see [`read_frame`].
+    ///
+    /// # Errors
+    /// See [`read_frame`].
+    pub async fn read_frame(&self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>> {
+        let length = read_length(stream, BULK_BYTES_MAX).await?;
+        let mut frame = if length == BULK_BYTES_MAX { self.take() } else { vec![0; length] };
+        stream.read_exact(&mut frame).await?;
+        Ok(frame)
+    }
 }

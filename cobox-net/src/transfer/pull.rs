@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use cobox_store::Error as StoreError;
 use cobox_store::blind::{PackStatus, Progress, Store};
+use cobox_store::format::DecodeError;
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Outboard, slice_count, slice_len};
-use cobox_store::format::{DecodeError, SLICE_BYTES};
 use cobox_store::id::FolderNo;
 use futures::io::{ReadHalf, WriteHalf};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -21,11 +21,11 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, ch
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{STALL_WAIT, Tap, Way, read_frame};
+use super::{Buffers, STALL_WAIT, Tap, Way};
 use crate::error::{Error, Result};
 use crate::swarm::ByteStream;
 use crate::sync::{Fetched, SMALL_BYTES_MAX};
-use crate::wire::{Ask, BULK_BYTES_MAX, BulkFrame, OutboardWish, SLICES_OFFSET, SessionId, decode_bulk};
+use crate::wire::{Ask, BulkFrame, OutboardWish, SLICES_OFFSET, SessionId, decode_bulk};
 
 /// Slices in one ask: 1 MiB keeps a stream busy and the order of asks fair.
 const ASK_SLICES: u64 = 16;
@@ -71,6 +71,7 @@ pub struct Puller {
     asks: Arc<Mutex<Asks>>,
     frames: Sender<Vec<u8>>,
     batcher: Batcher,
+    buffers: Buffers,
 }
 
 /// What a fetch is about.
@@ -88,15 +89,17 @@ impl Puller {
         store: Arc<Store>,
         credit: Arc<Semaphore>,
         batcher: Batcher,
+        buffers: Buffers,
         tap: Tap,
         received: Arc<AtomicU64>,
     ) -> (Self, impl Future<Output = Result<()>> + Send) {
         let (read, write) = stream.split();
         let (frames, queued) = channel(ASKS_QUEUED);
         let asks: Arc<Mutex<Asks>> = Arc::default();
-        let puller = Self { store, credit, asks: Arc::clone(&asks), frames, batcher };
+        let puller =
+            Self { store, credit, asks: Arc::clone(&asks), frames, batcher, buffers: buffers.clone() };
         let run = async move {
-            let reading = read_pieces(read, Arc::clone(&asks), tap.clone(), received);
+            let reading = read_pieces(read, Arc::clone(&asks), buffers, tap.clone(), received);
             let writing = write_asks(write, queued, tap);
             let watching = watch(Arc::clone(&asks));
             let ended = tokio::select! { end = reading => end, end = writing => end, end = watching => end };
@@ -150,9 +153,9 @@ impl Puller {
         };
         let mut wish = if outboard.is_some() { OutboardWish::Skip } else { OutboardWish::Send };
         let (pieces_in, pieces) = unbounded_channel();
-        let store = Arc::clone(&self.store);
+        let (store, buffers) = (Arc::clone(&self.store), self.buffers.clone());
         let mut storing: JoinHandle<Fetched> =
-            tokio::task::spawn_blocking(move || store_pieces(&store, job, outboard, pieces));
+            tokio::task::spawn_blocking(move || store_pieces(&store, &buffers, job, outboard, pieces));
         for range in runs(&missing) {
             tokio::select! {
                 how = &mut storing => return how.unwrap_or(Fetched::Failed),
@@ -238,6 +241,7 @@ fn runs(missing: &[u64]) -> Vec<std::ops::Range<u64>> {
 /// Verifies and stores what arrives for a large pack, until it is complete.
 fn store_pieces(
     store: &Arc<Store>,
+    buffers: &Buffers,
     job: Job,
     outboard: Option<Outboard>,
     mut pieces: UnboundedReceiver<Piece>,
@@ -257,13 +261,12 @@ fn store_pieces(
                 }
             }
             (Piece::Slices { first, frame, permit }, Some(receiver)) => {
-                let slices = &frame[SLICES_OFFSET..];
-                for (index, slice) in (first..).zip(slices.chunks(SLICE_BYTES as usize)) {
-                    match receiver.put_slice(index, slice) {
-                        Ok(Progress::Done) => return Fetched::Done,
-                        Ok(Progress::More { .. }) => {}
-                        Err(error) => return failed(&error),
-                    }
+                let progress = receiver.put_slices(first, frame, SLICES_OFFSET);
+                buffers.give(receiver.take_spent());
+                match progress {
+                    Ok(Progress::Done) => return Fetched::Done,
+                    Ok(Progress::More { .. }) => {}
+                    Err(error) => return failed(&error),
                 }
                 drop(permit);
             }
@@ -307,11 +310,12 @@ async fn write_asks(
 async fn read_pieces(
     mut stream: ReadHalf<ByteStream>,
     asks: Arc<Mutex<Asks>>,
+    buffers: Buffers,
     tap: Tap,
     received: Arc<AtomicU64>,
 ) -> Result<()> {
     loop {
-        let frame = read_frame(&mut stream, BULK_BYTES_MAX).await?;
+        let frame = buffers.read_frame(&mut stream).await?;
         tap.note(Way::In, &[&frame]);
         received.fetch_add(frame.len() as u64, Ordering::Relaxed);
         hand_on(&mut asks.lock(), frame)?;
@@ -424,7 +428,7 @@ fn store_batch(store: &Arc<Store>, batch: Vec<Whole>) {
         }
     }
     for (no, (packs, answers)) in folders {
-        let how = match store.packs_put(no, &packs) {
+        let how = match store.packs_put_made(no, &packs) {
             Ok(()) => Fetched::Done,
             Err(error) => failed(&error),
         };

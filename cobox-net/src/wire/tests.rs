@@ -44,6 +44,7 @@ fn one_of_each() -> Vec<Frame> {
             proofs: vec![None, Some(LeafProof { leaf: vec![1; 1024], siblings: vec![[2; 32]; 2] })],
         },
         Frame::Receipt { session, question, receipt: vec![1] },
+        Frame::Equivocation { session, proof: vec![1] },
         Frame::GrantOffer { session, part: Part::More, records },
         Frame::GrantAnswer { folder: FolderId([1; 32]), answer: GrantAnswer::Pending },
         Frame::LocatorPut { question, locator: vec![1; 10] },

@@ -145,6 +145,14 @@ impl Store {
         self.with_log(no, |log| Ok(log.resolved()))
     }
 
+    /// Whether a record is in the log.
+    ///
+    /// # Errors
+    /// See [`Self::access`].
+    pub fn access_has(&self, no: FolderNo, record: &RecordHash) -> Result<bool> {
+        self.with_log(no, |log| Ok(log.graph.nth(record).is_some()))
+    }
+
     /// Takes a record into the log; durable on return.
     ///
     /// # Errors

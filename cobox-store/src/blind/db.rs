@@ -42,6 +42,8 @@ const BACKGROUND_JOBS: i32 = 2;
 const BLOCK_BYTES: usize = 16 * 1024;
 /// The table format of RocksDB 6.6 and later.
 const TABLE_VERSION: i32 = 5;
+/// Less than a slice, so that slices go to a file from where they lie, without a stop in a buffer.
+const SST_BUFFER_BYTES: u64 = 32 * 1024;
 /// RocksDB's own text log.
 const LOG_BYTES_MAX: usize = 1 << 20;
 /// Up to so many rows a prefix is deleted row by row; beyond, by a range tombstone, which costs every
@@ -479,7 +481,8 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn write_sst(file: &Path, rows: &mut dyn Iterator<Item = (Vec<u8>, &[u8])>) -> Result<Rows> {
-    let options = bulk_options(None);
+    let mut options = bulk_options(None);
+    options.set_writable_file_max_buffer_size(SST_BUFFER_BYTES);
     let mut writer = SstFileWriter::create(&options);
     let mut some = Rows::None;
     for (key, value) in rows {

@@ -19,9 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::codec::{DecodeError, Reader, Writer};
 use crate::format::entry::{Entry, LogHead, UnverifiedEntry};
 use crate::format::pack::PackRef;
-use crate::id::{EntryHash, FolderNo, LogId, hash};
-
-const SIGNATURE_BYTES: usize = 64;
+use crate::id::{EntryHash, FolderNo, LogId};
 
 type Claims = Mutex<HashMap<(FolderNo, LogId), EntryHash>>;
 
@@ -90,6 +88,7 @@ impl HeadRow {
     }
 }
 
+/// The key of a row about one entry.
 pub(super) fn entry_key(no: FolderNo, table: Table, log: LogId, seq: u64) -> Vec<u8> {
     key(no, table, &[&log.0[..], &seq.to_be_bytes()].concat())
 }
@@ -137,19 +136,6 @@ impl Store {
         }))
     }
 
-    /// Two signed headers (`header ‖ signature`, each) with one number, if a log ever showed them.
-    ///
-    /// # Errors
-    /// When the disk cannot be read.
-    pub fn equivocation(&self, no: FolderNo, log: LogId) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
-        let mut proof = None;
-        self.db().scan(&key(no, Table::Equivocation, &log.0), &[], &mut |_, value| {
-            proof = Some(decode_proof(value));
-            ControlFlow::Break(())
-        })?;
-        Ok(proof.transpose()?)
-    }
-
     /// Checks an entry and puts its rows into `batch`: the entry, the log's head, its packs.
     ///
     /// The caller commits the batch [`Durability::Synced`] and then calls [`Self::entry_committed`]; a
@@ -158,7 +144,8 @@ impl Store {
     /// # Errors
     /// [`Error::Premature`] when an earlier entry or an access record is missing;
     /// [`Error::NotPermitted`], [`Error::UnknownEpoch`], [`Error::Quota`]; [`Error::Chain`] when it is here
-    /// already, or does not continue the log; [`Error::Equivocation`] when another entry has its number.
+    /// already, or does not continue the log; [`Error::Equivocation`] when another entry has its number, or the
+    /// log is closed.
     pub fn entry_stage(&self, no: FolderNo, entry: &Entry, batch: &mut Batch) -> Result<EntryStaged> {
         let header = entry.header();
         let (log, seq, hash) = (header.log, header.seq, header.hash());
@@ -170,6 +157,10 @@ impl Store {
         }
         if seq > head.seq + 1 {
             return Err(Error::Premature);
+        }
+        if self.access(no)?.may_write(&log) && self.forked_at(no, log)?.is_some_and(|forked| seq >= forked) {
+            // Of a device that was removed, what others vouched for counts, on whichever branch.
+            return Err(Error::Equivocation { log, seq });
         }
         if header.prev != head.hash {
             return Err(Error::Chain { log, seq });
@@ -252,29 +243,6 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the entry is the one that is here under its number; if not, the proof is kept.
-    fn check_known(&self, no: FolderNo, entry: &Entry) -> Result<()> {
-        let header = entry.header();
-        let (log, seq) = (header.log, header.seq);
-        let Some(ours) = self.db().get(&entry_key(no, Table::EntryHeader, log, seq))? else {
-            return Err(Error::Chain { log, seq });
-        };
-        let our_header = ours.len().checked_sub(SIGNATURE_BYTES).and_then(|len| ours.get(..len));
-        if our_header.is_some_and(|bytes| EntryHash(hash(bytes)) == header.hash()) {
-            return Ok(());
-        }
-        let proof_key = entry_key(no, Table::Equivocation, log, seq);
-        if !self.db().contains(&proof_key)? {
-            let theirs = [&header.encode()[..], entry.signature()].concat();
-            let mut batch = Batch::default();
-            batch.put(&proof_key, &encode_proof(&ours, &theirs));
-            self.db().commit(batch, Durability::Synced)?;
-            tracing::error!(%log, seq, "a device signed two entries with one number");
-            self.watch().bump(no);
-        }
-        Err(Error::Equivocation { log, seq })
-    }
-
     pub(super) fn head_row(&self, no: FolderNo, log: LogId) -> Result<HeadRow> {
         let row = self.db().get(&key(no, Table::LogHead, &log.0))?;
         Ok(row.map_or(Ok(HeadRow::NONE), |bytes| HeadRow::decode(&bytes))?)
@@ -310,22 +278,6 @@ impl Store {
     }
 }
 
-fn encode_proof(ours: &[u8], theirs: &[u8]) -> Vec<u8> {
-    let mut writer = Writer::new();
-    writer.bytes32(ours);
-    writer.bytes32(theirs);
-    writer.into_bytes()
-}
-
-fn decode_proof(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>), DecodeError> {
-    let field = "equivocation proof";
-    let mut reader = Reader::new(bytes);
-    let ours = reader.bytes32(bytes.len(), field)?.to_vec();
-    let theirs = reader.bytes32(bytes.len(), field)?.to_vec();
-    reader.finish()?;
-    Ok((ours, theirs))
-}
-
 #[cfg(test)]
 mod tests {
     use ed25519_dalek::SigningKey;
@@ -358,22 +310,6 @@ mod tests {
         assert_eq!(store.entry_bytes(no, author.log(), 4).expect("reads"), Some(entries[3].encode()));
         assert_eq!(store.entry(no, author.log(), 6).expect("reads"), None);
         assert_eq!(store.usage(no).expect("counts").entry_bytes, bytes as u64);
-    }
-
-    #[test]
-    fn entry_with_a_number_that_another_has_leaves_a_proof() {
-        let founder = Founder::new(1);
-        let (_dir, store, no) = new_store(&founder);
-        let mut author = Author::new(&founder, &store, no);
-        let twin = author.draft(&[], b"twin");
-        let first = author.write(&[], b"first");
-        store.entry_add(no, &first).expect("adds");
-        assert_eq!(store.equivocation(no, author.log()).expect("reads"), None);
-        assert!(matches!(store.entry_add(no, &twin), Err(Error::Equivocation { seq: 1, .. })));
-        let signed = |entry: &Entry| [&entry.header().encode()[..], entry.signature()].concat();
-        let proof = store.equivocation(no, author.log()).expect("reads");
-        assert_eq!(proof, Some((signed(&first), signed(&twin))));
-        assert_eq!(store.entry(no, author.log(), 1).expect("reads"), Some(first));
     }
 
     #[test]

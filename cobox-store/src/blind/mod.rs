@@ -8,6 +8,7 @@ mod dags;
 mod damage;
 pub mod db;
 mod ends;
+pub mod forks;
 mod graph;
 pub mod have;
 pub mod kembox;

@@ -78,6 +78,16 @@ impl Store {
         self.packs_put_ref(no, &packs)
     }
 
+    /// Like [`Self::packs_put`], for packs whose outboards were made of these very bytes.
+    ///
+    /// # Errors
+    /// See [`Self::pack_put_made`].
+    pub fn packs_put_made(&self, no: FolderNo, packs: &[(Outboard, Vec<u8>)]) -> Result<()> {
+        let packs: Vec<(&Outboard, &[u8])> =
+            packs.iter().map(|(outboard, bytes)| (outboard, &bytes[..])).collect();
+        self.put_all(no, &packs, Durability::Synced)
+    }
+
     fn packs_put_ref(&self, no: FolderNo, packs: &[(&Outboard, &[u8])]) -> Result<()> {
         let damaged = |(outboard, bytes): &&(&Outboard, &[u8])| !matches(outboard, bytes);
         if let Some((outboard, _)) = packs.iter().find(damaged) {

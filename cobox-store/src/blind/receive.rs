@@ -1,10 +1,11 @@
 //! Takes a pack slice by slice, in any order, and remembers across crashes what it has.
 //!
-//! Every slice is verified against the outboard before it is kept. Slices are buffered up to
-//! [`BUFFER_BYTES`], then stored: long runs as files that are written once, the rest with the rows; the
-//! bits of what is here follow in a synced commit. The network drives it; nobody else.
+//! Every slice is verified against the outboard before it is kept. Slices are buffered, in the buffers they
+//! came in, up to [`BUFFER_BYTES`], then stored: long runs as files that are written once, the rest with the
+//! rows; the bits of what is here follow in a synced commit. The network drives it; nobody else.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::batch::{Batch, Durability};
@@ -20,9 +21,9 @@ use crate::format::pack::{PackRef, is_size_class};
 use crate::format::proof::Outboard;
 use crate::id::FolderNo;
 
-/// What a receiver holds in memory: enough that a file is worth its fsyncs, little enough for many
-/// receivers on a small box.
-pub const BUFFER_BYTES: usize = 4 << 20;
+/// What a receiver holds in memory: a pack of the usual size, so that it is one file with one set of
+/// fsyncs. Who runs several receivers bounds their number.
+pub const BUFFER_BYTES: usize = 8 << 20;
 /// Fewer slices in a row than this go with the rows: a file for each would cost more than writing
 /// them twice.
 const RUN_SLICES_MIN: usize = (LARGE_BYTES_MIN / SLICE_BYTES) as usize;
@@ -47,9 +48,18 @@ pub struct Receiver {
     ordinal: Ordinal,
     /// Stored or buffered.
     have: Have,
-    buffer: BTreeMap<u64, Vec<u8>>,
+    buffer: BTreeMap<u64, Place>,
     buffer_bytes: usize,
+    frames: Vec<Vec<u8>>,
+    /// Buffers whose slices are stored.
+    spent: Vec<Vec<u8>>,
     done: bool,
+}
+
+/// Where in the receiver's frames a slice lies.
+struct Place {
+    frame: usize,
+    bytes: Range<usize>,
 }
 
 impl Store {
@@ -101,6 +111,8 @@ impl Store {
             have,
             buffer: BTreeMap::new(),
             buffer_bytes: 0,
+            frames: Vec::new(),
+            spent: Vec::new(),
             done,
         })
     }
@@ -123,21 +135,55 @@ impl Receiver {
     /// [`Progress::Done`]; one that is here already changes nothing.
     ///
     /// # Errors
-    /// [`Error::PackDamaged`] when the bytes are not that slice: then the sender lies or its disk does, and
-    /// the receiver can go on with another. [`Error::NoSpace`]: nothing buffered is lost.
+    /// See [`Self::put_slices`].
     pub fn put_slice(&mut self, index: u64, bytes: &[u8]) -> Result<Progress> {
-        if !self.have.contains(index) {
-            if !self.outboard.slice_matches(index, bytes) {
-                return Err(Error::PackDamaged(self.pack().id));
+        self.put_slices(index, bytes.to_vec(), 0)
+    }
+
+    /// Takes the slices from `first` on that lie in `frame` after `offset` bytes of something else, without
+    /// copying them. See [`Self::put_slice`]; all of them are taken or none.
+    ///
+    /// # Errors
+    /// [`Error::PackDamaged`] when the bytes are not those slices: then the sender lies or its disk does,
+    /// and the receiver can go on with another. [`Error::NoSpace`]: nothing buffered is lost.
+    pub fn put_slices(&mut self, first: u64, frame: Vec<u8>, offset: usize) -> Result<Progress> {
+        let slices = frame.get(offset..).unwrap_or_default();
+        let mut fresh = Vec::new();
+        let mut fresh_bytes = 0;
+        let mut at = offset;
+        if slices.is_empty() {
+            return Err(Error::PackDamaged(self.pack().id));
+        }
+        for (number, slice) in (0..).zip(slices.chunks(SLICE_BYTES as usize)) {
+            let index = first.saturating_add(number);
+            if !self.have.contains(index) {
+                if !self.outboard.slice_matches(index, slice) {
+                    return Err(Error::PackDamaged(self.pack().id));
+                }
+                fresh.push((index, at..at + slice.len()));
+                fresh_bytes += slice.len();
             }
-            if self.buffer_bytes + bytes.len() > BUFFER_BYTES {
+            at += slice.len();
+        }
+        if fresh.is_empty() {
+            self.spent.push(frame);
+        } else {
+            if self.buffer_bytes + fresh_bytes > BUFFER_BYTES {
                 self.flush()?;
             }
-            self.buffer.insert(index, bytes.to_vec());
-            self.buffer_bytes += bytes.len();
-            self.have.insert(index);
+            for (index, bytes) in fresh {
+                self.buffer.insert(index, Place { frame: self.frames.len(), bytes });
+                self.have.insert(index);
+            }
+            self.frames.push(frame);
+            self.buffer_bytes += fresh_bytes;
         }
         if self.have.is_full() { self.flush() } else { Ok(self.progress()) }
+    }
+
+    /// Buffers that were given to [`Self::put_slices`] and are not needed any more.
+    pub fn take_spent(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.spent)
     }
 
     /// Stores what is buffered; durable on return.
@@ -151,7 +197,7 @@ impl Receiver {
         }
         let mut batch = Batch::default();
         let large = self.pack().size >= LARGE_BYTES_MIN;
-        for run in runs(&self.buffer) {
+        for run in runs(&self.buffer, &self.frames) {
             if large && run.len() >= RUN_SLICES_MIN {
                 let mut rows = run.iter().map(|(index, bytes)| (self.ordinal.slice_key(*index), *bytes));
                 self.store.db().ingest(&mut rows)?;
@@ -164,6 +210,7 @@ impl Receiver {
         self.commit(batch)?;
         self.buffer.clear();
         self.buffer_bytes = 0;
+        self.spent.append(&mut self.frames);
         if self.done {
             self.store.wants.forget(self.no, self.pack().id);
         }
@@ -218,9 +265,11 @@ impl Drop for Receiver {
 }
 
 /// Runs of neighbouring slices.
-fn runs(buffer: &BTreeMap<u64, Vec<u8>>) -> Vec<Vec<(u64, &[u8])>> {
+fn runs<'a>(buffer: &BTreeMap<u64, Place>, frames: &'a [Vec<u8>]) -> Vec<Vec<(u64, &'a [u8])>> {
     let mut runs: Vec<Vec<(u64, &[u8])>> = Vec::new();
-    for (index, bytes) in buffer {
+    for (index, place) in buffer {
+        let frame = frames.get(place.frame).and_then(|frame| frame.get(place.bytes.clone()));
+        let bytes = frame.expect("a buffered slice lies in a frame that is kept with it");
         match runs.last_mut() {
             Some(run) if run.last().is_some_and(|(last, _)| last + 1 == *index) => run.push((*index, bytes)),
             _ => runs.push(vec![(*index, bytes)]),
@@ -309,6 +358,31 @@ mod tests {
         for index in 0..16 {
             receiver.put_slice(index, case.slice(index)).expect("takes");
         }
+        case.assert_whole();
+    }
+
+    #[test]
+    fn frames_are_taken_whole_and_given_back_when_their_slices_are_stored() {
+        let case = case(8 << 20);
+        let mut receiver = case.receiver();
+        let frame = |first: u64, count: u64| {
+            let slices = (first..first + count).flat_map(|index| case.slice(index).to_vec());
+            [1, 2, 3].into_iter().chain(slices).collect::<Vec<u8>>()
+        };
+        receiver.put_slices(5, frame(5, 1), 3).expect("takes");
+        assert!(receiver.take_spent().is_empty());
+        receiver.put_slices(5, frame(5, 1), 3).expect("is here");
+        assert_eq!(receiver.take_spent().len(), 1, "nothing of it is needed");
+        let mut bent = frame(8, 4);
+        bent[3 + 3 * SLICE_BYTES as usize] ^= 1;
+        assert!(matches!(receiver.put_slices(8, bent, 3), Err(Error::PackDamaged(_))));
+        assert_eq!(receiver.needed().len(), 127, "none of a frame with a wrong slice is taken");
+        let mut progress = Progress::More { slices: 127 };
+        for first in (0..SLICES).step_by(4) {
+            progress = receiver.put_slices(first, frame(first, 4), 3).expect("takes");
+        }
+        assert_eq!(progress, Progress::Done);
+        assert_eq!(receiver.take_spent().len(), 33);
         case.assert_whole();
     }
 

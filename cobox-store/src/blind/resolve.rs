@@ -13,6 +13,10 @@ use super::graph::{Bits, Bound, Deed, Graph, Node, Nth, Place, Target};
 use crate::format::access::{Act, Device, Role};
 use crate::id::{InviteKey, LogId, MemberId};
 
+/// Logs of a folder, of devices that were removed too: an entry names the heads of the others, and there
+/// is room for so many.
+const LOGS_MAX: usize = crate::format::DEPS_MAX;
+
 /// Whether each deed counts.
 pub(super) type Counts = Vec<bool>;
 
@@ -147,6 +151,7 @@ impl<'a> View<'a> {
             && self.listed(&device.log).is_none()
             && !self.member_removed(&device.member)
             && member.is_none_or(|member| member.kem == device.recovery_kem)
+            && self.graph.by_log.keys().filter(|log| self.listed(log).is_some()).count() < LOGS_MAX
     }
 
     fn are_logs_of(&self, member: &MemberId, logs: &[crate::format::entry::LogHead]) -> bool {

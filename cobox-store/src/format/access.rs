@@ -282,6 +282,12 @@ impl UnverifiedRecord {
         self.0.encode()
     }
 
+    /// What it claims.
+    #[must_use]
+    pub fn content(&self) -> &Unsigned {
+        &self.0.content
+    }
+
     /// Checks the author's signature, and the invite's where there is one.
     ///
     /// # Errors

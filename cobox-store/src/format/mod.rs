@@ -9,6 +9,7 @@ pub mod codec;
 pub mod content;
 pub mod device;
 pub mod entry;
+pub mod equivocation;
 pub mod invite;
 pub mod locator;
 pub mod membership;

@@ -47,8 +47,10 @@ impl LogWriter {
         let behind = mark.is_some_and(|mark| {
             written.is_none_or(|written| written.seq < mark.seq || written.seq == mark.seq && written != mark)
         });
-        let standing =
-            if behind || store.log_head(no, log)? != head { Standing::RolledBack } else { Standing::Good };
+        // A log that is closed by a proof goes on under another name as well.
+        let closed = store.forked_at(no, log)?.is_some();
+        let other = behind || closed || store.log_head(no, log)? != head;
+        let standing = if other { Standing::RolledBack } else { Standing::Good };
         if standing == Standing::RolledBack {
             tracing::error!(folder = no.0, log = %log, "the database does not hold what this device signed last");
         }
@@ -201,14 +203,18 @@ impl Folder {
         // Who holds the lock is writing, so that all is well.
         let Some(writer) = self.writer.try_lock() else { return Standing::Good };
         let (stored, written) = (self.store().log_head(self.no(), self.log()), self.written());
+        let closed = !matches!(self.store().forked_at(self.no(), self.log()), Ok(None));
         match (writer.standing, stored, written) {
+            (Standing::Good, ..) if closed => Standing::RolledBack,
             (Standing::Good, Ok(stored), Ok(written)) if stored != written => Standing::RolledBack,
             (standing, ..) => standing,
         }
     }
 
     fn check_standing(&self, writer: &mut LogWriter) -> Result<()> {
-        if writer.standing == Standing::Good && self.store().log_head(self.no(), self.log())? != writer.head {
+        let closed = self.store().forked_at(self.no(), self.log())?.is_some();
+        let same = !closed && self.store().log_head(self.no(), self.log())? == writer.head;
+        if writer.standing == Standing::Good && !same {
             // A commit that failed on a full disk may have reached it all the same: what the database says
             // was written here counts, and anything else is someone else's.
             *writer = LogWriter::open(self.store(), self.no(), self.log(), self.local(), &self.marks)?;

@@ -8,7 +8,8 @@ use cobox_store::format::access::{
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::content::{ChunkRef, Content, Extent, Node};
 use cobox_store::format::device::{DeviceRow, FolderRow, Mark, PendingRow, TagRow};
-use cobox_store::format::entry::{Body, Entry, Header, LogHead};
+use cobox_store::format::entry::{Body, Entry, Header, LogHead, UnverifiedEntry};
+use cobox_store::format::equivocation::Equivocation;
 use cobox_store::format::invite::{Hint, InviteCode, JoinRequest};
 use cobox_store::format::locator::{LOCATOR_STEP_BYTES, Locator, LocatorFolder, encode_folders};
 use cobox_store::format::membership::{OpenInvite, Redemption, WRAPPED_LABEL_KEY_BYTES, redemption_bytes};
@@ -38,6 +39,7 @@ pub fn samples() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     );
     vec![
         ("entry", vec![entry(1, &[5; 60]), entry(2, &[6; 300])]),
+        ("equivocation", vec![equivocation().encode()]),
         ("body", vec![body().encode()]),
         ("record", records().iter().map(Record::encode).collect()),
         ("group", ops().into_iter().map(|op| written(|writer| group(vec![op]).encode(writer))).collect()),
@@ -113,6 +115,12 @@ fn entry(seq: u64, body: &[u8]) -> Vec<u8> {
     };
     let signature = key().sign(&header.signed_bytes()).to_bytes();
     Entry::new(header, signature, body.to_vec()).encode()
+}
+
+fn equivocation() -> Equivocation {
+    let one =
+        |body: &[u8]| UnverifiedEntry::decode(&entry(2, body)).expect("an entry").verify().expect("signed");
+    Equivocation::of(&one(&[5; 60]), &one(&[6; 60])).expect("two entries with one number")
 }
 
 fn group(ops: Vec<Op>) -> OpGroup {
@@ -367,6 +375,7 @@ fn frames() -> Vec<Vec<u8>> {
         Frame::Redeem { session, signature: [3; 64], request: join_request().encode() },
         Frame::JoinAsked { session, request: join_request().encode() },
         Frame::JoinWait { session },
+        Frame::Equivocation { session, proof: equivocation().encode() },
     ];
     frames.iter().map(Frame::encode).collect()
 }
