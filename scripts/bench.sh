@@ -2,7 +2,7 @@
 # Runs every benchmark program of the package `benches`, with the machine's load before each, and then
 # measures a mount beside the programs that people use instead; its tables go into docs/performance.md.
 #
-# BENCH_SCALE    how much the mount's workloads do: 1 is full and takes about an hour on two cores
+# BENCH_SCALE    how much the mount's workloads do: 1 is full (1 GiB, 5,000 files, the whole tree)
 # BENCH_REPS     repetitions of each target (default 3)
 # BENCH_BUDGET   seconds after which no further repetition starts (default 600; none at scale 1)
 # BENCH_WRITE    the file whose marked section is replaced; empty writes nothing

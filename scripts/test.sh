@@ -56,6 +56,16 @@ if [[ -f docs/vectors/verify.py ]]; then
     fi
 fi
 
+if [[ ! -e /dev/fuse ]]; then
+    skipped=$((skipped + 1))
+    echo "skipped: the benchmark of a mount needs /dev/fuse"
+elif ! command -v python3 >/dev/null || ! command -v git >/dev/null; then
+    skipped=$((skipped + 1))
+    echo "skipped: the benchmark of a mount needs python3 and git"
+else
+    step "the benchmark of a mount, at its smallest" env COBOX_BIN="$CARGO_TARGET_DIR/release" python3 -B benches/mount/smoke.py
+fi
+
 if [[ $failed -gt 0 ]]; then
     printf '\nwhat failed:\n'
     grep -E '^test .* FAILED$' "$log" || true
