@@ -163,6 +163,7 @@ impl Daemon {
         if let Some(live) = &proved {
             notes.proved = Some((Arc::clone(&live.packs), now_ms()));
             notes.done.proved = Some(started);
+            notes.lacks = false;
         }
         let ms = started.elapsed().as_millis();
         tracing::info!(folder = %state.folder.id(), samples = receipt.samples_asked, whole = proved.is_some(), ms, "audited");
