@@ -409,7 +409,7 @@ fn usage_errors_and_later_verbs_have_their_exit_codes() {
         4,
         "already",
     );
-    for line in [["folder", "invite", "docs"], ["seeder", "remove", "docs"], ["folder", "leave", "docs"]] {
+    for line in [["seeder", "code", "docs"], ["seeder", "remove", "docs"], ["folder", "leave", "docs"]] {
         assert_says(&device.ctl(&line), 4, "not in this version");
     }
     let said = device.ctl(&["folder", "show", "none", "--json"]);
