@@ -29,6 +29,7 @@ mod sweep;
 pub mod tables;
 #[cfg(test)]
 mod testing;
+mod trouble;
 pub mod usage;
 pub mod wants;
 pub mod watch;
