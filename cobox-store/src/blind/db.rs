@@ -51,16 +51,9 @@ const POINT_DELETES_MAX: usize = 256;
 const BULK: &str = "bulk";
 
 /// What RocksDB says went wrong.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct DbFailure(rocksdb::Error);
-
-impl DbFailure {
-    /// The same failure, for another caller that meets it.
-    pub(super) fn again(&self) -> Error {
-        Error::Db(Self(self.0.clone()))
-    }
-}
 
 impl From<rocksdb::Error> for Error {
     fn from(source: rocksdb::Error) -> Self {

@@ -29,10 +29,7 @@ impl Cause {
         match error {
             Error::NoSpace => Self::Full,
             Error::ReadOnlyDisk => Self::ReadOnly,
-            Error::Db(failure) => match failure.again() {
-                Error::Db(failure) => Self::Failing(failure),
-                _ => Self::Full,
-            },
+            Error::Db(failure) => Self::Failing(failure.clone()),
             Error::Io { path, source } => match source.kind() {
                 std::io::ErrorKind::StorageFull => Self::Full,
                 std::io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
@@ -46,7 +43,7 @@ impl Cause {
         match self {
             Self::Full => Error::NoSpace,
             Self::ReadOnly => Error::ReadOnlyDisk,
-            Self::Failing(failure) => failure.again(),
+            Self::Failing(failure) => Error::Db(failure.clone()),
             Self::Io(path, kind) => Error::Io { path: path.clone(), source: (*kind).into() },
         }
     }
