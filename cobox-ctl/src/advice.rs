@@ -42,6 +42,10 @@ fn store_advice(error: &StoreError) -> (Exit, &'static str) {
             Exit::Failed,
             "Free some space on the disk that holds the store. Nothing is lost; writes work again as soon as there is room.",
         ),
+        E::ReadOnlyDisk => (
+            Exit::Failed,
+            "Make the file system that holds the store writable again (`mount -o remount,rw`). Nothing is lost; writes work again as soon as it is.",
+        ),
         E::Db(_) => (
             Exit::Failed,
             "Look at the disk's health and at the log (`cobox-ctl doctor` says where it is); `cobox-ctl check` reads everything.",
@@ -243,6 +247,7 @@ mod tests {
         let decode = DecodeError::Invalid { field: "entry" };
         let all = [
             (E::NoSpace, Exit::Failed),
+            (E::ReadOnlyDisk, Exit::Failed),
             (E::Io { path: path.clone(), source: io() }, Exit::Failed),
             (E::Locked { path: path.clone() }, Exit::Refused),
             (E::StoreFormat { found: 9, known: 1 }, Exit::Refused),

@@ -14,6 +14,9 @@ pub enum Error {
     /// The disk under the store is full; later writes work again when there is room.
     #[error("no space left on the disk of the store")]
     NoSpace,
+    /// The file system under the store was made read-only; writes work again when it is writable.
+    #[error("the file system of the store is read-only")]
+    ReadOnlyDisk,
     /// RocksDB could not read or write.
     #[error("the database failed")]
     Db(#[source] DbFailure),

@@ -1,10 +1,13 @@
-//! A disk that fills up, under a device and under a seeder: nothing acknowledged is lost, callers get
-//! ENOSPC, and everything goes on when there is room again.
+//! A disk that fills up or becomes read-only, under a device and under a seeder: nothing acknowledged is
+//! lost, callers get ENOSPC or EROFS, and everything goes on when the cause is gone, without a restart. Also
+//! bytes that are elsewhere, and what `df` says.
 //!
-//! The disk is a small tmpfs, which only root can mount; elsewhere these tests say that they are skipped.
+//! The causes are real: a small tmpfs, a mount that is made read-only over the store's folder. Only root can
+//! make them; elsewhere these tests say that they are skipped. A block device that fails is not tested.
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +15,10 @@ use cobox_tests::load::Rng;
 use cobox_tests::process::{Device, Seeder, can_mount, run, until};
 
 const ENOSPC: i32 = 28;
+const EROFS: i32 = 30;
+const EIO: i32 = 5;
+/// What a read waits while a peer may still answer (`ABSENT_WAIT_MS`).
+const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 struct SmallDisk(PathBuf);
 
@@ -46,6 +53,43 @@ fn device_on(dir: &Path, words_dir: &Path) -> Device {
     device
 }
 
+/// A mount of a folder on itself that refuses writes through every path below it. Files that are open
+/// already are written on, as Linux allows no file system with such files to become read-only as a whole.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    fn over(dir: &Path) -> Option<Self> {
+        let bound = run(Command::new("mount").arg("--bind").arg(dir).arg(dir));
+        if bound.code != 0 {
+            return None;
+        }
+        let mount = Self(dir.to_owned());
+        run(Command::new("mount").args(["-o", "remount,bind,ro"]).arg(dir)).ok();
+        Some(mount)
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg("-l").arg(&self.0));
+    }
+}
+
+/// Ends the daemon that a verb started by itself.
+struct Autostarted<'a>(&'a Device);
+
+impl Drop for Autostarted<'_> {
+    fn drop(&mut self) {
+        drop(self.0.ctl(&["daemon", "stop", "--force"]));
+    }
+}
+
+fn same(saved: &[(PathBuf, Vec<u8>)]) {
+    for (path, bytes) in saved {
+        assert!(fs::read(path).expect("reads") == *bytes, "{} differs", path.display());
+    }
+}
+
 fn save(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
@@ -78,11 +122,6 @@ fn device_on_a_full_disk_says_so_and_loses_nothing() {
     println!("{} files of 5 MB before: {refused}", saved.len());
     assert_eq!(refused.raw_os_error(), Some(ENOSPC), "{refused}");
     assert!(saved.len() > 10, "hardly anything fitted");
-    let same = |saved: &[(PathBuf, Vec<u8>)]| {
-        for (path, bytes) in saved {
-            assert!(fs::read(path).expect("reads") == *bytes, "{} differs", path.display());
-        }
-    };
     same(&saved);
     disk.grow(800);
     let path = device.mount.join("after");
@@ -96,6 +135,142 @@ fn device_on_a_full_disk_says_so_and_loses_nothing() {
     same(&saved);
     assert_eq!(device.ctl(&["check", "docs"]).code, 0);
     device.stop();
+}
+
+/// After the cause has gone: writes work again without a restart, and all that was saved is there before and
+/// after one.
+fn goes_on(device: &mut Device, mut saved: Vec<(PathBuf, Vec<u8>)>, rng: &mut Rng) {
+    same(&saved);
+    let path = device.mount.join("after");
+    let bytes = rng.bytes(5_000_000);
+    until("writes work again", || save(&path, &bytes).is_ok());
+    saved.push((path, bytes));
+    same(&saved);
+    device.kill();
+    device.start();
+    device.await_mount();
+    same(&saved);
+    assert_eq!(device.ctl(&["check", "docs"]).code, 0);
+    device.stop();
+}
+
+#[test]
+fn device_whose_disk_becomes_read_only_says_so_and_loses_nothing() {
+    let test = "device_whose_disk_becomes_read_only_says_so_and_loses_nothing";
+    if !can_mount(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut device = device_on(dir.path(), dir.path());
+    let mut rng = Rng::new(7);
+    let mut saved = Vec::new();
+    for at in 0..5 {
+        let (path, bytes) = (device.mount.join(format!("file-{at}")), rng.bytes(3_000_000));
+        save(&path, &bytes).expect("saves");
+        saved.push((path, bytes));
+    }
+    let Some(read_only) = ReadOnly::over(&device.home) else {
+        println!("skipped: {test}: only root can make a mount read-only");
+        return;
+    };
+    let mut refused = 0;
+    for at in 0..12 {
+        let (path, bytes) = (device.mount.join(format!("refused-{at}")), rng.bytes(5_000_000));
+        match save(&path, &bytes) {
+            Ok(()) => saved.push((path, bytes)),
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(EROFS), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    println!("{refused} of 12 files refused");
+    assert!(refused > 6, "large files need new files of the store");
+    same(&saved);
+    assert!(fs::read_dir(&device.mount).expect("lists").count() >= saved.len());
+    drop(read_only);
+    goes_on(&mut device, saved, &mut rng);
+}
+
+/// What `df` says of a mount: bytes that are used, and bytes that can be written.
+fn df(path: &Path) -> (u64, u64) {
+    let said = rustix::fs::statvfs(path).expect("statvfs");
+    ((said.f_blocks - said.f_bfree) * said.f_frsize, said.f_bavail * said.f_frsize)
+}
+
+#[test]
+fn df_shows_what_the_folder_occupies_and_what_is_left_of_the_disk() {
+    let test = "df_shows_what_the_folder_occupies_and_what_is_left_of_the_disk";
+    if !can_mount(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), 900) else {
+        println!("skipped: {test}: only root can mount a small disk");
+        return;
+    };
+    let mut device = device_on(&disk.0, dir.path());
+    let before = df(&device.mount);
+    let (_, below) = df(&disk.0);
+    assert!(before.0 < 8 << 20, "{before:?} of an empty folder");
+    assert!(before.1 < below && before.1 + (128 << 20) > below, "{before:?} of {below}");
+    let bytes = Rng::new(9).bytes(100 << 20);
+    save(&device.mount.join("file"), &bytes).expect("saves");
+    let close = |bytes: u64| (95 << 20..130 << 20).contains(&bytes);
+    device.ctl(&["umount", device.mount.to_str().expect("text")]).ok();
+    device.mount("docs");
+    until("100 MiB more are used", || close(df(&device.mount).0 - before.0));
+    until("100 MiB less are left", || close(before.1 - df(&device.mount).1));
+    save(&device.mount.join("copy"), &bytes).expect("saves");
+    device.ctl(&["umount", device.mount.to_str().expect("text")]).ok();
+    device.mount("docs");
+    let after = df(&device.mount);
+    assert!(close(after.0 - before.0), "equal bytes are stored once: {before:?} {after:?}");
+    device.stop();
+}
+
+#[test]
+fn bytes_that_nobody_holds_fail_before_the_longest_wait_and_come_with_the_seeder() {
+    let test = "bytes_that_nobody_holds_fail_before_the_longest_wait_and_come_with_the_seeder";
+    if !can_mount(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.start();
+    let mut first = device_on(dir.path(), dir.path());
+    first.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "10G"]).ok();
+    let bytes = Rng::new(10).bytes(200 << 20);
+    save(&first.mount.join("large"), &bytes).expect("saves");
+    first.ctl(&["wait", "docs", "--copies", "1", "--timeout", "100s"]).ok();
+    first.stop();
+    let second = Device::new(dir.path(), "second");
+    let words = dir.path().join("words");
+    let words = words.to_str().expect("a temporary path is text");
+    let address = seeder.address();
+    let arguments = ["recover", "--words-file", words, "--seeder", &address, "--label", "second"];
+    second.ctl(&[&arguments[..], &["--no-passphrase"]].concat()).ok();
+    seeder.kill();
+    let _stop = Autostarted(&second);
+    second.mount("docs");
+    let path = second.mount.join("large");
+    let size = fs::metadata(&path).expect("stat").len();
+    assert_eq!(size, bytes.len() as u64);
+    let blocks = fs::metadata(&path).expect("stat").blocks();
+    assert_eq!(blocks * 512, size.next_multiple_of(512), "du counts bytes that are elsewhere");
+    let start = std::time::Instant::now();
+    let read = fs::read(&path);
+    let waited = start.elapsed();
+    if let Err(error) = read {
+        println!("refused after {waited:?}: {error}");
+        assert_eq!(error.raw_os_error(), Some(EIO), "{error}");
+        assert!(waited < LONGEST_WAIT, "nobody may answer, and it waited {waited:?}");
+        assert!(df(&second.mount).0 < size, "df counts what is here");
+    } else {
+        println!("all came before the seeder was stopped");
+    }
+    seeder.start();
+    until("the bytes come with the seeder", || fs::read(&path).is_ok_and(|found| found == bytes));
 }
 
 #[test]

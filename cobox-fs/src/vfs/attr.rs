@@ -66,7 +66,7 @@ pub struct Creator {
 pub struct StatFs {
     /// Bytes of one block, 4096.
     pub block_bytes: u32,
-    /// Blocks of the disk under the store.
+    /// Blocks that the folder occupies here or could.
     pub blocks: u64,
     /// Blocks that can still be written.
     pub blocks_free: u64,

@@ -256,7 +256,8 @@ impl Vfs {
     fn write_pending(&self) -> Result<(), Errno> {
         loop {
             // Most of them are read while programs go on; groups are only ever added behind.
-            let mut groups = self.pending(GROUPS_MAX)?;
+            let begin = self.pending_begin.load(Ordering::Relaxed);
+            let mut groups = self.pending_from(begin, GROUPS_MAX)?;
             let (groups, hlc, deps) = {
                 let sequencer = self.sequencer.lock();
                 let behind = groups.last().map_or(0, |last| last.hlc + 1);
@@ -269,6 +270,7 @@ impl Vfs {
                 return Ok(());
             }
             let count = groups.len() as u64;
+            let next = groups.last().map_or(0, |last| last.hlc + 1);
             let keys: Vec<Vec<u8>> = groups.iter().map(|group| self.pending_key(group.hlc)).collect();
             let hlc = groups.last().map_or(hlc, OpGroup::hlc_last).max(hlc);
             // Each entry takes the rows of the groups that it carries: a group that was written is never
@@ -280,6 +282,8 @@ impl Vfs {
                 saturating_sub(&self.pending_groups, gone as u64);
                 return Err(error.into());
             }
+            // Else each cut would pass the removed rows of all before it that are not compacted yet.
+            self.pending_begin.fetch_max(next, Ordering::Relaxed);
             tracing::debug!(groups = count, "cut");
             saturating_sub(&self.pending_groups, count);
         }

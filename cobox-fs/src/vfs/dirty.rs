@@ -167,6 +167,7 @@ impl Vfs {
 
     /// Like [`Self::settle`]; waits for bytes of other devices until then.
     pub(super) fn settle_until(&self, file: &File, tail: Tail, until: Instant) -> Result<(), Errno> {
+        let since = Instant::now();
         let (snapshot, alignment) = {
             let inner = file.inner();
             (inner.map.clone(), inner.alignment())
@@ -178,7 +179,9 @@ impl Vfs {
             let seen = self.folder.store().watch().seen();
             match self.settle_now(&snapshot, alignment, tail) {
                 Ok(done) => break done,
-                Err((Error::Absent(_), packs)) if !packs.is_empty() => self.wait_for(&packs, seen, until)?,
+                Err((Error::Absent(_), packs)) if !packs.is_empty() => {
+                    self.wait_for(&packs, seen, since..until)?
+                }
                 Err((error, _)) => return Err(error.into()),
             }
         };

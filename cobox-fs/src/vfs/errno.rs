@@ -1,5 +1,7 @@
 //! Errors as the kernel knows them.
 
+use std::io::ErrorKind;
+
 use cobox_store::Error;
 
 /// A positive `errno` value.
@@ -59,7 +61,9 @@ impl From<Error> for Errno {
     fn from(error: Error) -> Self {
         match error {
             Error::NoSpace | Error::Quota { .. } => Self::ENOSPC,
-            Error::NotPermitted { .. } | Error::RolledBack { .. } => Self::EROFS,
+            Error::NotPermitted { .. } | Error::RolledBack { .. } | Error::ReadOnlyDisk => Self::EROFS,
+            Error::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull => Self::ENOSPC,
+            Error::Io { ref source, .. } if source.kind() == ErrorKind::ReadOnlyFilesystem => Self::EROFS,
             _ => {
                 tracing::error!(%error, "a call on the mount failed");
                 Self::EIO
@@ -73,9 +77,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn errno_of_a_read_only_disk_is_erofs() {
+        assert_eq!(Errno::from(Error::ReadOnlyDisk), Errno::EROFS);
+        let source = ErrorKind::ReadOnlyFilesystem.into();
+        assert_eq!(Errno::from(Error::Io { path: "reserve".into(), source }), Errno::EROFS);
+    }
+
+    #[test]
     fn errno_of_a_full_disk_is_enospc() {
         assert_eq!(Errno::from(Error::NoSpace), Errno::ENOSPC);
         assert_eq!(Errno::ENOSPC.0, 28);
+        let io = |kind: ErrorKind| Error::Io { path: "reserve".into(), source: kind.into() };
+        assert_eq!(Errno::from(io(ErrorKind::StorageFull)), Errno::ENOSPC);
+        assert_eq!(Errno::from(io(ErrorKind::Other)), Errno::EIO);
         assert_eq!(Errno::from(Error::Sealed), Errno::EIO);
     }
 }

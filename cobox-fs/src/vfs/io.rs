@@ -224,23 +224,31 @@ impl Vfs {
     /// # Errors
     /// `EBADF`; `EIO` after the deadline.
     pub fn read_wait(&self, fh: u64, offset: u64, len: u32, deadline: Duration) -> Result<Vec<u8>, Errno> {
-        let until = Instant::now() + deadline;
+        let since = Instant::now();
+        let until = since + deadline;
         loop {
             let seen = self.folder.store().watch().seen();
             match self.read_now(fh, offset, len)? {
                 ReadOutcome::Ready(bytes) => return Ok(bytes),
-                ReadOutcome::Waiting(packs) => self.wait_for(&packs, seen, until)?,
+                ReadOutcome::Waiting(packs) => self.wait_for(&packs, seen, since..until)?,
             }
         }
     }
 
-    /// Asks for packs and waits until the store changes; `EIO` once `until` has passed.
-    pub(super) fn wait_for(&self, packs: &[PackId], seen: u64, until: Instant) -> Result<(), Errno> {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+    /// Asks for packs and waits until the store changes; `EIO` once the time is over, or as soon as no peer
+    /// may still answer.
+    pub(super) fn wait_for(
+        &self,
+        packs: &[PackId],
+        seen: u64,
+        time: std::ops::Range<Instant>,
+    ) -> Result<(), Errno> {
+        let left = time.end.saturating_duration_since(Instant::now());
+        let store = self.folder.store();
+        let in_vain = packs.iter().any(|pack| store.is_given_up(self.folder.no(), *pack, time.start));
+        if left.is_zero() || in_vain {
             return Err(Errno::EIO);
         }
-        let store = self.folder.store();
         for pack in packs {
             store.want(self.folder.no(), *pack);
         }

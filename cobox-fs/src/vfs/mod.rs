@@ -193,6 +193,9 @@ pub struct Vfs {
     busy: Mutex<cut::Busy>,
     applied: Mutex<catch_up::Applied>,
     measured: Mutex<Option<space::Measured>>,
+    occupied: Mutex<Option<space::Occupied>>,
+    /// Pending groups begin here: those before are in entries.
+    pending_begin: AtomicU64,
     atimes: Mutex<HashMap<Ino, i64>>,
     allocated: Mutex<HashMap<ChunkRef, u64>>,
     status: RwLock<Option<Arc<dyn StatusSource>>>,
@@ -230,6 +233,8 @@ impl Vfs {
             busy: Mutex::default(),
             applied: Mutex::default(),
             measured: Mutex::default(),
+            occupied: Mutex::default(),
+            pending_begin: AtomicU64::new(0),
             atimes: Mutex::default(),
             allocated: Mutex::default(),
             status: RwLock::default(),

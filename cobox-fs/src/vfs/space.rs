@@ -18,6 +18,15 @@ const BLOCK_BYTES: u64 = 4096;
 /// A number of nodes that no disk reaches: there is no table of them to fill.
 const NODES: u64 = 1 << 40;
 
+/// How long a count of what the folder occupies serves: packs that are not here are counted one by one.
+const OCCUPIED_FOR: Duration = Duration::from_millis(500);
+
+/// What the folder occupied when it was counted last.
+pub struct Occupied {
+    at: Instant,
+    bytes: u64,
+}
+
 /// When the disk was measured last, and what was free.
 pub struct Measured {
     at: Instant,
@@ -41,7 +50,8 @@ impl Vfs {
         if free_bytes.saturating_sub(waiting) < RESERVE_BYTES { Err(Errno::ENOSPC) } else { Ok(()) }
     }
 
-    /// `statfs(2)`.
+    /// `statfs(2)`: what the folder occupies on this device, and what can still be written. The size is the
+    /// sum of both, as for other folders that share a disk.
     ///
     /// # Errors
     /// When the disk cannot be asked.
@@ -49,14 +59,27 @@ impl Vfs {
         let disk = self.folder.store().disk()?;
         let waiting = self.dirty_bytes.load(Ordering::Relaxed);
         let free = disk.free_bytes.saturating_sub(waiting).saturating_sub(RESERVE_BYTES);
+        let used = self.occupied_bytes()?.saturating_add(waiting);
         Ok(StatFs {
             block_bytes: u32::try_from(BLOCK_BYTES).expect("4096 fits"),
-            blocks: disk.total_bytes / BLOCK_BYTES,
+            blocks: used.div_ceil(BLOCK_BYTES) + free / BLOCK_BYTES,
             blocks_free: free / BLOCK_BYTES,
             nodes: NODES,
             nodes_free: NODES,
             name_bytes_max: u32::try_from(NAME_BYTES_MAX).expect("255 fits"),
         })
+    }
+
+    fn occupied_bytes(&self) -> Result<u64, Errno> {
+        let mut occupied = self.occupied.lock();
+        if let Some(last) = &*occupied
+            && last.at.elapsed() < OCCUPIED_FOR
+        {
+            return Ok(last.bytes);
+        }
+        let bytes = self.folder.store().bytes_here(self.folder.no())?;
+        *occupied = Some(Occupied { at: Instant::now(), bytes });
+        Ok(bytes)
     }
 
     /// Makes all metadata changes so far durable.

@@ -131,6 +131,15 @@ impl Dialer {
         self.targets.get(peer)?.error.as_deref()
     }
 
+    /// Whether an attempt to reach the peer has no outcome yet: the first one since it was known, or since it
+    /// was connected last.
+    #[must_use]
+    pub fn is_reaching(&self, peer: &PeerId) -> bool {
+        self.targets.get(peer).is_some_and(|target| {
+            target.connections == 0 && target.error.is_none() && !target.addresses.is_empty()
+        })
+    }
+
     /// Whether the peer is one of those to dial.
     #[must_use]
     pub fn wants(&self, peer: &PeerId) -> bool {
@@ -180,9 +189,14 @@ mod tests {
         dialer.set(FolderNo(1), &[(peer, vec![vec![1]])]);
         assert_eq!(dialer.due(now).len(), 1);
         assert_eq!(dialer.due(now).len(), 0);
+        assert!(dialer.is_reaching(&peer));
         dialer.up(peer);
+        assert!(!dialer.is_reaching(&peer));
         assert_eq!(dialer.due(now + PAUSE_MAX * 3).len(), 0);
         dialer.down(peer, now + PAUSE_MAX * 3);
+        assert!(dialer.is_reaching(&peer), "it may come back at once");
         assert_eq!(dialer.due(now + PAUSE_MAX * 4).len(), 1);
+        dialer.failed(peer, "off".into(), now + PAUSE_MAX * 4);
+        assert!(!dialer.is_reaching(&peer));
     }
 }

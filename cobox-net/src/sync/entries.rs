@@ -213,7 +213,7 @@ impl Engine {
     ) {
         use cobox_store::Error as E;
         match error {
-            E::NoSpace | E::Quota { .. } => {
+            E::NoSpace | E::Quota { .. } | E::ReadOnlyDisk | E::Db(_) => {
                 tracing::warn!(no = no.0, %error, "entries are not taken for now");
                 self.set_full(no, now);
             }

@@ -196,7 +196,10 @@ impl Engine {
         match input {
             Input::Up { conn, peer, side, nonce } => self.up(conn, peer, side, nonce, now),
             Input::Down { conn } => self.down(conn, now),
-            Input::DialFailed { peer, error } => self.dialer.failed(peer, error, now),
+            Input::DialFailed { peer, error } => {
+                self.dialer.failed(peer, error, now);
+                self.look_at_wishes();
+            }
             Input::Frame { conn, frame } => self.frame(conn, frame, now),
             Input::Folder { no, identity, secrets } => self.folder(no, identity, secrets, now),
             Input::FolderGone { no } => self.folder_gone(no),
@@ -352,6 +355,7 @@ impl Engine {
         self.retry_sessions(now);
         self.liars.retain(|_, until| now < *until);
         self.forget_absent(now);
+        self.look_at_wishes();
         let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
         let strangers: Vec<Conn> = self
             .conns

@@ -10,7 +10,8 @@ use cobox_store::error::Result;
 use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderNo, PackId};
 
-use super::{Conn, Engine, Fetched, Output};
+use super::{Conn, Engine, Fetched, Output, Stage};
+use crate::peer_id::PeerId;
 use crate::status::SessionState;
 use crate::wire::{Frame, HAVE_MAX, SessionId};
 
@@ -43,6 +44,9 @@ impl Engine {
                 .is_some_and(|s| s.is_open())
         });
         if !anyone {
+            for pack in self.store.wants(no) {
+                self.give_up_in_vain(no, pack, now);
+            }
             return Ok(());
         }
         if self.store.grant_ended(no)? {
@@ -78,11 +82,42 @@ impl Engine {
             match self.store.pack_status(no, id)? {
                 PackStatus::Missing(pack) | PackStatus::Partial(pack, _) if self.room_for(pack) => {
                     self.fetch(no, pack, now);
+                    self.give_up_in_vain(no, id, now);
                 }
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Ends a reader's wait for a pack that no peer may still send.
+    fn give_up_in_vain(&self, no: FolderNo, pack: PackId, now: Instant) {
+        let Some(folder) = self.folders.get(&no) else { return };
+        if folder.plan.flying.contains_key(&pack) {
+            return;
+        }
+        let may_send = |(conn, id): &(Conn, SessionId)| {
+            let Some(connection) = self.conns.get(conn) else { return false };
+            let barred = self.liars.get(&connection.peer).is_some_and(|until| now < *until);
+            connection.sessions.get(id).is_some_and(|session| match session.stage {
+                Stage::Opening { .. } | Stage::Accepted { .. } => true,
+                Stage::Open => !barred && !session.absent.contains(&pack),
+                _ => false,
+            })
+        };
+        let greeting = |peer: &PeerId| {
+            self.conns.values().any(|connection| connection.peer == *peer && connection.their_nonce.is_none())
+        };
+        let reached = |peer: &PeerId| self.dialer.is_reaching(peer) || greeting(peer);
+        if !folder.sessions.iter().any(may_send) && !folder.peers.iter().any(reached) {
+            self.store.give_up(no, pack);
+        }
+    }
+
+    /// Looks again at what readers wait for, where a dial may have ended.
+    pub(super) fn look_at_wishes(&mut self) {
+        let waited_for = self.folders.keys().filter(|no| !self.store.wants(**no).is_empty());
+        self.dirty.extend(waited_for.copied().collect::<Vec<_>>());
     }
 
     fn room_for(&self, pack: PackRef) -> bool {

@@ -2,13 +2,13 @@
 //!
 //! Two column families: `default` holds rows, `bulk` holds slices of packs. Large packs enter `bulk` as
 //! finished files ([`Db::ingest`]), so their bytes are written once and no compaction touches them;
-//! nothing is compressed, because everything of size is ciphertext. A full disk is survived in
-//! place: see [`Db::commit`]. Called by the rest of [`crate::blind`], and by the layers above for
+//! nothing is compressed, because everything of size is ciphertext. A disk that refuses writes (full,
+//! read-only, failing) is survived in place: see [`Db::commit`]. Called by the rest of [`crate::blind`], and by the layers above for
 //! their own tables.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{RecursiveRwLock, RecursiveRwLockReadGuard};
 use rocksdb::{
@@ -20,6 +20,7 @@ use rocksdb::{
 use super::batch::{Batch, Change, Durability, Generation};
 use super::reserve::Reserve;
 use super::tables::{STORE, Table, key};
+use super::trouble::Trouble;
 use crate::error::{Error, Result};
 
 /// Blocks, indexes and filters in memory: enough for the hot rows of a mount, little on a small box.
@@ -52,15 +53,17 @@ const POINT_DELETES_MAX: usize = 256;
 const BULK: &str = "bulk";
 
 /// What RocksDB says went wrong.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct DbFailure(rocksdb::Error);
 
 impl From<rocksdb::Error> for Error {
     fn from(source: rocksdb::Error) -> Self {
-        // RocksDB has no kind of its own for it: the text is strerror(ENOSPC).
+        // RocksDB has no kinds of its own for them: the texts are those of strerror(3).
         if source.as_ref().contains("No space left on device") {
             Self::NoSpace
+        } else if source.as_ref().contains("Read-only file system") {
+            Self::ReadOnlyDisk
         } else {
             Self::Db(DbFailure(source))
         }
@@ -73,7 +76,7 @@ pub struct Db {
     // Recursive: a scan's visitor may read again while a reopening waits.
     open: RecursiveRwLock<Option<DB>>,
     reserve: Reserve,
-    full: AtomicBool,
+    trouble: Trouble,
     files: AtomicU64,
     /// Commits so far, and how many of the first of them are durable.
     commits: AtomicU64,
@@ -98,7 +101,7 @@ impl Db {
             open: RecursiveRwLock::new(Some(open_rocksdb(&path)?)),
             path,
             reserve,
-            full: AtomicBool::new(false),
+            trouble: Trouble::default(),
             files: AtomicU64::new(0),
             // What was replayed after a crash may be in the page cache only.
             commits: AtomicU64::new(1),
@@ -109,7 +112,7 @@ impl Db {
         };
         db.remove_leftover_files()?;
         if db.reserve.fill().is_err() {
-            db.full.store(true, Ordering::Release);
+            db.trouble.begin(&Error::NoSpace);
         }
         Ok(db)
     }
@@ -119,7 +122,7 @@ impl Db {
     /// # Errors
     /// When the disk cannot be read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.handle().as_ref().ok_or(Error::NoSpace)?.get(key)?)
+        Ok(self.handle().as_ref().ok_or_else(|| self.trouble.error())?.get(key)?)
     }
 
     /// Whether a row is there.
@@ -127,7 +130,7 @@ impl Db {
     /// # Errors
     /// When the disk cannot be read.
     pub fn contains(&self, key: &[u8]) -> Result<bool> {
-        Ok(self.handle().as_ref().ok_or(Error::NoSpace)?.get_pinned(key)?.is_some())
+        Ok(self.handle().as_ref().ok_or_else(|| self.trouble.error())?.get_pinned(key)?.is_some())
     }
 
     /// Visits rows whose keys begin with `prefix`, ascending, from `prefix ‖ from` on, until the
@@ -144,20 +147,20 @@ impl Db {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
         let handle = self.handle();
-        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
         scan_from(db, prefix, from, visit)
     }
 
     /// Makes all changes of `batch`.
     ///
-    /// After [`Error::NoSpace`] nothing of the batch is visible, everything acknowledged stays readable,
-    /// and each further commit first looks whether there is room again: then the database is closed and
+    /// After an error nothing of the batch is visible, everything acknowledged stays readable, and each
+    /// further commit first looks whether the disk takes writes again: then the database is closed and
     /// opened beneath its users, because RocksDB keeps refusing writes after the first one that failed.
     /// A refused batch may appear whole at that moment, where only its sync failed: whoever builds on what
     /// was read calls [`Self::heal`] first and says so with [`Batch::made_at`].
     ///
     /// # Errors
-    /// [`Error::NoSpace`], or [`Error::Db`] when the disk fails.
+    /// [`Error::NoSpace`], [`Error::ReadOnlyDisk`], or [`Error::Db`] when the disk fails.
     pub fn commit(&self, batch: Batch, durability: Durability) -> Result<()> {
         self.heal()?;
         match self.write(&batch, durability) {
@@ -202,7 +205,7 @@ impl Db {
     /// When the disk cannot be read.
     pub fn bulk_with<R>(&self, key: &[u8], work: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
         let handle = self.handle();
-        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
         let mut options = ReadOptions::default();
         // Slices are large and rarely read twice: they must not push rows out of the cache.
         options.fill_cache(false);
@@ -228,7 +231,7 @@ impl Db {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<()> {
         let handle = self.handle();
-        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         options.set_iterate_upper_bound(to);
@@ -285,7 +288,7 @@ impl Db {
         self.heal()?;
         let removed = {
             let handle = self.handle();
-            let db = handle.as_ref().ok_or(Error::NoSpace)?;
+            let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
             db.delete_file_in_range_cf(bulk(db), from, to)
                 .and_then(|()| db.delete_range_cf(bulk(db), from, to))
                 .map_err(Error::from)
@@ -299,7 +302,7 @@ impl Db {
     /// When the disk cannot be read.
     pub fn bulk_last_below(&self, end: &[u8]) -> Result<Option<Vec<u8>>> {
         let handle = self.handle();
-        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
         let mut rows = db.iterator_cf(bulk(db), IteratorMode::From(end, Direction::Reverse));
         let found = rows.find(|row| row.as_ref().map_or(true, |(key, _)| **key < *end)).transpose()?;
         Ok(found.map(|(key, _)| key.into_vec()))
@@ -315,7 +318,7 @@ impl Db {
 
     fn write(&self, batch: &Batch, durability: Durability) -> Result<Written> {
         let handle = self.handle();
-        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
         if batch.made_at.is_some_and(|made_at| made_at != self.generation()) {
             return Ok(Written::TooOld);
         }
@@ -349,34 +352,48 @@ impl Db {
 
     fn ingest_file(&self, file: &Path) -> Result<()> {
         let handle = self.handle();
-        let db = handle.as_ref().ok_or(Error::NoSpace)?;
+        let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         Ok(db.ingest_external_file_cf_opts(bulk(db), &options, vec![file])?)
     }
 
+    /// After the first write that failed RocksDB refuses all others, whatever became of the disk.
     fn note<T>(&self, result: Result<T>) -> Result<T> {
-        if matches!(result, Err(Error::NoSpace)) && !self.full.swap(true, Ordering::AcqRel) {
-            tracing::error!("the disk of the store is full: writes are refused until there is room");
+        if let Err(error) = &result {
+            self.trouble.begin(error);
         }
         result
     }
 
-    /// Where the disk was full: opens the database anew if there is room again.
+    /// Where a write failed: opens the database anew if the disk takes writes again.
     ///
     /// # Errors
-    /// [`Error::NoSpace`] as long as there is none; what was acknowledged stays readable.
+    /// [`Error::NoSpace`], [`Error::ReadOnlyDisk`] or [`Error::Db`] as long as it does not; what was
+    /// acknowledged stays readable.
     pub fn heal(&self) -> Result<()> {
-        if !self.full.load(Ordering::Acquire) {
+        if !self.trouble.is_on() {
             return Ok(());
         }
         let mut open = self.open.write();
-        if !self.full.load(Ordering::Acquire) {
+        if !self.trouble.is_on() {
             return Ok(());
         }
-        if !self.reserve.has_room()? {
-            return Err(Error::NoSpace);
+        self.trouble.may_be_over(&self.reserve)?;
+        let reopened = self.reopen(&mut open);
+        if let Err(error) = &reopened {
+            self.trouble.goes_on(error);
         }
+        reopened?;
+        self.trouble.end();
+        drop(open);
+        #[cfg(test)]
+        self.bring_back_tail();
+        tracing::info!("the disk of the store takes writes again");
+        Ok(())
+    }
+
+    fn reopen(&self, open: &mut Option<DB>) -> Result<()> {
         self.reserve.release()?;
         *open = None;
         self.reopened.fetch_add(1, Ordering::AcqRel);
@@ -388,13 +405,7 @@ impl Db {
                 return Err(error);
             }
         }
-        self.reserve.fill()?;
-        self.full.store(false, Ordering::Release);
-        drop(open);
-        #[cfg(test)]
-        self.bring_back_tail();
-        tracing::info!("there is room on the disk of the store again");
-        Ok(())
+        self.reserve.fill()
     }
 
     fn remove_leftover_files(&self) -> Result<()> {

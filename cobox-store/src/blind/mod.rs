@@ -30,6 +30,7 @@ mod sweep;
 pub mod tables;
 #[cfg(test)]
 mod testing;
+mod trouble;
 pub mod usage;
 pub mod wants;
 pub mod watch;

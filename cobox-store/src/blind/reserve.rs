@@ -4,7 +4,7 @@
 //! log needs room) and taken again afterwards. Used by [`super::db`] only.
 
 use std::fs::{File, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
 /// On a small disk: a sixteenth of it.
 const RESERVE_DISK_PARTS: u64 = 16;
+
+/// Written to see whether a disk that failed takes writes again: a write of RocksDB's at the least.
+const TRIAL_BYTES: usize = 64 << 10;
 
 /// The reserve of one store.
 pub(super) struct Reserve {
@@ -66,6 +69,27 @@ impl Reserve {
         let (wanted_bytes, free_bytes) = self.wanted_and_free()?;
         let held_bytes = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
         Ok(free_bytes + held_bytes >= wanted_bytes + wanted_bytes / 4)
+    }
+
+    /// Writes something to the disk and takes it away.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::ReadOnlyDisk`], [`Error::Io`]: the disk does not take it.
+    pub(super) fn try_disk(&self) -> Result<()> {
+        let path = self.path.with_file_name("trial");
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(&[0x5a; TRIAL_BYTES])?;
+            file.sync_all()
+        });
+        let removed = match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => Err(source),
+            _ => Ok(()),
+        };
+        written.and(removed).map_err(|source| match source.kind() {
+            ErrorKind::StorageFull => Error::NoSpace,
+            ErrorKind::ReadOnlyFilesystem => Error::ReadOnlyDisk,
+            _ => Error::Io { path, source },
+        })
     }
 
     fn wanted_and_free(&self) -> Result<(u64, u64)> {

@@ -64,6 +64,17 @@ impl Store {
         })
     }
 
+    /// Bytes of the packs and entries of a folder that are in this store: packs that are not wholly here do
+    /// not count, nor those that no entry refers to yet.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn bytes_here(&self, no: FolderNo) -> Result<u64> {
+        let Totals { pack_bytes, entry_bytes, .. } = self.totals(no)?;
+        let missing: u64 = self.packs_missing(no, None, usize::MAX)?.iter().map(|pack| pack.size).sum();
+        Ok(pack_bytes.saturating_sub(missing).saturating_add(entry_bytes))
+    }
+
     /// Sets the hard limit of a folder and its end, as its grant says; durable on return. Entries that
     /// would exceed it or come after the end are refused; what is here already stays.
     ///
