@@ -154,6 +154,7 @@ fn device_whose_disk_is_set_back_gets_everything_back_and_goes_on() {
     device.stop();
 
     // With the words in the same home: there is nothing to do, and nothing is harmed.
+    let _stop_device = Autostarted(&device);
     let address = seeder.address();
     let again =
         ["recover", "--words-file", words, "--seeder", &address, "--label", "back", "--no-passphrase"];
