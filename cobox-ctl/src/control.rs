@@ -53,6 +53,17 @@ pub enum InUse {
     Detach,
 }
 
+/// Whether a seeder may go although fewer copies are left than there should be.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shortfall {
+    /// It may not, and what must move first is said.
+    #[default]
+    Refuse,
+    /// It may.
+    Accept,
+}
+
 /// What `cobox-ctl` asks of the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
@@ -126,6 +137,16 @@ pub enum Request {
         folder: String,
         /// One of them, by the beginning of its peer id.
         seeder: Option<String>,
+    },
+    /// Ends a seeder's grant.
+    SeederRemove {
+        /// Which folder, by name.
+        folder: String,
+        /// Which, by the beginning of its peer id.
+        seeder: String,
+        /// What if too few copies are left.
+        #[serde(default)]
+        shortfall: Shortfall,
     },
     /// Waits until copies are proved.
     Wait {

@@ -261,6 +261,21 @@ pub struct SeederAddReport {
     pub quota_bytes: u64,
 }
 
+/// A grant that was ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SeederRemoveReport {
+    /// Which folder.
+    pub folder: String,
+    /// The seeder.
+    pub peer_id: String,
+    /// Whether it knows already.
+    pub told: bool,
+    /// Proved copies that are left.
+    pub copies_left: u32,
+    /// How many there should be.
+    pub copies_wanted: u32,
+}
+
 /// What a check found in one folder.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FolderCheck {

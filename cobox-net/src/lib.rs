@@ -5,12 +5,14 @@
 //! name libp2p's types, and `transfer` moves packs between streams and the store. Nothing here opens a
 //! chunk, a pack, an entry or an epoch.
 
+pub mod agreement;
 mod behaviour;
 mod driver;
 pub mod error;
 mod link;
 pub mod node;
 mod offers;
+mod orders;
 pub mod peer_id;
 pub mod seeder;
 pub mod shown;
@@ -21,6 +23,6 @@ mod transfer;
 pub mod wire;
 
 pub use error::Error;
-pub use node::{FolderSecrets, GrantRule, NetConfig, Node, RecoverySigner, SwarmKey};
+pub use node::{FolderSecrets, GrantRule, NetConfig, Node, OrderRule, RecoverySigner, SwarmKey};
 pub use peer_id::PeerId;
 pub use status::{NetStatus, Path, PeerKind, PeerStatus, SessionState, Transport};

@@ -13,11 +13,14 @@ use cobox_store::format::{DEPS_MAX, DecodeError, HEADS_MAX, PROOF_SAMPLES, Reade
 use cobox_store::id::{FolderId, LocatorId, LogId, MemberId, PackId, RecordHash};
 
 mod bulk;
+mod seeding;
 
 pub use bulk::{
     Ask, BULK_BYTES_MAX, BULK_PROTOCOL, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SLICES_OFFSET,
     decode_bulk, slices_head,
 };
+
+pub use seeding::{ClaimAnswer, SEEDING_FRAMES, SeedingFrame};
 
 /// The control stream, one per connection, opened by the dialer.
 pub const CONTROL_PROTOCOL: &str = "/cobox/control/1";
@@ -147,6 +150,8 @@ pub enum Frame {
     JoinAsked { session: SessionId, request: Vec<u8> },
     /// The request was passed on; ask again.
     JoinWait { session: SessionId },
+    /// About a seeder's owner, its agreements and the codes it redeems.
+    Seeding(SeedingFrame),
     /// Proof that a log forked: it is closed.
     Equivocation { session: SessionId, proof: Vec<u8> },
 }
@@ -299,6 +304,7 @@ impl Frame {
                 w.fixed(request);
             }
             Self::JoinWait { session } => head(w, 27, *session),
+            Self::Seeding(frame) => frame.encode(w),
             Self::Equivocation { session, proof } => rest(w, EQUIVOCATION, *session, proof),
             _ => unreachable!("encode handles the frequent frames"),
         }
@@ -318,6 +324,7 @@ pub fn decode_frame(bytes: &[u8]) -> Result<Frame, DecodeError> {
     let frame = match kind {
         1 => Frame::Hello { nonce: r.array("hello")? },
         20..=23 => decode_question(kind, &mut r)?,
+        kind if SEEDING_FRAMES.contains(&kind) => Frame::Seeding(SeedingFrame::decode(kind, &mut r)?),
         2..=27 | EQUIVOCATION => {
             let session = SessionId(r.u32("session")?);
             if kind <= 15 {

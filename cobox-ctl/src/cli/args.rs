@@ -280,9 +280,16 @@ pub enum SeederVerb {
         /// The beginning of one seeder's id; all without it
         seeder: Option<String>,
     },
-    /// Not in this version
-    #[command(hide = true)]
-    Remove(NotYet),
+    /// End a seeder's grant: it keeps what it has for at least 30 days by its own clock, and counts no more
+    Remove {
+        /// The folder's name
+        folder: String,
+        /// The beginning of the seeder's id
+        seeder: String,
+        /// Also where too few proved copies are left
+        #[arg(long)]
+        force: bool,
+    },
     /// Not in this version
     #[command(hide = true)]
     Code(NotYet),
@@ -384,6 +391,7 @@ mod tests {
             "seeder list photos",
             "seeder audit photos 12D3",
             "seeder remove photos 12D3",
+            "seeder remove photos 12D3 --force",
             "status",
             "status photos --json",
             "health",

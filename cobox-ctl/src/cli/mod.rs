@@ -20,14 +20,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::control::{Audience, InUse, MountAccess, Reply, Request, write_line};
+use crate::control::{Audience, InUse, MountAccess, Reply, Request, Shortfall, write_line};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::Paths;
 use crate::render::progress::{Progress, Style};
 use crate::render::{self, text};
 use crate::report::{
     AlarmSettings, AlarmTest, ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport,
-    MountReport, SeederAddReport, StatusReport, WaitReport,
+    MountReport, SeederAddReport, SeederRemoveReport, StatusReport, WaitReport,
 };
 use args::{AlarmVerb, Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
 
@@ -338,7 +338,14 @@ impl Session<'_> {
                 };
                 Ok(Answer::new(&report, text::audited(&report))?.ending(exit))
             }
-            SeederVerb::Remove(_) | SeederVerb::Code(_) => Err(not_yet()),
+            SeederVerb::Remove { folder, seeder, force } => {
+                let (folder, seeder) = (folder.clone(), seeder.clone());
+                let shortfall = if *force { Shortfall::Accept } else { Shortfall::Refuse };
+                let report: SeederRemoveReport =
+                    self.ask(&Request::SeederRemove { folder, seeder, shortfall })?;
+                Answer::new(&report, text::seeder_removed(&report))
+            }
+            SeederVerb::Code(_) => Err(not_yet()),
         }
     }
 

@@ -8,6 +8,7 @@ use cobox_net::{FolderSecrets, PeerId, SessionState};
 use cobox_store::format::address::SeederAddress;
 use zeroize::Zeroizing;
 
+use super::departing::departing;
 use super::folder::FolderState;
 use super::proof::covers;
 use super::status::{address_of, grants};
@@ -41,7 +42,10 @@ impl Daemon {
             signer: Arc::new(move |transcript| folder.sign_session(transcript)),
             log: state.folder.log(),
         });
-        let seeders = grants(state)?.iter().map(|(_, grant)| address_of(grant)).collect();
+        let mut seeders: Vec<SeederAddress> =
+            grants(state)?.iter().map(|(_, grant)| address_of(grant)).collect();
+        // Those that were removed are called until they know it.
+        seeders.extend(departing(state)?.iter().map(|(_, _, grant)| address_of(grant)));
         self.node.set_peers(state.no(), seeders);
         *told = heads;
         Ok(())

@@ -162,6 +162,9 @@ fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -
             value(&daemon.seeder_add(&folder, &address, quota_bytes, until_ms)?)
         }
         Request::SeederAudit { folder, seeder } => value(&daemon.seeder_audit(&folder, seeder.as_deref())?),
+        Request::SeederRemove { folder, seeder, shortfall } => {
+            value(&daemon.seeder_remove(&folder, &seeder, shortfall)?)
+        }
         Request::Wait { folder, copies, timeout_ms } => {
             value(&daemon.wait(&folder, copies, timeout_ms.map(Duration::from_millis), tell)?)
         }

@@ -8,7 +8,7 @@ use super::health::{HealthReport, Light};
 use super::units::{bytes, rate, span, time};
 use crate::report::{
     AlarmSettings, AlarmTest, ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport,
-    SeederAddReport, SeederReport, StatusReport, WaitReport,
+    SeederAddReport, SeederRemoveReport, SeederReport, StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -192,6 +192,21 @@ pub fn seeder_added(report: &SeederAddReport) -> String {
         "It was told; its owner has to accept the folder (`cobox-seeder pending`, then `cobox-seeder accept`)."
     };
     format!("{} may store {} of {}. {state}\n", report.peer_id, bytes(report.quota_bytes), report.folder)
+}
+
+/// `seeder remove`.
+#[must_use]
+pub fn seeder_removed(report: &SeederRemoveReport) -> String {
+    let told = if report.told {
+        "It knows, and takes nothing more."
+    } else {
+        "It was not reached; the daemon tells it as soon as it is."
+    };
+    format!(
+        "{} holds {} no longer: it counts as no copy and is not called any more. {told} It keeps what it has for at least 30 days by its own \
+         clock; `seeder add` brings it back.\n{} of {} proved copies are left.\n",
+        report.peer_id, report.folder, report.copies_left, report.copies_wanted
+    )
 }
 
 /// `seeder audit`.

@@ -23,6 +23,9 @@ impl Engine {
 
     pub(super) fn on_access_heads(&mut self, conn: Conn, id: SessionId, heads: &[RecordHash]) {
         let Some(no) = self.access_folder(conn, id) else { return };
+        if let Some(session) = self.session(conn, id) {
+            session.their_access = Some(heads.to_vec());
+        }
         let Some(folder) = self.folders.get(&no) else { return };
         if heads.iter().any(|head| !self.store.access_has(no, head).unwrap_or(true)) {
             let have = folder.access.heads.iter().take(HEADS_MAX).copied().collect();
@@ -85,6 +88,7 @@ impl Engine {
             folder.access = access;
             self.rejudge(no);
             self.forget_joins(no);
+            self.forget_seeds(no);
         }
         let Some(folder) = self.folders.get(&no) else { return Ok(()) };
         let heads: Vec<RecordHash> = folder.access.heads.iter().take(HEADS_MAX).copied().collect();

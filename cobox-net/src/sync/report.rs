@@ -53,6 +53,7 @@ impl Engine {
             rtt_ms: None,
             session: SessionState::Offline,
             error: self.dialer.error(&peer).map(str::to_owned),
+            knows_access: false,
             entries_behind: 0,
             packs_to_send: 0,
             bytes_to_send: 0,
@@ -76,6 +77,9 @@ impl Engine {
     ) -> cobox_store::error::Result<PeerStatus> {
         let mut status = self.blank(peer, folder);
         status.path = Path::Direct;
+        status.knows_access = session.their_access.as_ref().is_some_and(|theirs| {
+            theirs.iter().eq(folder.access.heads.iter().take(cobox_store::format::HEADS_MAX))
+        });
         status.session = Self::shown(session.stage);
         status.error = match status.session {
             SessionState::Refused if session.grant_refused => {

@@ -79,8 +79,12 @@ pub(super) struct Session {
     /// Heads the peer was told.
     pub told: BTreeMap<LogId, u64>,
     pub told_access: Option<Vec<RecordHash>>,
+    /// Heads of the access log that the peer told.
+    pub their_access: Option<Vec<RecordHash>>,
     /// Where the logs forked of whose forks the peer was told, or told us.
     pub told_forks: BTreeMap<LogId, u64>,
+    /// Hashes of the papers that the peer was told.
+    pub told_papers: Vec<[u8; 32]>,
     pub told_lack: Option<Lack>,
     /// What the peer said it lacks.
     pub lack: Option<Lack>,
@@ -106,7 +110,9 @@ impl Session {
             theirs: BTreeMap::new(),
             told: BTreeMap::new(),
             told_access: None,
+            their_access: None,
             told_forks: BTreeMap::new(),
+            told_papers: Vec::new(),
             told_lack: None,
             lack: None,
             absent: HashSet::new(),
@@ -158,6 +164,10 @@ pub(super) struct Folder {
     pub plan: Plan,
     /// Who waits to be let in.
     pub joins: BTreeMap<InviteKey, Vec<u8>>,
+    /// Seeders that wait for a grant.
+    pub seeds: BTreeMap<InviteKey, Vec<u8>>,
+    /// What this seeder lays before the folder's devices.
+    pub papers: Vec<Vec<u8>>,
 }
 
 /// Which packs to fetch next.

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod batch;
+pub mod contracts;
 #[cfg(test)]
 mod dags;
 mod damage;
@@ -15,6 +16,7 @@ pub mod kembox;
 pub mod locators;
 pub mod logs;
 mod ordinals;
+pub mod owners;
 mod pack_info;
 pub mod packs;
 mod ranges;

@@ -5,7 +5,9 @@
 
 pub mod access;
 pub mod address;
+pub mod agreement;
 pub mod codec;
+pub mod command;
 pub mod content;
 pub mod device;
 pub mod entry;
@@ -17,6 +19,7 @@ pub mod op;
 pub mod pack;
 pub mod proof;
 pub mod receipt;
+pub mod seeding;
 pub mod slots;
 
 pub use codec::{DecodeError, Reader, SUITE, Writer};

@@ -270,6 +270,16 @@ impl Folder {
         }))
     }
 
+    /// Ends a seeder's grant and adds the record locally. The seeder keeps what it has for a while, by its own
+    /// clock.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] when the device is no admin; or when the store fails.
+    pub fn revoke_seeder(&self, peer_id: &[u8]) -> Result<Record> {
+        self.require_admin()?;
+        self.add_record(Act::RevokeSeeder { peer_id: peer_id.to_vec() })
+    }
+
     /// Begins a new epoch for all devices, members and seeders there are.
     ///
     /// # Errors
