@@ -170,6 +170,27 @@ pub struct SeederReport {
     /// When a session with it was last open, by this device's clock.
     #[serde(default)]
     pub heard_at_ms: Option<u64>,
+    /// Where it stands, as agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Who runs it, as agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organisation: Option<String>,
+    /// How to reach them, as agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<String>,
+    /// The agreement's id, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<String>,
+}
+
+impl SeederReport {
+    /// Who and where, for lists: `Kollektiv, Leipzig`; empty where nothing was agreed.
+    #[must_use]
+    pub fn whereabouts(&self) -> String {
+        let said = [&self.organisation, &self.place];
+        said.into_iter().flatten().cloned().collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Holding {

@@ -3,10 +3,12 @@
 //! It holds no keys and no state. The only verbs that work without a daemon are those that make a
 //! device, and `doctor`.
 
+mod agreement;
 mod args;
 mod client;
 mod doctor;
 mod member;
+mod owned;
 mod secrets;
 mod setup;
 mod whereis;
@@ -165,6 +167,7 @@ impl Session<'_> {
                 let exit = if damaged { Exit::Damaged } else { Exit::Done };
                 Ok(Answer::new(&report, text::checked(&report))?.ending(exit))
             }
+            Verb::Agreement(verb) => self.agreement(verb),
             Verb::Key(verb) => self.key(verb),
             Verb::Member(verb) => self.member(verb),
             Verb::Device(verb) => self.device(verb),
@@ -345,7 +348,11 @@ impl Session<'_> {
                     self.ask(&Request::SeederRemove { folder, seeder, shortfall })?;
                 Answer::new(&report, text::seeder_removed(&report))
             }
-            SeederVerb::Code(_) => Err(not_yet()),
+            SeederVerb::Code(args) => self.seed_code(args),
+            SeederVerb::Claim(args) => self.claim(args),
+            SeederVerb::Owned => self.owned(),
+            SeederVerb::Forget { seeder } => self.forget_owned(seeder),
+            SeederVerb::Manage(args) => self.manage(args),
         }
     }
 

@@ -3,6 +3,7 @@
 //! It composes and does nothing itself: sealing, the tree, the kernel and the wire are in their crates.
 //! It holds the keys in memory until it ends; on disk they stay in their slots.
 
+mod agreements;
 mod alarm;
 mod alarms;
 mod check;
@@ -12,6 +13,7 @@ mod folder;
 mod hooks;
 mod members;
 mod mounts;
+mod owning;
 mod policy;
 mod proof;
 mod seeders;
@@ -48,6 +50,8 @@ pub(crate) struct Daemon {
     /// Counts what makes the locators on the seeders stale.
     pub locator_version: AtomicU64,
     pub unlocked_by: UnlockedBy,
+    /// One command to a seeder at a time: its number is the next one.
+    pub owning: Mutex<()>,
     ending: AtomicBool,
     end: Notify,
     ended: Mutex<bool>,
@@ -89,6 +93,7 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         folders: RwLock::default(),
         locator_version: AtomicU64::new(1),
         unlocked_by,
+        owning: Mutex::new(()),
         ending: AtomicBool::new(false),
         end: Notify::new(),
         ended: Mutex::new(false),

@@ -171,6 +171,33 @@ fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -
         Request::Arrive { timeout_ms } => value(&daemon.arrive(Duration::from_millis(timeout_ms), tell)?),
         Request::Check { folder } => value(&daemon.check(folder.as_deref(), tell)?),
         Request::KeyShow => value(&daemon.keys()),
+        other => answer_about_seeders(daemon, other, tell),
+    }
+}
+
+/// Agreements, seed codes, and seeders that this member commands.
+fn answer_about_seeders(daemon: &Daemon, request: Request, tell: super::wait::Tell<'_>) -> Outcome<Value> {
+    match request {
+        Request::SeedCode { folder, quota_bytes, until_ms, valid_ms } => {
+            value(&daemon.seed_code(&folder, quota_bytes, until_ms, valid_ms)?)
+        }
+        Request::SeedCodeList { folder } => value(&daemon.seed_codes(&folder)?),
+        Request::SeedCodeVoid { folder, code } => value(&daemon.void_seed(&folder, &code)?),
+        Request::AgreementPropose { folder, seeder, wishes } => {
+            value(&daemon.agreement_propose(&folder, &seeder, &wishes)?)
+        }
+        Request::AgreementList { folder } => value(&daemon.agreements(folder.as_deref())?),
+        Request::AgreementAccept { folder, id } => value(&daemon.agreement_accept(&folder, &id)?),
+        Request::AgreementEnd { folder, seeder, shortfall } => {
+            value(&daemon.agreement_end(&folder, &seeder, shortfall)?)
+        }
+        Request::SeederClaim { code, name } => value(&daemon.seeder_claim(&code, name.as_deref())?),
+        Request::SeederReclaim { address, words, name } => {
+            value(&daemon.seeder_reclaim(&address, &words.0, name.as_deref())?)
+        }
+        Request::SeederOwned => value(&daemon.owned()?),
+        Request::SeederForget { name } => value(&daemon.owned_forget(&name)?),
+        Request::SeederManage { name, told } => value(&daemon.seeder_manage(&name, &told)?),
         other => answer_about_people(daemon, other, tell),
     }
 }

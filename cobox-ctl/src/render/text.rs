@@ -149,6 +149,11 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
         line!(text, "  seeder   {} ({}{path}{rtt})", seeder.peer_id, seeder.link);
         let until =
             if seeder.until_ms == 0 { String::new() } else { format!(" until {}", time(seeder.until_ms)) };
+        let whereabouts = seeder.whereabouts();
+        if !whereabouts.is_empty() {
+            let contact = seeder.contact.as_ref().map(|contact| format!(" ({contact})")).unwrap_or_default();
+            line!(text, "           {whereabouts}{contact}");
+        }
         line!(text, "           may store {}{until}", bytes(seeder.quota_bytes));
         match seeder.holding {
             Holding::Proved => {

@@ -344,7 +344,7 @@ fn ask(common: &Common, request: &Request) -> Result<ExitCode, Failure> {
 
 fn print_answer(answer: &Answer, data: &Path) {
     match answer {
-        Answer::Status { running, peer_id, listen, folders, disk_free_bytes, paused, owned } => {
+        Answer::Status { running, peer_id, listen, folders, disk_free_bytes, paused, owned, .. } => {
             let state = match (*running, *paused) {
                 (true, true) => "paused",
                 (true, false) => "running",

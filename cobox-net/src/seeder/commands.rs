@@ -143,6 +143,9 @@ pub enum Answer {
         /// Whether somebody owns it.
         #[serde(default)]
         owned: bool,
+        /// Where members reach it: what `seeder add` takes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
     },
     Pending {
         grants: Vec<Waiting>,
@@ -191,6 +194,9 @@ pub enum Answer {
     Failed {
         exit: u8,
         text: String,
+        /// The last number of the admin who was refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
     },
 }
 
@@ -292,7 +298,7 @@ fn serve(stream: UnixStream, holding: &Holding, orders: &Orders, node: &Node) ->
 }
 
 pub(super) fn failed(failure: &Failure) -> Answer {
-    Answer::Failed { exit: failure.exit as u8, text: failure.text.clone() }
+    Answer::Failed { exit: failure.exit as u8, text: failure.text.clone(), seq: None }
 }
 
 fn carry_out(request: &Request, holding: &Holding, orders: &Orders, node: &Node) -> Result<Answer, Failure> {
@@ -340,8 +346,9 @@ fn carry_out(request: &Request, holding: &Holding, orders: &Orders, node: &Node)
 pub(super) fn running_status(holding: &Holding, node: &Node) -> Result<Answer, Failure> {
     let peer_id = node.peer_id().to_string();
     let mut answer = status(&holding.store, peer_id, node.listen_texts())?;
-    if let Answer::Status { running, folders, paused, .. } = &mut answer {
+    if let Answer::Status { running, folders, paused, address, .. } = &mut answer {
         *running = true;
+        *address = Some(holding.identity.address(node.listen_addresses()).to_text());
         *paused = holding.is_paused();
         for ((no, _), folder) in holding.store.folders()?.into_iter().zip(folders) {
             folder.warnings = holding.warnings(no)?;
@@ -415,7 +422,16 @@ pub fn status(store: &Store, peer_id: String, listen: Vec<String>) -> Result<Ans
     }
     let disk_free_bytes = store.disk()?.free_bytes;
     let (paused, owned) = (false, store.has_owner()?);
-    Ok(Answer::Status { running: false, peer_id, listen, folders, disk_free_bytes, paused, owned })
+    Ok(Answer::Status {
+        running: false,
+        peer_id,
+        listen,
+        folders,
+        disk_free_bytes,
+        paused,
+        owned,
+        address: None,
+    })
 }
 
 /// Reads every pack of every folder and checks it; damaged ones are fetched again.
@@ -456,7 +472,7 @@ pub fn ask_running(data: &Path, request: &Request) -> Result<Option<Answer>, Fai
         Ok(serde_json::from_str(&line)?)
     };
     match ask() {
-        Ok(Answer::Failed { exit, text }) => {
+        Ok(Answer::Failed { exit, text, .. }) => {
             let exit = [Exit::NotReached, Exit::Refused, Exit::Damage]
                 .into_iter()
                 .find(|known| *known as u8 == exit)

@@ -282,8 +282,14 @@ impl Orders {
 
     fn refuse(&self, peer: PeerId, admin: AdminKey, what: &str, why: &str) -> (Outcome, String) {
         self.note_refusal(peer, admin, what, why);
-        let failure = Failure { exit: Exit::Refused, text: format!("The seeder did not obey: {why}.") };
-        (Outcome::Refused, serde_json::to_string(&commands::failed(&failure)).unwrap_or_default())
+        let admins = self.holding.store.admins().unwrap_or_default();
+        let answer = Answer::Failed {
+            exit: Exit::Refused as u8,
+            text: format!("The seeder did not obey: {why}."),
+            // A device that was set back to an older copy goes on from here.
+            seq: admins.into_iter().find(|known| known.key == admin).map(|known| known.seq),
+        };
+        (Outcome::Refused, serde_json::to_string(&answer).unwrap_or_default())
     }
 
     fn note_refusal(&self, peer: PeerId, admin: AdminKey, what: &str, why: &str) {

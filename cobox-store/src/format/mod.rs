@@ -16,6 +16,7 @@ pub mod invite;
 pub mod locator;
 pub mod membership;
 pub mod op;
+pub mod owned;
 pub mod pack;
 pub mod proof;
 pub mod receipt;
