@@ -25,7 +25,7 @@ use crate::blind::kembox::{self, KemSecret, Purpose};
 use crate::blind::{Access, Batch, Durability, Store, Table, key};
 use crate::error::{Error, Result};
 use crate::format::HEADS_MAX;
-use crate::format::access::{Act, BOX_BYTES, KeyBox, NewEpoch, Record, Role, SeederGrant, Unsigned};
+use crate::format::access::{Act, BOX_BYTES, KeyBox, NewEpoch, Record, Unsigned};
 use crate::format::address::SeederAddress;
 use crate::format::device::FolderRow;
 use crate::id::{EpochId, FolderId, FolderNo, KemKey, LogId, RecordHash, hash};

@@ -11,10 +11,10 @@ use crate::format::codec::{Reader, Writer};
 use crate::format::content::{Content, Extent, Node};
 use crate::format::entry::{Body, LogHead, UnverifiedEntry};
 use crate::format::locator::{UnverifiedLocator, decode_folders, encode_folders};
-use crate::format::membership;
 use crate::format::op::{Op, OpGroup};
 use crate::format::pack::{Footer, PackRef, decode_directory, encode_directory};
 use crate::format::proof::{Challenge, LeafProof, Outboard};
+use crate::format::{membership, seeding};
 use crate::id::{EntryHash, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash, hex};
 use crate::keyed::MemberSecret;
 
@@ -90,7 +90,7 @@ fn pack_of(case: &Value) -> Option<PackRef> {
     Some(PackRef { id: PackId::from_hex(case.get("pack")?.as_str()?)?, size: number(case, "size")? })
 }
 
-/// A record of each act by which people and devices come and go.
+/// A record of each act by which people, devices and seeders come and go.
 fn comings_and_goings() -> Vec<Record> {
     let key = SigningKey::from_bytes(&seed("admin"));
     let device = Device {
@@ -108,7 +108,7 @@ fn comings_and_goings() -> Vec<Record> {
         let signature = key.sign(&content.signed_bytes()).to_bytes();
         Record::new(content, signature)
     };
-    membership::one_of_each(&device).into_iter().map(sign).collect()
+    membership::one_of_each(&device).into_iter().chain(seeding::one_of_each()).map(sign).collect()
 }
 
 fn signed(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
