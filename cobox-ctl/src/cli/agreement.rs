@@ -109,6 +109,8 @@ pub struct SeedCode {
     pub void: Option<String>,
 }
 
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
@@ -134,7 +136,8 @@ impl Session<'_> {
     fn propose(&self, args: &Propose) -> Outcome<Answer> {
         let wishes = Wishes {
             quota_bytes: args.quota,
-            from_ms: args.from.unwrap_or(0),
+            // A day is read as its end, and an agreement begins with it.
+            from_ms: args.from.map_or(0, |end| (end + 1).saturating_sub(DAY_MS)),
             until_ms: args.until.unwrap_or(0),
             notice_ms: millis(args.notice),
             audit_ms: millis(args.audit),

@@ -54,13 +54,13 @@ pub enum Table {
     /// [`STORE`]: peer id with its length (u8), locator id → size (u64 LE): what a peer left here.
     LocatorOf = 0x14,
     /// [`STORE`]: admin's key → rank, registration, last number, name.
-    Admin = 0x18,
+    Admin = 0x1c,
     /// [`STORE`]: claim's key → rank, expiry, name: a code that is open.
-    Claim = 0x19,
+    Claim = 0x1d,
     /// [`STORE`]: claim's key → admin's key: a code that was used.
-    ClaimUsed = 0x1a,
+    ClaimUsed = 0x1e,
     /// [`STORE`]: admin's key, registration, number (u64 BE) → a command and what came of it.
-    Command = 0x1b,
+    Command = 0x1f,
     // keyed: 0x20..=0x3f
     /// Keys of the folder, sealed.
     Secret = 0x20,
