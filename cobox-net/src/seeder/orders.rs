@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cobox_store::blind::owners::{Begin, Claimed, OpenClaim, Outcome, Refusal};
+use cobox_store::blind::owners::{ANSWER_BYTES_MAX, Begin, Claimed, OpenClaim, Outcome, Refusal};
 use cobox_store::format::command::{Claim, Command, Order, UnverifiedCommand};
 use cobox_store::id::{AdminKey, ChainId, FolderId};
 use parking_lot::Mutex;
@@ -148,7 +148,17 @@ impl Orders {
             Ok(answer) => (Outcome::Done, answer),
             Err(failure) => (Outcome::Failed, commands::failed(&failure)),
         };
-        (outcome, serde_json::to_string(&answer).unwrap_or_default())
+        let text = serde_json::to_string(&answer).unwrap_or_default();
+        if text.len() <= ANSWER_BYTES_MAX {
+            return (outcome, text);
+        }
+        let long = Answer::Said {
+            text: format!(
+                "It is done, and the answer is too long to send ({} bytes): ask at the seeder's console.",
+                text.len()
+            ),
+        };
+        (outcome, serde_json::to_string(&long).unwrap_or_default())
     }
 
     /// Does one thing: of the console, which is the owner's, or of an admin whose rank was checked.
@@ -263,6 +273,10 @@ impl Orders {
         }
         Leaving::forget(&holding.store, no)?;
         limits.keep(&holding.store, no, Kept::Accepted)?;
+        // What members granted beyond that was refused by this: it is no question any more.
+        if let Some(grant) = holding.store.access(no)?.seeder(&holding.identity.peer().to_bytes()) {
+            Limits::of(grant).keep(&holding.store, no, Kept::Refused)?;
+        }
         holding.refresh(no);
         let now = holding.store.usage(no)?;
         Ok(Answer::Accepted {

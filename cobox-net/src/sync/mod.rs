@@ -436,7 +436,7 @@ impl Engine {
             Frame::Accept { session, proof, who } => self.on_accept(conn, session, proof, &who, now),
             Frame::Confirm { session, who } => self.on_confirm(conn, session, &who, now),
             Frame::Refuse { session } => self.on_refuse(conn, session, now),
-            Frame::Close { session } => self.drop_session(conn, session),
+            Frame::Close { session } => self.on_close(conn, session, now),
             Frame::AccessHeads { session, heads } => self.on_access_heads(conn, session, &heads),
             Frame::AccessWant { session, have } => self.on_access_want(conn, session, &have, now),
             Frame::Records { session, part, records } => self.on_records(conn, session, part, &records),

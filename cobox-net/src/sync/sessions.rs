@@ -290,6 +290,21 @@ impl Engine {
         }
     }
 
+    /// The peer takes no part in the folder any more, or not for now: a peer that is configured is asked again.
+    pub(super) fn on_close(&mut self, conn: Conn, id: SessionId, now: Instant) {
+        let Some(no) = self.session(conn, id).map(|session| session.no) else { return };
+        self.drop_session(conn, id);
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        if folder.peers.contains(&connection.peer) {
+            let again = SessionId(connection.next_session);
+            connection.next_session = connection.next_session.wrapping_add(2);
+            let stage = Stage::Refused { retry_at: now + REFUSED_WAIT };
+            connection.sessions.insert(again, Session::new(no, stage, 0));
+            folder.sessions.insert((conn, again));
+        }
+    }
+
     /// Ends sessions with peers that were configured, are no longer, and may not exchange entries.
     pub(super) fn leave(&mut self, no: FolderNo, gone: &BTreeSet<PeerId>) {
         let Some(folder) = self.folders.get(&no) else { return };
