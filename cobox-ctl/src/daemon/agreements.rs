@@ -119,12 +119,12 @@ impl Daemon {
             ));
         };
         let address = grants(&state)?.into_iter().find(|(_, grant)| grant.peer_id == signed.terms.seeder);
-        let terms = signed.terms.clone();
-        state.folder.agree(signed)?;
+        // Before the agreement: a grant that comes after one outlives it.
         if let Some((_, grant)) = address {
             let granted = Some((grant.quota_bytes, grant.until_ms));
-            raise_grant(&state, &address_of(&grant), granted, &terms)?;
+            raise_grant(&state, &address_of(&grant), granted, &signed.terms)?;
         }
+        state.folder.agree(signed)?;
         self.tell_network(&state)?;
         self.agreements(Some(folder))
     }
@@ -379,7 +379,9 @@ pub(crate) fn limits(
     grant: &cobox_store::format::access::SeederGrant,
     agreed: Option<&cobox_store::blind::contracts::Agreed>,
 ) -> (u64, u64) {
-    let Some(agreed) = agreed else { return (grant.quota_bytes, grant.until_ms) };
+    let Some(agreed) = agreed.filter(|agreed| agreed.binds(now_ms())) else {
+        return (grant.quota_bytes, grant.until_ms);
+    };
     let ends = [grant.until_ms, agreed.until_ms()].into_iter().filter(|end| *end > 0).min();
     (grant.quota_bytes.min(agreed.signed.terms.quota_bytes), ends.unwrap_or(0))
 }

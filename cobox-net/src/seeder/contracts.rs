@@ -110,13 +110,16 @@ impl Holding {
 
     /// What the agreement allows, with its end by text or by notice.
     pub(super) fn agreed_limits(&self, no: FolderNo, access: &Access) -> Result<Option<Limits>> {
-        let Some(agreed) = access.agreement(&self.me()) else { return Ok(None) };
+        let Some(agreed) = access.agreement(&self.me()).filter(|agreed| agreed.binds(now_ms())) else {
+            return Ok(None);
+        };
         let terms = &agreed.signed.terms;
         // Terms that were signed since count as soon as this side signed them.
         if self.signed(no)?.is_some_and(|signed| signed.terms != *terms) {
             return Ok(None);
         }
         let told = Limits { quota_bytes: terms.quota_bytes, until_ms: agreed.until_ms() };
+        // A notice of ours that nobody wrote down yet counts too.
         let ours = self.notice(no)?.filter(|notice| notice.terms == terms.hash());
         Ok(Some(match ours {
             Some(notice) => told.min(Limits { until_ms: notice.at_ms.max(1), ..told }),

@@ -34,6 +34,9 @@ pub struct Agreed {
     pub signed: SignedTerms,
     /// The notice with the earliest end, if a side gave one.
     pub notice: Option<Notice>,
+    /// Whether the seeder was granted the folder anew by somebody who knew of this agreement, and of the notice
+    /// if there is one.
+    pub renewed: bool,
 }
 
 impl Agreed {
@@ -42,6 +45,14 @@ impl Agreed {
     pub fn until_ms(&self) -> u64 {
         let ends = [self.signed.terms.until_ms, self.notice.as_ref().map_or(0, |notice| notice.at_ms.max(1))];
         ends.into_iter().filter(|end| *end > 0).min().unwrap_or(0)
+    }
+
+    /// Whether it says at a time how much the seeder takes and until when: also once it is over, unless a grant
+    /// came after it.
+    #[must_use]
+    pub fn binds(&self, now_ms: u64) -> bool {
+        let ends_ms = self.until_ms();
+        !(self.renewed && ends_ms != 0 && now_ms >= ends_ms)
     }
 }
 
@@ -65,7 +76,9 @@ fn counted<'a>(graph: &'a Graph, counts: &'a [bool]) -> impl Iterator<Item = (De
 /// The newest agreement with each seeder, ascending by peer id.
 pub(super) fn agreements(graph: &Graph, counts: &[bool]) -> Vec<Agreed> {
     let mut newest: BTreeMap<&[u8], Agreed> = BTreeMap::new();
-    for (_, node) in counted(graph, counts) {
+    // What a grant must build on to come after the agreement.
+    let mut last: BTreeMap<&[u8], Deed> = BTreeMap::new();
+    for (deed, node) in counted(graph, counts) {
         let Act::Agree(signed) = node.act() else { continue };
         let agreed = Agreed {
             record: node.hash,
@@ -73,16 +86,24 @@ pub(super) fn agreements(graph: &Graph, counts: &[bool]) -> Vec<Agreed> {
             issued_ms: node.record.content().issued_ms,
             signed: signed.clone(),
             notice: None,
+            renewed: false,
         };
         newest.insert(&signed.terms.seeder, agreed);
+        last.insert(&signed.terms.seeder, deed);
     }
-    for (_, node) in counted(graph, counts) {
+    for (deed, node) in counted(graph, counts) {
         let Act::EndAgreement(notice) = node.act() else { continue };
         let Some(agreed) = newest.get_mut(notice.seeder.as_slice()) else { continue };
         let earlier = agreed.notice.as_ref().is_none_or(|known| notice.at_ms < known.at_ms);
         if earlier && agreed.signed.terms.hash() == notice.terms {
             agreed.notice = Some(notice.clone());
+            last.insert(&notice.seeder, deed);
         }
+    }
+    for (_, node) in counted(graph, counts) {
+        let Some(grant) = node.act().grant() else { continue };
+        let Some(agreed) = newest.get_mut(grant.peer_id.as_slice()) else { continue };
+        agreed.renewed |= last.get(grant.peer_id.as_slice()).is_some_and(|deed| node.seen.get(*deed));
     }
     newest.into_values().collect()
 }
@@ -235,6 +256,18 @@ mod tests {
         log.add(Act::EndAgreement(notice(&agreed, 700)));
         log.add(Act::EndAgreement(notice(&agreed, 900)));
         assert_eq!(until(), 700);
+        // A grant that knew of the end comes after it; one that did not does not outlive it.
+        let granted = |parents: &[RecordHash]| {
+            let record = super::super::testing::grant(&log.founder.key, &log.founder, parents, 7);
+            let Act::GrantSeeder(grant) = record.content().act.clone() else { panic!("a grant") };
+            Act::GrantSeeder(SeederGrant { peer_id: agreed.seeder.clone(), ..grant })
+        };
+        let beside = log.sign(&[log.founder.hash()], granted(&[log.founder.hash()]));
+        log.store.access_add(log.no, &beside).expect("admitted");
+        let state = || log.access().agreement(&agreed.seeder).expect("agreed").clone();
+        assert!(!state().renewed && state().binds(u64::MAX));
+        log.add(granted(&log.access().heads));
+        assert!(state().renewed && state().binds(699) && !state().binds(700));
     }
 
     #[test]
