@@ -609,17 +609,17 @@ def read_command(data):
     return command
 
 
-def check_seed(code, folder16, peer, kem, signature):
-    ed25519_verify(code, b"cobox/v1/seed" + H(folder16 + kem + peer), signature)
+def check_seed(code, folder16, address, signature):
+    ed25519_verify(code, b"cobox/v1/seed" + H(folder16 + address), signature)
 
 
 def read_seed_request(data):
     r = Reader(data)
     need(r.u8() == 1, "version")
     folder, code, signature = r.take(16), r.id32(), r.take(64)
-    address = read_address(r.take(r.left()))
-    check_seed(code, folder, address["peer_id"], address["kem"], signature)
-    return address
+    address = r.take(r.left())
+    check_seed(code, folder, address, signature)
+    return read_address(address)
 
 
 def check_seeding(record):
@@ -627,7 +627,10 @@ def check_seeding(record):
     about = {20: "terms", 21: "signed", 22: "notice"}.get(kind)
     need(about is None or act[about]["folder"] == folder, "another folder")
     if kind == 24:
-        check_seed(act["code"], folder[:16], act["peer_id"], act["kem"], act["redemption"])
+        counted = lambda data: len(data).to_bytes(2, "little") + data
+        address = b"\1" + counted(act["peer_id"]) + act["kem"] + len(act["addresses"]).to_bytes(2, "little")
+        address += b"".join(counted(found) for found in act["addresses"])
+        check_seed(act["code"], folder[:16], address, act["redemption"])
 
 
 def read_record(data):

@@ -299,7 +299,9 @@ mod tests {
             swarm_box: [9; BOX_BYTES],
         };
         let folder = log.founder.folder().0[..16].try_into().expect("half an id");
-        let signature = code.sign(&seed_bytes(folder, &grant.peer_id, grant.kem)).to_bytes();
+        let (peer_id, kem) = (grant.peer_id.clone(), grant.kem);
+        let seeder = crate::format::address::SeederAddress { peer_id, kem, addresses: vec![] };
+        let signature = code.sign(&seed_bytes(folder, &seeder)).to_bytes();
         Act::RedeemSeed(RedeemedSeed { grant, code: InviteKey(code.verifying_key().to_bytes()), signature })
     }
 

@@ -58,10 +58,10 @@ pub struct RedeemedSeed {
     pub signature: [u8; 64],
 }
 
-/// What a seed code's key signs. The code names the first half of the folder's id, so no more is signed.
+/// What a seed code's key signs: who passes the request on cannot send members elsewhere. The code names the first half of the folder's id, so no more is signed.
 #[must_use]
-pub fn seed_bytes(folder: [u8; FOLDER_PREFIX_BYTES], peer_id: &[u8], kem: KemKey) -> Vec<u8> {
-    [SEED_CONTEXT, &hash(&[&folder[..], &kem.0, peer_id].concat())].concat()
+pub fn seed_bytes(folder: [u8; FOLDER_PREFIX_BYTES], seeder: &SeederAddress) -> Vec<u8> {
+    [SEED_CONTEXT, &hash(&[&folder[..], &seeder.encode()].concat())].concat()
 }
 
 impl SeederGrant {
@@ -105,7 +105,12 @@ impl RedeemedSeed {
     pub fn covers(&self, folder: FolderId) -> bool {
         let mut prefix = [0; FOLDER_PREFIX_BYTES];
         prefix.copy_from_slice(&folder.0[..FOLDER_PREFIX_BYTES]);
-        let bytes = seed_bytes(prefix, &self.grant.peer_id, self.grant.kem);
+        let seeder = SeederAddress {
+            peer_id: self.grant.peer_id.clone(),
+            kem: self.grant.kem,
+            addresses: self.grant.addresses.clone(),
+        };
+        let bytes = seed_bytes(prefix, &seeder);
         let signature = Signature::from_bytes(&self.signature);
         VerifyingKey::from_bytes(&self.code.0).is_ok_and(|key| key.verify_strict(&bytes, &signature).is_ok())
     }
@@ -140,7 +145,7 @@ impl SeedRequest {
     /// What the code's key signs.
     #[must_use]
     pub fn signed_bytes(&self) -> Vec<u8> {
-        seed_bytes(self.folder, &self.seeder.peer_id, self.seeder.kem)
+        seed_bytes(self.folder, &self.seeder)
     }
 
     /// The canonical bytes.
@@ -259,7 +264,9 @@ pub(crate) fn one_of_each() -> Vec<Act> {
         swarm_epoch: EpochId([6; 32]),
         swarm_box: [9; BOX_BYTES],
     };
-    let signature = key.sign(&seed_bytes([1; FOLDER_PREFIX_BYTES], &grant.peer_id, grant.kem)).to_bytes();
+    let seeder =
+        SeederAddress { peer_id: grant.peer_id.clone(), kem: grant.kem, addresses: grant.addresses.clone() };
+    let signature = key.sign(&seed_bytes([1; FOLDER_PREFIX_BYTES], &seeder)).to_bytes();
     let mut ours = tests::notice();
     ours.by = super::agreement::Side::Folder;
     vec![

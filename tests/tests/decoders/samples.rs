@@ -287,7 +287,7 @@ fn seeding() -> Vec<Act> {
             kem: request.seeder.kem,
             quota_bytes: 1 << 40,
             until_ms: 0,
-            addresses: vec![vec![4, 127, 0, 0, 1]],
+            addresses: request.seeder.addresses,
             swarm_epoch: EpochId([6; 32]),
             swarm_box: [9; BOX_BYTES],
         };
