@@ -94,7 +94,10 @@ fn decoder_under_seeded_mutations_never_panics_and_re_encodes() {
     let mut total = 0;
     for (name, list) in samples() {
         let mut read = 0;
-        for round in 0..times(MUTATIONS) {
+        // These check a signature while they read, which costs as much as fifty decodings.
+        let signed = ["join_request", "paper", "claim", "command", "seed_request"].contains(&name);
+        let rounds = times(if signed { MUTATIONS / 20 } else { MUTATIONS });
+        for round in 0..rounds {
             let mut bytes = list[random.below(list.len())].clone();
             let other = &list[random.below(list.len())];
             for _ in 0..=random.below(3) {
@@ -109,7 +112,7 @@ fn decoder_under_seeded_mutations_never_panics_and_re_encodes() {
                 check(name, &[]);
             }
         }
-        println!("{name}: {read} of {} mutations were well formed", times(MUTATIONS));
+        println!("{name}: {read} of {rounds} mutations were well formed");
     }
     println!("{total} mutations");
 }
