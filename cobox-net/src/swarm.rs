@@ -12,7 +12,7 @@ use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use libp2p::connection_limits::{Behaviour as Limits, ConnectionLimits};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, identity, noise, ping, tcp, yamux};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::peer_id::PeerId;
 use crate::status::Transport;
 use crate::sync::{Conn, Side};
+use crate::tally::{Refusal, Tally};
 
 /// Connections of a whole node: more than any small box serves at once, fewer than its file descriptors.
 const CONNECTIONS_MAX: u32 = 4096;
@@ -82,6 +83,7 @@ pub type Listening = Arc<Mutex<Vec<(Vec<u8>, String)>>>;
 pub struct Idle {
     swarm: Swarm<Behaviour>,
     listening: Listening,
+    tally: Arc<Tally>,
 }
 
 struct Known {
@@ -110,7 +112,7 @@ pub fn peer_of_seed(seed: &Zeroizing<[u8; 32]>) -> PeerId {
 ///
 /// # Errors
 /// When an address is not usable or is in use.
-pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String]) -> Result<Idle> {
+pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String], tally: Arc<Tally>) -> Result<Idle> {
     let mut copy = Zeroizing::new(**seed);
     let key = identity::Keypair::ed25519_from_bytes(&mut copy[..]).expect("32 bytes are a seed");
     let other = |text: String| Error::Transport(std::io::Error::other(text));
@@ -152,7 +154,7 @@ pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String]) -> Result<Idle> {
             libp2p::TransportError::Other(source) => Error::Listen { address: text.clone(), source },
         })?;
     }
-    Ok(Idle { swarm, listening: Arc::default() })
+    Ok(Idle { swarm, listening: Arc::default(), tally })
 }
 
 fn transport_of(address: &Multiaddr) -> Option<Transport> {
@@ -171,9 +173,16 @@ impl Idle {
 
     /// Runs until [`Command::Stop`].
     pub async fn run(self, mut commands: UnboundedReceiver<Command>, events: UnboundedSender<Event>) {
-        let Self { swarm, listening } = self;
-        let mut runner =
-            Runner { swarm, listening, events, known: HashMap::new(), dialing: HashMap::new(), next: 1 };
+        let Self { swarm, listening, tally } = self;
+        let mut runner = Runner {
+            swarm,
+            listening,
+            tally,
+            events,
+            known: HashMap::new(),
+            dialing: HashMap::new(),
+            next: 1,
+        };
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -190,6 +199,7 @@ impl Idle {
 struct Runner {
     swarm: Swarm<Behaviour>,
     listening: Listening,
+    tally: Arc<Tally>,
     events: UnboundedSender<Event>,
     known: HashMap<ConnectionId, Known>,
     dialing: HashMap<ConnectionId, PeerId>,
@@ -272,6 +282,9 @@ impl Runner {
                 if let Some(known) = self.known.get(&connection) {
                     self.tell(Event::Rtt { conn: known.conn, rtt });
                 }
+            }
+            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { .. }, .. } => {
+                self.tally.refuse(Refusal::Connection);
             }
             SwarmEvent::ListenerClosed { reason: Err(error), .. }
             | SwarmEvent::ListenerError { error, .. } => {
