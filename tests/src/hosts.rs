@@ -226,6 +226,18 @@ impl Host {
         must_in(&self.switch, &["ip", "link", "set", &self.port, "up"]);
     }
 
+    /// Gives the host another address; the programs on it are not told.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn renumber(&mut self, last: u8) {
+        let address = Ipv4Addr::new(10, 77, 1, last);
+        must_in(&self.namespace, &["ip", "addr", "flush", "dev", "eth0"]);
+        must_in(&self.namespace, &["ip", "addr", "add", &format!("{address}/16"), "dev", "eth0"]);
+        must_in(&self.namespace, &["ip", "route", "replace", "default", "dev", "eth0"]);
+        self.address = address;
+    }
+
     /// Makes the cable slow in both directions; `false` where the kernel cannot.
     #[must_use]
     pub fn slow_down(&self, mbit_per_s: u32) -> bool {

@@ -1,7 +1,8 @@
 //! What the tests of whole programs share: processes in homes of their own ([`process`]), hosts with
-//! networks of their own ([`hosts`]), what a tree holds ([`tree`]), and a load
+//! networks of their own ([`hosts`]) and one folder ([`group`]), what a tree holds ([`tree`]), and a load
 //! that knows what it was promised ([`load`]).
 
+pub mod group;
 pub mod hosts;
 pub mod load;
 pub mod process;

@@ -178,6 +178,10 @@ impl Device {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command_on(self.host.as_ref(), "cobox-ctl");
         command.env("COBOX_HOME", &self.home);
+        if self.host.is_none() {
+            // On the machine itself nobody else is to hear of it, and many run at once.
+            command.env("COBOX_NETWORK", "loopback");
+        }
         if let Some(file) = &self.passphrase_file {
             command.arg("--passphrase-file").arg(file);
         }

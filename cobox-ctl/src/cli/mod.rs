@@ -142,6 +142,14 @@ impl Session<'_> {
                 let report = self.status(folder.clone())?;
                 Answer::new(&report, text::status(&report))
             }
+            Verb::Peers { folder } => {
+                let folders = self.status(folder.clone())?.folders;
+                let all: Vec<Value> = folders
+                    .iter()
+                    .map(|folder| json!({ "folder": folder.name, "seeders": folder.seeders, "devices": folder.devices }))
+                    .collect();
+                Answer::new(&json!({ "folders": all }), text::peers(&folders))
+            }
             Verb::Health { folder } => {
                 let report = render::health::of(&self.status(folder.clone())?);
                 Ok(Answer::new(&report, text::health(&report))?.ending(report.exit()))
