@@ -97,7 +97,7 @@ fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
 
 #[test]
 fn histories_in_any_topology_end_with_everybody_holding_everything() {
-    let dir = tempfile::tempdir().expect("temporary folder");
+    let dir = common::memory_dir();
     let all = stores(dir.path(), DEVICES_MAX, SEEDERS_MAX);
     if let Some(seed) = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse().ok()) {
         history(seed, &all);
@@ -112,7 +112,7 @@ fn histories_in_any_topology_end_with_everybody_holding_everything() {
 #[test]
 fn history_of_one_seed_goes_the_same_way_each_time() {
     let run = |seed| {
-        let dir = tempfile::tempdir().expect("temporary folder");
+        let dir = common::memory_dir();
         history(seed, &stores(dir.path(), DEVICES_MAX, SEEDERS_MAX))
     };
     for seed in [3, 5, 8] {
@@ -139,7 +139,7 @@ fn cost(devices: usize, dir: &std::path::Path) -> (u64, u64) {
 
 #[test]
 fn change_costs_messages_in_proportion_to_the_devices() {
-    let dir = tempfile::tempdir().expect("temporary folder");
+    let dir = common::memory_dir();
     let sizes = [2, 4, 8, 16];
     let costs: Vec<(u64, u64)> = sizes.iter().map(|devices| cost(*devices, dir.path())).collect();
     for (devices, (frames, bytes)) in sizes.iter().zip(&costs) {

@@ -96,9 +96,10 @@ impl NetworkSettings {
                 Some(_) => vec![Ipv4Addr::LOCALHOST.into()],
                 None => return None,
             };
+        let place = *places.first()?;
         // Many daemons of one machine share its loopback: there, each has a port of its own.
         let first = self.listen.iter().any(|word| word == "all").then_some(PORT);
-        let any = || TcpListener::bind((places[0], 0)).ok()?.local_addr().ok().map(|address| address.port());
+        let any = || TcpListener::bind((place, 0)).ok()?.local_addr().ok().map(|address| address.port());
         let drawn = std::iter::repeat_with(any).take(PORT_TRIES).flatten();
         last.into_iter().chain(first).chain(drawn).find(|port| places.iter().all(|ip| is_free(*ip, *port)))
     }

@@ -260,9 +260,18 @@ impl Engine {
         let members = |folder: &Folder| matches!(folder.identity, Identity::Member { .. });
         let folders: Vec<FolderNo> =
             self.folders.iter().filter(|(_, folder)| members(folder)).map(|(no, _)| *no).collect();
+        // Half of those too many: the other ends give up links at the same time.
+        let most = folders.iter().map(|no| self.dialer.linked(*no).saturating_sub(LINKS)).max().unwrap_or(0);
+        for _ in 0..most.div_ceil(2) {
+            self.give_up_one(&folders, now);
+        }
+        folders.into_iter().for_each(|no| self.dialer.one_more(no));
+    }
+
+    /// Closes the oldest link to a device that this one made, where no folder needs it.
+    fn give_up_one(&mut self, folders: &[FolderNo], now: Instant) {
         let crowded: BTreeSet<FolderNo> =
             folders.iter().copied().filter(|no| self.dialer.linked(*no) > LINKS).collect();
-        // The oldest first, so that all of them take turns.
         let spare = self.conns.iter().find(|(conn, connection)| {
             let idle = connection.sessions.values().all(|session| {
                 session.kind == PeerKind::Member && session.fetching == 0 && crowded.contains(&session.no)
@@ -274,10 +283,12 @@ impl Engine {
                 && !self.asks.iter().any(|pending| pending.conn() == Some(**conn))
         });
         if let Some((conn, connection)) = spare {
-            self.dialer.rest(connection.peer, now);
-            self.out.push(Output::Close { conn: *conn });
+            let (conn, peer) = (*conn, connection.peer);
+            self.dialer.rest(peer, now);
+            self.out.push(Output::Close { conn });
+            // It is gone for whoever counts links from here on.
+            self.down(conn, now);
         }
-        folders.into_iter().for_each(|no| self.dialer.one_more(no));
     }
 
     /// The device behind a peer, if it said who it is.

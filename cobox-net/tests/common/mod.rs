@@ -26,6 +26,13 @@ use cobox_store::id::{EntryHash, EpochId, FolderId, FolderNo, KemKey, LogId, Mem
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
 
+/// A temporary folder in memory where there is one: a simulation is not about disks.
+pub fn memory_dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.or_else(|_| tempfile::tempdir()).expect("temporary folder")
+}
+
 /// Polls until `done`, or fails the test.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
