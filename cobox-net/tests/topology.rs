@@ -120,37 +120,35 @@ fn history_of_one_seed_goes_the_same_way_each_time() {
     }
 }
 
-/// Frames and bytes of one small change among devices that are linked, and the most links one has.
-fn cost(devices: usize, dir: &std::path::Path) -> (u64, u64) {
+/// What one small change costs among devices that are linked: links, frames and bytes.
+fn cost(devices: usize, dir: &std::path::Path) -> (usize, u64, u64) {
     let mut sim = Sim::new(77, World::lan(devices), stores(&dir.join(devices.to_string()), devices, 0));
     sim.breaks = 0;
     sim.write_of(0, 4096);
     assert_eq!(sim.settle(SETTLE), None);
     // Some rounds of giving links up and making others.
     sim.run_for(Duration::from_secs(300));
-    let idle = sim.sent;
+    let links = sim.count();
     sim.run_for(Duration::from_secs(5));
-    assert_eq!(sim.sent, idle, "devices that have nothing to say say nothing");
+    assert_eq!(sim.sent, (0, 0), "devices that have nothing to say say nothing");
+    sim.count();
     sim.write_of(devices / 2, 4096);
     sim.run_for(Duration::from_secs(5));
     assert_eq!(sim.lacking(), None);
-    (sim.sent.0 - idle.0, sim.sent.1 - idle.1)
+    (links, sim.sent.0, sim.sent.1)
 }
 
 #[test]
 fn change_costs_messages_in_proportion_to_the_devices() {
     let dir = common::memory_dir();
     let sizes = [2, 4, 8, 16];
-    let costs: Vec<(u64, u64)> = sizes.iter().map(|devices| cost(*devices, dir.path())).collect();
-    for (devices, (frames, bytes)) in sizes.iter().zip(&costs) {
-        println!("{devices} devices: {frames} frames, {bytes} bytes for one small change");
+    let costs: Vec<(usize, u64, u64)> = sizes.iter().map(|devices| cost(*devices, dir.path())).collect();
+    for (devices, (links, frames, bytes)) in sizes.iter().zip(&costs) {
+        println!("{devices} devices, {links} links: {frames} frames, {bytes} bytes for one small change");
+        // Each device has a bounded number of links, and each link carries a head in both directions.
+        assert!(*links <= devices * (LINKS + 1), "{devices} devices: {links} links");
+        assert!(*frames <= 4 * (*links as u64 + *devices as u64), "{devices} devices: {frames} frames");
     }
-    // Each device has a bounded number of links, and each link carries a head in both directions.
-    for (devices, (frames, bytes)) in sizes.iter().zip(&costs) {
-        let devices = *devices as u64;
-        assert!(*frames <= devices * (2 * LINKS as u64 + 4) * 2, "{devices} devices: {frames} frames");
-        assert!(*bytes <= devices * 4096, "{devices} devices: {bytes} bytes");
-    }
-    assert!(costs[3].0 <= costs[2].0 * 5 / 2, "{costs:?}");
-    assert!(costs[3].1 <= costs[2].1 * 5 / 2, "{costs:?}");
+    let ((_, few, few_bytes), (_, many, many_bytes)) = (costs[2], costs[3]);
+    assert!(many <= few * 5 / 2 && many_bytes <= few_bytes * 5 / 2, "twice the devices: {costs:?}");
 }

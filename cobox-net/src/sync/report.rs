@@ -34,6 +34,10 @@ impl Engine {
         }
         for (conn, connection) in &self.conns {
             for session in connection.sessions.values().filter(|session| session.no == no) {
+                if session.kind == PeerKind::Unknown && !folder.peers.contains(&connection.peer) {
+                    // A neighbour that was offered the folder and has not shown that it has it.
+                    continue;
+                }
                 let status = self.session_status(no, folder, &heads, connection.peer, session)?;
                 let better = found.get(&connection.peer).is_none_or(|(_, old)| rank(old) <= rank(&status));
                 if better {

@@ -117,8 +117,9 @@ pub struct Sim {
     pub side: Vec<u8>,
     /// Chance that a transfer breaks at a slice, one in so many; 0 for never.
     pub breaks: u64,
-    /// Frames and their bytes that were sent.
+    /// Frames and their bytes that were sent over connections older than this.
     pub sent: (u64, u64),
+    counted: u64,
     /// Hash of everything that happened.
     trace: blake3::Hasher,
 }
@@ -184,6 +185,7 @@ impl Sim {
             side: vec![0; nodes],
             breaks: 40,
             sent: (0, 0),
+            counted: u64::MAX,
             trace: blake3::Hasher::new(),
             stores,
             world,
@@ -250,8 +252,10 @@ impl Sim {
                 let delay = self.rng.below(20);
                 let bytes = frame.encode();
                 self.trace.update(&[at as u8]).update(&bytes);
-                self.sent = (self.sent.0 + 1, self.sent.1 + bytes.len() as u64);
                 if let Some((id, side)) = self.wire_of(at, conn) {
+                    if id < self.counted {
+                        self.sent = (self.sent.0 + 1, self.sent.1 + bytes.len() as u64);
+                    }
                     let arrives = self.now + Duration::from_millis(delay);
                     let wire = self.wires.get_mut(&id).expect("just found");
                     let last = wire.pipes[side].0.back().map_or(arrives, |(moment, _)| *moment);
@@ -304,6 +308,12 @@ impl Sim {
         for (at, conn) in wire.ends {
             self.input(at, Input::Down { conn });
         }
+    }
+
+    /// Counts anew what is sent over the connections that there are now: how many.
+    pub fn count(&mut self) -> usize {
+        (self.counted, self.sent) = (self.next_wire, (0, 0));
+        self.wires.len()
     }
 
     pub fn connections(&self) -> Vec<u64> {
