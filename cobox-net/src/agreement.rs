@@ -10,7 +10,7 @@ use crate::peer_id::PeerId;
 use crate::shown;
 
 /// How far an agreement is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// The folder's side proposed it, and the seeder has not answered.
@@ -43,7 +43,7 @@ impl Stage {
 }
 
 /// A notice that was given.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NoticeView {
     /// `folder` or `seeder`.
     pub by: String,
@@ -52,7 +52,7 @@ pub struct NoticeView {
 }
 
 /// An agreement.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AgreementView {
     /// What it is called: the hash of what is signed, in hex.
     pub id: String,

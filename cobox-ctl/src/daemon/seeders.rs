@@ -42,11 +42,16 @@ impl Daemon {
             signer: Arc::new(move |transcript| folder.sign_session(transcript)),
             log: state.folder.log(),
         });
-        let mut seeders: Vec<SeederAddress> =
+        let mut peers: Vec<SeederAddress> =
             grants(state)?.iter().map(|(_, grant)| address_of(grant)).collect();
         // Those that were removed are called until they know it.
-        seeders.extend(departing(state)?.iter().map(|(_, _, grant)| address_of(grant)));
-        self.node.set_peers(state.no(), seeders);
+        peers.extend(departing(state)?.iter().map(|(_, _, grant)| address_of(grant)));
+        for hinted in state.hinted() {
+            if peers.iter().all(|known| known.peer_id != hinted.peer_id) {
+                peers.push(hinted);
+            }
+        }
+        self.node.set_peers(state.no(), peers);
         *told = heads;
         Ok(())
     }

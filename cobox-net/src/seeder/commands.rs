@@ -105,7 +105,7 @@ pub enum Request {
 }
 
 /// One folder in a status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[allow(missing_docs)]
 pub struct FolderStatus {
     pub folder: String,
@@ -201,7 +201,7 @@ pub enum Answer {
 }
 
 /// A grant that waits.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[allow(missing_docs)]
 pub struct Waiting {
     /// Names the folder and these terms.
@@ -301,7 +301,13 @@ pub(super) fn failed(failure: &Failure) -> Answer {
     Answer::Failed { exit: failure.exit as u8, text: failure.text.clone(), seq: None }
 }
 
-fn carry_out(request: &Request, holding: &Holding, orders: &Orders, node: &Node) -> Result<Answer, Failure> {
+/// Carries out a request, for the socket and for the API.
+pub(super) fn carry_out(
+    request: &Request,
+    holding: &Holding,
+    orders: &Orders,
+    node: &Node,
+) -> Result<Answer, Failure> {
     let order = match request {
         Request::Status => return running_status(holding, node),
         Request::Pending => return Ok(Answer::Pending { grants: waiting_grants(holding) }),
@@ -473,7 +479,7 @@ pub fn ask_running(data: &Path, request: &Request) -> Result<Option<Answer>, Fai
     };
     match ask() {
         Ok(Answer::Failed { exit, text, .. }) => {
-            let exit = [Exit::NotReached, Exit::Refused, Exit::Damage]
+            let exit = [Exit::Usage, Exit::NotReached, Exit::Refused, Exit::Damage]
                 .into_iter()
                 .find(|known| *known as u8 == exit)
                 .unwrap_or(Exit::Failed);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 const SETTING: &str = "seeder-leaving";
 
 /// Who ended it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Why {
     /// An admin of the folder took the grant back.
@@ -25,7 +25,7 @@ pub enum Why {
 }
 
 /// The end of a folder at this seeder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Leaving {
     /// When this seeder learned of it, milliseconds since 1970 by its own clock.
     pub since_ms: u64,

@@ -74,6 +74,16 @@ fn one_of_each() -> Vec<Frame> {
         }),
         Frame::Seeding(SeedingFrame::RedeemSeed { session, request: vec![1] }),
         Frame::Seeding(SeedingFrame::SeedAsked { session, request: vec![1] }),
+        Frame::Contacts {
+            session,
+            contacts: vec![Contact {
+                peer: crate::peer_id::PeerId::of_key([1; 32]),
+                log,
+                said_ms: 5,
+                addresses: vec![vec![1; 8], vec![2; 9]],
+                signature: [3; 64],
+            }],
+        },
     ]
 }
 
