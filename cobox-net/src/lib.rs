@@ -11,6 +11,7 @@ pub mod error;
 mod link;
 pub mod node;
 mod offers;
+pub mod patrol;
 pub mod peer_id;
 pub mod seeder;
 pub mod shown;

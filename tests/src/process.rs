@@ -264,6 +264,8 @@ pub struct Seeder {
     pub data: PathBuf,
     /// `any`, or `owner`: then grants wait for `cobox-seeder accept`.
     pub accept: &'static str,
+    /// Further options of `run`.
+    pub options: Vec<&'static str>,
     listen: Vec<String>,
     child: Option<Child>,
 }
@@ -273,7 +275,7 @@ impl Seeder {
     #[must_use]
     pub fn new(dir: &Path, name: &str) -> Self {
         let listen = vec![format!("/ip4/127.0.0.1/tcp/{}", free_port())];
-        Self { data: dir.join(name), accept: "any", listen, child: None }
+        Self { data: dir.join(name), accept: "any", options: Vec::new(), listen, child: None }
     }
 
     /// Starts it and waits until it knows its address.
@@ -300,7 +302,7 @@ impl Seeder {
         for address in &self.listen {
             command.args(["--listen", address]);
         }
-        command.envs(environment.iter().copied()).stdin(Stdio::null());
+        command.args(&self.options).envs(environment.iter().copied()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().expect("starts the seeder"));
         until("the seeder knows its address", || self.run(&["address"]).code == 0);

@@ -6,6 +6,7 @@
 pub mod commands;
 pub mod holding;
 pub mod identity;
+pub mod keeping;
 pub mod limits;
 mod pending;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 use cobox_store::blind::{Store, StoreKind};
 
 use crate::node::{NetConfig, Node};
+use crate::patrol::{self, Pace};
 use holding::Holding;
 use identity::Identity;
 
@@ -108,6 +110,8 @@ pub struct RunOptions {
     pub listen: Vec<String>,
     /// See [`Accept`].
     pub accept: Accept,
+    /// How often and how fast what is stored is read for damage.
+    pub pace: Pace,
 }
 
 /// Opens the store, or makes it on the first run.
@@ -145,6 +149,7 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
         frame_tap: None,
         grants: Some(Arc::new(move |peer, records| rule.decide(peer, records))),
     };
+    let (patrolled, kept) = (Arc::clone(&store), Arc::clone(&store));
     let node =
         Node::start(store, seed, config).map_err(|error| Failure::failed(format!("{}.", chain(&error))))?;
     let address = holding.identity.address(node.listen_addresses());
@@ -157,11 +162,19 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     holding.attach(&node);
     let socket = commands::Socket::bind(&options.data)?;
     let answering = socket.answer(Arc::clone(&holding), node.clone(), Arc::clone(stop));
+    let (pace, ending) = (options.pace, Arc::clone(stop));
+    let patrol =
+        std::thread::spawn(move || patrol::walk(&patrolled, pace, &|| ending.load(Ordering::SeqCst)));
+    let (keeper, ending) = (node.clone(), Arc::clone(stop));
+    let keeping =
+        std::thread::spawn(move || keeping::keep(&kept, &keeper, &|| ending.load(Ordering::SeqCst)));
     let ending = Arc::clone(stop);
     holding.follow(&move || ending.load(Ordering::SeqCst));
     holding.detach();
     node.shutdown();
     let _ = answering.join();
+    let _ = patrol.join();
+    let _ = keeping.join();
     tracing::info!("stopped");
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use cobox_net::patrol::{self, Pace};
 use cobox_net::seeder::identity::{Identity, saved_address};
 use cobox_net::seeder::{Accept, RunOptions, run};
 use cobox_net::{FolderSecrets, NetConfig, Node, PeerId, PeerStatus};
@@ -256,6 +257,7 @@ pub struct Seeding {
     pub data: PathBuf,
     pub listen: Vec<String>,
     pub accept: Accept,
+    pub pace: Pace,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -270,6 +272,7 @@ impl Seeding {
             data: data.to_owned(),
             listen: vec![transport.to_owned()],
             accept,
+            pace: Pace { every: patrol::SEEDER_EVERY, bytes_per_s: patrol::BYTES_PER_S },
             stop: Arc::default(),
             thread: None,
         };
@@ -294,7 +297,12 @@ impl Seeding {
         let _ = std::fs::remove_file(self.data.join("addresses"));
         let (stop, options) = (
             Arc::clone(&self.stop),
-            RunOptions { data: self.data.clone(), listen: self.listen.clone(), accept: self.accept },
+            RunOptions {
+                data: self.data.clone(),
+                listen: self.listen.clone(),
+                accept: self.accept,
+                pace: self.pace,
+            },
         );
         self.thread = Some(std::thread::spawn(move || run(&options, &stop).expect("runs")));
         let data = self.data.clone();
