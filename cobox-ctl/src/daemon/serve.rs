@@ -167,6 +167,10 @@ fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -
         }
         Request::Arrive { timeout_ms } => value(&daemon.arrive(Duration::from_millis(timeout_ms), tell)?),
         Request::Check { folder } => value(&daemon.check(folder.as_deref(), tell)?),
+        Request::Prune { folder, dry_run } => {
+            let how = if dry_run { super::Prune::Dry } else { super::Prune::Now };
+            value(&daemon.prune(&folder, how)?)
+        }
         Request::KeyShow => value(&daemon.keys()),
         other => answer_about_people(daemon, other, tell),
     }
