@@ -14,6 +14,7 @@ mod link;
 pub mod node;
 mod offers;
 mod orders;
+pub mod patrol;
 pub mod peer_id;
 pub mod seeder;
 pub mod shown;

@@ -85,6 +85,14 @@ pub enum Verb {
     /// What was agreed with seeders: propose, list, show, accept, end
     #[command(subcommand)]
     Agreement(AgreementVerb),
+    /// Give back the space of what nothing in a folder needs any more; seeders keep it for 30 more days
+    Prune {
+        /// Which
+        folder: String,
+        /// Only say what could go
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// The public side of this device's keys
     #[command(subcommand)]
     Key(KeyVerb),
@@ -125,9 +133,6 @@ pub enum LaterVerb {
     /// Not in this version
     #[command(hide = true)]
     Evict(NotYet),
-    /// Not in this version
-    #[command(hide = true)]
-    Prune(NotYet),
 }
 
 /// `init`.
@@ -480,6 +485,7 @@ mod tests {
             "alarm show",
             "history /mnt/a --json",
             "prune photos --dry-run",
+            "prune photos",
         ] {
             let words = ["cobox-ctl"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");

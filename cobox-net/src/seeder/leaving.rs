@@ -9,6 +9,8 @@ use cobox_store::format::{DecodeError, Reader, Writer};
 use cobox_store::id::FolderNo;
 use serde::{Deserialize, Serialize};
 
+use super::keeping::UNSEEDED;
+
 /// The setting of a folder that is left; empty once it is held again.
 const SETTING: &str = "seeder-leaving";
 
@@ -66,6 +68,9 @@ impl Leaving {
         writer.u64(now_ms);
         writer.u8(why as u8);
         store.setting_put(no, SETTING, &writer.into_bytes())?;
+        if why == Why::Unseeded {
+            store.setting_put(no, UNSEEDED, &[1])?;
+        }
         Ok(Self { since_ms: now_ms, why })
     }
 
@@ -75,7 +80,12 @@ impl Leaving {
     /// See [`cobox_store::blind::Db::commit`].
     pub fn forget(store: &Store, no: FolderNo) -> Result<()> {
         match Self::read(store, no)? {
-            Some(_) => store.setting_put(no, SETTING, &[]),
+            Some(known) => {
+                if known.why == Why::Unseeded {
+                    store.setting_put(no, UNSEEDED, &[])?;
+                }
+                store.setting_put(no, SETTING, &[])
+            }
             None => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ pub mod commands;
 mod contracts;
 pub mod holding;
 pub mod identity;
+pub mod keeping;
 pub mod leaving;
 pub mod limits;
 pub mod orders;
@@ -29,6 +30,7 @@ use cobox_store::blind::{Store, StoreKind};
 
 use crate::http::Place;
 use crate::node::{NetConfig, Node};
+use crate::patrol::{self, Pace};
 use holding::Holding;
 use identity::Identity;
 pub use rules::Accept;
@@ -112,6 +114,8 @@ pub struct RunOptions {
     pub listen: Vec<String>,
     /// See [`Accept`].
     pub accept: Accept,
+    /// How often and how fast what is stored is read for damage.
+    pub pace: Pace,
     /// Where the API answers on TCP, besides the socket in the data folder.
     pub http: Option<Place>,
 }
@@ -161,6 +165,7 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
         orders: Some(obey),
         ..NetConfig::default()
     };
+    let (patrolled, kept) = (Arc::clone(&store), Arc::clone(&store));
     let node =
         Node::start(store, seed, config).map_err(|error| Failure::failed(format!("{}.", chain(&error))))?;
     let address = holding.identity.address(node.listen_addresses());
@@ -180,6 +185,12 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
         let (holding, node, ending) = (Arc::clone(&holding), node.clone(), Arc::clone(stop));
         std::thread::spawn(move || holding.seek(&node, &|| ending.load(Ordering::SeqCst)))
     };
+    let (pace, ending) = (options.pace, Arc::clone(stop));
+    let patrol =
+        std::thread::spawn(move || patrol::walk(&patrolled, pace, &|| ending.load(Ordering::SeqCst)));
+    let (keeper, ending) = (node.clone(), Arc::clone(stop));
+    let keeping =
+        std::thread::spawn(move || keeping::keep(&kept, &keeper, &|| ending.load(Ordering::SeqCst)));
     let ending = Arc::clone(stop);
     holding.follow(&move || ending.load(Ordering::SeqCst));
     api.stop();
@@ -188,6 +199,8 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     node.shutdown();
     let _ = seeking.join();
     let _ = answering.join();
+    let _ = patrol.join();
+    let _ = keeping.join();
     tracing::info!("stopped");
     Ok(())
 }

@@ -109,7 +109,7 @@ impl<'a> View<'a> {
         let admin = || role == Some(Role::Admin) || self.is_last_resort(author);
         match act {
             Act::Genesis { .. } => false,
-            Act::GrantSeeder(_) | Act::RevokeSeeder { .. } => admin(),
+            Act::GrantSeeder(_) | Act::RevokeSeeder { .. } | Act::Call(_) | Act::Release(_) => admin(),
             Act::Propose(_) | Act::Agree(_) | Act::EndAgreement(_) => admin(),
             Act::OpenSeed(open) => !self.graph_knows_invite(&open.code) && admin(),
             Act::RedeemSeed(redeemed) => {

@@ -9,6 +9,7 @@ use super::agreement::{Notice, SignedTerms, Terms};
 use super::codec::{DecodeError, Reader, Writer};
 use super::entry::LogHead;
 use super::membership::{self, OpenInvite, Redemption};
+use super::release::{Call, Release};
 pub use super::seeding::SeederGrant;
 use super::seeding::{self, OpenSeed, RedeemedSeed};
 use super::{BOXES_MAX, HEADS_MAX};
@@ -169,6 +170,10 @@ pub enum Act {
     },
     /// New keys. The record's hash is the epoch's id.
     NewEpoch(NewEpoch),
+    /// Devices are asked to acknowledge entries, so that space can be given back.
+    Call(Call),
+    /// Packs that nobody needs any more.
+    Release(Release),
     /// What the folder's side would agree on with a seeder.
     Propose(Terms),
     /// What both sides agreed on.
@@ -375,6 +380,14 @@ impl Act {
                 writer.u8(11);
                 epoch.encode(writer);
             }
+            Self::Call(call) => {
+                writer.u8(14);
+                call.encode(writer);
+            }
+            Self::Release(release) => {
+                writer.u8(15);
+                release.encode(writer);
+            }
             other => membership::encode(other, writer),
         }
     }
@@ -391,6 +404,8 @@ impl Act {
             2 => Self::AddDevice { device: Device::decode(reader)? },
             8 => Self::GrantSeeder(SeederGrant::decode(reader)?),
             11 => Self::NewEpoch(NewEpoch::decode(reader)?),
+            14 => Self::Call(Call::decode(reader)?),
+            15 => Self::Release(Release::decode(reader)?),
             other => membership::decode(other, reader)?,
         })
     }
@@ -510,6 +525,7 @@ mod tests {
             .into_iter()
             .chain(membership::one_of_each(&device))
             .chain(seeding::one_of_each())
+            .chain(super::super::release::one_of_each())
             .map(|act| {
                 let genesis = matches!(act, Act::Genesis { .. });
                 Unsigned {

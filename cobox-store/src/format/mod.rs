@@ -20,6 +20,7 @@ pub mod owned;
 pub mod pack;
 pub mod proof;
 pub mod receipt;
+pub mod release;
 pub mod seeding;
 pub mod slots;
 
