@@ -25,8 +25,9 @@ const PULL_WAIT: Duration = Duration::from_secs(10);
 const BAD_LOG_WAIT: Duration = Duration::from_secs(15);
 /// Missing packs read at once while they are counted.
 const SURVEY_PAGE: usize = 1024;
-/// A survey may take one part in so many of the time.
-const SURVEY_SHARE: u32 = 10;
+/// The pause after a survey, for each missing pack: ten times what it takes to read one. Measured time would make
+/// a simulated history another one each time.
+const SURVEY_PAUSE_PER_PACK: Duration = Duration::from_micros(10);
 
 impl Engine {
     /// Reads what changed in the store.
@@ -37,7 +38,7 @@ impl Engine {
         let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
         folder.heads = heads.into_iter().map(|head| (head.log, head)).collect();
         if !folder.surveyed && now >= folder.next_survey {
-            let (started, mut lack, mut after) = (Instant::now(), Lack::default(), None);
+            let (mut lack, mut after) = (Lack::default(), None);
             loop {
                 let page = self.store.packs_missing(no, after, SURVEY_PAGE)?;
                 lack.packs += page.len() as u64;
@@ -50,7 +51,8 @@ impl Engine {
             lack.full = folder.full_until.is_some();
             folder.lack = lack;
             folder.surveyed = true;
-            folder.next_survey = now + started.elapsed() * SURVEY_SHARE;
+            let packs = u32::try_from(lack.packs).unwrap_or(u32::MAX);
+            folder.next_survey = now + SURVEY_PAUSE_PER_PACK * packs;
         }
         Ok(())
     }
@@ -118,15 +120,20 @@ impl Engine {
 
     pub(super) fn on_log_heads(&mut self, conn: Conn, id: SessionId, heads: &[LogHead]) {
         let Some(no) = self.open_folder(conn, id) else { return };
-        let Some(session) = self.session(conn, id) else { return };
-        for head in heads {
-            if session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&head.log) {
-                let seq = session.theirs.entry(head.log).or_default();
-                *seq = head.seq.max(*seq);
-            }
-        }
+        let held: Vec<(LogId, u64)> = heads.iter().flat_map(|head| self.held_with(no, head)).collect();
+        self.note_held(conn, id, held);
         self.doubt_heads(conn, id, no, heads);
         self.dirty.insert(no);
+    }
+
+    fn note_held(&mut self, conn: Conn, id: SessionId, held: Vec<(LogId, u64)>) {
+        let Some(session) = self.session(conn, id) else { return };
+        for (log, reached) in held {
+            if session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&log) {
+                let seq = session.theirs.entry(log).or_default();
+                *seq = reached.max(*seq);
+            }
+        }
     }
 
     /// Asks for entries that a peer holds and we do not, each log from one peer at a time.
@@ -143,8 +150,7 @@ impl Engine {
             for (log, seq) in &session.theirs {
                 let ours = folder.heads.get(log).map_or(0, |head| head.seq);
                 let bad = session.bad_logs.get(log).is_some_and(|until| now < *until);
-                let closed = folder.forks.iter().any(|(forked, at, _)| forked == log && *at <= ours + 1);
-                if *seq > ours && !bad && !closed && !folder.pulls.contains_key(log) {
+                if *seq > ours && !bad && !folder.pulls.contains_key(log) {
                     let pull = Pull { conn: *conn, session: *id, from: ours + 1, since: now };
                     folder.pulls.insert(*log, pull);
                     asks.push((*conn, Frame::EntriesWant { session: *id, log: *log, from: ours + 1 }));
@@ -184,20 +190,29 @@ impl Engine {
             self.out.push(super::Output::Close { conn });
             return;
         };
-        let (log, seq) = (entry.header().log, entry.header().seq);
-        if let Some(session) = self.session(conn, id)
-            && (session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&log))
-        {
-            let theirs = session.theirs.entry(log).or_default();
-            *theirs = seq.max(*theirs);
+        let header = entry.header();
+        let (device, seq) = (header.log, header.seq);
+        let added = self.store.entry_add(no, &entry);
+        let head = LogHead { log: device, seq, hash: header.hash() };
+        let held = self.held_with(no, &head);
+        let log = held.first().map_or(device, |(log, _)| *log);
+        self.note_held(conn, id, held);
+        if let Some(folder) = self.folders.get_mut(&no) {
+            let mut pulls = folder.pulls.iter_mut();
+            let pull = pulls.find(|(asked, _)| **asked == log || folder.branches.origin(asked) == device);
+            if let Some((_, pull)) = pull {
+                pull.since = now;
+            }
         }
-        if let Some(pull) = self.folders.get_mut(&no).and_then(|folder| folder.pulls.get_mut(&log)) {
-            pull.since = now;
-        }
-        match self.store.entry_add(no, &entry) {
-            Ok(Added::New) => self.mark(no),
+        match added {
+            Ok(Added::New) => {
+                if let Some(session) = self.session(conn, id) {
+                    session.doubts.remove(&device);
+                }
+                self.mark(no);
+            }
             Ok(Added::Known) => {}
-            Err(error) => self.entry_refused(conn, id, no, log, &error, now),
+            Err(error) => self.entry_refused(conn, id, no, device, &error, now),
         }
         self.dirty.insert(no);
     }

@@ -31,7 +31,7 @@ pub enum Table {
     EntryHeader = 0x08,
     /// log id, seq (u64 BE) → sealed body.
     EntryBody = 0x09,
-    /// log id, seq (u64 BE) → two signed headers with that number.
+    /// log id, seq (u64 BE), hash of the proof → two signed headers that follow one entry.
     Equivocation = 0x0a,
     /// pack id → size, ordinal, have-state of a pack that is here, wholly or partly.
     PackInfo = 0x0b,
@@ -53,6 +53,8 @@ pub enum Table {
     Garbage = 0x13,
     /// [`STORE`]: peer id with its length (u8), locator id → size (u64 LE): what a peer left here.
     LocatorOf = 0x14,
+    /// branch id → its log, what it branches off, from which seq (u64 LE), its first entry.
+    Branch = 0x1b,
     // keyed: 0x20..=0x3f
     /// Keys of the folder, sealed.
     Secret = 0x20,
