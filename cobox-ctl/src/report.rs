@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// Everything about a device.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StatusReport {
     /// What people call the device.
     pub label: String,
@@ -18,7 +18,7 @@ pub struct StatusReport {
 }
 
 /// One folder.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FolderReport {
     /// What the member calls it.
     pub name: String,
@@ -33,6 +33,9 @@ pub struct FolderReport {
     pub alarms: Vec<Alarm>,
     /// Who holds copies.
     pub seeders: Vec<SeederReport>,
+    /// Other devices that this one knows of.
+    #[serde(default)]
+    pub devices: Vec<PeerReport>,
     /// How many seeders say they hold everything, or have proved it.
     pub copies_claimed: u32,
     /// How many have proved it, in a proof that still counts.
@@ -51,7 +54,7 @@ pub struct FolderReport {
 }
 
 /// Something that is wrong with a folder, as sentences.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Alarm {
     /// What happened.
     pub what: String,
@@ -60,11 +63,12 @@ pub struct Alarm {
 }
 
 /// Where alarms go besides the log.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlarmSettings {
     /// A program that gets the notice as JSON on its standard input.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub program: Option<PathBuf>,
     /// A web address that the notice is posted to.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +81,7 @@ pub struct AlarmSettings {
 }
 
 /// How a test of the alarms went.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AlarmTest {
     /// Where it was sent.
     pub settings: AlarmSettings,
@@ -86,9 +90,10 @@ pub struct AlarmTest {
 }
 
 /// A mount.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MountReport {
     /// Where.
+    #[schema(value_type = String)]
     pub dir: PathBuf,
     /// Whether it refuses changes.
     pub read_only: bool,
@@ -98,7 +103,7 @@ pub struct MountReport {
 }
 
 /// What lies on this device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LocalReport {
     /// Signed entries, over all logs.
     pub entries: u64,
@@ -118,7 +123,7 @@ pub struct LocalReport {
 }
 
 /// How sure it is that a seeder holds a folder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Holding {
     /// It lacks something, or was never reached.
@@ -134,7 +139,7 @@ pub enum Holding {
 }
 
 /// One seeder of a folder.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SeederReport {
     /// Its libp2p identity.
     pub peer_id: String,
@@ -172,6 +177,34 @@ pub struct SeederReport {
     pub heard_at_ms: Option<u64>,
 }
 
+/// Another device of a folder, on the network.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PeerReport {
+    /// Its libp2p identity.
+    pub peer_id: String,
+    /// What people call it, once it said which device it is.
+    pub label: Option<String>,
+    /// How far its session is, in the words of [`SeederReport::link`].
+    pub link: String,
+    /// Why it is not connected, as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// How it is reached.
+    pub path: Option<String>,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: Option<u64>,
+    /// Round trip.
+    pub rtt_ms: Option<u64>,
+    /// Our entries that it lacks, as far as it told us.
+    pub entries_behind: u64,
+    /// Its entries that we lack.
+    pub entries_to_receive: u64,
+    /// Pack bytes sent since the session began.
+    pub bytes_sent: u64,
+    /// Pack bytes received since the session began.
+    pub bytes_received: u64,
+}
+
 impl Holding {
     /// Whether the proof counts.
     #[must_use]
@@ -181,7 +214,7 @@ impl Holding {
 }
 
 /// How far a wait is.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitProgress {
     /// `cutting`, `connecting`, `sending`, `receiving`, `proving`.
     pub stage: String,
@@ -203,7 +236,7 @@ pub struct WaitProgress {
 }
 
 /// A wait that succeeded.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitReport {
     /// Which folder.
     pub folder: String,
@@ -222,7 +255,7 @@ pub struct WaitReport {
 }
 
 /// One proof.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProofReport {
     /// Who.
     pub peer_id: String,
@@ -240,7 +273,7 @@ pub struct ProofReport {
 }
 
 /// The answer of an audit.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditReport {
     /// Which folder.
     pub folder: String,
@@ -249,7 +282,7 @@ pub struct AuditReport {
 }
 
 /// A grant that was recorded.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SeederAddReport {
     /// Which folder.
     pub folder: String,
@@ -262,7 +295,7 @@ pub struct SeederAddReport {
 }
 
 /// What a check found in one folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FolderCheck {
     /// Which folder.
     pub name: String,
@@ -285,14 +318,14 @@ pub struct FolderCheck {
 }
 
 /// What a check found.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CheckReport {
     /// One per folder.
     pub folders: Vec<FolderCheck>,
 }
 
 /// The public side of a device's keys.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KeyReport {
     /// What people call the device.
     pub label: String,
@@ -305,7 +338,7 @@ pub struct KeyReport {
 }
 
 /// A device's public key in one folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FolderKey {
     /// What the member calls it.
     pub name: String,
@@ -315,8 +348,21 @@ pub struct FolderKey {
     pub log: String,
 }
 
+/// Where the HTTP API answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ApiReport {
+    /// The Unix socket, which is always there.
+    #[schema(value_type = String)]
+    pub socket: PathBuf,
+    /// The address on TCP.
+    pub listen: Option<String>,
+    /// The file with the token that requests on TCP must show.
+    #[schema(value_type = Option<String>)]
+    pub token_file: Option<PathBuf>,
+}
+
 /// What arrived after a recovery.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ArriveReport {
     /// The folders, as they stand now.
     pub folders: Vec<FolderReport>,

@@ -23,13 +23,15 @@ use crate::link::{Link, prove};
 use crate::node::{GrantRule, NetConfig, REQUEST_WAIT};
 use crate::offers::{OFFERS_QUEUED, Offered, weigh_offers};
 use crate::peer_id::PeerId;
-use crate::status::{NetStatus, PeerStatus};
+use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
 use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
+use crate::tally::Tally;
 use crate::transfer::control::INBOX_KIB;
 use crate::transfer::pull::{Batcher, Job};
 use crate::transfer::serve::READERS_MAX;
 use crate::transfer::{Buffers, CREDIT_SLICES, Tap};
+use crate::wire::Contact;
 
 /// Threads for the network: sealing a connection and moving its bytes keeps two busy.
 const THREADS_MAX: usize = 4;
@@ -49,6 +51,7 @@ enum Message {
     /// The store changed; which folders is in `changed`.
     Wake,
     Report(FolderNo, SyncSender<Report>),
+    Contacts(FolderNo, SyncSender<Vec<Contact>>),
     Stop,
 }
 
@@ -70,6 +73,7 @@ pub struct Shared {
     commands: UnboundedSender<Command>,
     tickets: Mutex<HashMap<u64, SyncSender<Result<Reply, Failure>>>>,
     pub grants: Option<GrantRule>,
+    pub tally: Arc<Tally>,
     offers: Sender<Offered>,
 }
 
@@ -126,7 +130,8 @@ impl Driver {
         let (events_in, events) = unbounded_channel();
         let (offers, offered) = channel(OFFERS_QUEUED);
         let entered = runtime.enter();
-        let idle: Idle = swarm::listen(&seed, &config.listen)?;
+        let tally: Arc<Tally> = Arc::default();
+        let idle: Idle = swarm::listen(&seed, &config.listen, config.lan, Arc::clone(&tally))?;
         let listening = idle.listening();
         let me = swarm::peer_of_seed(&seed);
         let shared = Arc::new(Shared {
@@ -146,6 +151,7 @@ impl Driver {
             commands,
             tickets: Mutex::default(),
             grants: config.grants,
+            tally: Arc::clone(&tally),
             offers,
         });
         drop(entered);
@@ -156,7 +162,7 @@ impl Driver {
         let changed = watch_store(&shared);
         let worker = Worker {
             shared: Arc::clone(&shared),
-            engine: Engine::new(Arc::clone(&store), me),
+            engine: Engine::new(Arc::clone(&store), me).counting(tally),
             changed,
             runtime: runtime.handle().clone(),
         };
@@ -191,6 +197,14 @@ impl Driver {
         self.listening.lock().clone()
     }
 
+    pub fn connections(&self) -> Vec<Connection> {
+        self.shared.links.lock().values().map(|link| link.connection()).collect()
+    }
+
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.shared.tally.counts()
+    }
+
     pub fn status(&self, no: FolderNo) -> Result<NetStatus> {
         let (sender, receiver) = sync_channel(1);
         self.shared.engine.send(Message::Report(no, sender)).map_err(|_| Error::ShutDown)?;
@@ -206,6 +220,12 @@ impl Driver {
             })
             .collect();
         Ok(NetStatus { no, peers })
+    }
+
+    pub fn contacts(&self, no: FolderNo) -> Result<Vec<Contact>> {
+        let (sender, receiver) = sync_channel(1);
+        self.shared.engine.send(Message::Contacts(no, sender)).map_err(|_| Error::ShutDown)?;
+        receiver.recv_timeout(REQUEST_WAIT).map_err(|_| Error::ShutDown)
     }
 
     /// Asks a peer and waits for the reply.
@@ -318,6 +338,11 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
                 shared.input(Input::Down { conn });
             }
             Event::DialFailed { peer, error } => shared.input(Input::DialFailed { peer, error }),
+            Event::Listening { addresses } => {
+                shared.input(Input::Listening { addresses, now_ms: now_ms() });
+            }
+            Event::Seen { peer, addresses } => shared.input(Input::Seen { peer, addresses }),
+            Event::Unseen { peer } => shared.input(Input::Unseen { peer }),
             Event::Rtt { conn, rtt } => {
                 if let Some(link) = shared.links.lock().get(&conn) {
                     link.set_rtt(rtt);
@@ -346,6 +371,10 @@ impl Worker {
                 Message::Report(no, answer) => {
                     let report = self.engine.report(no).map_err(Error::from);
                     let _ = answer.send(report.and_then(|found| self.known(no, found)));
+                }
+                Message::Contacts(no, answer) => {
+                    // Who asked may have stopped waiting.
+                    let _ = answer.send(self.engine.contacts(no));
                 }
                 Message::Stop => return,
             }

@@ -15,10 +15,12 @@ use tokio::sync::watch;
 
 use crate::behaviour::Kind;
 use crate::driver::{Shared, now_ms, random};
+use crate::error::Error;
 use crate::peer_id::PeerId;
-use crate::status::{Path, PeerStatus, Transport};
+use crate::status::{Connection, Path, PeerStatus, Transport};
 use crate::swarm::ByteStream;
 use crate::sync::{Conn, Fetched, Input, Side};
+use crate::tally::Refusal;
 use crate::transfer::control::{Outbox, OutboxEnd, outbox, read_loop, write_loop};
 use crate::transfer::pull::{Job, Puller};
 use crate::transfer::serve::{OpenFolders, Server, serve};
@@ -41,6 +43,7 @@ pub struct Link {
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
     rate: Mutex<(Instant, u64, u64)>,
+    since_ms: u64,
 }
 
 impl Link {
@@ -59,6 +62,7 @@ impl Link {
             sent: Arc::default(),
             received: Arc::default(),
             rate: Mutex::new((Instant::now(), 0, 0)),
+            since_ms: now_ms(),
         }
     }
 
@@ -99,6 +103,9 @@ impl Link {
         };
         tokio::spawn(async move {
             if let Err(error) = run.await {
+                if matches!(error, Error::Decode(_) | Error::FrameTooLong { .. }) {
+                    closer.tally.refuse(Refusal::Frame);
+                }
                 tracing::debug!(%peer, ?kind, %error, "a stream ended");
             }
             closer.close(conn);
@@ -149,10 +156,26 @@ impl Link {
         *rate = (Instant::now(), total, total.saturating_sub(before).saturating_mul(1000) / ms);
     }
 
+    /// What the connection itself knows, for lists.
+    pub fn connection(&self) -> Connection {
+        let rtt = self.rtt_ms.load(Ordering::Relaxed);
+        Connection {
+            peer: self.peer.to_string(),
+            path: Path::Direct,
+            transport: Some(self.transport),
+            rtt_ms: (rtt != u64::MAX).then_some(rtt),
+            folders: self.open.lock().len() as u64,
+            bytes_sent: self.sent.load(Ordering::Relaxed),
+            bytes_received: self.received.load(Ordering::Relaxed),
+            rate: self.rate.lock().2,
+        }
+    }
+
     /// Adds what only the connection knows.
     pub fn describe(&self, status: &mut PeerStatus) {
         status.path = Path::Direct;
         status.transport = Some(self.transport);
+        status.since_ms = Some(self.since_ms);
         let rtt = self.rtt_ms.load(Ordering::Relaxed);
         status.rtt_ms = (rtt != u64::MAX).then_some(rtt);
         status.bytes_sent = self.sent.load(Ordering::Relaxed);

@@ -20,9 +20,9 @@ use zeroize::Zeroizing;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::peer_id::PeerId;
-use crate::status::NetStatus;
+use crate::status::{Connection, NetStatus};
 use crate::sync::{Ask, Identity, Input, Reply};
-use crate::wire::GrantAnswer;
+use crate::wire::{GrantAnswer, decode_contacts, encode_contacts};
 
 /// How long a question to a peer may take, connecting included.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(30);
@@ -59,11 +59,24 @@ pub struct RecoverySigner {
 /// no grant of this node.
 pub type GrantRule = Arc<dyn Fn(PeerId, Vec<Record>) -> Option<(FolderId, GrantAnswer)> + Send + Sync>;
 
+/// Whether a node looks for peers on the local network, and lets them find it. What that tells the network
+/// is in `docs/threat-model.md`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LanDiscovery {
+    /// By mDNS.
+    On,
+    /// Not at all.
+    #[default]
+    Off,
+}
+
 /// How a node meets the world.
 #[derive(Clone, Default)]
 pub struct NetConfig {
     /// Multiaddresses to listen on, as text; none for a node that only dials.
     pub listen: Vec<String>,
+    /// Whether peers on the local network are found.
+    pub lan: LanDiscovery,
     /// Appends every plaintext frame to this file; `COBOX_FRAME_TAP` names one too. A debugging aid.
     pub frame_tap: Option<PathBuf>,
     /// What a seeder says to grants; without it they are refused.
@@ -113,6 +126,22 @@ impl Node {
         self.driver.input(Input::Peers { no, peers });
     }
 
+    /// Takes what [`Self::contacts`] said before, if it is that.
+    pub fn recall(&self, no: FolderNo, contacts: &[u8]) {
+        match decode_contacts(contacts) {
+            Ok(contacts) => self.driver.input(Input::Recall { no, contacts }),
+            Err(error) => tracing::warn!(no = no.0, %error, "what was known of devices cannot be read"),
+        }
+    }
+
+    /// Where the folder's other devices said they are, for [`Self::recall`] after a restart.
+    ///
+    /// # Errors
+    /// When the node has ended.
+    pub fn contacts(&self, no: FolderNo) -> Result<Vec<u8>> {
+        self.driver.contacts(no).map(|contacts| encode_contacts(&contacts))
+    }
+
     /// Dials at once, without waiting for the next attempt.
     pub fn connect(&self, address: &SeederAddress) {
         if let Some(peer) = PeerId::from_bytes(&address.peer_id) {
@@ -141,6 +170,18 @@ impl Node {
     #[must_use]
     pub fn listen_texts(&self) -> Vec<String> {
         self.driver.listening().into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// All open connections.
+    #[must_use]
+    pub fn connections(&self) -> Vec<Connection> {
+        self.driver.connections()
+    }
+
+    /// What was refused since the node began, by kind; see [`crate::tally::Refusal`].
+    #[must_use]
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.driver.refusals()
     }
 
     /// What is known about a folder's peers; waits for the engine a moment.

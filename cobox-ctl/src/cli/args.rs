@@ -55,6 +55,11 @@ pub enum Verb {
         /// One folder; all without it
         folder: Option<String>,
     },
+    /// Which seeders and devices are known, which are connected and how, and why others are not
+    Peers {
+        /// One folder; all without it
+        folder: Option<String>,
+    },
     /// Whether each folder has the copies it should have, and how old the proofs are
     Health {
         /// One folder; all without it
@@ -84,6 +89,9 @@ pub enum Verb {
     /// Devices of a folder: list and remove them
     #[command(subcommand)]
     Device(DeviceVerb),
+    /// Where programs reach the daemon over HTTP, and the document that describes it
+    #[command(subcommand)]
+    Api(ApiVerb),
     /// What is wrong on this machine, and what to do about it
     Doctor,
     /// Not in this version
@@ -328,6 +336,26 @@ pub enum KeyVerb {
     Rotate(NotYet),
 }
 
+/// `api`.
+#[derive(Subcommand, Debug)]
+pub enum ApiVerb {
+    /// Where it answers
+    Show,
+    /// Answer on TCP too, now and at the next start; requests there must show the token
+    Listen {
+        /// Like 127.0.0.1:7741
+        addr: String,
+        /// Let it be reached from other machines. HTTP is not encrypted: prefer ssh, or a web server that
+        /// speaks TLS
+        #[arg(long)]
+        remote: bool,
+    },
+    /// Answer on the Unix socket only
+    Off,
+    /// Print the document that describes it (OpenAPI)
+    Openapi,
+}
+
 fn size(text: &str) -> Result<u64, String> {
     parse_bytes(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
 }
@@ -386,6 +414,8 @@ mod tests {
             "seeder remove photos 12D3",
             "status",
             "status photos --json",
+            "peers",
+            "peers photos --json",
             "health",
             "whereis /mnt/a",
             "wait photos --copies 1 --timeout 60s",
@@ -393,6 +423,10 @@ mod tests {
             "key show",
             "key export",
             "doctor",
+            "api show",
+            "api listen 127.0.0.1:7741 --remote",
+            "api off --json",
+            "api openapi",
             "folder invite photos --role read",
             "folder invite photos --role admin --expires 24h",
             "folder invite photos --list",

@@ -58,6 +58,7 @@ fn keep(daemon: &Arc<Daemon>, state: &Arc<FolderState>) -> Outcome<()> {
     }
     daemon.tend(state)?;
     daemon.tell_network(state)?;
+    daemon.keep_contacts(state)?;
     if let Some(vfs) = state.vfs() {
         let peers = daemon.node.status(state.no())?.peers;
         let connected = peers.iter().any(|peer| peer.session == SessionState::Open);

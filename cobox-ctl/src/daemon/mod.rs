@@ -11,6 +11,7 @@ mod folder;
 mod hooks;
 mod members;
 mod mounts;
+mod network;
 mod policy;
 mod proof;
 mod seeders;
@@ -19,13 +20,15 @@ mod status;
 mod wait;
 
 pub(crate) use seeders::parse_address;
+pub(crate) use serve::answer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cobox_net::{NetConfig, Node};
+use cobox_net::Node;
+use cobox_net::http::Server;
 use cobox_store::id::FolderNo;
 use cobox_store::keyed::{Home, Unlock};
 use parking_lot::{Mutex, RwLock};
@@ -47,6 +50,7 @@ pub(crate) struct Daemon {
     /// Counts what makes the locators on the seeders stale.
     pub locator_version: AtomicU64,
     pub unlocked_by: UnlockedBy,
+    api: Mutex<Option<Arc<Server>>>,
     ending: AtomicBool,
     end: Notify,
     ended: Mutex<bool>,
@@ -80,7 +84,9 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
     let home = Home::open(&paths.store, unlock)?;
     // The store's lock is ours from here on, so a socket that is there is a dead daemon's.
     let listener = serve::listen(&paths)?;
-    let node = Node::start(Arc::clone(home.store()), home.net_key()?, NetConfig::default())?;
+    let seed = home.net_key()?;
+    let node =
+        network::start(&paths.home, |config| Node::start(Arc::clone(home.store()), seed.clone(), config))?;
     let daemon = Arc::new(Daemon {
         paths,
         home,
@@ -88,6 +94,7 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         folders: RwLock::default(),
         locator_version: AtomicU64::new(1),
         unlocked_by,
+        api: Mutex::default(),
         ending: AtomicBool::new(false),
         end: Notify::new(),
         ended: Mutex::new(false),
@@ -99,6 +106,7 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
     let background =
         [chores::start_keeper(&daemon)?, chores::start_courier(&daemon)?, hooks::start_watcher(&daemon)?];
     serve::start(&daemon, listener)?;
+    *daemon.api.lock() = Some(Arc::new(crate::api::start(&daemon)?));
     tracing::info!(pid = std::process::id(), "ready");
     ready();
     wait_for_end(&daemon)?;
@@ -135,6 +143,11 @@ impl Daemon {
         self.ending.load(Ordering::SeqCst)
     }
 
+    /// The HTTP API, once it answers.
+    pub fn api(&self) -> Option<Arc<Server>> {
+        self.api.lock().clone()
+    }
+
     /// All folders, in the order of their numbers.
     pub fn folders(&self) -> Vec<Arc<FolderState>> {
         self.folders.read().values().cloned().collect()
@@ -161,6 +174,7 @@ impl Daemon {
         state.recall_watch();
         self.folders.write().insert(state.no(), Arc::clone(&state));
         self.tell_network(&state)?;
+        self.recall_contacts(&state);
         Ok(state)
     }
 
@@ -188,6 +202,9 @@ impl Daemon {
         }
         *ended = true;
         self.ending.store(true, Ordering::SeqCst);
+        if let Some(api) = self.api.lock().take() {
+            api.stop();
+        }
         self.unmount_all();
         self.node.shutdown();
         if let Err(error) = std::fs::remove_file(self.paths.socket()) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::health::{HealthReport, Light};
 use super::units::{bytes, rate, span, time};
 use crate::report::{
-    AlarmSettings, AlarmTest, ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport,
-    SeederAddReport, SeederReport, StatusReport, WaitReport,
+    AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
+    KeyReport, PeerReport, SeederAddReport, SeederReport, StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -136,6 +136,44 @@ pub fn folder(folder: &FolderReport) -> String {
         folder.copies_claimed
     );
     text += &seeders(&folder.seeders);
+    text += &devices(&folder.devices);
+    text
+}
+
+/// `peers`.
+#[must_use]
+pub fn peers(folders: &[FolderReport]) -> String {
+    let mut text = String::new();
+    for folder in folders {
+        line!(text, "{}", folder.name);
+        for seeder in &folder.seeders {
+            let path = seeder.path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
+            line!(text, "  seeder   {} ({}{path})", seeder.peer_id, seeder.link);
+            if let Some(problem) = &seeder.problem {
+                line!(text, "           {problem}");
+            }
+        }
+        text += &devices(&folder.devices);
+        if folder.seeders.is_empty() && folder.devices.is_empty() {
+            line!(text, "  nobody else is known: `cobox-ctl folder invite` lets others in");
+        }
+    }
+    text
+}
+
+/// The other devices of a folder.
+fn devices(devices: &[PeerReport]) -> String {
+    let mut text = String::new();
+    for device in devices {
+        let name = device.label.as_deref().unwrap_or("a device");
+        let path = device.path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
+        let rtt = device.rtt_ms.map(|rtt| format!(", {rtt} ms")).unwrap_or_default();
+        let since = device.since_ms.map(|since| format!(", since {}", time(since))).unwrap_or_default();
+        line!(text, "  device   {name} {} ({}{path}{rtt}{since})", device.peer_id, device.link);
+        if let Some(problem) = device.problem.as_ref().filter(|_| device.link != "connected") {
+            line!(text, "           {problem}");
+        }
+    }
     text
 }
 
@@ -339,6 +377,19 @@ pub fn alarm_tested(report: &AlarmTest) -> String {
     }
     if report.problems.is_empty() {
         line!(text, "The test was delivered everywhere.");
+    }
+    text
+}
+
+/// `api`.
+#[must_use]
+pub fn api(report: &ApiReport) -> String {
+    let mut text = format!("The HTTP API answers on the socket {}\n", report.socket.display());
+    match (&report.listen, &report.token_file) {
+        (Some(address), Some(file)) => {
+            text += &format!("and at http://{address}/ for who shows the token in {}\n", file.display());
+        }
+        _ => text += "and on no address; `cobox-ctl api listen 127.0.0.1:7741` gives it one.\n",
     }
     text
 }
