@@ -338,6 +338,12 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
                 shared.input(Input::Down { conn });
             }
             Event::DialFailed { peer, error } => shared.input(Input::DialFailed { peer, error }),
+            Event::Silent { conn } => {
+                let still = shared.links.lock().get(&conn).is_some_and(|link| link.stands_still());
+                if still {
+                    shared.close(conn);
+                }
+            }
             Event::Listening { addresses } => {
                 shared.input(Input::Listening { addresses, now_ms: now_ms() });
             }

@@ -29,6 +29,9 @@ use crate::wire::{Frame, PROOFS_MAX, QuestionId, SessionId};
 /// How long a fetch waits for the bulk stream after the control stream was ready.
 const BULK_WAIT: Duration = Duration::from_secs(10);
 
+/// A connection over which nothing went for so long, and that answers no ping, is dead.
+const STILL_AFTER: Duration = Duration::from_secs(8);
+
 /// A connection.
 pub struct Link {
     conn: Conn,
@@ -44,6 +47,9 @@ pub struct Link {
     received: Arc<AtomicU64>,
     rate: Mutex<(Instant, u64, u64)>,
     since_ms: u64,
+    frames: Arc<AtomicU64>,
+    /// All counters together, and when they moved last.
+    moved: Mutex<(u64, Instant)>,
 }
 
 impl Link {
@@ -63,6 +69,8 @@ impl Link {
             received: Arc::default(),
             rate: Mutex::new((Instant::now(), 0, 0)),
             since_ms: now_ms(),
+            frames: Arc::default(),
+            moved: Mutex::new((0, Instant::now())),
         }
     }
 
@@ -123,8 +131,10 @@ impl Link {
         let (conn, peer, side) = (self.conn, self.peer, self.side);
         shared.input(Input::Up { conn, peer, side, nonce });
         let (tap, inbox, hearer) = (shared.tap.clone(), Arc::clone(&shared.inbox), Arc::clone(shared));
+        let frames = Arc::clone(&self.frames);
         Some(Box::pin(async move {
             let reading = read_loop(read, inbox, tap.clone(), move |frame, permit| {
+                frames.fetch_add(1, Ordering::Relaxed);
                 hearer.input_with(Input::Frame { conn, frame }, Some(permit));
             });
             let writing = write_loop(write, end, tap);
@@ -147,9 +157,20 @@ impl Link {
         self.rtt_ms.store(u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
     }
 
+    /// Whether nothing went either way for a while.
+    pub fn stands_still(&self) -> bool {
+        self.moved.lock().1.elapsed() > STILL_AFTER
+    }
+
     /// Computes the rate since the last call.
     pub fn measure(&self) {
         let total = self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
+        let all = total.wrapping_add(self.frames.load(Ordering::Relaxed));
+        let mut moved = self.moved.lock();
+        if moved.0 != all {
+            *moved = (all, Instant::now());
+        }
+        drop(moved);
         let mut rate = self.rate.lock();
         let (at, before, _) = *rate;
         let ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);

@@ -39,8 +39,8 @@ const QUIC_STREAM_WINDOW: u32 = 2_500_000;
 const QUIC_CONNECTION_WINDOW: u32 = 6_000_000;
 /// How often a connection is pinged: shows round trips, and finds dead connections.
 const PING_EVERY: Duration = Duration::from_secs(5);
-/// A peer that does not answer a ping for so long has gone, or its cable has; more than a slow line that is
-/// full of packs takes.
+/// A peer that does not answer a ping for so long has gone, or its cable has, unless packs are on their way: on
+/// a slow line they may be in front of the answer.
 const PING_WAIT: Duration = Duration::from_secs(15);
 /// How often the local network is asked who is there, besides at the start: finds who came while a cable was
 /// pulled.
@@ -77,6 +77,8 @@ pub enum Event {
     DialFailed { peer: PeerId, error: String },
     /// A ping came back.
     Rtt { conn: Conn, rtt: Duration },
+    /// A ping did not come back in time.
+    Silent { conn: Conn },
     /// Where others may reach us changed.
     Listening { addresses: Vec<Vec<u8>> },
     /// A peer is on the local network.
@@ -377,7 +379,9 @@ impl Runner {
                 }
             }
             Err(ping::Failure::Timeout) => {
-                self.swarm.close_connection(id);
+                if let Some(known) = self.known.get(&id) {
+                    self.tell(Event::Silent { conn: known.conn });
+                }
             }
             Err(_) => {}
         }

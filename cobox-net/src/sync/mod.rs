@@ -343,6 +343,7 @@ impl Engine {
                 secrets,
                 named: Vec::new(),
                 contacts: BTreeMap::new(),
+                contacts_news: true,
                 unlisted: BTreeMap::new(),
                 peers: BTreeSet::new(),
                 sessions: BTreeSet::new(),
