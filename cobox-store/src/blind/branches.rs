@@ -4,7 +4,7 @@
 //! begins a *branch*, named by the log and that entry. So all who hold a branch call it alike, and it is told,
 //! pulled, applied and proved like any log. Entries are never moved once they are in their branch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -304,8 +304,12 @@ impl Store {
         batch: &mut Batch,
     ) -> Result<()> {
         let head = self.head_row(no, within)?;
-        let mut bytes = 0;
+        let (mut bytes, mut packs) = (0, BTreeSet::new());
         for seq in from..=head.seq {
+            for pack in self.entry(no, within, seq)?.iter().flat_map(|entry| &entry.header().packs) {
+                packs.insert(pack.id);
+                self.stage_listed(no, (to, seq), *pack, batch);
+            }
             for table in [Table::EntryHeader, Table::EntryBody] {
                 let stored = entry_key(no, table, within, seq);
                 let row = self.db().get(&stored)?.ok_or(Error::Chain { log: within, seq })?;
@@ -314,6 +318,7 @@ impl Store {
                 batch.put_owned(entry_key(no, table, to, seq), row);
             }
         }
+        self.stage_unlisted(no, (within, from - 1), &packs, batch)?;
         let moved = HeadRow { seq: head.seq, hash: head.hash, bytes };
         batch.put(&key(no, Table::LogHead, &to.0), &moved.encode());
         let stays = key(no, Table::LogHead, &within.0);
