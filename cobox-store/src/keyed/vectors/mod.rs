@@ -54,6 +54,7 @@ fn derivations() -> Value {
         ("key file slot", seed("key file").to_vec()),
         ("seed", seed("code")[..16].to_vec()),
         ("claim", seed("code")[..16].to_vec()),
+        ("branch", [seed("log"), seed("first entry of a branch")].concat()),
     ];
     let cases: Vec<Value> = cases
         .iter()
