@@ -99,6 +99,8 @@ pub(super) struct Session {
     /// Access heads that the peer told, and when we asked for what is behind them last.
     pub their_access: Vec<RecordHash>,
     pub access_asked: Option<Instant>,
+    /// Which contacts the peer was told, or told us: when each was said.
+    pub told_contacts: BTreeMap<LogId, u64>,
     /// Hashes of the papers that the peer was told.
     pub told_papers: Vec<[u8; 32]>,
     pub told_lack: Option<Lack>,
