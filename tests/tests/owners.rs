@@ -250,7 +250,10 @@ fn agreement_is_one_text_that_both_sides_signed_and_the_machines_enforce() {
     let theirs = json(&scene.seeder.run(&["status", "--json"]).ok());
     let used = |name: &str| theirs["folders"][0][name].as_u64().expect("a number");
     assert!(used("pack_bytes") + used("entry_bytes") <= 1 << 20, "{theirs}");
+    end_by_notice(&scene);
+}
 
+fn end_by_notice(scene: &Scene) {
     // Less than was agreed needs another agreement; an end needs notice, and something to take its place.
     let code = json(&scene.seeder.run(&["claim", "--json"]).ok())["code"].clone();
     scene.ann.ctl(&["seeder", "claim", code.as_str().expect("a code"), "--name", "box"]).ok();

@@ -437,22 +437,6 @@ mod tests {
             "seeder audit photos 12D3",
             "seeder remove photos 12D3",
             "seeder remove photos 12D3 --force",
-            "seeder code photos --quota 50G --until 2027-01-31 --expires 24h",
-            "seeder code photos --list",
-            "seeder claim coboxclaim1abc --name box",
-            "seeder claim --words-file w --seeder addr",
-            "seeder owned",
-            "seeder manage box status",
-            "seeder manage box seed 00aa-11bb",
-            "seeder manage box quota photos 50G --until 2027-01-31",
-            "seeder manage box pause",
-            "seeder manage box admins add --name bob --rank watcher",
-            "seeder manage box admins remove 00aa",
-            "agreement propose photos 12D3 --quota 50G --until 2027-12-31 --notice 30d --audit 1d --place here",
-            "agreement list",
-            "agreement show photos 12D3",
-            "agreement accept photos 00aa",
-            "agreement end photos 12D3 --force",
             "status",
             "status photos --json",
             "peers",
@@ -487,6 +471,31 @@ mod tests {
             "history /mnt/a --json",
             "prune photos --dry-run",
             "prune photos",
+        ] {
+            let words = ["cobox-ctl"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_about_owners_and_agreements_are_understood() {
+        for line in [
+            "seeder code photos --quota 50G --until 2027-01-31 --expires 24h",
+            "seeder code photos --list",
+            "seeder claim coboxclaim1abc --name box",
+            "seeder claim --words-file w --seeder addr",
+            "seeder owned",
+            "seeder manage box status",
+            "seeder manage box seed 00aa-11bb",
+            "seeder manage box quota photos 50G --until 2027-01-31",
+            "seeder manage box pause",
+            "seeder manage box admins add --name bob --rank watcher",
+            "seeder manage box admins remove 00aa",
+            "agreement propose photos 12D3 --quota 50G --until 2027-12-31 --notice 30d --audit 1d --place here",
+            "agreement list",
+            "agreement show photos 12D3",
+            "agreement accept photos 00aa",
+            "agreement end photos 12D3 --force",
         ] {
             let words = ["cobox-ctl"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");

@@ -6,13 +6,38 @@ use cobox_store::id::EntryHash;
 
 use super::*;
 
+fn seeding() -> Vec<Frame> {
+    let (session, question) = (SessionId(7), QuestionId(9));
+    vec![
+        Frame::Seeding(SeedingFrame::Paper { session, paper: vec![1] }),
+        Frame::Seeding(SeedingFrame::Claim { question, claim: vec![1] }),
+        Frame::Seeding(SeedingFrame::Claimed { question, answer: ClaimAnswer::Refused }),
+        Frame::Seeding(SeedingFrame::Claimed {
+            question,
+            answer: ClaimAnswer::Taken {
+                chain: cobox_store::id::ChainId([1; 16]),
+                rank: cobox_store::format::command::Rank::Owner,
+                seq: 4,
+            },
+        }),
+        Frame::Seeding(SeedingFrame::Command { question, command: vec![1] }),
+        Frame::Seeding(SeedingFrame::Obeyed {
+            question,
+            outcome: cobox_store::blind::owners::Outcome::Done,
+            text: "{}".into(),
+        }),
+        Frame::Seeding(SeedingFrame::RedeemSeed { session, request: vec![1] }),
+        Frame::Seeding(SeedingFrame::SeedAsked { session, request: vec![1] }),
+    ]
+}
+
 fn one_of_each() -> Vec<Frame> {
     let session = SessionId(7);
     let question = QuestionId(9);
     let log = LogId([1; 32]);
     let pack = PackRef { id: PackId([2; 32]), size: 4096 };
     let records = vec![vec![1; 200], vec![2; 300]];
-    vec![
+    let mut frames = vec![
         Frame::Hello { nonce: [3; 32] },
         Frame::Open { session, blinded: [4; 32], proof: [5; 32] },
         Frame::Accept { session, proof: [6; 32], who: Proof::Seeder },
@@ -55,25 +80,6 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Redeem { session, signature: [3; 64], request: vec![1; JOIN_REQUEST_BYTES] },
         Frame::JoinAsked { session, request: vec![2; JOIN_REQUEST_BYTES] },
         Frame::JoinWait { session },
-        Frame::Seeding(SeedingFrame::Paper { session, paper: vec![1] }),
-        Frame::Seeding(SeedingFrame::Claim { question, claim: vec![1] }),
-        Frame::Seeding(SeedingFrame::Claimed { question, answer: ClaimAnswer::Refused }),
-        Frame::Seeding(SeedingFrame::Claimed {
-            question,
-            answer: ClaimAnswer::Taken {
-                chain: cobox_store::id::ChainId([1; 16]),
-                rank: cobox_store::format::command::Rank::Owner,
-                seq: 4,
-            },
-        }),
-        Frame::Seeding(SeedingFrame::Command { question, command: vec![1] }),
-        Frame::Seeding(SeedingFrame::Obeyed {
-            question,
-            outcome: cobox_store::blind::owners::Outcome::Done,
-            text: "{}".into(),
-        }),
-        Frame::Seeding(SeedingFrame::RedeemSeed { session, request: vec![1] }),
-        Frame::Seeding(SeedingFrame::SeedAsked { session, request: vec![1] }),
         Frame::Contacts {
             session,
             contacts: vec![Contact {
@@ -84,7 +90,9 @@ fn one_of_each() -> Vec<Frame> {
                 signature: [3; 64],
             }],
         },
-    ]
+    ];
+    frames.extend(seeding());
+    frames
 }
 
 #[test]
