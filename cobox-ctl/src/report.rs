@@ -175,6 +175,27 @@ pub struct SeederReport {
     /// When a session with it was last open, by this device's clock.
     #[serde(default)]
     pub heard_at_ms: Option<u64>,
+    /// Where it stands, as agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Who runs it, as agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organisation: Option<String>,
+    /// How to reach them, as agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<String>,
+    /// The agreement's id, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<String>,
+}
+
+impl SeederReport {
+    /// Who and where, for lists: `Kollektiv, Leipzig`; empty where nothing was agreed.
+    #[must_use]
+    pub fn whereabouts(&self) -> String {
+        let said = [&self.organisation, &self.place];
+        said.into_iter().flatten().cloned().collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Another device of a folder, on the network.
@@ -294,6 +315,21 @@ pub struct SeederAddReport {
     pub quota_bytes: u64,
 }
 
+/// A grant that was ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SeederRemoveReport {
+    /// Which folder.
+    pub folder: String,
+    /// The seeder.
+    pub peer_id: String,
+    /// Whether it knows already.
+    pub told: bool,
+    /// Proved copies that are left.
+    pub copies_left: u32,
+    /// How many there should be.
+    pub copies_wanted: u32,
+}
+
 /// What a check found in one folder.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FolderCheck {
@@ -322,6 +358,53 @@ pub struct FolderCheck {
 pub struct CheckReport {
     /// One per folder.
     pub folders: Vec<FolderCheck>,
+}
+
+/// How far `prune` came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PruneState {
+    /// It only looked.
+    Looked,
+    /// No pack is without anything that is needed.
+    Nothing,
+    /// Other devices have to answer; the daemon goes on by itself.
+    Waiting,
+    /// A file came back, or a log turned out longer: it has to begin again.
+    Void,
+    /// Packs were released.
+    Released,
+}
+
+/// What `prune` found and did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PruneReport {
+    /// Of which folder.
+    pub folder: String,
+    /// How far it came.
+    pub state: PruneState,
+    /// Packs of the folder.
+    pub packs: u64,
+    /// Their bytes.
+    pub pack_bytes: u64,
+    /// Bytes in them that a file needs.
+    pub live_bytes: u64,
+    /// Packs of which nothing is needed.
+    pub dead_packs: u64,
+    /// Their bytes.
+    pub dead_bytes: u64,
+    /// Packs of which less than half is needed; they stay.
+    pub half_dead_packs: u64,
+    /// Their bytes that nothing needs.
+    pub half_dead_bytes: u64,
+    /// Packs that were released now.
+    pub released_packs: u64,
+    /// Their bytes.
+    pub released_bytes: u64,
+    /// Labels of the devices that have not answered.
+    pub waits_for: Vec<String>,
+    /// Bytes that were released and are still on this device, because something here uses them.
+    pub held_here_bytes: u64,
 }
 
 /// The public side of a device's keys.

@@ -1,8 +1,8 @@
 //! What the daemon does unasked: tells mounts and network what changed, leaves locators with seeders,
 //! and challenges them.
 //!
-//! Two threads. The keeper only looks at local state. The courier asks seeders, which may take half a
-//! minute each, so nothing waits for it.
+//! Three threads. The keeper only looks at local state. The courier asks seeders, which may take half a
+//! minute each, so nothing waits for it. The patrol reads what is stored, slowly.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cobox_fs::vfs::Link;
+use cobox_net::patrol::{self, Pace};
 use cobox_net::{PeerId, PeerStatus, SessionState};
 use cobox_store::format::address::SeederAddress;
 
@@ -41,6 +42,8 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
         while !daemon.is_ending() {
             let seen = daemon.home.store().watch().seen();
             daemon.answer_joins();
+            daemon.answer_seeds();
+            daemon.read_papers();
             for state in daemon.folders() {
                 if let Err(problem) = keep(&daemon, &state) {
                     tracing::warn!(folder = %state.folder.id(), %problem, "will be tried again");
@@ -52,9 +55,13 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
     })
 }
 
-fn keep(daemon: &Daemon, state: &FolderState) -> Outcome<()> {
+fn keep(daemon: &Arc<Daemon>, state: &Arc<FolderState>) -> Outcome<()> {
+    if daemon.renew(state)? {
+        return Ok(());
+    }
     daemon.tend(state)?;
     daemon.tell_network(state)?;
+    daemon.note_told(state)?;
     daemon.keep_contacts(state)?;
     if let Some(vfs) = state.vfs() {
         let peers = daemon.node.status(state.no())?.peers;
@@ -62,6 +69,13 @@ fn keep(daemon: &Daemon, state: &FolderState) -> Outcome<()> {
         vfs.set_connected(if connected { Link::Up } else { Link::Down });
     }
     Ok(())
+}
+
+/// Starts the thread that reads what is stored for damage, a little at a time.
+pub(crate) fn start_patrol(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
+    let daemon = Arc::clone(daemon);
+    let pace = Pace { every: patrol::DEVICE_EVERY, bytes_per_s: patrol::BYTES_PER_S };
+    spawn("patrol", move || patrol::walk(daemon.home.store(), pace, &|| daemon.is_ending()))
 }
 
 /// Starts the thread that asks seeders.
@@ -167,6 +181,9 @@ fn wants_audit(state: &FolderState, peer: &PeerStatus) -> Outcome<bool> {
     }
     let kept = state.receipt(peer.peer)?;
     let live = state.live_set()?;
-    let renewal_ms = state.policy().renewal_ms();
+    let access = state.folder.store().access(state.no())?;
+    let agreed = access.agreement(&peer.peer.to_bytes()).map(|agreed| agreed.signed.terms.audit_ms);
+    // The rhythm that was agreed on, where it is quicker than the folder's own.
+    let renewal_ms = state.policy().renewal_ms().min(agreed.unwrap_or(u64::MAX));
     Ok(!kept.is_some_and(|kept| covers(&kept.receipt, &live) && now_ms().abs_diff(kept.at_ms) < renewal_ms))
 }

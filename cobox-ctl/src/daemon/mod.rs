@@ -3,15 +3,19 @@
 //! It composes and does nothing itself: sealing, the tree, the kernel and the wire are in their crates.
 //! It holds the keys in memory until it ends; on disk they stay in their slots.
 
+mod agreements;
 mod alarm;
 mod alarms;
 mod check;
 mod chores;
+mod departing;
 mod folder;
+mod giving;
 mod hooks;
 mod members;
 mod mounts;
 mod network;
+mod owning;
 mod policy;
 mod proof;
 mod seeders;
@@ -19,6 +23,7 @@ mod serve;
 mod status;
 mod wait;
 
+pub(crate) use giving::Prune;
 pub(crate) use seeders::parse_address;
 pub(crate) use serve::answer;
 
@@ -50,6 +55,8 @@ pub(crate) struct Daemon {
     /// Counts what makes the locators on the seeders stale.
     pub locator_version: AtomicU64,
     pub unlocked_by: UnlockedBy,
+    /// One command to a seeder at a time: its number is the next one.
+    pub owning: Mutex<()>,
     api: Mutex<Option<Arc<Server>>>,
     ending: AtomicBool,
     end: Notify,
@@ -94,6 +101,7 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         folders: RwLock::default(),
         locator_version: AtomicU64::new(1),
         unlocked_by,
+        owning: Mutex::new(()),
         api: Mutex::default(),
         ending: AtomicBool::new(false),
         end: Notify::new(),
@@ -103,8 +111,13 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         daemon.adopt(daemon.home.folder(info.no)?)?;
     }
     daemon.remount();
-    let background =
-        [chores::start_keeper(&daemon)?, chores::start_courier(&daemon)?, hooks::start_watcher(&daemon)?];
+    let background = [
+        chores::start_keeper(&daemon)?,
+        chores::start_courier(&daemon)?,
+        chores::start_patrol(&daemon)?,
+        giving::start_giver(&daemon)?,
+        hooks::start_watcher(&daemon)?,
+    ];
     serve::start(&daemon, listener)?;
     *daemon.api.lock() = Some(Arc::new(crate::api::start(&daemon)?));
     tracing::info!(pid = std::process::id(), "ready");

@@ -8,7 +8,9 @@ mod ahead;
 mod anew;
 pub mod attr;
 mod background;
+mod branches;
 mod catch_up;
+mod chunks;
 mod coalesce;
 pub mod content;
 mod cut;
@@ -24,16 +26,18 @@ mod magic;
 mod meta;
 mod numbers;
 pub mod rechunk;
+pub mod release;
 mod rows;
 mod sequencer;
 mod space;
 mod stream;
+mod survey;
 mod survive;
 mod xattr;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use cobox_store::format::content::ChunkRef;
 use cobox_store::id::{Ino, PackId};
@@ -45,7 +49,10 @@ pub use attr::{
     StatFs, Whence, XattrSet,
 };
 pub use background::Background;
+pub use catch_up::CLOCK_AHEAD_MAX_MS;
 pub use errno::Errno;
+pub use release::{Called, Released};
+pub use survey::{DeadPack, Survey};
 
 use crate::tree::{CaseRule, Policy};
 use file::{File, Handles};
@@ -192,6 +199,7 @@ pub struct Vfs {
     relieving: Mutex<()>,
     busy: Mutex<cut::Busy>,
     applied: Mutex<catch_up::Applied>,
+    branch_ops: Mutex<branches::BranchOps>,
     measured: Mutex<Option<space::Measured>>,
     occupied: Mutex<Option<space::Occupied>>,
     /// Pending groups begin here: those before are in entries.
@@ -205,6 +213,12 @@ pub struct Vfs {
     ahead: ahead::Ahead,
     connected: AtomicBool,
     forbidden: AtomicBool,
+    /// Whether this device waits for answers to its call.
+    called: AtomicBool,
+    /// Whether the cut that runs answers calls.
+    answering: AtomicBool,
+    /// A [`release::Rule`] that a test breaks; 0 for none.
+    broken_rule: AtomicU8,
     dirty_bytes: Arc<AtomicU64>,
     pending_groups: AtomicU64,
     pending_bytes: AtomicU64,
@@ -232,6 +246,7 @@ impl Vfs {
             relieving: Mutex::default(),
             busy: Mutex::default(),
             applied: Mutex::default(),
+            branch_ops: Mutex::default(),
             measured: Mutex::default(),
             occupied: Mutex::default(),
             pending_begin: AtomicU64::new(0),
@@ -244,17 +259,24 @@ impl Vfs {
             ahead: ahead::Ahead::default(),
             connected: AtomicBool::new(false),
             forbidden: AtomicBool::new(false),
+            called: AtomicBool::new(false),
+            answering: AtomicBool::new(false),
+            broken_rule: AtomicU8::new(0),
             dirty_bytes: Arc::default(),
             pending_groups: AtomicU64::new(0),
             pending_bytes: AtomicU64::new(0),
             last_cut_ms: AtomicU64::new(0),
         };
-        let set_back = vfs.forget_tree()?;
         vfs.load_applied()?;
-        if let Some(log) = set_back {
+        let anew = vfs.forget_tree()?;
+        if anew.is_some() {
+            vfs.forget_call()?;
+        }
+        vfs.load_calling()?;
+        if let Some(anew) = anew {
             vfs.sequencer.lock().see(&vfs.pending(usize::MAX)?);
             vfs.catch_up()?;
-            vfs.reissue(log)?;
+            vfs.end_anew(anew)?;
         }
         let pending = vfs.pending(usize::MAX)?;
         vfs.pending_groups.store(pending.len() as u64, Ordering::Relaxed);

@@ -66,6 +66,17 @@ impl Device {
         self.home = Some(home);
     }
 
+    /// Another device of the same member with the records that this one has, and nothing else yet.
+    pub fn alone(&self) -> Self {
+        let from = self.vfs().folder();
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let home = make_home(dir.path(), &self.secret);
+        let records = from.store().access_records(from.no()).expect("records");
+        let folder = home.folder_recover(&self.secret, from.index(), FOLDER, records).expect("recovered");
+        let vfs = Vfs::open(folder, options()).expect("opens");
+        Self { dir, secret: Arc::clone(&self.secret), home: Some(home), vfs: Some(vfs) }
+    }
+
     /// Another device of the same member with everything that the log of this one says.
     pub fn recovered(&self) -> Self {
         let from = self.vfs().folder();
@@ -105,6 +116,12 @@ fn deliver_logs(from: &Folder, to: &Folder, wanted: &dyn Fn(&LogId) -> bool, wit
             continue;
         }
         let known = target.log_head(to.no(), head.log).expect("readable").map_or(0, |head| head.seq);
+        // Where the two chains do not fit, everything is told again.
+        let same = |seq| {
+            target.entry_hash(to.no(), head.log, seq).expect("readable")
+                == source.entry_hash(from.no(), head.log, seq).expect("readable")
+        };
+        let known = if same(known.min(head.seq)) { known } else { 0 };
         for seq in known + 1..=head.seq {
             let entry = source.entry(from.no(), head.log, seq).expect("readable").expect("there");
             for pack in entry.header().packs.iter().filter(|pack| !without.contains(&pack.id)) {

@@ -31,7 +31,7 @@ pub enum Table {
     EntryHeader = 0x08,
     /// log id, seq (u64 BE) → sealed body.
     EntryBody = 0x09,
-    /// log id, seq (u64 BE) → two signed headers with that number.
+    /// log id, seq (u64 BE), hash of the proof → two signed headers that follow one entry.
     Equivocation = 0x0a,
     /// pack id → size, ordinal, have-state of a pack that is here, wholly or partly.
     PackInfo = 0x0b,
@@ -53,6 +53,24 @@ pub enum Table {
     Garbage = 0x13,
     /// [`STORE`]: peer id with its length (u8), locator id → size (u64 LE): what a peer left here.
     LocatorOf = 0x14,
+    /// pack id → size: a live pack in which damage was found, until it is whole again.
+    Damaged = 0x15,
+    /// pack id, log id → size, the last entry of that log that lists the pack, when it was first seen.
+    Listed = 0x16,
+    /// pack id, record hash → nothing: a release names the pack.
+    Named = 0x17,
+    /// pack id → size, until when it is kept: no entry that counts lists it any more.
+    Released = 0x18,
+    /// branch id → its log, what it branches off, from which seq (u64 LE), its first entry.
+    Branch = 0x1b,
+    /// [`STORE`]: admin's key → rank, registration, last number, name.
+    Admin = 0x1c,
+    /// [`STORE`]: claim's key → rank, expiry, name: a code that is open.
+    Claim = 0x1d,
+    /// [`STORE`]: claim's key → admin's key: a code that was used.
+    ClaimUsed = 0x1e,
+    /// [`STORE`]: admin's key, registration, number (u64 BE) → a command and what came of it.
+    Command = 0x1f,
     // keyed: 0x20..=0x3f
     /// Keys of the folder, sealed.
     Secret = 0x20,
@@ -64,6 +82,10 @@ pub enum Table {
     PackDirectory = 0x23,
     /// Settings of the member.
     Setting = 0x24,
+    /// pack id → size (u64 LE): the next entry lists it again.
+    Owed = 0x25,
+    /// pack id → nothing: dead at the cut that this device called for.
+    Candidate = 0x26,
     // tree and vfs: 0x40..=0x5f
     /// Inodes.
     Node = 0x40,

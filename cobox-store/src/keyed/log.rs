@@ -3,6 +3,8 @@
 //! Packs go first and ops last, an entry is opened again before it is committed, and the high-water mark
 //! follows the commit. A device whose log was continued by someone else stops signing.
 
+use std::collections::HashSet;
+
 use super::admission::Standing;
 use super::aead;
 use super::epoch::EpochKeys;
@@ -15,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::format::codec::Writer;
 use crate::format::device::{Mark, PendingRow};
 use crate::format::entry::{BODY_OVERHEAD_BYTES, Body, Entry, Header, LogHead};
-use crate::format::op::OpGroup;
-use crate::format::pack::DIRECTORY_ROW_BYTES;
+use crate::format::op::{Op, OpGroup};
+use crate::format::pack::{DIRECTORY_ROW_BYTES, PackRef};
 use crate::format::{ENTRY_BODY_BYTES_MAX, ENTRY_GROUPS_MAX, ENTRY_PACKS_MAX, HEADS_MAX};
-use crate::id::{EntryHash, EpochId, FolderNo, LogId, hash};
+use crate::id::{EntryHash, EpochId, FolderNo, LogId, PackId, hash};
 
 /// Directories that one entry carries at the most: half a body, so that ops always find room beside.
 const DIRECTORIES_BYTES_MAX: usize = 512 * 1024;
@@ -47,8 +49,8 @@ impl LogWriter {
         let behind = mark.is_some_and(|mark| {
             written.is_none_or(|written| written.seq < mark.seq || written.seq == mark.seq && written != mark)
         });
-        // A log that is closed by a proof goes on under another name as well.
-        let closed = store.forked_at(no, log)?.is_some();
+        // A log that forked goes on under another name as well.
+        let closed = store.branches(no)?.is_forked(&log);
         let other = behind || closed || store.log_head(no, log)? != head;
         let standing = if other { Standing::RolledBack } else { Standing::Good };
         if standing == Standing::RolledBack {
@@ -74,6 +76,8 @@ fn written_key(no: FolderNo, log: LogId) -> Vec<u8> {
 #[derive(Default)]
 struct Part {
     packs: Vec<PendingRow>,
+    /// Packs that are listed again.
+    again: Vec<PackRef>,
     directory_bytes: usize,
     groups: Vec<OpGroup>,
     group_bytes: usize,
@@ -85,12 +89,14 @@ struct Part {
 /// [`Error::TooLarge`] for a group that no entry can hold.
 fn deal(
     mut packs: Vec<PendingRow>,
+    again: Vec<PackRef>,
     groups: Vec<OpGroup>,
     deps: usize,
     current: EpochId,
 ) -> Result<Vec<Part>> {
     let room = ENTRY_BODY_BYTES_MAX - BODY_OVERHEAD_BYTES - BODY_FIXED_BYTES - deps * DEP_BYTES;
     packs.sort_by_key(|row| (row.epoch == current, row.epoch));
+    let fresh: HashSet<PackId> = packs.iter().map(|row| row.pack.id).collect();
     let (mut parts, mut part) = (Vec::new(), Part::default());
     let mut epoch = packs.first().map_or(current, |row| row.epoch);
     for row in packs {
@@ -107,6 +113,12 @@ fn deal(
     if epoch != current {
         parts.push(std::mem::take(&mut part));
     }
+    for pack in again.into_iter().filter(|pack| !fresh.contains(&pack.id)) {
+        if part.packs.len() + part.again.len() == ENTRY_PACKS_MAX {
+            parts.push(std::mem::take(&mut part));
+        }
+        part.again.push(pack);
+    }
     for group in groups {
         let mut writer = Writer::new();
         group.encode(&mut writer);
@@ -114,8 +126,8 @@ fn deal(
         if bytes > room {
             return Err(Error::TooLarge { bytes: bytes as u64 });
         }
-        let full =
-            part.directory_bytes + part.group_bytes + bytes > room || part.groups.len() == ENTRY_GROUPS_MAX;
+        let full = part.directory_bytes + part.again.len() + part.group_bytes + bytes > room
+            || part.groups.len() == ENTRY_GROUPS_MAX;
         if full {
             parts.push(std::mem::take(&mut part));
         }
@@ -168,7 +180,7 @@ impl Folder {
         self.flush_packs()?;
         deps.sort_unstable();
         let current = self.keyring.read().current.id();
-        let parts = deal(self.packer.stored(), groups, deps.len(), current)?;
+        let parts = deal(self.packer.stored(), self.owed()?, groups, deps.len(), current)?;
         let (last, before) = parts.split_last().expect("there is always a last part");
         let with_groups = |part: &Part, mut batch: Batch| {
             part.groups.iter().for_each(|group| written(group, &mut batch));
@@ -193,8 +205,56 @@ impl Folder {
     /// # Errors
     /// When the store fails.
     pub fn written(&self) -> Result<Option<LogHead>> {
-        let mark = written(self.store(), self.no(), self.log(), self.local())?;
+        self.written_under(self.log())
+    }
+
+    /// The last entry that this store wrote itself under `log`, which may be one that it gave up.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn written_under(&self, log: LogId) -> Result<Option<LogHead>> {
+        let mark = written(self.store(), self.no(), log, self.local())?;
         Ok(mark.map(|mark| LogHead { log: mark.log, seq: mark.seq, hash: mark.hash }))
+    }
+
+    /// What this device wrote under a log that it gave up, beyond the end of that log: nobody takes it any
+    /// more. Adds to `batch` that those entries are gone and that their packs wait for the next one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn take_back(&self, log: LogId, batch: &mut Batch) -> Result<Vec<OpGroup>> {
+        let access = self.store().access(self.no())?;
+        let Some(head) = self.store().log_head(self.no(), log)? else { return Ok(Vec::new()) };
+        if access.may_write(&log) {
+            return Ok(Vec::new());
+        }
+        let (mut seq, mut taken) = (head.seq, Vec::new());
+        while seq > 0 {
+            let Some(entry) = self.store().entry(self.no(), log, seq)? else { break };
+            if access.admits(&log, seq, &entry.header().hash()) {
+                break;
+            }
+            let body = self.open_entry(&entry)?;
+            let packs = entry.header().packs.iter().zip(body.directories);
+            for (pack, directory) in packs {
+                let Some(directory) = directory else { continue };
+                let row = PendingRow { pack: *pack, epoch: entry.header().epoch, directory };
+                self.pending_put(&row, batch);
+            }
+            taken.push(body.groups);
+            seq -= 1;
+        }
+        self.store().stage_cut_off(self.no(), log, seq, batch)?;
+        Ok(taken.into_iter().rev().flatten().collect())
+    }
+
+    /// Reads again which packs wait for an entry.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn packs_reload(&self) -> Result<()> {
+        self.packer.resume(self.pending_load()?);
+        Ok(())
     }
 
     /// Whether this device may go on with its log.
@@ -203,7 +263,7 @@ impl Folder {
         // Who holds the lock is writing, so that all is well.
         let Some(writer) = self.writer.try_lock() else { return Standing::Good };
         let (stored, written) = (self.store().log_head(self.no(), self.log()), self.written());
-        let closed = !matches!(self.store().forked_at(self.no(), self.log()), Ok(None));
+        let closed = !matches!(self.store().branches(self.no()), Ok(all) if !all.is_forked(&self.log()));
         match (writer.standing, stored, written) {
             (Standing::Good, ..) if closed => Standing::RolledBack,
             (Standing::Good, Ok(stored), Ok(written)) if stored != written => Standing::RolledBack,
@@ -212,7 +272,7 @@ impl Folder {
     }
 
     fn check_standing(&self, writer: &mut LogWriter) -> Result<()> {
-        let closed = self.store().forked_at(self.no(), self.log())?.is_some();
+        let closed = self.store().branches(self.no())?.is_forked(&self.log());
         let same = !closed && self.store().log_head(self.no(), self.log())? == writer.head;
         if writer.standing == Standing::Good && !same {
             // A commit that failed on a full disk may have reached it all the same: what the database says
@@ -241,7 +301,12 @@ impl Folder {
             deps: deps.to_vec(),
             hlc,
             groups: part.groups.clone(),
-            directories: part.packs.iter().map(|row| Some(row.directory.clone())).collect(),
+            directories: part
+                .packs
+                .iter()
+                .map(|row| Some(row.directory.clone()))
+                .chain(part.again.iter().map(|_| None))
+                .collect(),
             state_sum: [0; 32],
         };
         let (seq, prev) = writer.head.map_or((1, EntryHash([0; 32])), |head| (head.seq + 1, head.hash));
@@ -254,7 +319,7 @@ impl Folder {
             prev,
             access_heads,
             epoch: keys.id(),
-            packs: part.packs.iter().map(|row| row.pack).collect(),
+            packs: part.packs.iter().map(|row| row.pack).chain(part.again.iter().copied()).collect(),
             body_size: 0,
             body_hash: [0; 32],
         };
@@ -280,6 +345,10 @@ impl Folder {
         let staged = self.store().entry_stage(self.no(), entry, &mut batch)?;
         for row in &part.packs {
             self.pending_delete(row.pack.id, &mut batch);
+        }
+        part.again.iter().for_each(|pack| self.stage_listed(pack.id, &mut batch));
+        if part.groups.iter().any(|group| group.ops.contains(&Op::Ack)) {
+            self.stage_acknowledged(head.seq, &mut batch);
         }
         let row_key = written_key(self.no(), self.log());
         let mark = Mark { log: head.log, seq: head.seq, hash: head.hash };
@@ -329,7 +398,6 @@ pub fn open_body(keys: &EpochKeys, entry: &Entry) -> Result<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::op::Op;
     use crate::keyed::{Home, MemberSecret, PassphraseCost, Unlock};
 
     #[test]
@@ -349,7 +417,7 @@ mod tests {
         assert!(matches!(write(2 << 16), Err(Error::NoSpace)));
         // Its second entry is there now, and this one is the third.
         assert_eq!(write(3 << 16).expect("written").seq, 3);
-        assert!(folder.store().equivocation(folder.no(), folder.log()).expect("reads").is_none());
+        assert!(folder.store().branches(folder.no()).expect("reads").is_empty());
         let entry = folder.store().entry(folder.no(), folder.log(), 2).expect("reads").expect("there");
         assert_eq!(folder.open_entry(&entry).expect("opens").hlc, 2 << 16);
         assert_eq!(folder.standing(), Standing::Good);
