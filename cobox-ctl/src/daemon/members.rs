@@ -66,7 +66,7 @@ impl Daemon {
     }
 
     /// Where somebody who joins can ask: at this device, and at seeders, which pass the request on.
-    fn hints(&self, state: &FolderState) -> Outcome<Vec<Hint>> {
+    pub fn hints(&self, state: &FolderState) -> Outcome<Vec<Hint>> {
         let mut hints = Vec::new();
         let own = short(self.node.listen_addresses());
         if !own.is_empty() {

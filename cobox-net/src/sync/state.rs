@@ -90,6 +90,8 @@ pub(super) struct Session {
     /// Heads the peer was told.
     pub told: BTreeMap<LogId, u64>,
     pub told_access: Option<Vec<RecordHash>>,
+    /// Heads of the access log that the peer told last.
+    pub said_access: Option<Vec<RecordHash>>,
     /// Hashes of the proofs of forks that the peer was told, or told us.
     pub told_forks: HashSet<[u8; 32]>,
     /// Logs that the peer continues from an entry that is not here, by their devices.
@@ -99,6 +101,8 @@ pub(super) struct Session {
     pub access_asked: Option<Instant>,
     /// Which contacts the peer was told, or told us: when each was said.
     pub told_contacts: BTreeMap<LogId, u64>,
+    /// Hashes of the papers that the peer was told.
+    pub told_papers: Vec<[u8; 32]>,
     pub told_lack: Option<Lack>,
     /// What the peer said it lacks.
     pub lack: Option<Lack>,
@@ -124,6 +128,8 @@ impl Session {
             theirs: BTreeMap::new(),
             told: BTreeMap::new(),
             told_access: None,
+            said_access: None,
+            told_papers: Vec::new(),
             told_forks: HashSet::new(),
             doubts: HashMap::new(),
             their_access: Vec::new(),
@@ -194,6 +200,10 @@ pub(super) struct Folder {
     pub plan: Plan,
     /// Who waits to be let in.
     pub joins: BTreeMap<InviteKey, Vec<u8>>,
+    /// Seeders that wait for a grant.
+    pub seeds: BTreeMap<InviteKey, Vec<u8>>,
+    /// What this seeder lays before the folder's devices.
+    pub papers: Vec<Vec<u8>>,
 }
 
 /// Which packs to fetch next.

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod batch;
 pub mod branches;
+pub mod contracts;
 #[cfg(test)]
 mod dags;
 mod damage;
@@ -19,6 +20,7 @@ mod listing;
 pub mod locators;
 pub mod logs;
 mod ordinals;
+pub mod owners;
 mod pack_info;
 pub mod packs;
 pub mod patrol;

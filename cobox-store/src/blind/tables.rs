@@ -63,6 +63,14 @@ pub enum Table {
     Released = 0x18,
     /// branch id → its log, what it branches off, from which seq (u64 LE), its first entry.
     Branch = 0x1b,
+    /// [`STORE`]: admin's key → rank, registration, last number, name.
+    Admin = 0x1c,
+    /// [`STORE`]: claim's key → rank, expiry, name: a code that is open.
+    Claim = 0x1d,
+    /// [`STORE`]: claim's key → admin's key: a code that was used.
+    ClaimUsed = 0x1e,
+    /// [`STORE`]: admin's key, registration, number (u64 BE) → a command and what came of it.
+    Command = 0x1f,
     // keyed: 0x20..=0x3f
     /// Keys of the folder, sealed.
     Secret = 0x20,

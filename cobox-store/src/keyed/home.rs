@@ -273,7 +273,12 @@ impl Home {
     /// The index that the next folder takes.
     pub(super) fn next_index(&self) -> Result<u32> {
         let used = self.folders()?.iter().map(|info| info.index + 1).max().unwrap_or(0);
-        Ok(used.max(self.index_floor()?))
+        let index = used.max(self.index_floor()?);
+        // The last keys are those that seeders of this member know.
+        if self.owned()?.iter().any(|owned| u32::from(owned.recovery) == index) {
+            return Err(Error::TooManyFolders(LOCATOR_FOLDERS_MAX));
+        }
+        Ok(index)
     }
 
     fn index_floor(&self) -> Result<u32> {
