@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::contracts::{Told, Wishes};
 use crate::exit::Problem;
 use crate::people::PersonRole;
 use crate::report::AlarmSettings;
@@ -51,6 +52,34 @@ pub enum InUse {
     Refuse,
     /// It takes them off all the same; those programs get errors.
     Detach,
+}
+
+/// Whether a seeder may go although fewer copies are left than there should be.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shortfall {
+    /// It may not, and what must move first is said.
+    #[default]
+    Refuse,
+    /// It may.
+    Accept,
+}
+
+/// A member's 24 words on their way to the daemon: the socket is the member's alone, and nothing shows them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Words(pub String);
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
+impl std::fmt::Debug for Words {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Words(…)")
+    }
 }
 
 /// What `cobox-ctl` asks of the daemon.
@@ -126,6 +155,100 @@ pub enum Request {
         folder: String,
         /// One of them, by the beginning of its peer id.
         seeder: Option<String>,
+    },
+    /// Ends a seeder's grant.
+    SeederRemove {
+        /// Which folder, by name.
+        folder: String,
+        /// Which, by the beginning of its peer id.
+        seeder: String,
+        /// What if too few copies are left.
+        #[serde(default)]
+        shortfall: Shortfall,
+    },
+    /// Opens a seed code.
+    SeedCode {
+        /// Of which folder, by name.
+        folder: String,
+        /// How much whoever redeems it may store.
+        quota_bytes: u64,
+        /// Until when, in milliseconds since 1970; 0 for no end.
+        until_ms: u64,
+        /// How long the code is good.
+        valid_ms: u64,
+    },
+    /// All seed codes of a folder.
+    SeedCodeList {
+        /// Which, by name.
+        folder: String,
+    },
+    /// Takes a seed code back.
+    SeedCodeVoid {
+        /// Of which folder, by name.
+        folder: String,
+        /// The beginning of its name, or the code.
+        code: String,
+    },
+    /// Proposes an agreement.
+    AgreementPropose {
+        /// On which folder, by name.
+        folder: String,
+        /// With whom: the beginning of a peer id, or an address.
+        seeder: String,
+        /// What.
+        wishes: Wishes,
+    },
+    /// Agreements.
+    AgreementList {
+        /// Of one folder, by name.
+        folder: Option<String>,
+    },
+    /// Agrees to what a seeder signed.
+    AgreementAccept {
+        /// On which folder, by name.
+        folder: String,
+        /// The beginning of its id.
+        id: String,
+    },
+    /// Gives notice.
+    AgreementEnd {
+        /// On which folder, by name.
+        folder: String,
+        /// With whom: the beginning of a peer id.
+        seeder: String,
+        /// What if too few copies are left.
+        #[serde(default)]
+        shortfall: Shortfall,
+    },
+    /// Becomes an admin of a seeder.
+    SeederClaim {
+        /// The code.
+        code: String,
+        /// What the member will call it.
+        name: Option<String>,
+    },
+    /// Takes a lost device's place at a seeder.
+    SeederReclaim {
+        /// The seeder's address as text.
+        address: String,
+        /// The member's words.
+        words: Words,
+        /// What the member will call it.
+        name: Option<String>,
+    },
+    /// Seeders that this device commands.
+    SeederOwned,
+    /// Forgets one of them.
+    SeederForget {
+        /// What the member calls it.
+        name: String,
+    },
+    /// Tells a seeder what to do.
+    SeederManage {
+        /// What the member calls it.
+        name: String,
+        /// What.
+        told: Told,
     },
     /// Waits until copies are proved.
     Wait {
@@ -214,6 +337,13 @@ pub enum Request {
         folder: String,
         /// Who: the beginning of an id, or a device's label.
         member: String,
+    },
+    /// Removes a device that was silent for 90 days.
+    DeviceLapse {
+        /// Which folder.
+        folder: String,
+        /// Which device: the beginning of its id, or its label.
+        device: String,
     },
     /// Removes a device.
     DeviceRemove {

@@ -175,6 +175,27 @@ pub struct SeederReport {
     /// When a session with it was last open, by this device's clock.
     #[serde(default)]
     pub heard_at_ms: Option<u64>,
+    /// Where it stands, as agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Who runs it, as agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organisation: Option<String>,
+    /// How to reach them, as agreed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contact: Option<String>,
+    /// The agreement's id, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<String>,
+}
+
+impl SeederReport {
+    /// Who and where, for lists: `Kollektiv, Leipzig`; empty where nothing was agreed.
+    #[must_use]
+    pub fn whereabouts(&self) -> String {
+        let said = [&self.organisation, &self.place];
+        said.into_iter().flatten().cloned().collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Another device of a folder, on the network.
@@ -292,6 +313,21 @@ pub struct SeederAddReport {
     pub link: String,
     /// How much it may store.
     pub quota_bytes: u64,
+}
+
+/// A grant that was ended.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SeederRemoveReport {
+    /// Which folder.
+    pub folder: String,
+    /// The seeder.
+    pub peer_id: String,
+    /// Whether it knows already.
+    pub told: bool,
+    /// Proved copies that are left.
+    pub copies_left: u32,
+    /// How many there should be.
+    pub copies_wanted: u32,
 }
 
 /// What a check found in one folder.

@@ -10,7 +10,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cobox_store::blind::Store;
+use cobox_store::format::agreement::Paper;
 use cobox_store::format::invite::JoinRequest;
+use cobox_store::format::seeding::SeedRequest;
 use cobox_store::id::{FolderNo, PackId};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
@@ -20,8 +22,9 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::link::{Link, prove};
-use crate::node::{GrantRule, NetConfig, REQUEST_WAIT};
+use crate::node::{GrantRule, NetConfig, OrderRule, REQUEST_WAIT};
 use crate::offers::{OFFERS_QUEUED, Offered, weigh_offers};
+use crate::orders::{ORDERS_QUEUED, Waiting, obey};
 use crate::peer_id::PeerId;
 use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
@@ -69,12 +72,16 @@ pub struct Shared {
     pub buffers: Buffers,
     pub links: Mutex<HashMap<Conn, Arc<Link>>>,
     joins: Mutex<Vec<(FolderNo, JoinRequest)>>,
+    seeds: Mutex<Vec<(FolderNo, SeedRequest)>>,
+    papers: Mutex<Vec<(FolderNo, PeerId, Paper)>>,
     engine: UnboundedSender<Message>,
     commands: UnboundedSender<Command>,
     tickets: Mutex<HashMap<u64, SyncSender<Result<Reply, Failure>>>>,
     pub grants: Option<GrantRule>,
     pub tally: Arc<Tally>,
     offers: Sender<Offered>,
+    pub orders: Option<OrderRule>,
+    waiting: Sender<Waiting>,
 }
 
 /// A running node.
@@ -129,6 +136,7 @@ impl Driver {
         let (commands, commands_end) = unbounded_channel();
         let (events_in, events) = unbounded_channel();
         let (offers, offered) = channel(OFFERS_QUEUED);
+        let (waiting, ordered) = channel(ORDERS_QUEUED);
         let entered = runtime.enter();
         let tally: Arc<Tally> = Arc::default();
         let idle: Idle = swarm::listen(&seed, &config.listen, config.lan, Arc::clone(&tally))?;
@@ -147,17 +155,22 @@ impl Driver {
             buffers: Buffers::default(),
             links: Mutex::default(),
             joins: Mutex::default(),
+            seeds: Mutex::default(),
+            papers: Mutex::default(),
             engine,
             commands,
             tickets: Mutex::default(),
             grants: config.grants,
             tally: Arc::clone(&tally),
             offers,
+            orders: config.orders,
+            waiting,
         });
         drop(entered);
         runtime.spawn(idle.run(commands_end, events_in));
         runtime.spawn(hear_swarm(Arc::clone(&shared), events));
         runtime.spawn(weigh_offers(Arc::clone(&shared), offered));
+        runtime.spawn(obey(Arc::clone(&shared), ordered));
         runtime.spawn(tick(Arc::downgrade(&shared)));
         let changed = watch_store(&shared);
         let worker = Worker {
@@ -252,6 +265,14 @@ impl Driver {
             }),
             Err(_) => Err(Error::NotReached { peer }),
         }
+    }
+
+    pub fn take_seeds(&self) -> Vec<(FolderNo, SeedRequest)> {
+        std::mem::take(&mut self.shared.seeds.lock())
+    }
+
+    pub fn take_papers(&self) -> Vec<(FolderNo, PeerId, Paper)> {
+        std::mem::take(&mut self.shared.papers.lock())
     }
 
     pub fn take_joins(&self) -> Vec<(FolderNo, JoinRequest)> {
@@ -447,6 +468,29 @@ impl Worker {
             }
             Output::GrantOffered { peer, records } => self.grant_offered(peer, records),
             Output::JoinAsked { no, request } => self.join_asked(no, request),
+            Output::SeedAsked { no, request } => {
+                let same = |other: &SeedRequest| other.code == request.code && other.seeder == request.seeder;
+                let mut seeds = self.shared.seeds.lock();
+                if seeds.len() < JOINS_MAX && !seeds.iter().any(|(_, other)| same(other)) {
+                    seeds.push((no, *request));
+                    drop(seeds);
+                    self.shared.store.watch().bump(no);
+                }
+            }
+            Output::Paper { no, peer, paper } => {
+                let mut papers = self.shared.papers.lock();
+                if papers.len() < JOINS_MAX {
+                    papers.push((no, peer, *paper));
+                    drop(papers);
+                    self.shared.store.watch().bump(no);
+                }
+            }
+            Output::Ordered { conn, peer, question, ordered } => {
+                let waiting = Waiting { conn, peer, question, ordered };
+                if self.shared.waiting.try_send(waiting).is_err() {
+                    tracing::debug!(%peer, "an order is not looked at now");
+                }
+            }
             Output::Reply { ticket, reply } => {
                 if let Some(sender) = self.shared.tickets.lock().remove(&ticket) {
                     // Who asked may have stopped waiting.

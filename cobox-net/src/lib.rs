@@ -5,6 +5,7 @@
 //! name libp2p's types, and `transfer` moves packs between streams and the store. Nothing here opens a
 //! chunk, a pack, an entry or an epoch.
 
+pub mod agreement;
 mod behaviour;
 mod driver;
 pub mod error;
@@ -12,6 +13,7 @@ pub mod http;
 mod link;
 pub mod node;
 mod offers;
+mod orders;
 pub mod patrol;
 pub mod peer_id;
 pub mod seeder;
@@ -24,6 +26,8 @@ mod transfer;
 pub mod wire;
 
 pub use error::Error;
-pub use node::{FolderSecrets, GrantRule, LanDiscovery, NetConfig, Node, RecoverySigner, SwarmKey};
+pub use node::{
+    FolderSecrets, GrantRule, LanDiscovery, NetConfig, Node, OrderRule, RecoverySigner, SwarmKey,
+};
 pub use peer_id::PeerId;
 pub use status::{Connection, NetStatus, Path, PeerKind, PeerStatus, SessionState, Transport};

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cobox_store::blind::Store;
+use cobox_store::blind::owners::Outcome;
 use cobox_store::format::access::Record;
 use cobox_store::format::address::SeederAddress;
+use cobox_store::format::agreement::Paper;
 use cobox_store::format::invite::{Hint, JoinRequest};
 use cobox_store::format::locator::Locator;
 use cobox_store::format::receipt::Receipt;
+use cobox_store::format::seeding::SeedRequest;
 use cobox_store::id::{FolderId, FolderNo, LocatorId, LogId, MemberId};
 use zeroize::Zeroizing;
 
@@ -21,8 +24,8 @@ use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::peer_id::PeerId;
 use crate::status::{Connection, NetStatus};
-use crate::sync::{Ask, Identity, Input, Reply};
-use crate::wire::{GrantAnswer, decode_contacts, encode_contacts};
+use crate::sync::{Ask, Identity, Input, Ordered, Reply};
+use crate::wire::{ClaimAnswer, GrantAnswer, QuestionId, SeedingFrame, decode_contacts, encode_contacts};
 
 /// How long a question to a peer may take, connecting included.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(30);
@@ -59,6 +62,8 @@ pub struct RecoverySigner {
 /// no grant of this node.
 pub type GrantRule = Arc<dyn Fn(PeerId, Vec<Record>) -> Option<(FolderId, GrantAnswer)> + Send + Sync>;
 
+/// Answers claims and commands; called on a thread that may wait, one at a time. `None` for no answer.
+pub type OrderRule = Arc<dyn Fn(PeerId, QuestionId, Ordered) -> Option<SeedingFrame> + Send + Sync>;
 /// Whether a node looks for peers on the local network, and lets them find it. What that tells the network
 /// is in `docs/threat-model.md`.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -81,6 +86,8 @@ pub struct NetConfig {
     pub frame_tap: Option<PathBuf>,
     /// What a seeder says to grants; without it they are refused.
     pub grants: Option<GrantRule>,
+    /// Who obeys claims and commands; without it they are not answered.
+    pub orders: Option<OrderRule>,
 }
 
 /// A node. Clones share it; it ends with [`Node::shutdown`] or the last clone.
@@ -266,6 +273,63 @@ impl Node {
     #[must_use]
     pub fn take_joins(&self) -> Vec<(FolderNo, JoinRequest)> {
         self.driver.take_joins()
+    }
+
+    /// Asks a peer of a seed code for a grant. The access log once an admin has granted it, `None` while the
+    /// request is on its way.
+    ///
+    /// # Errors
+    /// When the peer is not reached, or refuses: it does not know the code as open.
+    pub fn redeem_seed(&self, hint: &Hint, request: &SeedRequest) -> Result<Option<Vec<Record>>> {
+        let peer = PeerId::of_key(hint.peer);
+        let ask = Ask::RedeemSeed(Box::new(request.clone()));
+        match self.driver.ask(peer, hint.addresses.clone(), ask)? {
+            Reply::Records(records) => Ok(Some(records)),
+            Reply::Waiting => Ok(None),
+            _ => Err(Error::Protocol { peer }),
+        }
+    }
+
+    /// Asks a seeder to become one of its admins; `claim` is encoded.
+    ///
+    /// # Errors
+    /// When it is not reached, or refuses: the code is not open.
+    pub fn claim(&self, seeder: &Hint, claim: Vec<u8>) -> Result<ClaimAnswer> {
+        let peer = PeerId::of_key(seeder.peer);
+        match self.driver.ask(peer, seeder.addresses.clone(), Ask::Claim(claim))? {
+            Reply::Claimed(answer) => Ok(answer),
+            _ => Err(Error::Protocol { peer }),
+        }
+    }
+
+    /// Gives a seeder an order; `command` is encoded. Sent again on another connection where one breaks, which
+    /// is harmless: a seeder does nothing twice.
+    ///
+    /// # Errors
+    /// When it is not reached, or does not answer.
+    pub fn command(&self, seeder: &Hint, command: Vec<u8>) -> Result<(Outcome, String)> {
+        let peer = PeerId::of_key(seeder.peer);
+        match self.driver.ask(peer, seeder.addresses.clone(), Ask::Command(command))? {
+            Reply::Obeyed { outcome, text } => Ok((outcome, text)),
+            _ => Err(Error::Protocol { peer }),
+        }
+    }
+
+    /// Lays papers before a folder's devices, instead of those before.
+    pub fn lay_papers(&self, no: FolderNo, papers: Vec<Vec<u8>>) {
+        self.driver.input(Input::Papers { no, papers });
+    }
+
+    /// Requests of seeders that have a code, since the last call.
+    #[must_use]
+    pub fn take_seeds(&self) -> Vec<(FolderNo, SeedRequest)> {
+        self.driver.take_seeds()
+    }
+
+    /// Papers of our folders' seeders that came since the last call.
+    #[must_use]
+    pub fn take_papers(&self) -> Vec<(FolderNo, PeerId, Paper)> {
+        self.driver.take_papers()
     }
 
     /// Closes every connection and stops the threads; at most a few seconds.

@@ -62,9 +62,8 @@ fn verified(records: &[Vec<u8>], me: &[u8]) -> Option<Vec<Record>> {
     let decoded: Vec<UnverifiedRecord> =
         records.iter().map(|bytes| UnverifiedRecord::decode(bytes)).collect::<Result<_, _>>().ok()?;
     let begins = matches!(decoded.first()?.content().act, Act::Genesis { .. });
-    let grants = decoded
-        .iter()
-        .any(|record| matches!(&record.content().act, Act::GrantSeeder(grant) if grant.peer_id == me));
+    let grants =
+        decoded.iter().any(|record| record.content().act.grant().is_some_and(|grant| grant.peer_id == me));
     if !begins || !grants {
         return None;
     }

@@ -26,6 +26,15 @@ pub fn time(unix_ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", minute / 60, minute % 60)
 }
 
+/// A span in the largest unit that it is a whole number of: `30 days`, `12 hours`.
+#[must_use]
+pub fn span(ms: u64) -> String {
+    let units = [(DAY_MS, "day"), (3_600_000, "hour"), (60_000, "minute"), (1000, "second")];
+    let fits = units.into_iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit));
+    let (count, name) = fits.map_or((ms, "millisecond"), |(unit, name)| (ms / unit, name));
+    if count == 1 { format!("1 {name}") } else { format!("{count} {name}s") }
+}
+
 /// Year, month and day of a day since 1970 (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
 #[must_use]
 pub fn civil(days: u64) -> (u64, u64, u64) {
@@ -49,6 +58,9 @@ mod tests {
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(5), "5 B");
         assert_eq!(bytes(50 << 30), "50.0 GiB");
+        assert_eq!(span(90_000), "90 seconds");
+        assert_eq!(span(24 * 3_600_000), "1 day");
+        assert_eq!(span(0), "0 milliseconds");
         assert_eq!(time(0), "1970-01-01 00:00 UTC");
         assert_eq!(time(1_795_388_640_000), "2026-11-22 23:04 UTC");
     }

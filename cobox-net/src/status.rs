@@ -106,6 +106,8 @@ pub struct PeerStatus {
     pub session: SessionState,
     /// Why it is offline or refused, as a sentence.
     pub error: Option<String>,
+    /// Whether it told us the same heads of the access log as ours.
+    pub knows_access: bool,
     /// Our entries that it lacks, as far as we know; all of them while there is no session.
     pub entries_behind: u64,
     /// Live packs that it said it lacks, and the packs of entries it lacks.

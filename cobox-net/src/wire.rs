@@ -14,12 +14,15 @@ use cobox_store::id::{FolderId, LocatorId, LogId, MemberId, PackId, RecordHash};
 
 mod bulk;
 mod contact;
+mod seeding;
 
 pub use bulk::{
     Ask, BULK_BYTES_MAX, BULK_PROTOCOL, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SLICES_OFFSET,
     decode_bulk, slices_head,
 };
 pub use contact::{CONTACTS_MAX, Contact, decode_contacts, encode_contacts};
+
+pub use seeding::{ClaimAnswer, SEEDING_FRAMES, SeedingFrame};
 
 /// The control stream, one per connection, opened by the dialer.
 pub const CONTROL_PROTOCOL: &str = "/cobox/control/1";
@@ -149,6 +152,8 @@ pub enum Frame {
     JoinAsked { session: SessionId, request: Vec<u8> },
     /// The request was passed on; ask again.
     JoinWait { session: SessionId },
+    /// About a seeder's owner, its agreements and the codes it redeems.
+    Seeding(SeedingFrame),
     /// Proof that a log forked: it is closed.
     Equivocation { session: SessionId, proof: Vec<u8> },
     /// Which devices of the folder the sender knows, and where, each in the device's own words.
@@ -303,6 +308,7 @@ impl Frame {
                 w.fixed(request);
             }
             Self::JoinWait { session } => head(w, 27, *session),
+            Self::Seeding(frame) => frame.encode(w),
             Self::Equivocation { session, proof } => rest(w, EQUIVOCATION, *session, proof),
             Self::Contacts { session, contacts } => {
                 head(w, contact::CONTACTS, *session);
@@ -326,6 +332,7 @@ pub fn decode_frame(bytes: &[u8]) -> Result<Frame, DecodeError> {
     let frame = match kind {
         1 => Frame::Hello { nonce: r.array("hello")? },
         20..=23 => decode_question(kind, &mut r)?,
+        kind if SEEDING_FRAMES.contains(&kind) => Frame::Seeding(SeedingFrame::decode(kind, &mut r)?),
         2..=27 | EQUIVOCATION | contact::CONTACTS => {
             let session = SessionId(r.u32("session")?);
             if kind <= 15 {

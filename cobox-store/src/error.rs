@@ -158,6 +158,14 @@ pub enum Error {
     /// An invite that was used, taken back or has expired, or that nobody knows.
     #[error("the invite is not open")]
     InviteSpent,
+    /// A list of this store is full.
+    #[error("there are {max} {what} already")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many fit.
+        max: usize,
+    },
     /// The operating system gave no randomness.
     #[error("no randomness from the operating system")]
     Random,

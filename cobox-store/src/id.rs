@@ -99,6 +99,10 @@ id!(/** An entry: the hash of its header. */ EntryHash, 32);
 id!(/** A pack: BLAKE3 of its bytes. */ PackId, 32);
 id!(/** A chunk inside one folder and epoch: keyed BLAKE3 of its plaintext. */ ChunkTag, 32);
 id!(/** A locator on a seeder, derived from the locator's verifying key. */ LocatorId, 32);
+id!(/** Terms of an agreement: the hash of their bytes. */ TermsHash, 32);
+id!(/** An admin of a seeder: the Ed25519 key that signs its commands to that seeder. */ AdminKey, 32);
+id!(/** A claim of a seeder: the Ed25519 key whose secret half follows from its code. */ ClaimKey, 32);
+id!(/** One registration of an admin at a seeder: commands of an earlier one count no more. */ ChainId, 16);
 id!(/** An inode of the tree; see `docs/format.md`, "Tree". */ Ino, 16);
 id!(/** A name of an inode in a directory. */ LinkId, 16);
 

@@ -505,9 +505,148 @@ def read_act(r):
         act = {"commit": r.id32(), "boxes": read_boxes(r), "swarm_boxes": read_boxes(r)}
         previous = r.list(64, lambda r: (r.id32(), r.take(72)))
         act["previous"] = ascending(previous, key=lambda item: item[0])
+    elif kind == 20:
+        act = {"terms": read_terms(r.bytes16(948))}
+    elif kind == 21:
+        act = {"signed": read_signed_terms(r)}
+    elif kind == 22:
+        act = {"notice": read_notice(r)}
+    elif kind == 23:
+        act = {"code": r.id32(), "quota": r.u64(), "until": r.u64(), "expires": r.u64()}
+    elif kind == 24:
+        act = {"peer_id": r.bytes16(64), "kem": r.id32(), "quota": r.u64(), "until": r.u64()}
+        act["addresses"] = r.list(16, lambda r: r.bytes16(256))
+        act.update(swarm_epoch=r.id32(), swarm_box=r.take(80), code=r.id32(), redemption=r.take(64))
     else:
         raise Refused("act type")
     return kind, act
+
+
+# Agreements, claims, commands (4.9, 4.10, 14.5)
+
+def peer_key(peer):
+    need(len(peer) == 38 and peer[:6] == bytes.fromhex("002408011220"), "peer id")
+    return peer[6:]
+
+
+def read_line(r):
+    text = r.bytes16(200).decode("utf-8", "strict")
+    bad = set(range(0x20)) | set(range(0x7f, 0xa0)) | {0x2028, 0x2029}
+    bad |= set(range(0x202a, 0x202f)) | set(range(0x2066, 0x206a))
+    need(not any(ord(letter) in bad for letter in text) and text.strip() == text, "a line of text")
+    return text
+
+
+def read_terms(data):
+    r = Reader(data)
+    r.start()
+    terms = {"folder": r.id32(), "seeder": r.bytes16(64)}
+    for name in ("quota", "from", "until", "notice", "audit"):
+        terms[name] = r.u64()
+    for name in ("place", "organisation", "contact", "member_contact"):
+        terms[name] = read_line(r)
+    r.done()
+    peer_key(terms["seeder"])
+    need(terms["quota"] > 0 and (terms["until"] == 0 or terms["until"] > terms["from"]), "terms")
+    need(terms["notice"] <= 3660 * 86400000 and 60000 <= terms["audit"] <= 365 * 86400000, "terms")
+    terms["hash"] = H(data)
+    return terms
+
+
+def read_signed_terms(r):
+    terms = read_terms(r.bytes16(948))
+    ed25519_verify(peer_key(terms["seeder"]), b"cobox/v1/agreement" + terms["hash"], r.take(64))
+    return terms
+
+
+def read_notice(r):
+    begin = r.at
+    r.start()
+    notice = {"folder": r.id32(), "seeder": r.bytes16(64), "terms": r.id32(), "at": r.u64()}
+    start = r.data[begin:r.at]
+    notice["by_seeder"] = r.flag()
+    if notice["by_seeder"]:
+        ed25519_verify(peer_key(notice["seeder"]), b"cobox/v1/notice" + H(start), r.take(64))
+    return notice
+
+
+def read_paper(data):
+    r = Reader(data)
+    kind = r.u8()
+    need(1 <= kind <= 3, "paper")
+    paper = kind, {1: read_signed_terms, 2: read_notice, 3: Reader.id32}[kind](r)
+    r.done()
+    need(kind != 2 or paper[1]["by_seeder"], "paper")
+    return paper
+
+
+def read_name(r):
+    name = r.bytes16(64).decode("utf-8", "strict")
+    need(not any(ord(letter) < 0x20 or 0x7f <= ord(letter) < 0xa0 for letter in name), "name")
+    return name
+
+
+def read_claim(data):
+    r = Reader(data)
+    r.start()
+    claim = {"seeder": r.id32(), "claim": r.id32(), "admin": r.id32(), "recovery": r.id32(), "name": read_name(r)}
+    signed = b"cobox/v1/claim" + H(data[:r.at])
+    ed25519_verify(claim["claim"], signed, r.take(64))
+    ed25519_verify(claim["admin"], signed, r.take(64))
+    r.done()
+    return claim
+
+
+def read_order(r):
+    kind = r.u8()
+    if kind in (1, 2, 3):
+        return kind, r.bytes16(1100).decode("ascii", "strict")
+    if kind in (4, 12, 13):
+        return kind, r.id32()
+    if kind == 5:
+        return kind, r.id32(), r.u64(), r.u64()
+    if kind == 11:
+        order = kind, r.id32(), r.u8(), r.u64(), read_name(r)
+        need(1 <= order[2] <= 3, "rank")
+        return order
+    need(6 <= kind <= 10, "order")
+    return (kind,)
+
+
+def read_command(data):
+    need(len(data) <= 2048, "command length")
+    r = Reader(data)
+    r.start()
+    command = {"seeder": r.id32(), "admin": r.id32(), "chain": r.take(16), "seq": r.u64()}
+    command.update(issued=r.u64(), expires=r.u64(), order=read_order(r))
+    signed = b"cobox/v1/command" + H(data[:r.at])
+    ed25519_verify(command["admin"], signed, r.take(64))
+    r.done()
+    return command
+
+
+def check_seed(code, folder16, address, signature):
+    ed25519_verify(code, b"cobox/v1/seed" + H(folder16 + address), signature)
+
+
+def read_seed_request(data):
+    r = Reader(data)
+    need(r.u8() == 1, "version")
+    folder, code, signature = r.take(16), r.id32(), r.take(64)
+    address = r.take(r.left())
+    check_seed(code, folder, address, signature)
+    return read_address(address)
+
+
+def check_seeding(record):
+    kind, act, folder = record["kind"], record["act"], record["folder"]
+    about = {20: "terms", 21: "signed", 22: "notice"}.get(kind)
+    need(about is None or act[about]["folder"] == folder, "another folder")
+    if kind == 24:
+        counted = lambda data: len(data).to_bytes(2, "little") + data
+        address = b"\1" + counted(act["peer_id"]) + act["kem"] + len(act["addresses"]).to_bytes(2, "little")
+        address += b"".join(counted(found) for found in act["addresses"])
+        check_seed(act["code"], folder[:16], address, act["redemption"])
 
 
 def read_record(data):
@@ -525,6 +664,7 @@ def read_record(data):
     ed25519_verify(record["author"], b"cobox/v1/access" + record["hash"], signature)
     if record["kind"] == 13:
         check_redemption(record)
+    check_seeding(record)
     return record
 
 
@@ -1009,6 +1149,26 @@ def read_grant_answer(r):
     return folder, answer
 
 
+def some(most):
+    def read(r):
+        need(0 < r.left() <= most, "length")
+        return r.take(r.left())
+
+    return read
+
+
+def read_rank(r):
+    rank = r.u8()
+    need(1 <= rank <= 3, "rank")
+    return rank
+
+
+def read_outcome(r):
+    outcome = r.u8()
+    need(outcome <= 4, "outcome")
+    return outcome
+
+
 def hashes(most):
     return lambda r: r.list(most, Reader.id32)
 
@@ -1042,6 +1202,9 @@ FRAMES = {  # fields after the session; 1 and 20 to 23 have none
     27: lambda r: (),
     33: lambda r: r.take(r.left()),
     40: lambda r: r.list(64, read_contact),
+    55: some(1204),
+    60: some(4342),
+    61: some(4342),
 }
 WITHOUT_SESSION = {
     1: Reader.id32,
@@ -1049,6 +1212,10 @@ WITHOUT_SESSION = {
     21: lambda r: (r.u32(), read_locator_bytes(r)),
     22: lambda r: (r.u32(), r.id32()),
     23: read_answer,
+    56: lambda r: (r.u32(), some(512)(r)),
+    57: lambda r: (r.u32(), r.flag() and (r.take(16), read_rank(r), r.u64())),
+    58: lambda r: (r.u32(), some(2048)(r)),
+    59: lambda r: (r.u32(), read_outcome(r), r.bytes32(262144).decode("utf-8", "strict")),
 }
 
 
@@ -1372,6 +1539,10 @@ LAYOUTS = {
     "frame": lambda data, _: read_frame(data),
     "bulk frame": lambda data, _: read_bulk(data),
     "slots": lambda data, _: read_slots(data),
+    "paper": lambda data, _: read_paper(data),
+    "claim": lambda data, _: read_claim(data),
+    "command": lambda data, _: read_command(data),
+    "seed request": lambda data, _: read_seed_request(data),
 }
 
 

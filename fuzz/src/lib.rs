@@ -6,6 +6,8 @@
 use cobox_net::wire;
 use cobox_store::format::access::UnverifiedRecord;
 use cobox_store::format::address::SeederAddress;
+use cobox_store::format::agreement::Paper;
+use cobox_store::format::command::{Claim, UnverifiedCommand};
 use cobox_store::format::content::{Content, Node};
 use cobox_store::format::device::{DeviceRow, FolderRow, MARK_BYTES, Mark, PendingRow, TagRow};
 use cobox_store::format::entry::{Body, UnverifiedEntry};
@@ -13,9 +15,11 @@ use cobox_store::format::equivocation::UnverifiedEquivocation;
 use cobox_store::format::invite::{InviteCode, JoinRequest};
 use cobox_store::format::locator::{UnverifiedLocator, decode_folders, encode_folders};
 use cobox_store::format::op::OpGroup;
+use cobox_store::format::owned::OwnedRow;
 use cobox_store::format::pack::{Footer, PackRef, decode_directory, encode_directory};
 use cobox_store::format::proof::{Challenge, LeafProof, Outboard};
 use cobox_store::format::receipt::UnverifiedReceipt;
+use cobox_store::format::seeding::SeedRequest;
 use cobox_store::format::slots::{decode_slots, encode_slots};
 use cobox_store::format::{DecodeError, PACK_BYTES_MAX, Reader, Writer};
 use cobox_store::id::PackId;
@@ -24,7 +28,7 @@ use cobox_store::id::PackId;
 pub type Decoder = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// All decoders by name.
-pub const DECODERS: [(&str, Decoder); 27] = [
+pub const DECODERS: [(&str, Decoder); 32] = [
     ("entry", entry),
     ("equivocation", equivocation),
     ("body", body),
@@ -52,6 +56,11 @@ pub const DECODERS: [(&str, Decoder); 27] = [
     ("folder_row", folder_row),
     ("tag_row", tag_row),
     ("pending_row", pending_row),
+    ("paper", paper),
+    ("claim", claim),
+    ("command", command),
+    ("seed_request", seed_request),
+    ("owned_row", owned_row),
 ];
 
 /// Drives the decoder `name` with `bytes`: it must not panic, and what it reads it must encode to the
@@ -208,4 +217,24 @@ fn tag_row(bytes: &[u8]) -> Option<Vec<u8>> {
 
 fn pending_row(bytes: &[u8]) -> Option<Vec<u8>> {
     PendingRow::decode(bytes).ok().map(|row| row.encode())
+}
+
+fn paper(bytes: &[u8]) -> Option<Vec<u8>> {
+    Paper::decode(bytes).ok().map(|paper| paper.encode())
+}
+
+fn claim(bytes: &[u8]) -> Option<Vec<u8>> {
+    Claim::decode(bytes).ok().map(|claim| claim.encode())
+}
+
+fn command(bytes: &[u8]) -> Option<Vec<u8>> {
+    UnverifiedCommand::decode(bytes).ok()?.verify().ok().map(|command| command.encode())
+}
+
+fn seed_request(bytes: &[u8]) -> Option<Vec<u8>> {
+    SeedRequest::decode(bytes).ok().map(|request| request.encode())
+}
+
+fn owned_row(bytes: &[u8]) -> Option<Vec<u8>> {
+    OwnedRow::decode(bytes).ok().map(|row| row.encode().to_vec())
 }

@@ -9,10 +9,13 @@ mod decoders;
 mod samples;
 
 use cobox_store::format::access::UnverifiedRecord;
+use cobox_store::format::agreement::Paper;
+use cobox_store::format::command::{Claim, UnverifiedCommand};
 use cobox_store::format::entry::UnverifiedEntry;
 use cobox_store::format::equivocation::UnverifiedEquivocation;
 use cobox_store::format::locator::UnverifiedLocator;
 use cobox_store::format::receipt::UnverifiedReceipt;
+use cobox_store::format::seeding::SeedRequest;
 use decoders::{DECODERS, check};
 use samples::samples;
 
@@ -91,7 +94,10 @@ fn decoder_under_seeded_mutations_never_panics_and_re_encodes() {
     let mut total = 0;
     for (name, list) in samples() {
         let mut read = 0;
-        for round in 0..times(MUTATIONS) {
+        // These check a signature while they read, which costs as much as fifty decodings.
+        let signed = ["join_request", "paper", "claim", "command", "seed_request"].contains(&name);
+        let rounds = times(if signed { MUTATIONS / 20 } else { MUTATIONS });
+        for round in 0..rounds {
             let mut bytes = list[random.below(list.len())].clone();
             let other = &list[random.below(list.len())];
             for _ in 0..=random.below(3) {
@@ -106,7 +112,7 @@ fn decoder_under_seeded_mutations_never_panics_and_re_encodes() {
                 check(name, &[]);
             }
         }
-        println!("{name}: {read} of {} mutations were well formed", times(MUTATIONS));
+        println!("{name}: {read} of {rounds} mutations were well formed");
     }
     println!("{total} mutations");
 }
@@ -114,7 +120,7 @@ fn decoder_under_seeded_mutations_never_panics_and_re_encodes() {
 #[test]
 fn signed_layout_under_seeded_mutations_never_verifies() {
     type Verified = fn(&[u8]) -> bool;
-    let layouts: [(&str, Verified); 5] = [
+    let layouts: [(&str, Verified); 9] = [
         ("entry", |bytes| UnverifiedEntry::decode(bytes).is_ok_and(|read| read.verify().is_ok())),
         ("equivocation", |bytes| {
             UnverifiedEquivocation::decode(bytes).is_ok_and(|read| read.verify().is_ok())
@@ -122,12 +128,20 @@ fn signed_layout_under_seeded_mutations_never_verifies() {
         ("record", |bytes| UnverifiedRecord::decode(bytes).is_ok_and(|read| read.verify().is_ok())),
         ("locator", |bytes| UnverifiedLocator::decode(bytes).is_ok_and(|read| read.verify().is_ok())),
         ("receipt", |bytes| UnverifiedReceipt::decode(bytes).is_ok_and(|read| read.verify().is_ok())),
+        ("paper", |bytes| {
+            // Whoever declines signs nothing: it is said on a connection that names the seeder.
+            Paper::decode(bytes).is_ok_and(|paper| !matches!(paper, Paper::Declined(_)))
+        }),
+        ("claim", |bytes| Claim::decode(bytes).is_ok()),
+        ("command", |bytes| UnverifiedCommand::decode(bytes).is_ok_and(|read| read.verify().is_ok())),
+        ("seed_request", |bytes| SeedRequest::decode(bytes).is_ok()),
     ];
     let mut random = Random(seed());
     let all = samples();
     for (name, verified) in layouts {
         let (_, list) = all.iter().find(|(known, _)| *known == name).expect("it has samples");
-        assert!(list.iter().all(|bytes| verified(bytes)), "{name}: a sample does not verify");
+        let list: Vec<_> = list.iter().filter(|bytes| verified(bytes)).cloned().collect();
+        assert!(!list.is_empty(), "{name}: no sample verifies");
         for _ in 0..times(FORGERIES) {
             let original = &list[random.below(list.len())];
             let mut bytes = original.clone();
@@ -144,8 +158,16 @@ fn signed_layout_under_seeded_mutations_never_verifies() {
 }
 
 /// Layouts whose vectors are made here, with their names in `docs/vectors`.
-const VECTORS: [(&str, &str); 4] =
-    [("receipt", "receipt"), ("frame", "frame"), ("bulk_frame", "bulk frame"), ("slots", "slots")];
+const VECTORS: [(&str, &str); 8] = [
+    ("receipt", "receipt"),
+    ("frame", "frame"),
+    ("bulk_frame", "bulk frame"),
+    ("slots", "slots"),
+    ("paper", "paper"),
+    ("claim", "claim"),
+    ("command", "command"),
+    ("seed_request", "seed request"),
+];
 
 /// The vectors of one layout: its samples, and each of them cut short, lengthened and of another type.
 fn vectors(name: &str, layout: &str) -> String {

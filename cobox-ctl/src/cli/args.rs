@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::agreement::{AgreementVerb, SeedCode};
 use super::member::{DeviceVerb, Invite, Join, MemberVerb};
+use super::owned::{Claim, Manage};
 use crate::render::units::{parse_bytes, parse_date, parse_span};
 
 /// A private folder that you mount as a drive, and that others keep for you without being able to read it.
@@ -80,6 +82,9 @@ pub enum Verb {
         /// One folder; all without it
         folder: Option<String>,
     },
+    /// What was agreed with seeders: propose, list, show, accept, end
+    #[command(subcommand)]
+    Agreement(AgreementVerb),
     /// Give back the space of what nothing in a folder needs any more; seeders keep it for 30 more days
     Prune {
         /// Which
@@ -128,9 +133,6 @@ pub enum LaterVerb {
     /// Not in this version
     #[command(hide = true)]
     Evict(NotYet),
-    /// Not in this version
-    #[command(hide = true)]
-    Agreement(NotYet),
 }
 
 /// `init`.
@@ -293,12 +295,29 @@ pub enum SeederVerb {
         /// The beginning of one seeder's id; all without it
         seeder: Option<String>,
     },
-    /// Not in this version
-    #[command(hide = true)]
-    Remove(NotYet),
-    /// Not in this version
-    #[command(hide = true)]
-    Code(NotYet),
+    /// End a seeder's grant: it keeps what it has for at least 30 days by its own clock, and counts no more
+    Remove {
+        /// The folder's name
+        folder: String,
+        /// The beginning of the seeder's id
+        seeder: String,
+        /// Also where too few proved copies are left
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a code with which one seeder can take the folder, or list and take back codes
+    Code(SeedCode),
+    /// Own a seeder: with the code that `cobox-seeder claim` prints, or with the words of a lost device
+    Claim(Claim),
+    /// Seeders that this device commands
+    Owned,
+    /// Forget a seeder that this device commands; the seeder is not told
+    Forget {
+        /// What you call it
+        seeder: String,
+    },
+    /// Tell a seeder that you command what to do, from anywhere
+    Manage(Manage),
 }
 
 /// `seeder add`.
@@ -361,11 +380,11 @@ pub enum ApiVerb {
     Openapi,
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     parse_bytes(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
 }
 
-fn date(text: &str) -> Result<u64, String> {
+pub(super) fn date(text: &str) -> Result<u64, String> {
     parse_date(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
 }
 
@@ -417,6 +436,23 @@ mod tests {
             "seeder list photos",
             "seeder audit photos 12D3",
             "seeder remove photos 12D3",
+            "seeder remove photos 12D3 --force",
+            "seeder code photos --quota 50G --until 2027-01-31 --expires 24h",
+            "seeder code photos --list",
+            "seeder claim coboxclaim1abc --name box",
+            "seeder claim --words-file w --seeder addr",
+            "seeder owned",
+            "seeder manage box status",
+            "seeder manage box seed 00aa-11bb",
+            "seeder manage box quota photos 50G --until 2027-01-31",
+            "seeder manage box pause",
+            "seeder manage box admins add --name bob --rank watcher",
+            "seeder manage box admins remove 00aa",
+            "agreement propose photos 12D3 --quota 50G --until 2027-12-31 --notice 30d --audit 1d --place here",
+            "agreement list",
+            "agreement show photos 12D3",
+            "agreement accept photos 00aa",
+            "agreement end photos 12D3 --force",
             "status",
             "status photos --json",
             "peers",
@@ -444,6 +480,7 @@ mod tests {
             "member remove photos phone",
             "device list photos",
             "device remove photos phone",
+            "device lapse photos phone",
             "folder set photos --copies 2 --tolerance 3d",
             "alarm set --run /bin/true --url https://example.org --mail a@b --after 10m",
             "alarm show",

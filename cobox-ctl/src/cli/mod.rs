@@ -3,10 +3,12 @@
 //! It holds no keys and no state. The only verbs that work without a daemon are those that make a
 //! device, and `doctor`.
 
+mod agreement;
 mod args;
 mod client;
 mod doctor;
 mod member;
+mod owned;
 mod secrets;
 mod setup;
 mod whereis;
@@ -22,14 +24,15 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::control::{Audience, InUse, MountAccess, Reply, Request, write_line};
+use crate::control::{Audience, InUse, MountAccess, Reply, Request, Shortfall, write_line};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::Paths;
 use crate::render::progress::{Progress, Style};
 use crate::render::{self, text};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
-    KeyReport, MountReport, PruneReport, PruneState, SeederAddReport, StatusReport, WaitReport,
+    KeyReport, MountReport, PruneReport, PruneState, SeederAddReport, SeederRemoveReport, StatusReport,
+    WaitReport,
 };
 use args::{AlarmVerb, ApiVerb, Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
 
@@ -168,6 +171,7 @@ impl Session<'_> {
                 let exit = if damaged { Exit::Damaged } else { Exit::Done };
                 Ok(Answer::new(&report, text::checked(&report))?.ending(exit))
             }
+            Verb::Agreement(verb) => self.agreement(verb),
             Verb::Prune { folder, dry_run } => self.prune(folder, *dry_run),
             Verb::Key(verb) => self.key(verb),
             Verb::Member(verb) => self.member(verb),
@@ -377,7 +381,18 @@ impl Session<'_> {
                 };
                 Ok(Answer::new(&report, text::audited(&report))?.ending(exit))
             }
-            SeederVerb::Remove(_) | SeederVerb::Code(_) => Err(not_yet()),
+            SeederVerb::Remove { folder, seeder, force } => {
+                let (folder, seeder) = (folder.clone(), seeder.clone());
+                let shortfall = if *force { Shortfall::Accept } else { Shortfall::Refuse };
+                let report: SeederRemoveReport =
+                    self.ask(&Request::SeederRemove { folder, seeder, shortfall })?;
+                Answer::new(&report, text::seeder_removed(&report))
+            }
+            SeederVerb::Code(args) => self.seed_code(args),
+            SeederVerb::Claim(args) => self.claim(args),
+            SeederVerb::Owned => self.owned(),
+            SeederVerb::Forget { seeder } => self.forget_owned(seeder),
+            SeederVerb::Manage(args) => self.manage(args),
         }
     }
 

@@ -39,6 +39,12 @@ pub(crate) struct HolderReport {
     pub proved_at_ms: Option<u64>,
     /// `connected`, `offline` and so on.
     pub link: String,
+    /// Where it stands, as agreed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// Who runs it, as agreed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub organisation: Option<String>,
 }
 
 /// Finds the folder of `path`, which is absolute, with a last part that may be a symbolic link.
@@ -108,6 +114,8 @@ fn report(path: &Path, folder: &FolderReport, state: String, proved: &[(String, 
             proved: own.is_some(),
             proved_at_ms: own.or(seeder.proved_at_ms),
             link: seeder.link.clone(),
+            place: seeder.place.clone(),
+            organisation: seeder.organisation.clone(),
         }
     });
     WhereReport {
@@ -138,7 +146,9 @@ pub(crate) fn text(report: &WhereReport) -> String {
             (_, Some(when)) => format!("no proof of this file that counts; its last proof was {when}"),
             (_, None) => "never proved".to_owned(),
         };
-        lines += &format!("    {} ({}): {words}\n", holder.peer_id, holder.link);
+        let said = [&holder.organisation, &holder.place];
+        let whereabouts: String = said.into_iter().flatten().map(|text| format!("{text}, ")).collect();
+        lines += &format!("    {} ({whereabouts}{}): {words}\n", holder.peer_id, holder.link);
     }
     lines
 }

@@ -300,6 +300,10 @@ mod tests {
             holding,
             proved_at_ms: None,
             heard_at_ms: None,
+            place: None,
+            organisation: None,
+            contact: None,
+            agreement: None,
         };
         FolderReport {
             name: "photos".into(),

@@ -42,6 +42,8 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
         while !daemon.is_ending() {
             let seen = daemon.home.store().watch().seen();
             daemon.answer_joins();
+            daemon.answer_seeds();
+            daemon.read_papers();
             for state in daemon.folders() {
                 if let Err(problem) = keep(&daemon, &state) {
                     tracing::warn!(folder = %state.folder.id(), %problem, "will be tried again");
@@ -53,9 +55,13 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
     })
 }
 
-fn keep(daemon: &Daemon, state: &FolderState) -> Outcome<()> {
+fn keep(daemon: &Arc<Daemon>, state: &Arc<FolderState>) -> Outcome<()> {
+    if daemon.renew(state)? {
+        return Ok(());
+    }
     daemon.tend(state)?;
     daemon.tell_network(state)?;
+    daemon.note_told(state)?;
     daemon.keep_contacts(state)?;
     if let Some(vfs) = state.vfs() {
         let peers = daemon.node.status(state.no())?.peers;
@@ -175,6 +181,9 @@ fn wants_audit(state: &FolderState, peer: &PeerStatus) -> Outcome<bool> {
     }
     let kept = state.receipt(peer.peer)?;
     let live = state.live_set()?;
-    let renewal_ms = state.policy().renewal_ms();
+    let access = state.folder.store().access(state.no())?;
+    let agreed = access.agreement(&peer.peer.to_bytes()).map(|agreed| agreed.signed.terms.audit_ms);
+    // The rhythm that was agreed on, where it is quicker than the folder's own.
+    let renewal_ms = state.policy().renewal_ms().min(agreed.unwrap_or(u64::MAX));
     Ok(!kept.is_some_and(|kept| covers(&kept.receipt, &live) && now_ms().abs_diff(kept.at_ms) < renewal_ms))
 }

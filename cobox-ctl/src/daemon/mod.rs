@@ -3,16 +3,19 @@
 //! It composes and does nothing itself: sealing, the tree, the kernel and the wire are in their crates.
 //! It holds the keys in memory until it ends; on disk they stay in their slots.
 
+mod agreements;
 mod alarm;
 mod alarms;
 mod check;
 mod chores;
+mod departing;
 mod folder;
 mod giving;
 mod hooks;
 mod members;
 mod mounts;
 mod network;
+mod owning;
 mod policy;
 mod proof;
 mod seeders;
@@ -52,6 +55,8 @@ pub(crate) struct Daemon {
     /// Counts what makes the locators on the seeders stale.
     pub locator_version: AtomicU64,
     pub unlocked_by: UnlockedBy,
+    /// One command to a seeder at a time: its number is the next one.
+    pub owning: Mutex<()>,
     api: Mutex<Option<Arc<Server>>>,
     ending: AtomicBool,
     end: Notify,
@@ -96,6 +101,7 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         folders: RwLock::default(),
         locator_version: AtomicU64::new(1),
         unlocked_by,
+        owning: Mutex::new(()),
         api: Mutex::default(),
         ending: AtomicBool::new(false),
         end: Notify::new(),

@@ -8,6 +8,7 @@ use cobox_net::{FolderSecrets, PeerId, SessionState};
 use cobox_store::format::address::SeederAddress;
 use zeroize::Zeroizing;
 
+use super::departing::departing;
 use super::folder::FolderState;
 use super::proof::covers;
 use super::status::{address_of, grants};
@@ -43,6 +44,8 @@ impl Daemon {
         });
         let mut peers: Vec<SeederAddress> =
             grants(state)?.iter().map(|(_, grant)| address_of(grant)).collect();
+        // Those that were removed are called until they know it.
+        peers.extend(departing(state)?.iter().map(|(_, _, grant)| address_of(grant)));
         for hinted in state.hinted() {
             if peers.iter().all(|known| known.peer_id != hinted.peer_id) {
                 peers.push(hinted);

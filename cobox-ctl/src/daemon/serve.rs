@@ -163,6 +163,9 @@ pub(crate) fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::
             value(&daemon.seeder_add(&folder, &address, quota_bytes, until_ms)?)
         }
         Request::SeederAudit { folder, seeder } => value(&daemon.seeder_audit(&folder, seeder.as_deref())?),
+        Request::SeederRemove { folder, seeder, shortfall } => {
+            value(&daemon.seeder_remove(&folder, &seeder, shortfall)?)
+        }
         Request::Wait { folder, copies, timeout_ms } => {
             value(&daemon.wait(&folder, copies, timeout_ms.map(Duration::from_millis), tell)?)
         }
@@ -175,6 +178,33 @@ pub(crate) fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::
         Request::KeyShow => value(&daemon.keys()),
         Request::ApiShow => value(&daemon.api_report()),
         Request::ApiSet { listen, reach } => value(&daemon.api_set(listen, reach)?),
+        other => answer_about_seeders(daemon, other, tell),
+    }
+}
+
+/// Agreements, seed codes, and seeders that this member commands.
+fn answer_about_seeders(daemon: &Daemon, request: Request, tell: super::wait::Tell<'_>) -> Outcome<Value> {
+    match request {
+        Request::SeedCode { folder, quota_bytes, until_ms, valid_ms } => {
+            value(&daemon.seed_code(&folder, quota_bytes, until_ms, valid_ms)?)
+        }
+        Request::SeedCodeList { folder } => value(&daemon.seed_codes(&folder)?),
+        Request::SeedCodeVoid { folder, code } => value(&daemon.void_seed(&folder, &code)?),
+        Request::AgreementPropose { folder, seeder, wishes } => {
+            value(&daemon.agreement_propose(&folder, &seeder, &wishes)?)
+        }
+        Request::AgreementList { folder } => value(&daemon.agreements(folder.as_deref())?),
+        Request::AgreementAccept { folder, id } => value(&daemon.agreement_accept(&folder, &id)?),
+        Request::AgreementEnd { folder, seeder, shortfall } => {
+            value(&daemon.agreement_end(&folder, &seeder, shortfall)?)
+        }
+        Request::SeederClaim { code, name } => value(&daemon.seeder_claim(&code, name.as_deref())?),
+        Request::SeederReclaim { address, words, name } => {
+            value(&daemon.seeder_reclaim(&address, &words.0, name.as_deref())?)
+        }
+        Request::SeederOwned => value(&daemon.owned()?),
+        Request::SeederForget { name } => value(&daemon.owned_forget(&name)?),
+        Request::SeederManage { name, told } => value(&daemon.seeder_manage(&name, &told)?),
         other => answer_about_people(daemon, other, tell),
     }
 }
@@ -190,6 +220,7 @@ fn answer_about_people(daemon: &Daemon, request: Request, tell: super::wait::Tel
         Request::MemberList { folder } => value(&daemon.people(&folder)?),
         Request::MemberRole { folder, member, role } => value(&daemon.person_role(&folder, &member, role)?),
         Request::MemberRemove { folder, member } => value(&daemon.person_remove(&folder, &member)?),
+        Request::DeviceLapse { folder, device } => value(&daemon.device_lapse(&folder, &device)?),
         Request::DeviceRemove { folder, device } => value(&daemon.device_remove(&folder, &device)?),
         _ => Err(Problem::failed("The request was answered elsewhere.")),
     }

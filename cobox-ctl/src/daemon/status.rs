@@ -54,7 +54,12 @@ impl Daemon {
             name: state.folder.name(),
             id: state.folder.id().to_hex(),
             mount: state.mount_report(),
-            alarms: state.alarms()?.into_iter().chain(state.watch.lock().alarms()).collect(),
+            alarms: state
+                .alarms()?
+                .into_iter()
+                .chain(super::agreements::alarms(state)?)
+                .chain(state.watch.lock().alarms())
+                .collect(),
             local: local_report(state, &live, packs_lost(state, &live, &seeders)?),
             copies_claimed: count(|holding| holding.is_proved() || holding == Holding::Claimed),
             copies_proved: count(Holding::is_proved),
@@ -164,6 +169,13 @@ fn seeder_report(
     now_ms: u64,
 ) -> Outcome<SeederReport> {
     let standing = state.standing(peer_id, live, peer, now_ms)?;
+    let access = state.folder.store().access(state.no())?;
+    let agreed = access.agreement(&grant.peer_id);
+    let (quota_bytes, until_ms) = super::agreements::limits(grant, agreed);
+    let terms = agreed.map(|agreed| &agreed.signed.terms);
+    let said = |text: fn(&cobox_store::format::agreement::Terms) -> &String| {
+        terms.map(text).filter(|text| !text.is_empty()).cloned()
+    };
     let noted = state.seeders.lock().get(&peer_id).and_then(|notes| notes.problem.clone());
     let full = peer.filter(|peer| peer.full).map(|_| {
         "The seeder cannot take more: its quota or its disk is full. Grant a larger --quota, or add another seeder."
@@ -172,8 +184,12 @@ fn seeder_report(
     Ok(SeederReport {
         peer_id: peer_id.to_string(),
         address: address_of(grant).to_text(),
-        quota_bytes: grant.quota_bytes,
-        until_ms: grant.until_ms,
+        quota_bytes,
+        until_ms,
+        place: said(|terms| &terms.place),
+        organisation: said(|terms| &terms.organisation),
+        contact: said(|terms| &terms.contact),
+        agreement: agreed.map(|agreed| agreed.signed.terms.hash().to_hex()),
         link: link(peer).to_owned(),
         problem: full.or_else(|| peer.and_then(|peer| peer.error.clone())).or(noted),
         rtt_ms: peer.and_then(|peer| peer.rtt_ms),

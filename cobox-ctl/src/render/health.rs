@@ -91,7 +91,9 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
         Holding::Behind => Some("it lacks something"),
     };
     let missing = folder.seeders.iter().filter_map(|seeder| {
-        why(seeder.holding).map(|why| format!("{} ({}): {why}", seeder.peer_id, seeder.link))
+        let whereabouts = seeder.whereabouts();
+        let at = if whereabouts.is_empty() { String::new() } else { format!("{whereabouts}, ") };
+        why(seeder.holding).map(|why| format!("{} ({at}{}): {why}", seeder.peer_id, seeder.link))
     });
     FolderHealth {
         folder: folder.name.clone(),

@@ -8,7 +8,8 @@ use super::health::{HealthReport, Light};
 use super::units::{bytes, rate, span, time};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
-    KeyReport, PeerReport, PruneReport, PruneState, SeederAddReport, SeederReport, StatusReport, WaitReport,
+    KeyReport, PeerReport, PruneReport, PruneState, SeederAddReport, SeederRemoveReport, SeederReport,
+    StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -187,6 +188,11 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
         line!(text, "  seeder   {} ({}{path}{rtt})", seeder.peer_id, seeder.link);
         let until =
             if seeder.until_ms == 0 { String::new() } else { format!(" until {}", time(seeder.until_ms)) };
+        let whereabouts = seeder.whereabouts();
+        if !whereabouts.is_empty() {
+            let contact = seeder.contact.as_ref().map(|contact| format!(" ({contact})")).unwrap_or_default();
+            line!(text, "           {whereabouts}{contact}");
+        }
         line!(text, "           may store {}{until}", bytes(seeder.quota_bytes));
         match seeder.holding {
             Holding::Proved => {
@@ -230,6 +236,21 @@ pub fn seeder_added(report: &SeederAddReport) -> String {
         "It was told; its owner has to accept the folder (`cobox-seeder pending`, then `cobox-seeder accept`)."
     };
     format!("{} may store {} of {}. {state}\n", report.peer_id, bytes(report.quota_bytes), report.folder)
+}
+
+/// `seeder remove`.
+#[must_use]
+pub fn seeder_removed(report: &SeederRemoveReport) -> String {
+    let told = if report.told {
+        "It knows, and takes nothing more."
+    } else {
+        "It was not reached; the daemon tells it as soon as it is."
+    };
+    format!(
+        "{} holds {} no longer: it counts as no copy and is not called any more. {told} It keeps what it has for at least 30 days by its own \
+         clock; `seeder add` brings it back.\n{} of {} proved copies are left.\n",
+        report.peer_id, report.folder, report.copies_left, report.copies_wanted
+    )
 }
 
 /// `seeder audit`.

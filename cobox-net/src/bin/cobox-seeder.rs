@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use cobox_net::agreement::AgreementView;
 use cobox_net::http::recent::Recorder;
 use cobox_net::http::{Place, Reach};
 use cobox_net::patrol::{self, Pace};
 use cobox_net::seeder::commands::{Answer, FolderStatus, Request, ask_running, ask_store};
 use cobox_net::seeder::identity::saved_address;
+use cobox_net::seeder::leaving::Why;
+use cobox_net::seeder::report::{AdminView, CodeView};
+use cobox_net::seeder::rules::Rule as Limits;
 use cobox_net::seeder::{Accept, Exit, Failure, LISTEN_DEFAULT, RunOptions, run};
 use cobox_net::shown::{bytes as size, time};
 use rustix::fs::Mode;
@@ -49,6 +54,9 @@ enum Verb {
         /// Whose grants are taken without asking: the owner decides, or anybody's are.
         #[arg(long, value_enum, default_value_t = Rule::Owner)]
         accept: Rule,
+        /// With `--accept rule`: a JSON file with the limits within which grants and agreements are taken.
+        #[arg(long, value_name = "FILE", required_if_eq("accept", "rule"))]
+        rule: Option<PathBuf>,
         /// How long after it has read all it holds, looking for damage, it begins again (s, m, h or d).
         #[arg(long, default_value = "7d", value_parser = span)]
         scrub_every: std::time::Duration,
@@ -87,14 +95,72 @@ enum Verb {
     },
     /// Read every pack and check it; damaged ones are fetched again from others.
     Scrub(Common),
-    /// Not in this version.
-    #[command(hide = true)]
-    Claim(Common),
-    /// Not in this version.
-    #[command(hide = true)]
+    /// Show the code that makes whoever redeems it the owner, until it was used.
+    Claim {
+        #[command(flatten)]
+        common: Common,
+        /// Dismiss the owners there are, and show a code for a new one.
+        #[arg(long)]
+        reset: bool,
+    },
+    /// Hold the folder of a seed code; the running seeder asks until an admin of the folder granted it.
     Seed {
-        /// The code.
+        /// The code; `-` reads it from standard input.
         code: String,
+        #[command(flatten)]
+        common: Common,
+        /// How many seconds to wait for the grant; the seeder goes on asking afterwards.
+        #[arg(long, default_value_t = 120)]
+        timeout: u64,
+    },
+    /// Let a folder go: nothing new is taken, and what is here stays for at least 30 days.
+    Unseed {
+        /// The beginning of the folder's id.
+        folder: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Take part in nothing until resumed.
+    Pause(Common),
+    /// Go on after a pause.
+    Resume(Common),
+    /// Who commands the seeder over the network; `--dismiss` takes one out.
+    Admins {
+        #[command(flatten)]
+        common: Common,
+        /// The key of an admin, or of an open code, in hex.
+        #[arg(long, value_name = "KEY")]
+        dismiss: Option<String>,
+    },
+    /// What waits, what was ordered, what was refused and why, and what was agreed.
+    Report(Common),
+    /// Agreements with the people whose folders are held.
+    #[command(subcommand)]
+    Agreement(AgreementVerb),
+}
+
+#[derive(Subcommand)]
+enum AgreementVerb {
+    /// All agreements: in force, over, proposed, declined.
+    List(Common),
+    /// The whole text of those of one folder.
+    Show {
+        /// The beginning of the folder's id, or of the agreement's.
+        folder: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Sign the terms that wait, as `pending` showed them.
+    Accept {
+        /// The id, whole, as `pending` prints it.
+        id: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Give notice: the agreement ends after the span of notice.
+    End {
+        /// The beginning of the folder's id.
+        folder: String,
         #[command(flatten)]
         common: Common,
     },
@@ -107,8 +173,10 @@ const EXIT_USAGE: u8 = 2;
 enum Rule {
     /// `cobox-seeder accept ID` decides.
     Owner,
-    /// Every grant is taken: for tests and closed networks.
+    /// Every grant is taken, and every agreement signed: for tests and closed networks.
     Any,
+    /// Those within the limits of `--rule FILE` are.
+    Rule,
 }
 
 fn main() -> ExitCode {
@@ -159,14 +227,14 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
             print_line(&text);
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Run { common, listen, accept, scrub_every, scrub_rate, http, http_remote } => {
+        Verb::Run { common, listen, accept, rule, scrub_every, scrub_rate, http, http_remote } => {
             let reach = if http_remote { Reach::Network } else { Reach::Loopback };
             let http = http.map(|text| Place::parse(&text, reach)).transpose()?;
-            let listen =
-                if listen.is_empty() { LISTEN_DEFAULT.map(str::to_owned).to_vec() } else { listen };
+            let listen = if listen.is_empty() { LISTEN_DEFAULT.map(str::to_owned).to_vec() } else { listen };
             let accept = match accept {
                 Rule::Owner => Accept::Owner,
                 Rule::Any => Accept::Any,
+                Rule::Rule => Accept::Rule(Limits::read(rule.as_deref().unwrap_or(Path::new("rule")))?),
             };
             let stop = stop_on_signals()?;
             let pace = Pace { every: scrub_every, bytes_per_s: scrub_rate << 20 };
@@ -187,24 +255,113 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Accept { id, common } => ask(&common, &Request::Accept { id }),
         Verb::Refuse { id, common } => ask(&common, &Request::Refuse { id }),
         Verb::Scrub(common) => ask(&common, &Request::Scrub),
-        Verb::Claim(_) => Err(Failure {
-            exit: Exit::Refused,
-            text: "Claim codes are not in this version; they come later. Whoever may read the data folder is the seeder's owner."
-                .to_owned(),
-        }),
-        Verb::Seed { .. } => Err(Failure {
-            exit: Exit::Refused,
-            text: "Seed codes are not in this version. Let a member run: cobox-ctl seeder add FOLDER ADDR --quota 50G"
-                .to_owned(),
-        }),
+        Verb::Claim { common, reset } => ask(&common, &Request::Claim { reset }),
+        Verb::Seed { code, common, timeout } => seed(&common, &code, Duration::from_secs(timeout)),
+        Verb::Unseed { folder, common } => ask(&common, &Request::Unseed { folder }),
+        Verb::Pause(common) => ask(&common, &Request::Pause),
+        Verb::Resume(common) => ask(&common, &Request::Resume),
+        Verb::Admins { common, dismiss: Some(key) } => ask(&common, &Request::Dismiss { key }),
+        Verb::Admins { common, dismiss: None } => ask(&common, &Request::Admins),
+        Verb::Report(common) => ask(&common, &Request::Report),
+        Verb::Agreement(AgreementVerb::List(common)) => ask(&common, &Request::Agreements),
+        Verb::Agreement(AgreementVerb::Accept { id, common }) => ask(&common, &Request::Accept { id }),
+        Verb::Agreement(AgreementVerb::End { folder, common }) => {
+            ask(&common, &Request::EndAgreement { folder })
+        }
+        Verb::Agreement(AgreementVerb::Show { folder, common }) => show_agreement(&common, &folder),
+    }
+}
+
+/// Waits until a code was granted, or is known to be worth nothing.
+fn seed(common: &Common, code: &str, timeout: Duration) -> Result<ExitCode, Failure> {
+    let mut typed = String::new();
+    let code = if code == "-" {
+        std::io::stdin()
+            .read_line(&mut typed)
+            .map_err(|error| Failure::failed(format!("No code came: {error}.")))?;
+        typed.trim()
+    } else {
+        code
+    };
+    let before = folders(common)?;
+    let Answer::Seeking { key, .. } = answer(common, &Request::Seed { code: code.to_owned() })? else {
+        return Err(Failure::failed("The seeder gave another answer."));
+    };
+    let deadline = Instant::now() + timeout;
+    loop {
+        let Answer::Seeking { waiting, .. } = answer(common, &Request::Seeking { key: key.clone() })? else {
+            return Err(Failure::failed("The seeder gave another answer."));
+        };
+        if !waiting {
+            let fresh = folders(common)?.into_iter().find(|folder| !before.contains(folder));
+            return match fresh {
+                Some((folder, quota)) => {
+                    if common.json {
+                        print_line(&serde_json::json!({ "folder": folder, "quota_bytes": quota }).to_string());
+                    } else {
+                        print_line(&format!("held from now on: {folder}, {}", quota.map_or("no limit".into(), size)));
+                    }
+                    Ok(ExitCode::SUCCESS)
+                }
+                None => Err(Failure {
+                    exit: Exit::Refused,
+                    text: "The code was used, taken back, or has expired. Ask whoever gave it to you for a new one.".to_owned(),
+                }),
+            };
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure {
+                exit: Exit::NotReached,
+                text: "No admin of the folder has granted it yet: one of their devices must be online. The seeder goes on asking; \
+                       `cobox-seeder status` shows the folder once it is held."
+                    .to_owned(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn folders(common: &Common) -> Result<Vec<(String, Option<u64>)>, Failure> {
+    match answer(common, &Request::Status)? {
+        Answer::Status { folders, .. } => {
+            Ok(folders.into_iter().map(|folder| (folder.folder, folder.quota_bytes)).collect())
+        }
+        _ => Err(Failure::failed("The seeder gave another answer.")),
+    }
+}
+
+fn show_agreement(common: &Common, start: &str) -> Result<ExitCode, Failure> {
+    let Answer::Agreements { agreements } = answer(common, &Request::Agreements)? else {
+        return Err(Failure::failed("The seeder gave another answer."));
+    };
+    let fits = |view: &&AgreementView| {
+        !start.is_empty() && (view.folder.starts_with(start) || view.id.starts_with(start))
+    };
+    let found: Vec<&AgreementView> = agreements.iter().filter(fits).collect();
+    if found.is_empty() {
+        return Err(Failure::failed(format!(
+            "No agreement begins with {start:?}. See: cobox-seeder agreement list"
+        )));
+    }
+    for view in found {
+        if common.json {
+            print_line(&serde_json::to_string(view).map_err(|error| Failure::failed(error.to_string()))?);
+        } else {
+            print_line(&view.document());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn answer(common: &Common, request: &Request) -> Result<Answer, Failure> {
+    match ask_running(&common.data, request)? {
+        Some(answer) => Ok(answer),
+        None => ask_store(&common.data, request),
     }
 }
 
 fn ask(common: &Common, request: &Request) -> Result<ExitCode, Failure> {
-    let answer = match ask_running(&common.data, request)? {
-        Some(answer) => answer,
-        None => ask_store(&common.data, request)?,
-    };
+    let answer = answer(common, request)?;
     if common.json {
         let text = serde_json::to_string(&answer).map_err(|error| Failure::failed(error.to_string()))?;
         print_line(&text);
@@ -219,11 +376,18 @@ fn ask(common: &Common, request: &Request) -> Result<ExitCode, Failure> {
 
 fn print_answer(answer: &Answer, data: &Path) {
     match answer {
-        Answer::Status { running, peer_id, listen, folders, disk_free_bytes } => {
-            let state = if *running { "running" } else { "not running" };
+        Answer::Status { running, peer_id, listen, folders, disk_free_bytes, paused, owned, .. } => {
+            let state = match (*running, *paused) {
+                (true, true) => "paused",
+                (true, false) => "running",
+                (false, _) => "not running",
+            };
             print_line(&format!("seeder {peer_id}, {state}"));
             listen.iter().for_each(|address| print_line(&format!("listens on {address}")));
             print_line(&format!("{} free on the disk", size(*disk_free_bytes)));
+            if !owned {
+                print_line(&format!("nobody owns it yet: cobox-seeder claim --data {}", data.display()));
+            }
             for folder in folders {
                 let quota = folder.quota_bytes.map_or("no limit".to_owned(), size);
                 print_line(&format!(
@@ -234,6 +398,18 @@ fn print_answer(answer: &Answer, data: &Path) {
                     folder.packs_missing,
                     folder.peers,
                 ));
+                folder.warnings.iter().for_each(|warning| print_line(&format!("    {warning}")));
+                if let Some(leaving) = &folder.leaving {
+                    let why = match leaving.why {
+                        Why::Revoked => "an admin of the folder ended the grant",
+                        Why::Unseeded => "it was let go",
+                        Why::Ended => "its time is over",
+                    };
+                    print_line(&format!(
+                        "    leaving since {}: {why}; nothing new is taken",
+                        time(leaving.since_ms)
+                    ));
+                }
                 print_held(folder);
                 print_damage(folder);
             }
@@ -248,6 +424,10 @@ fn print_answer(answer: &Answer, data: &Path) {
                     end(grant.until_ms),
                     grant.from
                 ));
+                if let Some(view) = &grant.agreement {
+                    print_line("Accepting it signs this:");
+                    print_line(&view.document());
+                }
             }
             print_line(&format!("Take one with: cobox-seeder accept ID --data {}", data.display()));
         }
@@ -260,7 +440,72 @@ fn print_answer(answer: &Answer, data: &Path) {
             print_line(&format!("{packs} packs, {} read, {} damaged", size(*bytes), damaged.len()));
             damaged.iter().for_each(|pack| print_line(&format!("damaged: {pack}")));
         }
-        Answer::Failed { text, .. } => print_line(text),
+        Answer::Claim { code: Some(code) } => {
+            print_line("Whoever runs this first, on any machine, owns the seeder:");
+            print_line(&format!("cobox-ctl seeder claim {code}"));
+        }
+        Answer::Claim { code: None } => {
+            print_line(
+                "The seeder has an owner. `cobox-seeder claim --reset` dismisses them and shows a code for a new one.",
+            );
+        }
+        Answer::Seeking { .. } => print_line("the code is asked for"),
+        Answer::Admins { admins, codes } => print_admins(admins, codes),
+        Answer::Agreements { agreements } => print_agreements(agreements),
+        Answer::Report { paused, waiting, agreements, commands, refused } => {
+            print_line(if *paused { "paused" } else { "not paused" });
+            print_line(&format!("{} grants wait", waiting.len()));
+            print_agreements(agreements);
+            for taken in commands {
+                let (at, by) = (time(taken.at_ms), by(&taken.name, &taken.admin));
+                print_line(&format!("{at}  {by} {} ({}): {}", taken.what, taken.seq, taken.outcome));
+            }
+            for refusal in refused {
+                let (at, by) = (time(refusal.at_ms), by(&refusal.name, &refusal.admin));
+                print_line(&format!("{at}  refused: {by} {}: {}", refusal.what, refusal.why));
+            }
+        }
+        Answer::Said { text } | Answer::Failed { text, .. } => print_line(text),
+    }
+}
+
+/// An admin by name and the beginning of the key.
+fn by(name: &str, key: &str) -> String {
+    format!("{name} {}", key.get(..8).unwrap_or(key)).trim_start().to_owned()
+}
+
+fn print_admins(admins: &[AdminView], codes: &[CodeView]) {
+    for admin in admins {
+        let since = time(admin.since_ms);
+        print_line(&format!("{}  {:<9} {} since {since}", admin.key, admin.rank, admin.name));
+    }
+    for code in codes {
+        print_line(&format!(
+            "{}  a code for a {} is open ({}){}",
+            code.key,
+            code.rank,
+            code.name,
+            end(code.expires_ms)
+        ));
+    }
+    if admins.is_empty() && codes.is_empty() {
+        print_line("nobody commands this seeder over the network");
+    }
+}
+
+fn print_agreements(agreements: &[AgreementView]) {
+    for view in agreements {
+        print_line(&format!(
+            "{}  folder {}: {}, {}{}",
+            view.id.get(..16).unwrap_or(&view.id),
+            view.folder.get(..8).unwrap_or(&view.folder),
+            view.stage.word(),
+            size(view.quota_bytes),
+            end(view.ends_ms)
+        ));
+    }
+    if agreements.is_empty() {
+        print_line("no agreements");
     }
 }
 

@@ -21,6 +21,7 @@ use utoipa_axum::routes;
 use super::Failure;
 use super::commands::{Answer, FolderStatus, Request, Waiting, carry_out};
 use super::holding::Holding;
+use super::orders::Orders;
 use crate::http::events::{Changes, News};
 use crate::http::exposition::folder_label;
 use crate::http::{Exposition, Fault, Hub, Kind, Named, Place, Server, Token, Wanted, recent};
@@ -35,6 +36,7 @@ const DISK_LOW_BYTES: u64 = 256 << 20;
 /// What the handlers share.
 pub struct Shared {
     holding: Arc<Holding>,
+    orders: Arc<Orders>,
     node: Node,
     hub: Hub,
     /// Nothing while nobody listens.
@@ -132,7 +134,8 @@ impl From<Failure> for Fault {
 /// Carries out what the command socket would, off the async threads.
 async fn ask(api: &Arc<Shared>, request: Request) -> Result<Answer, Fault> {
     let api = Arc::clone(api);
-    let done = tokio::task::spawn_blocking(move || carry_out(&request, &api.holding, &api.node)).await;
+    let obey = move || carry_out(&request, &api.holding, &api.orders, &api.node);
+    let done = tokio::task::spawn_blocking(obey).await;
     done.map_err(|_| Fault::failed("The request failed inside the program; its log says more."))?
         .map_err(Fault::from)
 }
@@ -368,12 +371,14 @@ pub fn start(
     data: &Path,
     place: Option<&Place>,
     holding: &Arc<Holding>,
+    orders: &Arc<Orders>,
     node: &Node,
 ) -> Result<Server, Failure> {
     let hub = Hub::default();
     let changes = Changes::of(&holding.store, &hub);
     let shared = Arc::new(Shared {
         holding: Arc::clone(holding),
+        orders: Arc::clone(orders),
         node: node.clone(),
         hub,
         seen: Mutex::default(),

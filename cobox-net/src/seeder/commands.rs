@@ -11,10 +11,18 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cobox_store::blind::{PackHealth, Rows, Store};
+use cobox_store::format::command::Order;
+use cobox_store::id::{AdminKey, InviteKey};
 use serde::{Deserialize, Serialize};
 
 use super::holding::{Holding, Settled};
+use super::leaving::Leaving;
+use super::limits::Limits;
+use super::orders::{Orders, RefusalView};
+use super::owner::{Console, claim_text, console_secret};
+use super::report::{self, AdminView, CodeView, CommandView};
 use super::{Exit, Failure, STOP_LOOK, identity};
+use crate::agreement::{AgreementView, percent};
 use crate::node::Node;
 use crate::wire::GrantAnswer;
 
@@ -43,6 +51,57 @@ pub enum Request {
     },
     /// Read every pack.
     Scrub,
+    /// The code that makes whoever redeems it the owner.
+    Claim {
+        /// Also where there is an owner, who is dismissed.
+        #[serde(default)]
+        reset: bool,
+    },
+    /// Redeem a seed code.
+    Seed {
+        /// The code.
+        code: String,
+    },
+    /// Whether a seed code still waits.
+    Seeking {
+        /// The key of the code, in hex.
+        key: String,
+    },
+    /// Let a folder go.
+    Unseed {
+        /// Beginning of the folder's id.
+        folder: String,
+    },
+    /// Change how much of a folder is taken.
+    Quota {
+        /// Beginning of the folder's id.
+        folder: String,
+        /// How much.
+        quota_bytes: u64,
+        /// Until when; 0 for no end.
+        until_ms: u64,
+    },
+    /// Take part in nothing until told to go on.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Who commands the seeder.
+    Admins,
+    /// Dismiss an admin, or take back a code.
+    Dismiss {
+        /// Its key in hex.
+        key: String,
+    },
+    /// What waits, what was ordered, refused and agreed.
+    Report,
+    /// Agreements.
+    Agreements,
+    /// Give notice of the end of an agreement.
+    #[serde(rename = "end-agreement")]
+    EndAgreement {
+        /// Beginning of the folder's id.
+        folder: String,
+    },
 }
 
 /// One folder in a status.
@@ -56,6 +115,15 @@ pub struct FolderStatus {
     pub quota_bytes: Option<u64>,
     pub packs_missing: u64,
     pub peers: u64,
+    /// The folder is to be held no longer; what is here stays for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Leaving>,
+    /// How much of the quota is used, in percent.
+    #[serde(default)]
+    pub used_percent: u64,
+    /// What its owner should know, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Packs in which damage was found since the folder is here.
     pub packs_damaged: u64,
     /// Those of them that no other holder has mended yet.
@@ -83,6 +151,15 @@ pub enum Answer {
         listen: Vec<String>,
         folders: Vec<FolderStatus>,
         disk_free_bytes: u64,
+        /// Whether it takes part in nothing for now.
+        #[serde(default)]
+        paused: bool,
+        /// Whether somebody owns it.
+        #[serde(default)]
+        owned: bool,
+        /// Where members reach it: what `seeder add` takes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<String>,
     },
     Pending {
         grants: Vec<Waiting>,
@@ -103,9 +180,37 @@ pub enum Answer {
         bytes: u64,
         damaged: Vec<String>,
     },
+    Claim {
+        /// None where it has an owner.
+        code: Option<String>,
+    },
+    Seeking {
+        key: String,
+        waiting: bool,
+    },
+    Admins {
+        admins: Vec<AdminView>,
+        codes: Vec<CodeView>,
+    },
+    Agreements {
+        agreements: Vec<AgreementView>,
+    },
+    Report {
+        paused: bool,
+        waiting: Vec<Waiting>,
+        agreements: Vec<AgreementView>,
+        commands: Vec<CommandView>,
+        refused: Vec<RefusalView>,
+    },
+    Said {
+        text: String,
+    },
     Failed {
         exit: u8,
         text: String,
+        /// The last number of the admin who was refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seq: Option<u64>,
     },
 }
 
@@ -119,6 +224,9 @@ pub struct Waiting {
     pub from: String,
     pub quota_bytes: u64,
     pub until_ms: u64,
+    /// What accepting it signs, for people; without it only the grant is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<AgreementView>,
 }
 
 /// Where a running seeder listens.
@@ -154,14 +262,21 @@ impl Socket {
     }
 
     /// Answers on a thread until `stop` is set.
-    pub fn answer(self, holding: Arc<Holding>, node: Node, stop: Arc<AtomicBool>) -> JoinHandle<()> {
+    pub fn answer(
+        self,
+        holding: Arc<Holding>,
+        orders: Arc<Orders>,
+        node: Node,
+        stop: Arc<AtomicBool>,
+    ) -> JoinHandle<()> {
         std::thread::spawn(move || {
             while !stop.load(Ordering::SeqCst) {
                 match self.listener.accept() {
                     Ok((stream, _)) => {
                         let (holding, node) = (Arc::clone(&holding), node.clone());
+                        let orders = Arc::clone(&orders);
                         std::thread::spawn(move || {
-                            if let Err(error) = serve(stream, &holding, &node) {
+                            if let Err(error) = serve(stream, &holding, &orders, &node) {
                                 tracing::debug!(%error, "a command was not answered");
                             }
                         });
@@ -182,13 +297,13 @@ impl Socket {
     }
 }
 
-fn serve(stream: UnixStream, holding: &Holding, node: &Node) -> std::io::Result<()> {
+fn serve(stream: UnixStream, holding: &Holding, orders: &Orders, node: &Node) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(ANSWER_WAIT))?;
     let mut line = String::new();
     BufReader::new((&stream).take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
     let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => carry_out(&request, holding, node).unwrap_or_else(|failure| failed(&failure)),
+        Ok(request) => carry_out(&request, holding, orders, node).unwrap_or_else(|failure| failed(&failure)),
         Err(_) => failed(&Failure::failed("The request is not known.")),
     };
     let mut text = serde_json::to_string(&answer)?;
@@ -196,36 +311,77 @@ fn serve(stream: UnixStream, holding: &Holding, node: &Node) -> std::io::Result<
     (&stream).write_all(text.as_bytes())
 }
 
-fn failed(failure: &Failure) -> Answer {
-    Answer::Failed { exit: failure.exit as u8, text: failure.text.clone() }
+pub(super) fn failed(failure: &Failure) -> Answer {
+    Answer::Failed { exit: failure.exit as u8, text: failure.text.clone(), seq: None }
 }
 
 /// Carries out a request, for the socket and for the API.
-pub(super) fn carry_out(request: &Request, holding: &Holding, node: &Node) -> Result<Answer, Failure> {
-    match request {
-        Request::Status => {
-            let peer_id = node.peer_id().to_string();
-            let mut answer = status(&holding.store, peer_id, node.listen_texts())?;
-            if let Answer::Status { running, folders, .. } = &mut answer {
-                *running = true;
-                for ((no, _), folder) in holding.store.folders()?.into_iter().zip(folders) {
-                    folder.peers = node.status(no).map_or(0, |status| {
-                        let open =
-                            status.peers.iter().filter(|peer| peer.session == crate::SessionState::Open);
-                        open.count() as u64
-                    });
-                }
-            }
-            Ok(answer)
+pub(super) fn carry_out(
+    request: &Request,
+    holding: &Holding,
+    orders: &Orders,
+    node: &Node,
+) -> Result<Answer, Failure> {
+    let order = match request {
+        Request::Status => return running_status(holding, node),
+        Request::Pending => return Ok(Answer::Pending { grants: waiting_grants(holding) }),
+        Request::Scrub => return scrub(&holding.store),
+        Request::Report => return orders.report(),
+        Request::Agreements => return Ok(Answer::Agreements { agreements: holding.agreements()? }),
+        Request::Claim { reset } => {
+            let how = if *reset { Console::Reset } else { Console::First };
+            let secret = console_secret(&holding.store, how)?;
+            let text = |secret: &[u8; 16]| claim_text(node.peer_id(), &node.listen_addresses(), secret);
+            let code = secret.map(|secret| text(&secret)).transpose()?;
+            return Ok(Answer::Claim { code: code.map(|code| code.to_string()) });
         }
-        Request::Pending => Ok(waiting(holding)),
-        Request::Accept { id } => Ok(settled(holding.settle(id, GrantAnswer::Accepted)?)),
-        Request::Refuse { id } => Ok(settled(holding.settle(id, GrantAnswer::Refused)?)),
-        Request::Scrub => scrub(&holding.store),
-    }
+        Request::Seed { code } => {
+            let key = holding.redeem_later(code)?.to_hex();
+            return Ok(Answer::Seeking { key, waiting: true });
+        }
+        Request::Seeking { key } => {
+            let code = InviteKey::from_hex(key).ok_or_else(|| Failure::failed("That is no code's key."))?;
+            return Ok(Answer::Seeking { key: key.clone(), waiting: holding.is_waiting(code)? });
+        }
+        Request::Accept { id } => Order::Seed { id: id.clone() },
+        Request::Refuse { id } => Order::Refuse { id: id.clone() },
+        Request::Unseed { folder } => Order::Unseed { folder: holding.folder_named(folder)? },
+        Request::Quota { folder, quota_bytes, until_ms } => Order::Quota {
+            folder: holding.folder_named(folder)?,
+            quota_bytes: *quota_bytes,
+            until_ms: *until_ms,
+        },
+        Request::Pause => Order::Pause,
+        Request::Resume => Order::Resume,
+        Request::Admins => Order::Admins,
+        Request::Dismiss { key } => Order::Dismiss {
+            key: AdminKey::from_hex(key).ok_or_else(|| Failure::failed("That is no key in hex."))?,
+        },
+        Request::EndAgreement { folder } => Order::EndAgreement { folder: holding.folder_named(folder)? },
+    };
+    orders.obey(node, &order)
 }
 
-fn settled(settled: Settled) -> Answer {
+/// What a running seeder holds.
+pub(super) fn running_status(holding: &Holding, node: &Node) -> Result<Answer, Failure> {
+    let peer_id = node.peer_id().to_string();
+    let mut answer = status(&holding.store, peer_id, node.listen_texts())?;
+    if let Answer::Status { running, folders, paused, address, .. } = &mut answer {
+        *running = true;
+        *address = Some(holding.identity.address(node.listen_addresses()).to_text());
+        *paused = holding.is_paused();
+        for ((no, _), folder) in holding.store.folders()?.into_iter().zip(folders) {
+            folder.warnings = holding.warnings(no)?;
+            folder.peers = node.status(no).map_or(0, |status| {
+                let open = status.peers.iter().filter(|peer| peer.session == crate::SessionState::Open);
+                open.count() as u64
+            });
+        }
+    }
+    Ok(answer)
+}
+
+pub(super) fn settled(settled: Settled) -> Answer {
     match settled {
         Settled::Accepted(folder, limits) => Answer::Accepted {
             folder: folder.to_hex(),
@@ -237,15 +393,17 @@ fn settled(settled: Settled) -> Answer {
     }
 }
 
-fn waiting(holding: &Holding) -> Answer {
-    let grants = holding.list_pending().into_iter().map(|pending| Waiting {
+/// Grants that wait, with the terms that taking them signs.
+pub(super) fn waiting_grants(holding: &Holding) -> Vec<Waiting> {
+    let waiting = holding.list_pending().into_iter().map(|pending| Waiting {
         id: pending.id(),
         folder: pending.folder.to_hex(),
         from: pending.asker(),
         quota_bytes: pending.limits.quota_bytes,
         until_ms: pending.limits.until_ms,
+        agreement: pending.terms.as_ref().map(AgreementView::asked),
     });
-    Answer::Pending { grants: grants.collect() }
+    waiting.collect()
 }
 
 /// What a store holds.
@@ -276,6 +434,12 @@ pub fn status(store: &Store, peer_id: String, listen: Vec<String>) -> Result<Ans
             quota_bytes: usage.quota_bytes,
             packs_missing,
             peers: 0,
+            leaving: Leaving::read(store, no)?,
+            used_percent: percent(
+                usage.pack_bytes.saturating_add(usage.entry_bytes),
+                usage.quota_bytes.unwrap_or(u64::MAX),
+            ),
+            warnings: Vec::new(),
             packs_damaged: damage.found,
             packs_unmended: damage.unmended,
             held_bytes: held.bytes,
@@ -286,7 +450,17 @@ pub fn status(store: &Store, peer_id: String, listen: Vec<String>) -> Result<Ans
         });
     }
     let disk_free_bytes = store.disk()?.free_bytes;
-    Ok(Answer::Status { running: false, peer_id, listen, folders, disk_free_bytes })
+    let (paused, owned) = (false, store.has_owner()?);
+    Ok(Answer::Status {
+        running: false,
+        peer_id,
+        listen,
+        folders,
+        disk_free_bytes,
+        paused,
+        owned,
+        address: None,
+    })
 }
 
 /// Reads every pack of every folder and checks it; damaged ones are fetched again.
@@ -327,7 +501,7 @@ pub fn ask_running(data: &Path, request: &Request) -> Result<Option<Answer>, Fai
         Ok(serde_json::from_str(&line)?)
     };
     match ask() {
-        Ok(Answer::Failed { exit, text }) => {
+        Ok(Answer::Failed { exit, text, .. }) => {
             let exit = [Exit::Usage, Exit::NotReached, Exit::Refused, Exit::Damage]
                 .into_iter()
                 .find(|known| *known as u8 == exit)
@@ -352,13 +526,56 @@ pub fn ask_store(data: &Path, request: &Request) -> Result<Answer, Failure> {
     match request {
         Request::Status => status(&store, identity.peer().to_string(), Vec::new()),
         Request::Scrub => scrub(&store),
-        Request::Pending | Request::Accept { .. } | Request::Refuse { .. } => {
-            let holding = Holding::new(store, identity, super::Accept::Owner, data)?;
-            match request {
-                Request::Accept { id } => Ok(settled(holding.settle(id, GrantAnswer::Accepted)?)),
-                Request::Refuse { id } => Ok(settled(holding.settle(id, GrantAnswer::Refused)?)),
-                _ => Ok(waiting(holding.as_ref())),
-            }
+        Request::Admins => report::admins(&store),
+        Request::Claim { reset } => {
+            let how = if *reset { Console::Reset } else { Console::First };
+            let address = identity::saved_address(data)?;
+            let text = |secret: &[u8; 16]| claim_text(identity.peer(), &address.addresses, secret);
+            let code = console_secret(&store, how)?.map(|secret| text(&secret)).transpose()?;
+            Ok(Answer::Claim { code: code.map(|code| code.to_string()) })
         }
+        Request::Seed { .. } | Request::Seeking { .. } | Request::Pause | Request::Resume => Err(Failure {
+            exit: Exit::NotReached,
+            text: format!(
+                "The seeder does not run. Start it with: cobox-seeder run --data {}",
+                data.display()
+            ),
+        }),
+        _ => ask_idle(request, store, identity, data),
+    }
+}
+
+/// What needs no network.
+fn ask_idle(
+    request: &Request,
+    store: std::sync::Arc<Store>,
+    identity: identity::Identity,
+    data: &Path,
+) -> Result<Answer, Failure> {
+    let holding = Holding::new(store, identity, super::Accept::Owner, data)?;
+    match request {
+        Request::Accept { id } => Ok(settled(holding.settle(id, GrantAnswer::Accepted)?)),
+        Request::Refuse { id } => Ok(settled(holding.settle(id, GrantAnswer::Refused)?)),
+        Request::Agreements => Ok(Answer::Agreements { agreements: holding.agreements()? }),
+        Request::EndAgreement { folder } => {
+            let view = holding.end_agreement(holding.folder_named(folder)?)?;
+            Ok(Answer::Agreements { agreements: vec![view] })
+        }
+        Request::Pending => Ok(Answer::Pending { grants: waiting_grants(&holding) }),
+        Request::Report => report::report(&holding, Vec::new()),
+        Request::Unseed { folder } => {
+            let folder = holding.folder_named(folder)?;
+            Orders::new(holding)?.unseed(folder)
+        }
+        Request::Quota { folder, quota_bytes, until_ms } => {
+            let folder = holding.folder_named(folder)?;
+            let limits = Limits { quota_bytes: *quota_bytes, until_ms: *until_ms };
+            Orders::new(holding)?.quota(folder, limits)
+        }
+        Request::Dismiss { key } => {
+            let key = AdminKey::from_hex(key).ok_or_else(|| Failure::failed("That is no key in hex."))?;
+            Orders::new(holding)?.dismiss(key)
+        }
+        _ => Err(Failure::failed("The seeder does not run.")),
     }
 }

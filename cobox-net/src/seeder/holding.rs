@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cobox_store::blind::kembox::Purpose;
-use cobox_store::blind::{Access, Store};
+use cobox_store::blind::{Access, STORE, Store};
 use cobox_store::format::Writer;
 use cobox_store::format::access::{Act, Record, SeederGrant};
 use cobox_store::format::address::SeederAddress;
+use cobox_store::format::agreement::Terms;
 use cobox_store::id::{EpochId, FolderId, FolderNo};
 use parking_lot::Mutex;
 
 use super::identity::Identity;
+use super::leaving::{Leaving, Why};
 use super::limits::{Kept, Limits};
 use super::pending::Pending;
-use super::{Accept, Exit, Failure};
+use super::rules::{Accept, Given};
+use super::{Exit, Failure};
 use crate::node::{Node, SwarmKey};
 use crate::peer_id::PeerId;
 use crate::shown;
@@ -25,15 +28,29 @@ use crate::wire::GrantAnswer;
 /// How often expired grants and new records are looked for when nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// Setting of the store while the seeder is paused.
+const PAUSED: &str = "seeder-paused";
+
+/// Whether a pause begins or ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pause {
+    /// Nothing is sent or taken from now on.
+    Begin,
+    /// It goes on.
+    End,
+}
+
 /// A seeder's state beside the store.
 pub struct Holding {
     pub store: Arc<Store>,
     pub identity: Identity,
-    accept: Accept,
-    pending: Pending,
+    pub(super) accept: Accept,
+    pub(super) pending: Pending,
     /// Swarm secrets of epochs, and that there is none: opening a box costs far more than finding it here.
     opened: Mutex<HashMap<(FolderNo, EpochId), Option<SwarmKey>>>,
-    node: Mutex<Option<Node>>,
+    pub(super) node: Mutex<Option<Node>>,
+    /// How full each folder was when its owner was warned last, in percent.
+    pub(super) warned: Mutex<HashMap<FolderNo, u64>>,
 }
 
 /// A grant that waits for the owner.
@@ -43,6 +60,8 @@ pub struct PendingGrant {
     /// Who offered it; `None` for a higher limit of a folder that is held: any member may have written it.
     pub from: Option<PeerId>,
     pub limits: Limits,
+    /// The terms that taking it signs.
+    pub terms: Option<Terms>,
 }
 
 /// Letters of a folder's id in a [`PendingGrant::id`].
@@ -55,15 +74,18 @@ impl PendingGrant {
     #[must_use]
     pub fn id(&self) -> String {
         let folder = self.folder.to_hex();
-        format!("{}-{}", folder.get(..ID_FOLDER_LETTERS).unwrap_or(&folder), self.terms())
+        format!("{}-{}", folder.get(..ID_FOLDER_LETTERS).unwrap_or(&folder), self.digest())
     }
 
-    fn terms(&self) -> String {
+    fn digest(&self) -> String {
         let mut writer = Writer::new();
         writer.fixed(&self.folder.0);
         writer.bytes16(&self.from.map(|peer| peer.to_bytes()).unwrap_or_default());
         writer.u64(self.limits.quota_bytes);
         writer.u64(self.limits.until_ms);
+        if let Some(terms) = &self.terms {
+            writer.fixed(&terms.hash().0);
+        }
         let mut hash = cobox_store::id::hex(&cobox_store::id::hash(&writer.into_bytes()));
         hash.truncate(ID_TERMS_LETTERS);
         hash
@@ -118,7 +140,8 @@ impl Holding {
     ) -> Result<Arc<Self>, Failure> {
         let pending = Pending::open(data)?;
         let opened = Mutex::default();
-        Ok(Arc::new(Self { store, identity, accept, pending, opened, node: Mutex::new(None) }))
+        let (node, warned) = (Mutex::new(None), Mutex::default());
+        Ok(Arc::new(Self { store, identity, accept, pending, opened, node, warned }))
     }
 
     /// Gives every folder to the node, and keeps giving what changes.
@@ -138,8 +161,13 @@ impl Holding {
     /// when `stop` says so.
     pub fn follow(&self, stop: &dyn Fn() -> bool) {
         let mut known: BTreeMap<FolderNo, Vec<cobox_store::id::RecordHash>> = BTreeMap::new();
+        let mut looked = None::<std::time::Instant>;
         while !stop() {
             let seen = self.store.watch().seen();
+            if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+                looked = Some(std::time::Instant::now());
+                self.look_at_limits();
+            }
             for (no, _) in self.store.folders().unwrap_or_default() {
                 let Ok(access) = self.store.access(no) else { continue };
                 if known.get(&no) != Some(&access.heads) {
@@ -151,15 +179,39 @@ impl Holding {
         }
     }
 
+    /// Whether the seeder takes part in nothing for now.
+    pub fn is_paused(&self) -> bool {
+        self.store.setting(STORE, PAUSED).is_ok_and(|set| set.is_some_and(|set| !set.is_empty()))
+    }
+
+    /// Stops taking part, or goes on; durable on return.
+    pub(super) fn pause(&self, pause: Pause, node: &Node) -> cobox_store::error::Result<()> {
+        self.store.setting_put(STORE, PAUSED, if pause == Pause::Begin { &[1] } else { &[] })?;
+        for (no, _) in self.store.folders()? {
+            match pause {
+                Pause::Begin => node.remove_folder(no),
+                Pause::End => self.refresh(no),
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the folder's swarm secrets and gives them to the node.
-    fn refresh(&self, no: FolderNo) {
+    pub(super) fn refresh(&self, no: FolderNo) {
         let Ok(access) = self.store.access(no) else { return };
         let me = self.identity.peer().to_bytes();
-        let Some(grant) = access.seeder(&me) else { return };
-        if let Err(error) = self.limit(no, Limits::of(grant)) {
+        let (grant, kept) = match (access.seeder(&me), access.revoked_seeder(&me)) {
+            (Some(grant), _) => (grant, self.stay(no, &access, grant)),
+            (None, Some((_, grant))) => (grant, self.leave(no, Why::Revoked)),
+            (None, None) => return,
+        };
+        if let Err(error) = kept {
             tracing::warn!(folder = %access.folder, %error, "the quota cannot be set");
         }
         let Some(node) = self.node.lock().clone() else { return };
+        if self.is_paused() {
+            return;
+        }
         let secrets = self.secrets(no, &access, grant);
         if secrets.is_empty() {
             tracing::warn!(folder = %access.folder, "no swarm secret of the folder opens");
@@ -175,13 +227,77 @@ impl Holding {
             })
             .collect();
         node.set_peers(no, peers);
+        node.lay_papers(no, self.papers(no, &access));
+    }
+
+    fn stay(&self, no: FolderNo, access: &Access, grant: &SeederGrant) -> cobox_store::error::Result<()> {
+        let granted = Limits::of(grant);
+        let granted = self.agreed_limits(no, access)?.map_or(granted, |agreed| granted.min(agreed));
+        match Leaving::read(&self.store, no)? {
+            // The owner let it go; what members grant does not bring it back.
+            Some(Leaving { why: Why::Unseeded, .. }) => return Ok(()),
+            // Its time stays over until there is more time: when the end was learned of must not move.
+            Some(Leaving { why: Why::Ended, .. })
+                if granted.until_ms != 0 && granted.until_ms <= crate::driver::now_ms() =>
+            {
+                return Ok(());
+            }
+            Some(_) => Leaving::forget(&self.store, no)?,
+            None => {}
+        }
+        self.take_by_rule(no, access, granted)?;
+        self.limit(no, granted)
+    }
+
+    /// Takes what a held folder asks for now, where the owner's rule allows it.
+    fn take_by_rule(&self, no: FolderNo, access: &Access, granted: Limits) -> cobox_store::error::Result<()> {
+        let now_ms = crate::driver::now_ms();
+        if let Some(terms) = self.waiting_terms(no, access)? {
+            let limits = Limits::of_terms(&terms);
+            if self.accept.takes(limits, Some(&terms), self.given(Some(no))?, now_ms) {
+                limits.keep(&self.store, no, Kept::Accepted)?;
+                return self.sign(no, &terms);
+            }
+        }
+        let accepted = self.accepted(no)?;
+        if matches!(self.accept, Accept::Rule(_))
+            && accepted.min(granted) != granted
+            && self.accept.takes(granted, None, self.given(Some(no))?, now_ms)
+        {
+            granted.keep(&self.store, no, Kept::Accepted)?;
+        }
+        Ok(())
+    }
+
+    /// What is given to all folders but one.
+    fn given(&self, but: Option<FolderNo>) -> cobox_store::error::Result<Given> {
+        let mut given = Given { folders: 0, bytes: 0 };
+        for (no, _) in self.store.folders()? {
+            if Some(no) != but && Leaving::read(&self.store, no)?.is_none() {
+                given.folders += 1;
+                given.bytes = given.bytes.saturating_add(self.accepted(no)?.quota_bytes);
+            }
+        }
+        Ok(given)
+    }
+
+    /// Takes nothing more into a folder, and keeps what is here.
+    pub(super) fn leave(&self, no: FolderNo, why: Why) -> cobox_store::error::Result<()> {
+        if Leaving::read(&self.store, no)?.is_some() {
+            return Ok(());
+        }
+        let leaving = Leaving::note(&self.store, no, crate::driver::now_ms(), why)?;
+        let quota_bytes = self.store.usage(no)?.quota_bytes.unwrap_or(0);
+        self.store.quota_set(no, quota_bytes, leaving.since_ms.max(1))?;
+        tracing::info!(no = no.0, ?why, "a folder is to be held no longer: what is here stays for now");
+        Ok(())
     }
 
     /// Holds a folder to what its owner accepted and its newest grant says, whichever is less.
     fn limit(&self, no: FolderNo, granted: Limits) -> cobox_store::error::Result<()> {
-        let accepted = match self.accept {
+        let accepted = match &self.accept {
             Accept::Any => granted,
-            Accept::Owner => self.accepted(no)?,
+            Accept::Owner | Accept::Rule(_) => self.accepted(no)?,
         };
         accepted.keep(&self.store, no, Kept::Accepted)?;
         let limits = accepted.min(granted);
@@ -192,7 +308,7 @@ impl Holding {
     }
 
     /// What the owner accepted: nothing, when a crash came between the folder and its acceptance.
-    fn accepted(&self, no: FolderNo) -> cobox_store::error::Result<Limits> {
+    pub(super) fn accepted(&self, no: FolderNo) -> cobox_store::error::Result<Limits> {
         if let Some(accepted) = Limits::read(&self.store, no, Kept::Accepted)? {
             return Ok(accepted);
         }
@@ -231,7 +347,9 @@ impl Holding {
             }
         }
         drop(opened);
-        for (_, granted) in access.seeders.iter().filter(|(_, other)| other.peer_id == grant.peer_id) {
+        let granted = access.seeders.iter().map(|(_, granted)| granted);
+        let revoked = access.revoked.iter().map(|(_, granted)| granted);
+        for granted in granted.chain(revoked).filter(|other| other.peer_id == grant.peer_id) {
             let epoch = granted.swarm_epoch;
             if let Some(secret) = open(&epoch.0, &granted.swarm_box) {
                 found.push((!access.epoch_heads.contains(&epoch), epoch, secret));
@@ -251,8 +369,19 @@ impl Holding {
     pub fn decide(&self, from: PeerId, records: Vec<Record>) -> Option<(FolderId, GrantAnswer)> {
         let folder = records.first()?.folder();
         let Some(grant) = self.check(folder, &records) else { return Some((folder, GrantAnswer::Refused)) };
-        if self.accept == Accept::Any {
-            return Some((folder, self.import_or_refuse(&records, Some(Limits::of(&grant)))));
+        let offer = self.offered(folder, from, &records)?;
+        let held = self.store.folder_no(folder).ok();
+        let given = self.given(held).ok()?;
+        let fresh = held.is_none() || self.accept == Accept::Any;
+        if fresh && self.accept.takes(offer.limits, offer.terms.as_ref(), given, crate::driver::now_ms()) {
+            let answer = self.import_or_refuse(&records, Some(offer.limits));
+            if let (GrantAnswer::Accepted, Some(terms), Ok(no)) =
+                (answer, &offer.terms, self.store.folder_no(folder))
+                && let Err(error) = self.sign(no, terms)
+            {
+                tracing::warn!(%error, "terms cannot be signed");
+            }
+            return Some((folder, answer));
         }
         if self.store.folder_no(folder).is_ok() {
             return Some((folder, self.import_or_refuse(&records, None)));
@@ -282,17 +411,30 @@ impl Holding {
         if !records.iter().all(|record| record.folder() == folder) {
             return None;
         }
-        records.iter().rev().find_map(|record| match &record.content().act {
-            Act::GrantSeeder(grant) if grant.peer_id == me && grant.kem == self.identity.kem.public() => {
-                let opens = self
-                    .identity
-                    .kem
-                    .open(Purpose::Swarm, folder, &grant.swarm_epoch.0, &grant.swarm_box)
-                    .is_ok();
-                opens.then(|| grant.clone())
-            }
-            _ => None,
+        records.iter().rev().filter_map(|record| record.content().act.grant()).find_map(|grant| {
+            let ours = grant.peer_id == me && grant.kem == self.identity.kem.public();
+            let opens = || {
+                let kem = &self.identity.kem;
+                kem.open(Purpose::Swarm, folder, &grant.swarm_epoch.0, &grant.swarm_box).is_ok()
+            };
+            (ours && opens()).then(|| grant.clone())
         })
+    }
+
+    /// What these records ask for: terms where some were proposed, else what the grant says.
+    fn offered(&self, folder: FolderId, from: PeerId, records: &[Record]) -> Option<PendingGrant> {
+        let grant = self.check(folder, records)?;
+        let terms = records.iter().rev().find_map(|record| match &record.content().act {
+            Act::Propose(terms) if terms.seeder == grant.peer_id => Some(terms.clone()),
+            _ => None,
+        });
+        let limits = terms.as_ref().map_or_else(|| Limits::of(&grant), Limits::of_terms);
+        Some(PendingGrant { folder, from: Some(from), limits, terms })
+    }
+
+    /// The limits of the grant to us in these records.
+    pub(super) fn asked_by(&self, folder: FolderId, records: &[Record]) -> Option<Limits> {
+        self.check(folder, records).map(|grant| Limits::of(&grant))
     }
 
     fn import_or_refuse(&self, records: &[Record], accepted: Option<Limits>) -> GrantAnswer {
@@ -303,7 +445,7 @@ impl Holding {
     }
 
     /// Takes records, and what the owner accepted with them. Refused are those that grant us nothing.
-    fn import(
+    pub(super) fn import(
         &self,
         records: &[Record],
         accepted: Option<Limits>,
@@ -323,19 +465,37 @@ impl Holding {
         Ok(if granted { GrantAnswer::Accepted } else { GrantAnswer::Refused })
     }
 
+    /// The one folder whose id begins so.
+    ///
+    /// # Errors
+    /// When not exactly one does.
+    pub fn folder_named(&self, start: &str) -> Result<FolderId, Failure> {
+        let all = self.store.folders()?.into_iter().map(|(_, folder)| folder);
+        let mut fitting = all.filter(|folder| !start.is_empty() && folder.to_hex().starts_with(start));
+        match (fitting.next(), fitting.next()) {
+            (Some(folder), None) => Ok(folder),
+            _ => Err(Failure::failed(format!(
+                "No single folder's id begins with {start:?}. See: cobox-seeder status"
+            ))),
+        }
+    }
+
     /// Grants that wait.
     pub fn list_pending(&self) -> Vec<PendingGrant> {
         let offers = self.pending.folders().into_iter().filter_map(|folder| {
             let (from, records) = self.pending.read(folder)?;
-            let grant = self.check(folder, &records)?;
-            Some(PendingGrant { folder, from: Some(from), limits: Limits::of(&grant) })
+            self.offered(folder, from, &records)
         });
         let mut list: Vec<PendingGrant> = offers.collect();
         for (no, folder) in self.store.folders().unwrap_or_default() {
-            if !list.iter().any(|pending| pending.folder == folder)
-                && let Some(limits) = self.raise(no)
-            {
-                list.push(PendingGrant { folder, from: None, limits });
+            if list.iter().any(|pending| pending.folder == folder) {
+                continue;
+            }
+            let terms =
+                self.store.access(no).and_then(|access| self.waiting_terms(no, &access)).ok().flatten();
+            let limits = terms.as_ref().map(Limits::of_terms).or_else(|| self.raise(no));
+            if let Some(limits) = limits {
+                list.push(PendingGrant { folder, from: None, limits, terms });
             }
         }
         list.sort_by_key(|pending| pending.folder);
@@ -362,7 +522,7 @@ impl Holding {
                 ))),
             };
         };
-        if answer == GrantAnswer::Accepted && terms != Some(pending.terms().as_str()) {
+        if answer == GrantAnswer::Accepted && terms != Some(pending.digest().as_str()) {
             return Err(pending.changed());
         }
         match pending.from {
@@ -380,18 +540,23 @@ impl Holding {
         let mut taken = answer;
         if answer == GrantAnswer::Accepted {
             // Another offer may have come since it was listed a moment ago.
-            let offered = self.pending.read(folder).and_then(|(from, records)| {
-                let limits = Limits::of(&self.check(folder, &records)?);
-                Some((PendingGrant { folder, from: Some(from), limits }, records))
-            });
+            let offered = self
+                .pending
+                .read(folder)
+                .and_then(|(from, records)| Some((self.offered(folder, from, &records)?, records)));
             let Some((now, records)) = offered else {
                 return Err(Failure::failed("The grant is not there any more. See: cobox-seeder pending"));
             };
-            if now.terms() != pending.terms() {
+            if now.digest() != pending.digest() {
                 return Err(now.changed());
             }
             // Where the store fails, the grant goes on waiting.
             taken = self.import(&records, Some(pending.limits))?;
+            if let (GrantAnswer::Accepted, Some(terms)) = (taken, &pending.terms) {
+                let no = self.store.folder_no(folder)?;
+                self.sign(no, terms)?;
+                self.refresh(no);
+            }
         }
         if let Err(error) = self.pending.remove(folder) {
             tracing::warn!(%error, "a settled grant cannot be removed");
@@ -412,8 +577,19 @@ impl Holding {
     /// Raises what a held folder may take, or remembers that the owner did not want to.
     fn settle_raise(&self, pending: &PendingGrant, answer: GrantAnswer) -> Result<(), Failure> {
         let no = self.store.folder_no(pending.folder)?;
-        let kept = if answer == GrantAnswer::Accepted { Kept::Accepted } else { Kept::Refused };
-        pending.limits.keep(&self.store, no, kept)?;
+        let accepted = answer == GrantAnswer::Accepted;
+        match &pending.terms {
+            Some(terms) if accepted => self.sign(no, terms)?,
+            Some(terms) => self.decline(no, terms)?,
+            None => {}
+        }
+        if accepted || pending.terms.is_none() {
+            let kept = if accepted { Kept::Accepted } else { Kept::Refused };
+            pending.limits.keep(&self.store, no, kept)?;
+        }
+        if accepted {
+            Leaving::forget(&self.store, no)?;
+        }
         self.refresh(no);
         Ok(())
     }

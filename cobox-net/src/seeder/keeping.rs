@@ -13,7 +13,8 @@ use crate::node::Node;
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether to end.
 const LOOK: Duration = Duration::from_millis(200);
-/// A setting of a folder that its owner does not want to hold any more, whatever its grant says.
+/// A setting of a folder that is not empty where its owner does not want to hold it any more, whatever its
+/// grant says.
 pub const UNSEEDED: &str = "unseeded";
 
 /// Goes on until `stop` says so. The clock is the machine's running time, which nobody can set.
@@ -39,7 +40,7 @@ pub fn keep(store: &Arc<Store>, node: &Node, stop: &dyn Fn() -> bool) {
 
 fn see_off(store: &Store, node: &Node, no: FolderNo) -> cobox_store::error::Result<()> {
     let granted = store.access(no)?.seeder(&node.peer_id().to_bytes()).is_some();
-    if granted && !store.grant_ended(no)? && store.setting(no, UNSEEDED)?.is_none() {
+    if granted && !store.grant_ended(no)? && store.setting(no, UNSEEDED)?.is_none_or(|set| set.is_empty()) {
         return store.leave_cancel(no);
     }
     store.leave_begin(no)?;

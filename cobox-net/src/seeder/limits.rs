@@ -6,6 +6,7 @@
 use cobox_store::blind::Store;
 use cobox_store::error::Result;
 use cobox_store::format::access::SeederGrant;
+use cobox_store::format::agreement::Terms;
 use cobox_store::format::{Reader, Writer};
 use cobox_store::id::FolderNo;
 
@@ -44,6 +45,12 @@ impl Limits {
     #[must_use]
     pub fn of(grant: &SeederGrant) -> Self {
         Self { quota_bytes: grant.quota_bytes, until_ms: grant.until_ms }
+    }
+
+    /// What terms say.
+    #[must_use]
+    pub fn of_terms(terms: &Terms) -> Self {
+        Self { quota_bytes: terms.quota_bytes, until_ms: terms.until_ms }
     }
 
     /// The lower of both.

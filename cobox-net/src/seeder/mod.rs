@@ -5,11 +5,18 @@
 
 pub mod api;
 pub mod commands;
+mod contracts;
 pub mod holding;
 pub mod identity;
 pub mod keeping;
+pub mod leaving;
 pub mod limits;
+pub mod orders;
+pub mod owner;
 mod pending;
+pub mod redeem;
+pub mod report;
+pub mod rules;
 
 use std::fs::DirBuilder;
 use std::io::Write as _;
@@ -26,6 +33,7 @@ use crate::node::{NetConfig, Node};
 use crate::patrol::{self, Pace};
 use holding::Holding;
 use identity::Identity;
+pub use rules::Accept;
 
 /// Where a seeder listens unless told otherwise.
 pub const LISTEN_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/tcp/7740", "/ip4/0.0.0.0/udp/7740/quic-v1"];
@@ -97,15 +105,6 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Whose grants are taken without asking the owner.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Accept {
-    /// None: `cobox-seeder accept ID` decides.
-    Owner,
-    /// Everybody's: for tests and closed networks.
-    Any,
-}
-
 /// How a seeder runs.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -149,12 +148,21 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     let store = open_store(&options.data)?;
     let identity = Identity::open_or_create(&options.data)?;
     let seed = identity.seed.clone();
-    let holding = Holding::new(Arc::clone(&store), identity, options.accept, &options.data)?;
+    let holding = Holding::new(Arc::clone(&store), identity, options.accept.clone(), &options.data)?;
     let rule = Arc::clone(&holding);
+    let orders = orders::Orders::new(Arc::clone(&holding))?;
+    // The node asks the rule, and the rule needs the node: it is put here once there is one.
+    let place: Arc<parking_lot::Mutex<Option<Node>>> = Arc::default();
+    let (inner, obeying) = (Arc::clone(&place), Arc::clone(&orders));
+    let obey: crate::node::OrderRule = Arc::new(move |peer, question, ordered| {
+        let node = inner.lock().clone()?;
+        obeying.answer(&node, peer, question, ordered)
+    });
     let config = NetConfig {
         listen: options.listen.clone(),
         frame_tap: None,
         grants: Some(Arc::new(move |peer, records| rule.decide(peer, records))),
+        orders: Some(obey),
         ..NetConfig::default()
     };
     let (patrolled, kept) = (Arc::clone(&store), Arc::clone(&store));
@@ -167,10 +175,16 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     }
     // Nobody may be reading, which is no reason to stop.
     let _ = writeln!(std::io::stdout(), "{}", address.to_text());
+    invite_owner(&holding, &node)?;
+    *place.lock() = Some(node.clone());
     holding.attach(&node);
     let socket = commands::Socket::bind(&options.data)?;
-    let api = api::start(&options.data, options.http.as_ref(), &holding, &node)?;
-    let answering = socket.answer(Arc::clone(&holding), node.clone(), Arc::clone(stop));
+    let api = api::start(&options.data, options.http.as_ref(), &holding, &orders, &node)?;
+    let answering = socket.answer(Arc::clone(&holding), orders, node.clone(), Arc::clone(stop));
+    let seeking = {
+        let (holding, node, ending) = (Arc::clone(&holding), node.clone(), Arc::clone(stop));
+        std::thread::spawn(move || holding.seek(&node, &|| ending.load(Ordering::SeqCst)))
+    };
     let (pace, ending) = (options.pace, Arc::clone(stop));
     let patrol =
         std::thread::spawn(move || patrol::walk(&patrolled, pace, &|| ending.load(Ordering::SeqCst)));
@@ -181,11 +195,24 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     holding.follow(&move || ending.load(Ordering::SeqCst));
     api.stop();
     holding.detach();
+    *place.lock() = None;
     node.shutdown();
+    let _ = seeking.join();
     let _ = answering.join();
     let _ = patrol.join();
     let _ = keeping.join();
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Shows the code that makes somebody the owner, while nobody is. It goes to standard output alone, never to
+/// the log.
+fn invite_owner(holding: &Holding, node: &Node) -> Result<(), Failure> {
+    let Some(secret) = owner::console_secret(&holding.store, owner::Console::First)? else { return Ok(()) };
+    let code = owner::claim_text(node.peer_id(), &node.listen_addresses(), &secret)?;
+    tracing::info!("nobody owns this seeder yet: `cobox-seeder claim` shows the code that makes an owner");
+    let text = "Nobody owns this seeder yet. Whoever runs this first, on any machine, does:";
+    let _ = writeln!(std::io::stdout(), "{text}\ncobox-ctl seeder claim {}", *code);
     Ok(())
 }
 

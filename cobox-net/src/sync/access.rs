@@ -27,6 +27,7 @@ impl Engine {
         }
         if let Some(session) = self.session(conn, id) {
             session.their_access = heads.to_vec();
+            session.said_access = Some(heads.to_vec());
             session.access_asked = None;
         }
         self.ask_access(conn, id, now);
@@ -118,6 +119,7 @@ impl Engine {
             folder.access = access;
             self.rejudge(no);
             self.forget_joins(no);
+            self.forget_seeds(no);
             self.forget_contacts(no);
         }
         let Some(folder) = self.folders.get(&no) else { return Ok(()) };

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use cobox_store::blind::owners::Outcome;
 use cobox_store::blind::receipts::EntriesProof;
 use cobox_store::format::access::{Record, UnverifiedRecord};
 use cobox_store::format::entry::LogHead;
@@ -12,6 +13,7 @@ use cobox_store::format::locator::{Locator, UnverifiedLocator};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Challenge, LeafProof};
 use cobox_store::format::receipt::{Receipt, UnverifiedReceipt, live_set_digest};
+use cobox_store::format::seeding::SeedRequest;
 use cobox_store::id::{FolderId, FolderNo, LocatorId, PackId};
 
 use super::handshake::{Binding, Speaker};
@@ -19,7 +21,7 @@ use super::state::Connection;
 use super::{Conn, Engine, Output};
 use crate::node::{RecoverySigner, Signer};
 use crate::peer_id::PeerId;
-use crate::wire::{Frame, LocatorAnswer, Part, QuestionId, SessionId};
+use crate::wire::{ClaimAnswer, Frame, LocatorAnswer, Part, QuestionId, SeedingFrame, SessionId};
 
 /// Records that a recovery may bring: far above any folder, below what fills memory.
 const RECOVERED_RECORDS_MAX: usize = 65_536;
@@ -37,6 +39,12 @@ pub enum Ask {
     Recover { folder: FolderId, signer: RecoverySigner },
     /// Let this device in; the signer is the invite's key.
     Redeem { request: Box<JoinRequest>, signer: Signer },
+    /// Grant us the folder of this code.
+    RedeemSeed(Box<SeedRequest>),
+    /// Let this device command you.
+    Claim(Vec<u8>),
+    /// Do this.
+    Command(Vec<u8>),
 }
 
 /// The good end of an [`Ask`].
@@ -52,6 +60,10 @@ pub enum Reply {
     Locator(Option<Box<Locator>>),
     /// The access log, parents before children, signatures verified.
     Records(Vec<Record>),
+    /// This device commands the peer.
+    Claimed(ClaimAnswer),
+    /// What came of a command.
+    Obeyed { outcome: Outcome, text: String },
 }
 
 /// The bad end of an [`Ask`].
@@ -84,7 +96,7 @@ pub struct Pending {
     asked: Option<Asked>,
 }
 
-struct Asked {
+pub(super) struct Asked {
     conn: Conn,
     question: QuestionId,
     session: SessionId,
@@ -96,6 +108,14 @@ struct Asked {
 impl Pending {
     pub(super) fn conn(&self) -> Option<Conn> {
         self.asked.as_ref().map(|asked| asked.conn)
+    }
+
+    pub(super) fn asks(&self) -> &Ask {
+        &self.ask
+    }
+
+    pub(super) fn ticket(&self) -> u64 {
+        self.ticket
     }
 }
 
@@ -140,7 +160,7 @@ impl Engine {
         }
     }
 
-    fn reply(&mut self, ticket: u64, reply: Result<Reply, Failure>) {
+    pub(super) fn reply(&mut self, ticket: u64, reply: Result<Reply, Failure>) {
         self.out.push(Output::Reply { ticket, reply });
     }
 
@@ -149,7 +169,7 @@ impl Engine {
         let needs = match &pending.ask {
             Ask::Audit { no, .. } => Some(Some(*no)),
             Ask::LocatorPut(_) => Some(None),
-            Ask::LocatorGet(_) | Ask::Recover { .. } | Ask::Redeem { .. } => None,
+            _ => None,
         };
         let place = self.conns.iter().find_map(|(conn, connection)| {
             if connection.peer != pending.peer || connection.their_nonce.is_none() {
@@ -189,6 +209,16 @@ impl Engine {
                 let signature = signer(&transcript);
                 Frame::Redeem { session: binding.session, signature, request: request.encode() }
             }
+            Ask::RedeemSeed(request) => {
+                let Some(binding) = restricted(connection, self.me) else { return Ok(None) };
+                asked.session = binding.session;
+                let request = request.encode();
+                Frame::Seeding(SeedingFrame::RedeemSeed { session: binding.session, request })
+            }
+            Ask::Claim(claim) => Frame::Seeding(SeedingFrame::Claim { question, claim: claim.clone() }),
+            Ask::Command(command) => {
+                Frame::Seeding(SeedingFrame::Command { question, command: command.clone() })
+            }
             Ask::Recover { folder, signer } => {
                 let Some(binding) = restricted(connection, self.me) else { return Ok(None) };
                 let id = binding.session;
@@ -219,7 +249,7 @@ impl Engine {
         }
     }
 
-    fn take_ask(&mut self, conn: Conn, question: QuestionId) -> Option<(Pending, Asked)> {
+    pub(super) fn take_ask(&mut self, conn: Conn, question: QuestionId) -> Option<(Pending, Asked)> {
         let at = self.asks.iter().position(|pending| {
             pending.asked.as_ref().is_some_and(|asked| asked.conn == conn && asked.question == question)
         })?;
@@ -231,7 +261,7 @@ impl Engine {
     /// The pending recovery of a restricted session.
     fn recovery_at(&self, conn: Conn, id: SessionId) -> Option<usize> {
         self.asks.iter().position(|pending| {
-            matches!(pending.ask, Ask::Recover { .. } | Ask::Redeem { .. })
+            matches!(pending.ask, Ask::Recover { .. } | Ask::Redeem { .. } | Ask::RedeemSeed(_))
                 && pending.asked.as_ref().is_some_and(|asked| asked.conn == conn && asked.session == id)
         })
     }
@@ -274,6 +304,11 @@ impl Engine {
             let right_folder = match (&pending.ask, records.first()) {
                 (Ask::Recover { folder, .. }, Some(first)) => {
                     records.iter().all(|record| record.folder() == *folder)
+                        && first.content().parents.is_empty()
+                }
+                (Ask::RedeemSeed(request), Some(first)) => {
+                    records.iter().all(|record| record.folder() == first.folder())
+                        && first.folder().0.starts_with(&request.folder)
                         && first.content().parents.is_empty()
                 }
                 (Ask::Redeem { request, .. }, Some(first)) => {

@@ -173,7 +173,9 @@ impl Engine {
         let Some(folder) = self.folders.get_mut(&no) else { return };
         let mut wishes: Vec<(PeerId, Vec<Vec<u8>>, Want)> = Vec::new();
         for (peer, addresses) in &folder.named {
-            let seeder = folder.access.seeder(&peer.to_bytes()).is_some();
+            // One that was removed is called until it knows it.
+            let id = peer.to_bytes();
+            let seeder = folder.access.seeder(&id).is_some() || folder.access.revoked_seeder(&id).is_some();
             wishes.push((*peer, addresses.clone(), if seeder { Want::Always } else { Want::Some }));
         }
         if matches!(folder.identity, Identity::Member { .. }) {

@@ -67,7 +67,7 @@ impl Engine {
         }
     }
 
-    fn send_log(&mut self, conn: Conn, id: SessionId, no: FolderNo) {
+    pub(super) fn send_log(&mut self, conn: Conn, id: SessionId, no: FolderNo) {
         match self.store.access_records(no) {
             Ok(records) => {
                 for (part, records) in split_records(records.iter().map(Record::encode).collect()) {

@@ -16,6 +16,7 @@ mod join;
 mod offers;
 mod plan;
 mod report;
+mod seeding;
 mod sessions;
 mod state;
 
@@ -24,15 +25,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cobox_store::blind::Store;
+use cobox_store::format::agreement::Paper;
 use cobox_store::format::invite::JoinRequest;
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::Challenge;
+use cobox_store::format::seeding::SeedRequest;
 use cobox_store::id::{FolderId, FolderNo, LogId, PackId};
 
 pub use asks::{Ask, Failure, Reply};
 pub use dial::{Dialer, LINKS, PAUSE_MAX, PAUSE_MIN, SHUFFLE_EVERY, Want};
 pub use handshake::{Binding, SESSION_CONTEXT, Speaker, signed_bytes};
 pub use plan::SMALL_BYTES_MAX;
+pub use seeding::{Ordered, PAPERS_MAX};
 
 use crate::node::{Signer, SwarmKey};
 use crate::peer_id::PeerId;
@@ -135,6 +139,10 @@ pub enum Input {
     OfferWeighed { peer: PeerId },
     /// Somebody here wants something of a peer; the answer bears `ticket`.
     Ask { ticket: u64, peer: PeerId, addresses: Vec<Vec<u8>>, ask: Ask, deadline: Instant },
+    /// What this seeder lays before a folder's devices; replaces what it laid there before.
+    Papers { no: FolderNo, papers: Vec<Vec<u8>> },
+    /// The answer to an [`Output::Ordered`].
+    Answered { conn: Conn, frame: Box<Frame> },
     /// Time passed.
     Tick,
 }
@@ -161,6 +169,12 @@ pub enum Output {
     GrantOffered { peer: PeerId, records: Vec<Vec<u8>> },
     /// Somebody with an invite asks to be let in; an admin's device answers with a record.
     JoinAsked { no: FolderNo, request: JoinRequest },
+    /// A seeder with a code asks for a grant; an admin's device answers with a record.
+    SeedAsked { no: FolderNo, request: Box<SeedRequest> },
+    /// A seeder of the folder laid this before us.
+    Paper { no: FolderNo, peer: PeerId, paper: Box<Paper> },
+    /// Somebody wants to become an admin, or to have something done; answer with [`Input::Answered`].
+    Ordered { conn: Conn, peer: PeerId, question: QuestionId, ordered: Ordered },
     /// The end of an [`Input::Ask`].
     Reply { ticket: u64, reply: Result<Reply, Failure> },
 }
@@ -243,6 +257,8 @@ impl Engine {
             Input::Ask { ticket, peer, addresses, ask, deadline } => {
                 self.ask(ticket, peer, addresses, ask, deadline);
             }
+            Input::Papers { no, papers } => self.papers(no, papers),
+            Input::Answered { conn, frame } => self.send(conn, *frame),
             Input::Tick => self.tick(now),
         }
         self.try_asks(now);
@@ -350,6 +366,7 @@ impl Engine {
                 heads: BTreeMap::new(),
                 access,
                 forks: Vec::new(),
+                branches: Arc::default(),
                 lack: Lack::default(),
                 surveyed: false,
                 next_survey: now,
@@ -359,6 +376,8 @@ impl Engine {
                 pulls: HashMap::new(),
                 plan: Plan { rescan: true, ..Plan::default() },
                 joins: BTreeMap::new(),
+                seeds: BTreeMap::new(),
+                papers: Vec::new(),
             };
             self.folders.insert(no, folder);
         }
@@ -382,8 +401,12 @@ impl Engine {
     fn peers(&mut self, no: FolderNo, peers: &[(PeerId, Vec<Vec<u8>>)], now: Instant) {
         let me = self.me;
         let Some(folder) = self.folders.get_mut(&no) else { return };
+        let before = std::mem::take(&mut folder.peers);
         folder.named = peers.iter().filter(|(peer, _)| *peer != me).cloned().collect();
         self.regroup(no);
+        let now_peers = self.folders.get(&no).map(|folder| folder.peers.clone()).unwrap_or_default();
+        let gone: BTreeSet<PeerId> = before.difference(&now_peers).copied().collect();
+        self.leave(no, &gone);
         self.open_everywhere(no, now);
         for (peer, addresses) in self.dialer.due(now) {
             self.out.push(Output::Dial { peer, addresses });
@@ -464,7 +487,7 @@ impl Engine {
             Frame::Accept { session, proof, who } => self.on_accept(conn, session, proof, &who, now),
             Frame::Confirm { session, who } => self.on_confirm(conn, session, &who, now),
             Frame::Refuse { session } => self.on_refuse(conn, session, now),
-            Frame::Close { session } => self.drop_session(conn, session),
+            Frame::Close { session } => self.on_close(conn, session, now),
             Frame::AccessHeads { session, heads } => self.on_access_heads(conn, session, &heads, now),
             Frame::AccessWant { session, have } => self.on_access_want(conn, session, &have, now),
             Frame::Records { session, part, records } => self.on_records(conn, session, part, &records),
@@ -490,6 +513,7 @@ impl Engine {
             }
             Frame::JoinAsked { session, request } => self.on_join_asked(conn, session, &request, now),
             Frame::JoinWait { session } => self.on_join_wait(conn, session),
+            Frame::Seeding(frame) => self.on_seeding(conn, frame, now),
             other => self.on_question(conn, other, now),
         }
     }
@@ -504,6 +528,7 @@ impl Engine {
             return;
         }
         self.tell_forks(no);
+        self.tell_papers(no);
         self.tell_contacts(no);
         self.push_entries(no);
         self.announce(no, now);
@@ -535,6 +560,8 @@ impl std::fmt::Debug for Input {
             Self::GrantDecided { peer, folder, answer } => {
                 write!(f, "GrantDecided({peer} {folder} {answer:?})")
             }
+            Self::Papers { no, papers } => write!(f, "Papers({no:?} {})", papers.len()),
+            Self::Answered { conn, .. } => write!(f, "Answered({conn:?})"),
             Self::OfferWeighed { peer } => write!(f, "OfferWeighed({peer})"),
             Self::Ask { ticket, peer, .. } => write!(f, "Ask({ticket} {peer})"),
             Self::Tick => write!(f, "Tick"),

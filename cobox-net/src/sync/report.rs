@@ -64,6 +64,7 @@ impl Engine {
             transport: None,
             rtt_ms: None,
             session: SessionState::Offline,
+            knows_access: false,
             error: self.why_not(peer, log.and_then(|log| folder.contacts.get(&log))),
             entries_behind: 0,
             packs_to_send: 0,
@@ -101,6 +102,9 @@ impl Engine {
     ) -> cobox_store::error::Result<PeerStatus> {
         let mut status = self.blank(peer, folder);
         status.path = Path::Direct;
+        status.knows_access = session.said_access.as_ref().is_some_and(|theirs| {
+            theirs.iter().eq(folder.access.heads.iter().take(cobox_store::format::HEADS_MAX))
+        });
         status.session = Self::shown(session.stage);
         status.error = match status.session {
             SessionState::Refused if session.grant_refused => {

@@ -1,5 +1,6 @@
 //! Opening folders on a connection: who may see what, decided once per session.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use cobox_store::id::FolderNo;
@@ -253,6 +254,7 @@ impl Engine {
             self.out.push(Output::Opened { conn, session: id, no });
             if kind == PeerKind::Member {
                 self.tell_joins(conn, id, no);
+                self.tell_seeds(conn, id, no);
             }
         }
         if let Some(folder) = self.folders.get_mut(&no) {
@@ -286,6 +288,35 @@ impl Engine {
                     self.out.push(Output::Closed { conn, session: id });
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// The peer takes no part in the folder any more, or not for now: a peer that is configured is asked again.
+    pub(super) fn on_close(&mut self, conn: Conn, id: SessionId, now: Instant) {
+        let Some(no) = self.session(conn, id).map(|session| session.no) else { return };
+        self.drop_session(conn, id);
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        if folder.peers.contains(&connection.peer) {
+            let again = SessionId(connection.next_session);
+            connection.next_session = connection.next_session.wrapping_add(2);
+            let stage = Stage::Refused { retry_at: now + REFUSED_WAIT };
+            connection.sessions.insert(again, Session::new(no, stage, 0));
+            folder.sessions.insert((conn, again));
+        }
+    }
+
+    /// Ends sessions with peers that were configured, are no longer, and may not exchange entries.
+    pub(super) fn leave(&mut self, no: FolderNo, gone: &BTreeSet<PeerId>) {
+        let Some(folder) = self.folders.get(&no) else { return };
+        for (conn, id) in folder.sessions.clone() {
+            let Some(connection) = self.conns.get(&conn).filter(|conn| gone.contains(&conn.peer)) else {
+                continue;
+            };
+            if connection.sessions.get(&id).is_some_and(|session| session.stage == Stage::Restricted) {
+                self.send(conn, Frame::Close { session: id });
+                self.drop_session(conn, id);
             }
         }
     }

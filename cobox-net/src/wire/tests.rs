@@ -55,6 +55,25 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Redeem { session, signature: [3; 64], request: vec![1; JOIN_REQUEST_BYTES] },
         Frame::JoinAsked { session, request: vec![2; JOIN_REQUEST_BYTES] },
         Frame::JoinWait { session },
+        Frame::Seeding(SeedingFrame::Paper { session, paper: vec![1] }),
+        Frame::Seeding(SeedingFrame::Claim { question, claim: vec![1] }),
+        Frame::Seeding(SeedingFrame::Claimed { question, answer: ClaimAnswer::Refused }),
+        Frame::Seeding(SeedingFrame::Claimed {
+            question,
+            answer: ClaimAnswer::Taken {
+                chain: cobox_store::id::ChainId([1; 16]),
+                rank: cobox_store::format::command::Rank::Owner,
+                seq: 4,
+            },
+        }),
+        Frame::Seeding(SeedingFrame::Command { question, command: vec![1] }),
+        Frame::Seeding(SeedingFrame::Obeyed {
+            question,
+            outcome: cobox_store::blind::owners::Outcome::Done,
+            text: "{}".into(),
+        }),
+        Frame::Seeding(SeedingFrame::RedeemSeed { session, request: vec![1] }),
+        Frame::Seeding(SeedingFrame::SeedAsked { session, request: vec![1] }),
         Frame::Contacts {
             session,
             contacts: vec![Contact {

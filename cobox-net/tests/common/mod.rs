@@ -309,7 +309,7 @@ impl Seeding {
             RunOptions {
                 data: self.data.clone(),
                 listen: self.listen.clone(),
-                accept: self.accept,
+                accept: self.accept.clone(),
                 pace: self.pace,
                 http: None,
             },

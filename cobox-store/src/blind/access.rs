@@ -11,6 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Durability};
+use super::contracts::{Agreed, Proposal, SeedState};
 use super::effects::stage_effects;
 use super::graph::{Bits, Graph};
 use super::resolve::{Counts, Scope, View, decide};
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::format::access::{Act, Device, NewEpoch, Record, Role, SeederGrant, UnverifiedRecord};
 use crate::format::membership::OpenInvite;
 use crate::format::release::{Call, Release};
+use crate::format::seeding::OpenSeed;
 use crate::id::{EntryHash, EpochId, FolderId, FolderNo, InviteKey, KemKey, LogId, MemberId, RecordHash};
 
 /// A person in a folder.
@@ -71,6 +73,15 @@ pub struct Access {
     pub ends: BTreeMap<LogId, LogEnd>,
     /// Grants with their records, earlier ones first.
     pub seeders: Vec<(RecordHash, SeederGrant)>,
+    /// The latest grant of each seeder that has none any more, and when it was taken back, in milliseconds
+    /// since 1970 by the clock of whoever did.
+    pub revoked: Vec<(u64, SeederGrant)>,
+    /// The newest agreement with each seeder.
+    pub agreements: Vec<Agreed>,
+    /// What waits for a seeder's answer.
+    pub proposals: Vec<Proposal>,
+    /// Codes that a seeder redeems.
+    pub seed_codes: BTreeMap<InviteKey, (OpenSeed, SeedState)>,
     /// Calls to acknowledge, by their records.
     pub calls: BTreeMap<RecordHash, Arc<Call>>,
     /// Releases of packs, by their records.
@@ -124,6 +135,24 @@ impl Access {
     #[must_use]
     pub fn seeder(&self, peer_id: &[u8]) -> Option<&SeederGrant> {
         self.seeders.iter().rev().map(|(_, grant)| grant).find(|grant| grant.peer_id == peer_id)
+    }
+
+    /// The agreement with a seeder.
+    #[must_use]
+    pub fn agreement(&self, peer_id: &[u8]) -> Option<&Agreed> {
+        self.agreements.iter().find(|agreed| agreed.signed.terms.seeder == peer_id)
+    }
+
+    /// What was proposed to a seeder and waits for its answer.
+    #[must_use]
+    pub fn proposal(&self, peer_id: &[u8]) -> Option<&Proposal> {
+        self.proposals.iter().find(|proposal| proposal.terms.seeder == peer_id)
+    }
+
+    /// The latest grant to a seeder that was taken back, and when.
+    #[must_use]
+    pub fn revoked_seeder(&self, peer_id: &[u8]) -> Option<&(u64, SeederGrant)> {
+        self.revoked.iter().find(|(_, grant)| grant.peer_id == peer_id)
     }
 }
 
@@ -450,6 +479,40 @@ mod tests {
 
     fn new_epoch_act(number: u8) -> Act {
         Act::NewEpoch(NewEpoch { commit: [number; 32], boxes: vec![], swarm_boxes: vec![], previous: vec![] })
+    }
+
+    #[test]
+    fn revoked_seeder_is_granted_no_more_until_it_is_granted_again() {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let first = grant(&founder.key, &founder, &[founder.hash()], 7);
+        let Act::GrantSeeder(granted) = first.content().act.clone() else { panic!("a grant") };
+        let peer_id = granted.peer_id.clone();
+        let revoke = sign_record(
+            &founder.key,
+            &founder,
+            &[first.hash()],
+            Act::RevokeSeeder { peer_id: peer_id.clone() },
+        );
+        // A grant that knew nothing of the revocation does not outlive it.
+        let beside =
+            sign_record(&founder.key, &founder, &[founder.hash()], Act::GrantSeeder(granted.clone()));
+        let again = sign_record(&founder.key, &founder, &[revoke.hash()], Act::GrantSeeder(granted.clone()));
+        store.access_add(no, &first).expect("admitted");
+        assert!(store.access(no).expect("reads").seeder(&peer_id).is_some());
+        for record in [&revoke, &beside] {
+            store.access_add(no, record).expect("admitted");
+            let access = store.access(no).expect("reads");
+            assert_eq!(access.seeder(&peer_id), None);
+            assert_eq!(access.revoked_seeder(&peer_id).map(|(_, grant)| grant), Some(&granted));
+        }
+        store.access_add(no, &again).expect("admitted");
+        let access = store.access(no).expect("reads");
+        assert_eq!((access.seeder(&peer_id), access.revoked.len()), (Some(&granted), 0));
+        let stranger = SigningKey::from_bytes(&[99; 32]);
+        let act = Act::RevokeSeeder { peer_id };
+        let refused = sign_record(&stranger, &founder, &[again.hash()], act);
+        assert!(matches!(store.access_add(no, &refused), Err(Error::Access { .. })));
     }
 
     #[test]

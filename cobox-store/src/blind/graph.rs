@@ -71,6 +71,15 @@ impl Node {
         &self.record.content().act
     }
 
+    /// Who used an invite or a seed code, if the record says so.
+    pub(super) fn redeemer(&self) -> Option<&[u8]> {
+        match self.act() {
+            Act::Redeem { device, .. } => Some(&device.log.0),
+            Act::RedeemSeed(redeemed) => Some(&redeemed.grant.peer_id),
+            _ => None,
+        }
+    }
+
     /// The device that the record lists, if it lists one.
     pub(super) fn device(&self) -> Option<&Device> {
         match self.act() {
@@ -192,6 +201,8 @@ impl Graph {
             Act::OpenInvite(open) => Some(open.invite),
             Act::VoidInvite { invite } => Some(*invite),
             Act::Redeem { redemption, .. } => Some(redemption.invite),
+            Act::OpenSeed(open) => Some(open.code),
+            Act::RedeemSeed(redeemed) => Some(redeemed.code),
             _ => None,
         };
         if let Some(invite) = invite {

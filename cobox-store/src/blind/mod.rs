@@ -3,6 +3,8 @@
 
 pub mod access;
 pub mod batch;
+pub mod branches;
+pub mod contracts;
 #[cfg(test)]
 mod dags;
 mod damage;
@@ -18,6 +20,7 @@ mod listing;
 pub mod locators;
 pub mod logs;
 mod ordinals;
+pub mod owners;
 mod pack_info;
 pub mod packs;
 pub mod patrol;
@@ -42,6 +45,7 @@ pub mod watch;
 
 pub use access::{Access, InviteState, LogEnd, Member};
 pub use batch::{Batch, Durability, Generation};
+pub use branches::{Branch, Branches};
 pub use db::Db;
 pub use have::Have;
 pub use logs::EntryStaged;

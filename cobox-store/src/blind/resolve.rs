@@ -110,6 +110,12 @@ impl<'a> View<'a> {
         match act {
             Act::Genesis { .. } => false,
             Act::GrantSeeder(_) | Act::RevokeSeeder { .. } | Act::Call(_) | Act::Release(_) => admin(),
+            Act::Propose(_) | Act::Agree(_) | Act::EndAgreement(_) => admin(),
+            Act::OpenSeed(open) => !self.graph_knows_invite(&open.code) && admin(),
+            Act::RedeemSeed(redeemed) => {
+                let given = (redeemed.grant.quota_bytes, redeemed.grant.until_ms);
+                self.open_seed(&redeemed.code) == Some(given) && admin()
+            }
             Act::OpenInvite(open) => !self.graph_knows_invite(&open.invite) && admin(),
             Act::VoidInvite { invite } => self.graph_knows_invite(invite) && admin(),
             Act::NewEpoch(_) => role >= Some(Role::Write),
@@ -118,7 +124,10 @@ impl<'a> View<'a> {
                 // A recovery key adds devices of its own member, at the role the member has.
                 let recovers =
                     device.member.0 == *author && member.is_some_and(|member| member.role == device.role);
-                self.is_new(device, member) && (recovers || admin())
+                // So does a device, at its own role: it goes on under a fresh log where the old one cannot.
+                let succeeds = role == Some(device.role)
+                    && self.device(&LogId(*author)).is_some_and(|old| old.member == device.member);
+                self.is_new(device, member) && (recovers || succeeds || admin())
             }
             Act::Redeem { device, redemption } => {
                 let fresh = self.member(&device.member).is_none();
@@ -159,22 +168,39 @@ impl<'a> View<'a> {
     }
 
     fn graph_knows_invite(&self, invite: &InviteKey) -> bool {
-        self.those(self.graph.by_invite.get(invite)).any(|node| matches!(node.act(), Act::OpenInvite(_)))
+        let opens = |node: &Node| matches!(node.act(), Act::OpenInvite(_) | Act::OpenSeed(_));
+        self.those(self.graph.by_invite.get(invite)).any(opens)
     }
 
     /// The role of an invite that can still be redeemed.
     fn open_role(&self, invite: &InviteKey) -> Option<Role> {
+        self.open(invite, |act| match act {
+            Act::OpenInvite(open) => Some(open.role),
+            _ => None,
+        })
+    }
+
+    /// Quota and end of a seed code that can still be redeemed.
+    fn open_seed(&self, code: &InviteKey) -> Option<(u64, u64)> {
+        self.open(code, |act| match act {
+            Act::OpenSeed(open) => Some((open.quota_bytes, open.until_ms)),
+            _ => None,
+        })
+    }
+
+    /// What a code that can still be redeemed gives.
+    fn open<T: Ord>(&self, code: &InviteKey, given: impl Fn(&Act) -> Option<T>) -> Option<T> {
         let (mut first, mut spent) = (None, false);
-        for node in self.those(self.graph.by_invite.get(invite)) {
+        for node in self.those(self.graph.by_invite.get(code)) {
             match node.act() {
                 // Of two that open one key at once the first stands.
-                Act::OpenInvite(open) => {
-                    first = [first, Some((node.place(), open.role))].into_iter().flatten().min()
+                Act::OpenInvite(_) | Act::OpenSeed(_) => {
+                    first = [first, Some((node.place(), given(node.act())))].into_iter().flatten().min();
                 }
                 _ => spent = true,
             }
         }
-        first.filter(|_| !spent).map(|(_, role)| role)
+        first.filter(|_| !spent).and_then(|(_, given)| given)
     }
 }
 
@@ -279,6 +305,10 @@ impl Resolver<'_> {
             Act::Genesis { .. } | Act::NewEpoch(_) => return false,
             Act::Vouch { .. } => Role::Read,
             _ if !is_device => Role::Read,
+            // A device of its own member: what it lists it may itself be.
+            Act::AddDevice { device } if self.member_of(&LogId(*node.author())) == Some(device.member) => {
+                device.role
+            }
             _ => Role::Admin,
         };
         Some(needed) > bound.ceiling && self.targets(bound, node.author()) && self.apart(bound, nth)
@@ -468,14 +498,13 @@ impl Resolver<'_> {
             let here: Vec<Deed> =
                 deeds.iter().copied().filter(|deed| self.scope.has_deed(*deed) && counts[*deed]).collect();
             for deed in &here {
-                let Some(device) = graph.node(*deed).device() else { continue };
+                let Some(redeemer) = graph.node(*deed).redeemer() else { continue };
                 let clashes = here.iter().any(|other| {
                     let node = graph.node(*other);
                     match node.act() {
                         // A void that knew of the redemption came too late.
                         Act::VoidInvite { .. } => !node.seen.get(*deed),
-                        Act::Redeem { device: twin, .. } => twin.log != device.log,
-                        _ => false,
+                        _ => node.redeemer().is_some_and(|twin| twin != redeemer),
                     }
                 });
                 if clashes {

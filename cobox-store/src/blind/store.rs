@@ -90,6 +90,8 @@ pub struct Store {
     pub(super) ordinals: Mutex<Ordinals>,
     pub(super) access_logs: AccessLogs,
     pub(super) logs: Logs,
+    /// One change of admins, or one command, at a time.
+    pub(super) owners: Mutex<()>,
     pub(super) hold_clock: HoldClock,
     // Held as long as the store is open; the last field, so that it is dropped after the database.
     _lock: File,
@@ -140,6 +142,7 @@ impl Store {
             ordinals: Mutex::new(ordinals),
             access_logs: AccessLogs::default(),
             logs: Logs::default(),
+            owners: Mutex::default(),
             hold_clock,
             _lock: lock,
         });

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::access::{Access, InviteState, LogEnd};
+use super::contracts;
 use super::graph::{Bits, Graph, Node, Nth};
 use super::resolve::{Scope, View, decide, is_void};
 use crate::format::access::{Act, Device, NewEpoch, Role, SeederGrant};
@@ -43,6 +44,7 @@ pub(super) fn summarise(
                 && epoch.boxes.iter().all(|sealed| insiders.contains(&sealed.recipient)))
     };
     let epoch_heads = uppermost(graph);
+    let (seeders, revoked) = seeders(graph, counts);
     // What an epoch builds on is wrapped under it, so only the uppermost can be for nobody else.
     let ours = |id: &&EpochId| graph.nth(&RecordHash(id.0)).is_some_and(|nth| is_ours(&graph.nodes[nth]));
     let odd = |id: &&EpochId| graph.nth(&RecordHash(id.0)).is_some_and(|nth| !is_for_everyone(graph, nth));
@@ -53,7 +55,11 @@ pub(super) fn summarise(
         ends,
         former,
         members,
-        seeders: seeders(graph, counts),
+        seeders,
+        revoked,
+        agreements: contracts::agreements(graph, counts),
+        proposals: contracts::proposals(graph, counts),
+        seed_codes: contracts::seed_codes(graph, counts),
         calls: those_that_count(graph, counts, given.calls),
         releases: those_that_count(graph, counts, given.releases),
         invites: invites(graph, counts),
@@ -114,21 +120,30 @@ fn ends(graph: &Graph, counts: &[bool], devices: &BTreeMap<LogId, Device>) -> BT
     ends
 }
 
-/// Grants that were not revoked, in the order of folding. Of a grant and a revocation that knew nothing
-/// of each other the revocation counts.
-fn seeders(graph: &Graph, counts: &[bool]) -> Vec<(RecordHash, SeederGrant)> {
+type Granted = Vec<(RecordHash, SeederGrant)>;
+
+/// Grants that were not revoked, in the order of folding, and of each seeder that has none left the latest
+/// one with the time of its revocation. Of a grant and a revocation that knew nothing of each other the
+/// revocation counts.
+fn seeders(graph: &Graph, counts: &[bool]) -> (Granted, Vec<(u64, SeederGrant)>) {
     let counted = || graph.canonical.iter().filter(|deed| counts[**deed]);
-    counted()
-        .filter_map(|deed| {
-            let node = graph.node(*deed);
-            let Act::GrantSeeder(grant) = node.act() else { return None };
-            let revoked = counted().any(|other| {
-                matches!(graph.node(*other).act(), Act::RevokeSeeder { peer_id } if *peer_id == grant.peer_id)
-                    && !node.seen.get(*other)
-            });
-            (!revoked).then(|| (node.hash, grant.clone()))
-        })
-        .collect()
+    let mut standing = Granted::new();
+    let mut fallen: BTreeMap<Vec<u8>, (u64, SeederGrant)> = BTreeMap::new();
+    for deed in counted() {
+        let node = graph.node(*deed);
+        let Some(grant) = node.act().grant() else { continue };
+        let revoked = counted().filter(|other| !node.seen.get(**other)).find_map(|other| {
+            let content = graph.node(*other).record.content();
+            let names = matches!(&content.act, Act::RevokeSeeder { peer_id } if *peer_id == grant.peer_id);
+            names.then_some(content.issued_ms)
+        });
+        match revoked {
+            Some(at_ms) => drop(fallen.insert(grant.peer_id.clone(), (at_ms, grant.clone()))),
+            None => standing.push((node.hash, grant.clone())),
+        }
+    }
+    standing.iter().for_each(|(_, grant)| drop(fallen.remove(&grant.peer_id)));
+    (standing, fallen.into_values().collect())
 }
 
 /// Of acts of one kind those that count.

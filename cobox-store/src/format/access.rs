@@ -5,10 +5,13 @@
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
+use super::agreement::{Notice, SignedTerms, Terms};
 use super::codec::{DecodeError, Reader, Writer};
 use super::entry::LogHead;
 use super::membership::{self, OpenInvite, Redemption};
 use super::release::{Call, Release};
+pub use super::seeding::SeederGrant;
+use super::seeding::{self, OpenSeed, RedeemedSeed};
 use super::{BOXES_MAX, HEADS_MAX};
 use crate::id::{EpochId, FolderId, InviteKey, KemKey, LogId, MemberId, RecordHash, hash};
 
@@ -73,25 +76,6 @@ pub struct Device {
     pub role: Role,
     /// What people call it.
     pub label: SealedLabel,
-}
-
-/// A seeder as the record that grants it describes it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SeederGrant {
-    /// Its libp2p peer id (multihash bytes).
-    pub peer_id: Vec<u8>,
-    /// Its key for boxes.
-    pub kem: KemKey,
-    /// The hard limit of bytes.
-    pub quota_bytes: u64,
-    /// Milliseconds since 1970; 0 for no end.
-    pub until_ms: u64,
-    /// Where it listens: binary multiaddrs.
-    pub addresses: Vec<Vec<u8>>,
-    /// The swarm secret of the epoch named below, boxed to `kem`.
-    pub swarm_epoch: EpochId,
-    /// See `swarm_epoch`.
-    pub swarm_box: [u8; BOX_BYTES],
 }
 
 /// A 32-byte secret boxed to a key.
@@ -190,6 +174,28 @@ pub enum Act {
     Call(Call),
     /// Packs that nobody needs any more.
     Release(Release),
+    /// What the folder's side would agree on with a seeder.
+    Propose(Terms),
+    /// What both sides agreed on.
+    Agree(SignedTerms),
+    /// When an agreement ends, said in advance.
+    EndAgreement(Notice),
+    /// A seeder that has the code may ask for a grant.
+    OpenSeed(OpenSeed),
+    /// A seeder may hold the folder; it had the code.
+    RedeemSeed(RedeemedSeed),
+}
+
+impl Act {
+    /// The grant in it, if it is one.
+    #[must_use]
+    pub fn grant(&self) -> Option<&SeederGrant> {
+        match self {
+            Self::GrantSeeder(grant) => Some(grant),
+            Self::RedeemSeed(redeemed) => Some(&redeemed.grant),
+            _ => None,
+        }
+    }
 }
 
 /// A record before it is signed.
@@ -293,7 +299,7 @@ impl UnverifiedRecord {
         &self.0.content
     }
 
-    /// Checks the author's signature, and the invite's where there is one.
+    /// Checks the author's signature, and those of an invite, a seed code or a seeder where there is one.
     ///
     /// # Errors
     /// [`WrongSignature`]; the record is consumed either way.
@@ -305,6 +311,9 @@ impl UnverifiedRecord {
         if let Act::Redeem { device, redemption } = &record.content.act
             && !redemption.covers(record.content.folder, device)
         {
+            return Err(WrongSignature);
+        }
+        if !seeding::holds(&record.content.act, record.content.folder) {
             return Err(WrongSignature);
         }
         Ok(record)
@@ -424,41 +433,6 @@ impl Device {
     }
 }
 
-impl SeederGrant {
-    fn encode(&self, writer: &mut Writer) {
-        writer.bytes16(&self.peer_id);
-        writer.fixed(&self.kem.0);
-        writer.u64(self.quota_bytes);
-        writer.u64(self.until_ms);
-        writer.count(self.addresses.len());
-        for address in &self.addresses {
-            writer.bytes16(address);
-        }
-        writer.fixed(&self.swarm_epoch.0);
-        writer.fixed(&self.swarm_box);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let peer_id = reader.bytes16(PEER_ID_BYTES_MAX, "peer id")?.to_vec();
-        let kem = reader.kem_key("seeder key")?;
-        let quota_bytes = reader.u64("quota")?;
-        let until_ms = reader.u64("until")?;
-        let count = reader.count(ADDRESSES_MAX, 2, "addresses")?;
-        let addresses = (0..count)
-            .map(|_| Ok(reader.bytes16(ADDRESS_BYTES_MAX, "address")?.to_vec()))
-            .collect::<Result<_, DecodeError>>()?;
-        Ok(Self {
-            peer_id,
-            kem,
-            quota_bytes,
-            until_ms,
-            addresses,
-            swarm_epoch: reader.epoch_id("epoch")?,
-            swarm_box: reader.array("swarm box")?,
-        })
-    }
-}
-
 impl NewEpoch {
     fn encode(&self, writer: &mut Writer) {
         writer.fixed(&self.commit);
@@ -550,6 +524,7 @@ mod tests {
         usual
             .into_iter()
             .chain(membership::one_of_each(&device))
+            .chain(seeding::one_of_each())
             .chain(super::super::release::one_of_each())
             .map(|act| {
                 let genesis = matches!(act, Act::Genesis { .. });

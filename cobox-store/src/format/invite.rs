@@ -11,15 +11,34 @@ use super::codec::{DecodeError, Reader, Writer};
 use super::membership::{Redemption, redemption_bytes};
 use crate::id::{FolderId, InviteKey, KemKey, LogId, MemberId};
 
-/// What a code begins with, before the separating `1`.
-pub const INVITE_HRP: Hrp = Hrp::parse_unchecked("cobox");
+/// What a bearer code is good for: it is what the code begins with, before the separating `1`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CodeFor {
+    /// Joining a folder as a device.
+    Invite,
+    /// Holding a folder as a seeder.
+    Seed,
+    /// Becoming an admin of a seeder. The folder's place has the first half of the `H` of the seeder's key.
+    Claim,
+}
+
+impl CodeFor {
+    fn hrp(self) -> Hrp {
+        match self {
+            Self::Invite => Hrp::parse_unchecked("cobox"),
+            Self::Seed => Hrp::parse_unchecked("coboxseed"),
+            Self::Claim => Hrp::parse_unchecked("coboxclaim"),
+        }
+    }
+}
+
 /// Bytes of the folder's id in a code: enough to tell folders apart.
 pub const FOLDER_PREFIX_BYTES: usize = 16;
 /// Peers that a code names.
 pub const HINTS_MAX: usize = 4;
 /// Addresses of one of them.
 pub const HINT_ADDRESSES_MAX: usize = 4;
-/// Bech32m's bound on a string is 1,023 characters of 5 bits; prefix and checksum take 12.
+/// Bech32m's bound on a string is 1,023 characters of 5 bits; prefix and checksum take up to 17.
 const CODE_BYTES_MAX: usize = 630;
 
 /// Where somebody is who can pass a request on: an admin's device or a seeder.
@@ -43,11 +62,19 @@ pub struct InviteCode {
 }
 
 impl InviteCode {
-    /// The code as text, in lower case.
+    /// An invite's code as text, in lower case.
     ///
     /// # Errors
     /// When the hints do not fit.
     pub fn to_text(&self) -> Result<Zeroizing<String>, DecodeError> {
+        self.to_text_for(CodeFor::Invite)
+    }
+
+    /// A code of any kind as text, in lower case.
+    ///
+    /// # Errors
+    /// When the hints do not fit.
+    pub fn to_text_for(&self, what: CodeFor) -> Result<Zeroizing<String>, DecodeError> {
         let mut writer = Writer::new();
         writer.u8(1);
         writer.fixed(&self.folder);
@@ -63,26 +90,34 @@ impl InviteCode {
         writer.fixed(self.secret.as_ref());
         let bytes = Zeroizing::new(writer.into_bytes());
         let fits = bytes.len() <= CODE_BYTES_MAX && Self::decode(&bytes).is_ok();
-        let text = bech32::encode::<Bech32m>(INVITE_HRP, &bytes).ok().filter(|_| fits);
+        let text = bech32::encode::<Bech32m>(what.hrp(), &bytes).ok().filter(|_| fits);
         text.map(Zeroizing::new).ok_or(DecodeError::Invalid { field: "invite" })
     }
 
-    /// Reads a code as a person pasted it: in either case, with white space around or inside.
+    /// Reads an invite's code as a person pasted it: in either case, with white space around or inside.
     ///
     /// # Errors
     /// When it is none, or was mistyped.
     pub fn from_text(text: &str) -> Result<Self, DecodeError> {
+        Self::from_text_for(CodeFor::Invite, text)
+    }
+
+    /// Reads a code of one kind likewise.
+    ///
+    /// # Errors
+    /// When it is none, of another kind, or was mistyped.
+    pub fn from_text_for(what: CodeFor, text: &str) -> Result<Self, DecodeError> {
         let invalid = DecodeError::Invalid { field: "invite" };
         let text: Zeroizing<String> =
             Zeroizing::new(text.chars().filter(|letter| !letter.is_whitespace()).collect());
         let checked = CheckedHrpstring::new::<Bech32m>(&text).map_err(|_| invalid)?;
-        if checked.hrp().to_lowercase() != INVITE_HRP.to_lowercase() {
+        if checked.hrp().to_lowercase() != what.hrp().to_lowercase() {
             return Err(invalid);
         }
         let bytes = Zeroizing::new(checked.byte_iter().collect::<Vec<u8>>());
         let code = Self::decode(&bytes)?;
         // Bits that fill the last letter have one spelling.
-        if *code.to_text()? != text.to_ascii_lowercase() {
+        if *code.to_text_for(what)? != text.to_ascii_lowercase() {
             return Err(invalid);
         }
         Ok(code)
@@ -241,6 +276,19 @@ mod tests {
         }
         let many = InviteCode { hints: vec![code().hints[0].clone(); HINTS_MAX + 1], ..code() };
         assert!(many.to_text().is_err());
+    }
+
+    #[test]
+    fn code_of_one_kind_is_none_of_another() {
+        for (what, other) in [
+            (CodeFor::Invite, CodeFor::Seed),
+            (CodeFor::Seed, CodeFor::Claim),
+            (CodeFor::Claim, CodeFor::Invite),
+        ] {
+            let text = code().to_text_for(what).expect("fits");
+            assert!(InviteCode::from_text_for(what, &text).expect("reads") == code());
+            assert!(InviteCode::from_text_for(other, &text).is_err());
+        }
     }
 
     #[test]

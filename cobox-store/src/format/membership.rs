@@ -105,12 +105,7 @@ pub(super) fn encode(act: &Act, writer: &mut Writer) {
             writer.fixed(&redemption.invite.0);
             writer.fixed(&redemption.signature);
         }
-        Act::Genesis { .. }
-        | Act::AddDevice { .. }
-        | Act::GrantSeeder(_)
-        | Act::NewEpoch(_)
-        | Act::Call(_)
-        | Act::Release(_) => unreachable!("`Act::encode` writes these itself"),
+        other => super::seeding::encode(other, writer),
     }
 }
 
@@ -154,7 +149,7 @@ pub(super) fn decode(kind: u8, reader: &mut Reader<'_>) -> Result<Act, DecodeErr
                 signature: reader.array("signature")?,
             },
         },
-        _ => return Err(DecodeError::Invalid { field: "record type" }),
+        other => super::seeding::decode(other, reader)?,
     })
 }
 

@@ -5,7 +5,9 @@
 
 pub mod access;
 pub mod address;
+pub mod agreement;
 pub mod codec;
+pub mod command;
 pub mod content;
 pub mod device;
 pub mod entry;
@@ -14,10 +16,12 @@ pub mod invite;
 pub mod locator;
 pub mod membership;
 pub mod op;
+pub mod owned;
 pub mod pack;
 pub mod proof;
 pub mod receipt;
 pub mod release;
+pub mod seeding;
 pub mod slots;
 
 pub use codec::{DecodeError, Reader, SUITE, Writer};

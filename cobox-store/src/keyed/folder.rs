@@ -25,7 +25,7 @@ use crate::blind::kembox::{self, KemSecret, Purpose};
 use crate::blind::{Access, Batch, Durability, Store, Table, key};
 use crate::error::{Error, Result};
 use crate::format::HEADS_MAX;
-use crate::format::access::{Act, BOX_BYTES, KeyBox, NewEpoch, Record, Role, SeederGrant, Unsigned};
+use crate::format::access::{Act, BOX_BYTES, KeyBox, NewEpoch, Record, Unsigned};
 use crate::format::address::SeederAddress;
 use crate::format::device::FolderRow;
 use crate::id::{EpochId, FolderId, FolderNo, KemKey, LogId, RecordHash, hash};
@@ -169,7 +169,7 @@ impl Folder {
     #[must_use]
     pub fn label_of(&self, log: &LogId) -> Option<String> {
         let access = self.store.access(self.no).ok()?;
-        let device = access.devices.get(log)?;
+        let device = access.devices.get(log).or_else(|| access.former.get(log))?;
         self.keyring.read().labels().open(LabelOf::Device, &device.label).ok()
     }
 
@@ -177,8 +177,10 @@ impl Folder {
     #[must_use]
     pub fn label_of_number(&self, log_number: u64) -> Option<String> {
         let access = self.store.access(self.no).ok()?;
-        let log = access.devices.keys().find(|log| log.number() == log_number)?;
-        self.label_of(log)
+        let log = access.devices.keys().find(|log| log.number() == log_number).copied();
+        let branches = self.store.branches(self.no).ok()?;
+        let branched = || branches.iter().find(|(id, _)| id.number() == log_number).map(|(_, it)| it.log);
+        self.label_of(&log.or_else(branched)?)
     }
 
     /// The swarm secret of the newest epoch.
@@ -252,22 +254,18 @@ impl Folder {
     /// # Errors
     /// [`Error::NotPermitted`] when the device is no admin; or when the store fails.
     pub fn grant_seeder(&self, address: &SeederAddress, quota_bytes: u64, until_ms: u64) -> Result<Record> {
-        let access = self.store.access(self.no)?;
-        if access.role_of(&self.log) != Some(Role::Admin) {
-            return Err(Error::NotPermitted { log: self.log });
-        }
-        let keys = self.keyring.read().current.clone();
-        let secret = keys.swarm_secret();
-        let swarm_box = kembox::seal(Purpose::Swarm, self.id, address.kem, &keys.id().0, secret.expose())?;
-        self.add_record(Act::GrantSeeder(SeederGrant {
-            peer_id: address.peer_id.clone(),
-            kem: address.kem,
-            quota_bytes,
-            until_ms,
-            addresses: address.addresses.clone(),
-            swarm_epoch: keys.id(),
-            swarm_box,
-        }))
+        self.require_admin()?;
+        self.add_record(Act::GrantSeeder(self.make_grant(address, quota_bytes, until_ms)?))
+    }
+
+    /// Ends a seeder's grant and adds the record locally. The seeder keeps what it has for a while, by its own
+    /// clock.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] when the device is no admin; or when the store fails.
+    pub fn revoke_seeder(&self, peer_id: &[u8]) -> Result<Record> {
+        self.require_admin()?;
+        self.add_record(Act::RevokeSeeder { peer_id: peer_id.to_vec() })
     }
 
     /// Begins a new epoch for all devices, members and seeders there are.

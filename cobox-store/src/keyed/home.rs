@@ -273,7 +273,12 @@ impl Home {
     /// The index that the next folder takes.
     pub(super) fn next_index(&self) -> Result<u32> {
         let used = self.folders()?.iter().map(|info| info.index + 1).max().unwrap_or(0);
-        Ok(used.max(self.index_floor()?))
+        let index = used.max(self.index_floor()?);
+        // The last keys are those that seeders of this member know.
+        if self.owned()?.iter().any(|owned| u32::from(owned.recovery) == index) {
+            return Err(Error::TooManyFolders(LOCATOR_FOLDERS_MAX));
+        }
+        Ok(index)
     }
 
     fn index_floor(&self) -> Result<u32> {
@@ -341,6 +346,16 @@ impl Home {
         let folder = admission::open_folder(self, no, row)?;
         folders.insert(no, folder.clone());
         Ok(folder)
+    }
+
+    /// Opens a folder anew whose log cannot go on: under a fresh one, where the device may write. What was
+    /// handed out before stays as it is, and must not be used any more.
+    ///
+    /// # Errors
+    /// See [`Self::folder`].
+    pub fn folder_renew(&self, no: FolderNo) -> Result<Arc<Folder>> {
+        let _one_at_a_time = self.changing.lock();
+        self.folder_reopen(no)
     }
 
     /// Opens a folder anew, with the keys that its row has now.

@@ -21,6 +21,7 @@ pub mod label;
 pub mod local;
 pub mod locator;
 mod log;
+pub mod owned;
 pub mod pack;
 mod packer;
 mod plain;
@@ -29,6 +30,7 @@ mod recover;
 mod removal;
 pub mod seal;
 pub mod secret;
+pub mod seeding;
 mod slots;
 #[cfg(test)]
 mod vectors;

@@ -6,6 +6,8 @@ use cobox_store::format::access::{
     WRAPPED_EPOCH_BYTES,
 };
 use cobox_store::format::address::SeederAddress;
+use cobox_store::format::agreement::{Notice, Paper, Side, SignedTerms, Terms};
+use cobox_store::format::command::{Claim, Command, Rank, one_of_each};
 use cobox_store::format::content::{ChunkRef, Content, Extent, Node};
 use cobox_store::format::device::{DeviceRow, FolderRow, Mark, PendingRow, TagRow};
 use cobox_store::format::entry::{Body, Entry, Header, LogHead, UnverifiedEntry};
@@ -14,17 +16,19 @@ use cobox_store::format::invite::{Hint, InviteCode, JoinRequest};
 use cobox_store::format::locator::{LOCATOR_STEP_BYTES, Locator, LocatorFolder, encode_folders};
 use cobox_store::format::membership::{OpenInvite, Redemption, WRAPPED_LABEL_KEY_BYTES, redemption_bytes};
 use cobox_store::format::op::{AttrChange, Kind, Make, Op, OpGroup};
+use cobox_store::format::owned::OwnedRow;
 use cobox_store::format::pack::{
     ChunkType, DirectoryRow, Footer, PackRef, SEALED_OVERHEAD_BYTES, encode_directory,
 };
 use cobox_store::format::proof::{Challenge, Outboard};
 use cobox_store::format::receipt::{Receipt, live_set_digest, peer_id_of};
 use cobox_store::format::release::{Call, Release};
+use cobox_store::format::seeding::{OpenSeed, RedeemedSeed, SeedRequest};
 use cobox_store::format::slots::{Slot, SlotKind, WRAPPED_KEY_BYTES, encode_slots};
 use cobox_store::format::{SLICE_BYTES, Writer};
 use cobox_store::id::{
-    ChunkTag, EntryHash, EpochId, FolderId, Ino, InviteKey, KemKey, LinkId, LogId, MemberId, OpId, PackId,
-    RecordHash, hash,
+    AdminKey, ChainId, ChunkTag, ClaimKey, EntryHash, EpochId, FolderId, Ino, InviteKey, KemKey, LinkId,
+    LogId, MemberId, OpId, PackId, RecordHash, hash,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
@@ -74,6 +78,11 @@ pub fn samples() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("folder_row", vec![folder_row().encode().to_vec()]),
         ("tag_row", vec![tag_row().encode()]),
         ("pending_row", vec![pending_row().encode()]),
+        ("paper", papers()),
+        ("claim", vec![claim().encode()]),
+        ("command", commands()),
+        ("seed_request", vec![seed_request().encode()]),
+        ("owned_row", vec![owned_row().encode().to_vec()]),
     ]
 }
 
@@ -248,7 +257,7 @@ pub fn records() -> Vec<Record> {
     let (nonce, name) = ([0; 32], [1; SEALED_LABEL_BYTES]);
     let genesis = Act::Genesis { nonce, fold_case: false, unicode: [17, 0], device: device(), name };
     let acts = [genesis, Act::AddDevice { device: device() }, Act::GrantSeeder(grant), Act::NewEpoch(epoch)];
-    acts.into_iter().chain(membership()).chain(giving_back()).map(signed_record).collect()
+    acts.into_iter().chain(membership()).chain(giving_back()).chain(seeding()).map(signed_record).collect()
 }
 
 /// Acts by which space is given back.
@@ -275,6 +284,125 @@ fn membership() -> Vec<Act> {
         Act::Vouch { last },
         Act::Redeem { device: device(), redemption: Redemption { invite, signature } },
     ]
+}
+
+/// Acts about seeders.
+fn seeding() -> Vec<Act> {
+    let redeemed = {
+        let request = seed_request();
+        let grant = SeederGrant {
+            peer_id: request.seeder.peer_id,
+            kem: request.seeder.kem,
+            quota_bytes: 1 << 40,
+            until_ms: 0,
+            addresses: request.seeder.addresses,
+            swarm_epoch: EpochId([6; 32]),
+            swarm_box: [9; BOX_BYTES],
+        };
+        RedeemedSeed { grant, code: request.code, signature: request.signature }
+    };
+    let ours = Notice { by: Side::Folder, ..notice() };
+    vec![
+        Act::Propose(terms()),
+        Act::Agree(signed_terms()),
+        Act::EndAgreement(notice()),
+        Act::EndAgreement(ours),
+        Act::OpenSeed(OpenSeed { code: redeemed.code, quota_bytes: 1 << 40, until_ms: 0, expires_ms: 9 }),
+        Act::RedeemSeed(redeemed),
+    ]
+}
+
+fn terms() -> Terms {
+    Terms {
+        folder: FolderId([1; 32]),
+        seeder: peer_id_of(&log().0),
+        quota_bytes: 50_000_000_000,
+        from_ms: 1_795_000_000_000,
+        until_ms: 1_826_000_000_000,
+        notice_ms: 2_592_000_000,
+        audit_ms: 86_400_000,
+        place: "Leipzig".into(),
+        organisation: "Kollektiv Süd".into(),
+        contact: "box@example.org".into(),
+        member_contact: String::new(),
+    }
+}
+
+fn signed_terms() -> SignedTerms {
+    let signature = key().sign(&terms().signed_bytes()).to_bytes();
+    SignedTerms { terms: terms(), signature }
+}
+
+fn notice() -> Notice {
+    let mut notice = Notice {
+        folder: FolderId([1; 32]),
+        seeder: peer_id_of(&log().0),
+        terms: terms().hash(),
+        at_ms: 1_800_000_000_000,
+        by: Side::Folder,
+    };
+    notice.by = Side::Seeder(key().sign(&notice.signed_bytes()).to_bytes());
+    notice
+}
+
+fn papers() -> Vec<Vec<u8>> {
+    [Paper::Signed(signed_terms()), Paper::Ends(notice()), Paper::Declined(terms().hash())]
+        .iter()
+        .map(Paper::encode)
+        .collect()
+}
+
+fn claim() -> Claim {
+    let mut claim = Claim {
+        seeder: [7; 32],
+        claim: ClaimKey(log().0),
+        admin: AdminKey(log().0),
+        recovery: ClaimKey([0; 32]),
+        name: "laptop".into(),
+        claim_signature: [0; 64],
+        admin_signature: [0; 64],
+    };
+    claim.claim_signature = key().sign(&claim.signed_bytes()).to_bytes();
+    claim.admin_signature = claim.claim_signature;
+    claim
+}
+
+fn commands() -> Vec<Vec<u8>> {
+    let signed = |order| {
+        let mut command = Command {
+            seeder: [7; 32],
+            admin: AdminKey(log().0),
+            chain: ChainId([2; 16]),
+            seq: 7,
+            issued_ms: 1,
+            expires_ms: 2,
+            order,
+            signature: [0; 64],
+        };
+        command.signature = key().sign(&command.signed_bytes()).to_bytes();
+        command.encode()
+    };
+    one_of_each().into_iter().map(signed).collect()
+}
+
+fn seed_request() -> SeedRequest {
+    let code = InviteKey(log().0);
+    let mut request = SeedRequest { folder: [1; 16], code, signature: [0; 64], seeder: address() };
+    request.signature = key().sign(&request.signed_bytes()).to_bytes();
+    request
+}
+
+fn owned_row() -> OwnedRow {
+    OwnedRow {
+        name: "box".into(),
+        address: address(),
+        sign_seed: Zeroizing::new([1; 32]),
+        chain: ChainId([2; 16]),
+        rank: Rank::Owner,
+        seq: 9,
+        recovery: 63,
+        unanswered: commands().remove(5),
+    }
 }
 
 fn invite_code() -> InviteCode {
@@ -355,8 +483,12 @@ fn receipt() -> Receipt {
 }
 
 fn frames() -> Vec<Vec<u8>> {
-    use wire::{Frame, GrantAnswer, LocatorAnswer, Part, Proof, QuestionId, SessionId};
+    use cobox_store::blind::owners::Outcome;
+    use wire::{
+        ClaimAnswer, Frame, GrantAnswer, LocatorAnswer, Part, Proof, QuestionId, SeedingFrame, SessionId,
+    };
     let (session, question) = (SessionId(7), QuestionId(9));
+    let taken = ClaimAnswer::Taken { chain: ChainId([1; 16]), rank: Rank::Owner, seq: 4 };
     let (pack, records) = (outboard_small(), vec![vec![1; 200], vec![2; 300]]);
     let head = LogHead { log: log(), seq: 4, hash: EntryHash([1; 32]) };
     let challenge = Challenge::draw(&[pack], &[head], &[3; 32]);
@@ -394,6 +526,14 @@ fn frames() -> Vec<Vec<u8>> {
                 signature: [3; 64],
             }],
         },
+        Frame::Seeding(SeedingFrame::Paper { session, paper: papers().remove(0) }),
+        Frame::Seeding(SeedingFrame::Claim { question, claim: claim().encode() }),
+        Frame::Seeding(SeedingFrame::Claimed { question, answer: ClaimAnswer::Refused }),
+        Frame::Seeding(SeedingFrame::Claimed { question, answer: taken }),
+        Frame::Seeding(SeedingFrame::Command { question, command: commands().remove(0) }),
+        Frame::Seeding(SeedingFrame::Obeyed { question, outcome: Outcome::Done, text: "{}".into() }),
+        Frame::Seeding(SeedingFrame::RedeemSeed { session, request: seed_request().encode() }),
+        Frame::Seeding(SeedingFrame::SeedAsked { session, request: seed_request().encode() }),
     ];
     frames.iter().map(Frame::encode).collect()
 }

@@ -11,11 +11,11 @@ use crate::format::codec::{Reader, Writer};
 use crate::format::content::{Content, Extent, Node};
 use crate::format::entry::{Body, LogHead, UnverifiedEntry};
 use crate::format::locator::{UnverifiedLocator, decode_folders, encode_folders};
-use crate::format::membership;
 use crate::format::op::{Op, OpGroup};
 use crate::format::pack::{Footer, PackRef, decode_directory, encode_directory};
 use crate::format::proof::{Challenge, LeafProof, Outboard};
 use crate::format::release::{self, Call, Release};
+use crate::format::{membership, seeding};
 use crate::id::{EntryHash, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash, hex};
 use crate::keyed::MemberSecret;
 
@@ -121,7 +121,7 @@ fn giving_back(mut records: Cases) -> Cases {
         .refuse("cut out of order", &called(&[(other, 1), (log, 1)]), Value::Null)
 }
 
-/// A record of each act by which people and devices come and go.
+/// A record of each act by which people, devices and seeders come and go.
 fn comings_and_goings() -> Vec<Record> {
     let device = Device {
         log: LogId(seed("joining log")),
@@ -131,7 +131,7 @@ fn comings_and_goings() -> Vec<Record> {
         role: Role::Write,
         label: [7; SEALED_LABEL_BYTES],
     };
-    membership::one_of_each(&device).into_iter().map(sign).collect()
+    membership::one_of_each(&device).into_iter().chain(seeding::one_of_each()).map(sign).collect()
 }
 
 fn signed(story: &Story) -> Vec<(&'static str, Vec<Value>)> {

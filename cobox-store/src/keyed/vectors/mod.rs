@@ -52,6 +52,9 @@ fn derivations() -> Value {
         ("object key", [seed("object"), seed("tag")].concat()),
         ("content digest", vec![0, 0, 0]),
         ("key file slot", seed("key file").to_vec()),
+        ("seed", seed("code")[..16].to_vec()),
+        ("claim", seed("code")[..16].to_vec()),
+        ("branch", [seed("log"), seed("first entry of a branch")].concat()),
     ];
     let cases: Vec<Value> = cases
         .iter()

@@ -1,0 +1,182 @@
+//! Seed codes: the seeder asks the addresses in a code until an admin of the folder has granted it.
+//!
+//! A code is kept until then, also over restarts, and at the most for as long as codes are good.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cobox_store::blind::{Batch, Durability, STORE, Table, key};
+use cobox_store::error::Result;
+use cobox_store::format::invite::{CodeFor, InviteCode};
+use cobox_store::format::seeding::SeedRequest;
+use cobox_store::id::{FolderId, InviteKey, derive};
+use ed25519_dalek::{Signer as _, SigningKey};
+use zeroize::Zeroizing;
+
+use super::Failure;
+use super::holding::Holding;
+use super::limits::Limits;
+use crate::driver::now_ms;
+use crate::error::Error;
+use crate::node::Node;
+use crate::wire::GrantAnswer;
+
+/// Setting of the store: the code, and since when it is asked for.
+const WAITING: &str = "seed-code ";
+/// Codes are good for 72 hours unless their maker says otherwise; after a fortnight nobody waits.
+const WAIT_MS_MAX: u64 = 14 * 24 * 60 * 60 * 1000;
+/// Between two rounds of questions.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// Codes that wait at once.
+const WAITING_MAX: usize = 16;
+
+/// The key of a seed code.
+#[must_use]
+pub fn seed_key(secret: &[u8; 16]) -> SigningKey {
+    SigningKey::from_bytes(&Zeroizing::new(derive("seed", &[secret])))
+}
+
+fn row(code: InviteKey) -> Vec<u8> {
+    key(STORE, Table::BlindSetting, format!("{WAITING}{}", code.to_hex()).as_bytes())
+}
+
+/// Reads a seed code as a person pasted it.
+///
+/// # Errors
+/// When it is none.
+pub fn read_code(text: &str) -> std::result::Result<InviteCode, Failure> {
+    InviteCode::from_text_for(CodeFor::Seed, text).map_err(|_| {
+        Failure::failed(
+            "This is not a seed code, or it was mistyped. Use the line that `cobox-ctl seeder code` printed, whole and unchanged.",
+        )
+    })
+}
+
+impl Holding {
+    /// Keeps a code, to be asked for until it is granted or refused.
+    ///
+    /// # Errors
+    /// When it is none, or the store fails.
+    pub fn redeem_later(&self, text: &str) -> std::result::Result<InviteKey, Failure> {
+        let code = read_code(text)?;
+        let name = InviteKey(seed_key(&code.secret).verifying_key().to_bytes());
+        if self.waiting_codes()?.len() >= WAITING_MAX {
+            return Err(Failure::failed("Too many codes wait already."));
+        }
+        let canonical =
+            code.to_text_for(CodeFor::Seed).map_err(|_| Failure::failed("The code is too long."))?;
+        let mut batch = Batch::default();
+        batch.put(&row(name), &[&now_ms().to_le_bytes()[..], canonical.as_bytes()].concat());
+        self.store.db().commit(batch, Durability::Synced)?;
+        Ok(name)
+    }
+
+    /// Whether a code still waits.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn is_waiting(&self, code: InviteKey) -> Result<bool> {
+        self.store.db().contains(&row(code))
+    }
+
+    fn waiting_codes(&self) -> Result<Vec<(u64, InviteCode)>> {
+        let mut found = Vec::new();
+        let prefix = key(STORE, Table::BlindSetting, WAITING.as_bytes());
+        self.store.db().scan(&prefix, &[], &mut |_, value| {
+            if let Some((since, text)) = value.split_first_chunk::<8>()
+                && let Ok(text) = std::str::from_utf8(text)
+                && let Ok(code) = InviteCode::from_text_for(CodeFor::Seed, text)
+            {
+                found.push((u64::from_le_bytes(*since), code));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    fn forget_code(&self, code: InviteKey) {
+        let mut batch = Batch::default();
+        batch.delete(&row(code));
+        if let Err(error) = self.store.db().commit(batch, Durability::Synced) {
+            tracing::warn!(%error, "a seed code that was used cannot be forgotten");
+        }
+    }
+
+    /// Asks for every code that waits, until `stop`.
+    pub fn seek(self: &Arc<Self>, node: &Node, stop: &dyn Fn() -> bool) {
+        while !stop() {
+            for (since_ms, code) in self.waiting_codes().unwrap_or_default() {
+                if stop() {
+                    return;
+                }
+                let name = InviteKey(seed_key(&code.secret).verifying_key().to_bytes());
+                if now_ms().saturating_sub(since_ms) > WAIT_MS_MAX {
+                    tracing::warn!(code = %name, "a seed code was not answered in a fortnight, and is given up");
+                    self.forget_code(name);
+                    continue;
+                }
+                self.ask_hints(node, &code, name);
+            }
+            let mut slept = Duration::ZERO;
+            while slept < ASK_EVERY && !stop() {
+                std::thread::sleep(super::STOP_LOOK);
+                slept += super::STOP_LOOK;
+            }
+        }
+    }
+
+    fn ask_hints(&self, node: &Node, code: &InviteCode, name: InviteKey) {
+        let mut request = SeedRequest {
+            folder: code.folder,
+            code: name,
+            signature: [0; 64],
+            seeder: self.identity.address(node.listen_addresses()),
+        };
+        request.signature = seed_key(&code.secret).sign(&request.signed_bytes()).to_bytes();
+        let (mut refused, mut asked) = (0, 0);
+        for hint in &code.hints {
+            asked += 1;
+            match node.redeem_seed(hint, &request) {
+                Ok(Some(records)) => {
+                    match self.import_granted(&records) {
+                        Ok((folder, limits)) => {
+                            tracing::info!(%folder, quota = limits.quota_bytes, "a seed code was granted");
+                        }
+                        Err(failure) => tracing::warn!(reason = failure.text, "a grant cannot be taken"),
+                    }
+                    self.forget_code(name);
+                    return;
+                }
+                Ok(None) => {}
+                Err(Error::Refused { .. }) => refused += 1,
+                Err(error) => tracing::debug!(%error, "an address of a seed code was not reached"),
+            }
+        }
+        if asked > 0 && refused == asked {
+            // A code that was made a moment ago may not be known everywhere yet.
+            let since = self.waiting_codes().ok().and_then(|waiting| {
+                waiting.into_iter().find(|(_, other)| *other.secret == *code.secret).map(|(since, _)| since)
+            });
+            if since.is_none_or(|since| now_ms().saturating_sub(since) > 15_000) {
+                tracing::warn!(code = %name, "a seed code was used, taken back, or has expired");
+                self.forget_code(name);
+            }
+        }
+    }
+
+    fn import_granted(
+        &self,
+        records: &[cobox_store::format::access::Record],
+    ) -> std::result::Result<(FolderId, Limits), Failure> {
+        let folder = records.first().map(cobox_store::format::access::Record::folder);
+        let folder = folder.ok_or_else(|| Failure::failed("The access log is empty."))?;
+        let limits = self
+            .asked_by(folder, records)
+            .ok_or_else(|| Failure::failed("The folder's access log grants this seeder nothing."))?;
+        match self.import(records, Some(limits))? {
+            GrantAnswer::Accepted => Ok((folder, limits)),
+            _ => Err(Failure::failed("The grant does not hold.")),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Seeders and the people they belong to, as programs: how a grant ends.
+//!
+//! Every program runs in a temporary home on loopback and is ended by its own process id.
+
+use std::path::Path;
+
+use cobox_tests::process::{Device, Said, Seeder, until};
+
+/// A device and a seeder in one temporary folder; fields are dropped in this order.
+struct Scene {
+    ann: Device,
+    seeder: Seeder,
+    dir: tempfile::TempDir,
+}
+
+fn device(dir: &Path, name: &str) -> Device {
+    let mut device = Device::new(dir, name);
+    let words = dir.join(format!("{name}-words"));
+    let words = words.to_str().expect("a temporary path is text");
+    device.ctl(&["init", "--label", name, "--no-passphrase", "--words-out", words]).ok();
+    device.start();
+    device
+}
+
+impl Scene {
+    /// Ann's folder "club", which a seeder holds and has proved.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let ann = device(dir.path(), "ann");
+        let mut seeder = Seeder::new(dir.path(), "seeder");
+        seeder.start();
+        ann.ctl(&["folder", "create", "club"]).ok();
+        ann.ctl(&["seeder", "add", "club", &seeder.address(), "--quota", "1G"]).ok();
+        ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+        Self { ann, seeder, dir }
+    }
+
+    fn seeder_status(&self) -> serde_json::Value {
+        json(&self.seeder.run(&["status", "--json"]).ok())
+    }
+}
+
+fn json(said: &Said) -> serde_json::Value {
+    let last = said.out.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+}
+
+#[test]
+fn seeder_that_was_removed_knows_it_takes_nothing_more_and_keeps_what_it_has() {
+    let scene = Scene::new();
+    let said = scene.ann.ctl(&["seeder", "remove", "club", "12D3"]);
+    assert_eq!(said.code, 4, "the last copy does not go unasked: {said:?}");
+    assert!(said.err.contains("0 proved copies") && said.err.contains("seeder add"), "{said:?}");
+    assert_eq!(scene.ann.ctl(&["seeder", "remove", "club", "nobody", "--force"]).code, 1);
+
+    let said = json(&scene.ann.ctl(&["seeder", "remove", "club", "12D3", "--force", "--json"]).ok());
+    assert_eq!((&said["told"], &said["copies_left"]), (&true.into(), &0.into()), "{said}");
+    let list = json(&scene.ann.ctl(&["seeder", "list", "club", "--json"]).ok());
+    assert_eq!(list["seeders"], serde_json::json!([]), "{list}");
+    let status = json(&scene.ann.ctl(&["status", "--json"]).ok());
+    assert_eq!(status["folders"][0]["copies_proved"], 0, "{status}");
+    until("the seeder says that it leaves", || {
+        scene.seeder_status()["folders"][0]["leaving"]["why"] == "revoked"
+    });
+    assert!(scene.seeder_status()["folders"][0]["entry_bytes"].as_u64().is_some());
+
+    // A new grant brings it back, with what it has.
+    scene.ann.ctl(&["seeder", "add", "club", &scene.seeder.address(), "--quota", "1G"]).ok();
+    scene.ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    assert_eq!(scene.seeder_status()["folders"][0]["leaving"], serde_json::Value::Null);
+    drop(scene.dir);
+}
+
+#[test]
+fn seeder_that_was_off_when_it_was_removed_learns_of_it_later() {
+    let mut scene = Scene::new();
+    scene.seeder.kill();
+    let said = scene.ann.ctl(&["seeder", "remove", "club", "12D3", "--force", "--json"]).ok();
+    assert_eq!(json(&said)["told"], false, "{said:?}");
+    scene.seeder.start();
+    until("the seeder says that it leaves", || {
+        scene.seeder_status()["folders"][0]["leaving"]["why"] == "revoked"
+    });
+    // And it is not called any more: nobody is connected once the session was closed.
+    until("nobody calls it any more", || scene.seeder_status()["folders"][0]["peers"] == 0);
+}
