@@ -25,6 +25,8 @@ const STEPS: u64 = 160;
 /// Names are few, so that devices meet in them; so are contents, so that chunks are reused.
 const NAMES: u64 = 7;
 const CONTENTS: u64 = 5;
+/// A content of many chunks, so that a small change leaves most of them as they were.
+const LARGE: u64 = 99;
 
 struct World {
     devices: Vec<Device>,
@@ -44,7 +46,9 @@ fn name(dice: &mut Dice) -> Vec<u8> {
 
 /// Bytes that no compression shortens and that are the same each time.
 fn content(number: u64) -> Vec<u8> {
-    let mut bytes = vec![0; 6_000 + 70_000 * usize::try_from(number % 3).expect("small")];
+    let len =
+        if number == LARGE { 2 << 20 } else { 6_000 + 70_000 * usize::try_from(number % 3).expect("small") };
+    let mut bytes = vec![0; len];
     blake3::Hasher::new_derive_key("giving").update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
@@ -464,7 +468,7 @@ fn story_of(rule: Rule, broken: Option<Rule>) {
         }
         Rule::DeadIsNotReached => {
             let mut story = Story::new(2, broken);
-            story.put(0, "f", 2);
+            story.put(0, "f", LARGE);
             story.0.settle();
             let vfs = Arc::clone(story.0.vfs(1));
             let fh = vfs.open_file(resolve(&vfs, b"f"), WRITE).expect("opens");
