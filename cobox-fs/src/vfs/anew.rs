@@ -144,7 +144,7 @@ impl Vfs {
         for group in &groups {
             self.stage_pending(group, &mut batch);
         }
-        self.owe_all(&groups, &mut batch)?;
+        self.owe_all(&groups, &changes, &mut batch)?;
         self.stage_based_on(&|id| fresh.id(id), &mut batch)?;
         self.folder.stage_made_anew(&mut batch);
         batch.delete(&self.anew_key());

@@ -126,7 +126,9 @@ impl Vfs {
 
     /// Whether every change is refused.
     pub(super) fn is_read_only(&self) -> bool {
-        self.options.read_only || self.forbidden.load(Ordering::Relaxed)
+        self.options.read_only
+            || self.forbidden.load(Ordering::Relaxed)
+            || self.behind.load(Ordering::Relaxed)
     }
 
     fn cut_loop(&self, stop: &AtomicBool) {

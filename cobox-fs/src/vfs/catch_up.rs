@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use cobox_store::Error;
 use cobox_store::blind::tables::{Table, key};
@@ -150,6 +151,7 @@ impl Vfs {
                 }
             }
         }
+        self.behind.store(!self.may_begin()?, Ordering::Relaxed);
         Ok(touched.into_iter().map(|what| self.invalidation(what)).collect())
     }
 

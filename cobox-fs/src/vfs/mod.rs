@@ -213,6 +213,8 @@ pub struct Vfs {
     ahead: ahead::Ahead,
     connected: AtomicBool,
     forbidden: AtomicBool,
+    /// Whether this device is new and lacks entries that an admin called for.
+    behind: AtomicBool,
     /// Whether this device waits for answers to its call.
     called: AtomicBool,
     /// Whether the cut that runs answers calls.
@@ -259,6 +261,7 @@ impl Vfs {
             ahead: ahead::Ahead::default(),
             connected: AtomicBool::new(false),
             forbidden: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
             called: AtomicBool::new(false),
             answering: AtomicBool::new(false),
             broken_rule: AtomicU8::new(0),
