@@ -6,6 +6,7 @@
 
 pub mod advice;
 pub mod cli;
+pub mod conflicts;
 pub mod control;
 pub mod daemon;
 pub mod exit;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::conflicts::Conflicts;
 use super::member::{DeviceVerb, Invite, Join, MemberVerb};
 use crate::render::units::{parse_bytes, parse_date, parse_span};
 
@@ -68,6 +69,8 @@ pub enum Verb {
         /// A file or folder inside a mount
         path: PathBuf,
     },
+    /// What several devices did to the same files at the same time, and settling it
+    Conflicts(Conflicts),
     /// Wait until so many seeders proved that they hold all that was written so far
     Wait(Wait),
     /// Read everything that this device stores, and say what does not hold
@@ -393,6 +396,10 @@ mod tests {
             "key show",
             "key export",
             "doctor",
+            "conflicts",
+            "conflicts photos --json",
+            "conflicts keep /mnt/a",
+            "conflicts keep /mnt/a --both",
             "folder invite photos --role read",
             "folder invite photos --role admin --expires 24h",
             "folder invite photos --list",

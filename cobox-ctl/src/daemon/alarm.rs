@@ -302,6 +302,7 @@ mod tests {
             heard_at_ms: None,
         };
         FolderReport {
+            conflicts: None,
             name: "photos".into(),
             id: String::new(),
             mount: None,

@@ -7,6 +7,7 @@ mod alarm;
 mod alarms;
 mod check;
 mod chores;
+mod conflicts;
 mod folder;
 mod hooks;
 mod members;

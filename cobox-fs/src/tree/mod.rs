@@ -6,6 +6,7 @@
 
 mod apply;
 mod codec;
+pub mod conflicts;
 mod dirs;
 mod listing;
 pub mod names;
@@ -15,9 +16,13 @@ mod tx;
 mod view;
 
 #[cfg(test)]
+mod exhaust;
+#[cfg(test)]
 mod merges;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod settling;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]

@@ -110,10 +110,22 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn slot(&self, parent: Ino, name: &[u8]) -> Result<Slot, Error> {
-        Ok(match (self.read)(&self.slot_key(parent, name))? {
+        self.slot_row(&self.slot_key(parent, name))
+    }
+
+    pub(crate) fn slot_at(&self, parent: Ino, hash: SlotHash) -> Result<Slot, Error> {
+        self.slot_row(&RowKey::Dirent(parent, hash))
+    }
+
+    fn slot_row(&self, key: &RowKey) -> Result<Slot, Error> {
+        Ok(match (self.read)(key)? {
             Some(Row::Dirent(slot)) => slot,
             _ => Slot::default(),
         })
+    }
+
+    pub(crate) fn row(&self, key: &RowKey) -> Result<Option<Row>, Error> {
+        (self.read)(key)
     }
 
     /// What `name` in `parent` shows; conflict names included, except one whose stem was cut to fit into

@@ -113,7 +113,7 @@ impl Vfs {
                 }
             }
         }
-        Ok(touched.into_iter().map(|what| self.invalidation(what)).collect())
+        Ok(touched.into_iter().map(Self::invalidation).collect())
     }
 
     /// Whether our own log holds entries that this store did not write: it was set back, or copied. They
@@ -151,7 +151,7 @@ impl Vfs {
             && newest > self.sequencer.lock().hlc_last
     }
 
-    fn invalidation(&self, touched: Touched) -> Invalidate {
+    pub(super) fn invalidation(touched: Touched) -> Invalidate {
         match touched {
             Touched::Inode(ino) => Invalidate::Node(names::number(&ino)),
             Touched::Name { parent, name } => Invalidate::Name { parent: names::number(&parent), name },
@@ -280,7 +280,7 @@ impl Vfs {
     }
 
     /// Open files that are not dirty show the new content; dirty ones keep theirs.
-    fn reload_clean(&self, touched: &[Touched]) -> Result<(), Errno> {
+    pub(super) fn reload_clean(&self, touched: &[Touched]) -> Result<(), Errno> {
         let inos: BTreeSet<Ino> = touched
             .iter()
             .filter_map(|what| if let Touched::Inode(ino) = what { Some(*ino) } else { None })

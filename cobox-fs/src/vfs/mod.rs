@@ -10,6 +10,7 @@ pub mod attr;
 mod background;
 mod catch_up;
 mod coalesce;
+mod conflicts;
 pub mod content;
 mod cut;
 mod damage;
@@ -45,6 +46,7 @@ pub use attr::{
     StatFs, Whence, XattrSet,
 };
 pub use background::Background;
+pub use crate::tree::conflicts::{Conflict, Keep, Named, VersionOf, What};
 pub use errno::Errno;
 
 use crate::tree::{CaseRule, Policy};
@@ -148,10 +150,14 @@ pub struct VfsStats {
     pub last_cut_ms: u64,
 }
 
-/// What the daemon knows and a file cannot: `.cobox/status.json` and `user.cobox.*`.
+/// What the daemon knows and a file cannot: the files in `.cobox` and `user.cobox.*`.
 pub trait StatusSource: Send + Sync {
     /// The JSON text of `.cobox/status.json`.
     fn status_json(&self) -> String;
+    /// The text of `.cobox/conflicts`, from [`Vfs::conflicts`].
+    fn conflicts_text(&self, vfs: &Vfs) -> String;
+    /// The same as JSON, for `.cobox/conflicts.json`.
+    fn conflicts_json(&self, vfs: &Vfs) -> String;
     /// The value of `user.cobox.NAME` (`name` without the prefix) for the file whose content lies in
     /// `packs`; `None` where there is no such attribute.
     fn xattr(&self, name: &str, packs: &[PackId], state: FileState) -> Option<Vec<u8>>;
@@ -250,6 +256,7 @@ impl Vfs {
             last_cut_ms: AtomicU64::new(0),
         };
         let set_back = vfs.forget_tree()?;
+        vfs.rows.note_all_once()?;
         vfs.load_applied()?;
         if let Some(log) = set_back {
             vfs.sequencer.lock().see(&vfs.pending(usize::MAX)?);
