@@ -39,7 +39,8 @@ impl Session<'_> {
     pub(super) fn conflicts(&self, args: &Conflicts) -> Outcome<Answer> {
         match &args.verb {
             None => {
-                let report: ConflictsReport = self.ask(&Request::Conflicts { folder: args.folder.clone() })?;
+                let report: ConflictsReport =
+                    self.ask(&Request::Conflicts { folder: args.folder.clone() })?;
                 Answer::new(&report, text::list(&report))
             }
             Some(ConflictsVerb::Keep { path, both }) => {

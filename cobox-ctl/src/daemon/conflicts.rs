@@ -57,7 +57,9 @@ fn refused(errno: Errno, path: &Path) -> Problem {
             "`cobox-ctl conflicts` lists the names.",
         ),
         Errno::EISDIR | Errno::ENOTEMPTY => Problem::refused(
-            format!("A directory has the same name as {path}, and a directory is not removed to settle a conflict."),
+            format!(
+                "A directory has the same name as {path}, and a directory is not removed to settle a conflict."
+            ),
             "Keep all of them with --both, or move things yourself.",
         ),
         Errno::EROFS => Problem::refused(

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::units::{bytes, local_time};
-use crate::conflicts::{Act, ConflictKind, ConflictReport, ConflictsReport, FolderConflicts, KeepHow, KeepReport};
+use crate::conflicts::{
+    Act, ConflictKind, ConflictReport, ConflictsReport, FolderConflicts, KeepHow, KeepReport,
+};
 
 /// Digits of a member's id that tell people apart.
 const MEMBER_DIGITS: usize = 8;

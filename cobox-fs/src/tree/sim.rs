@@ -1,9 +1,9 @@
 //! Devices in memory: what the merge tests and the random histories are played on.
 
+use super::conflicts::{self, Conflict, Keep};
 use super::names::CaseRule;
 use super::ops::{self, NewNode, PosixError, Rename};
 use super::oracle::{NodePicture, Picture};
-use super::conflicts::{self, Conflict, Keep};
 use super::row::{Listed, MoveEffect, Note, Row, RowKey};
 use super::{Policy, Shown, Tx, Version, View, apply};
 use cobox_store::format::content::Content;

@@ -16,15 +16,8 @@ use super::{Errno, Vfs};
 use crate::tree::names::hard_link;
 
 /// Rows that follow from entries.
-const DERIVED: [Table; 7] = [
-    Table::Node,
-    Table::Link,
-    Table::Dirent,
-    Table::Xattr,
-    Table::DirMove,
-    Table::Note,
-    Table::Applied,
-];
+const DERIVED: [Table; 7] =
+    [Table::Node, Table::Link, Table::Dirent, Table::Xattr, Table::DirMove, Table::Note, Table::Applied];
 
 impl Vfs {
     /// Where the store was set back: removes what follows from entries, and says which log the ops that

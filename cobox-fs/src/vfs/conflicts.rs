@@ -4,8 +4,8 @@
 use cobox_store::id::{Ino, OpId};
 
 use super::{Errno, Invalidate, Vfs};
-use crate::tree::conflicts::{self, Conflict, Keep};
 use crate::tree::PosixError;
+use crate::tree::conflicts::{self, Conflict, Keep};
 
 /// Notes that one list reads: a few thousand conflicts are more than a person settles one by one, and the
 /// next list has the next ones.
@@ -27,7 +27,8 @@ impl Vfs {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, `EISDIR` where a directory would have to go, `EROFS`, `EIO`.
     pub fn keep_conflict(&self, path: &[u8], how: Keep) -> Result<usize, Errno> {
-        let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
+        let mut parts: Vec<&[u8]> =
+            path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).collect();
         let name = parts.pop().ok_or(Errno::ENOENT)?;
         // Outside of the sequencer, as notes are read from the store; a note that went meanwhile settles nothing.
         let notes = self.rows.notes(NOTES_MAX)?;

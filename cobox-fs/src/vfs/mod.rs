@@ -41,12 +41,12 @@ use cobox_store::id::{Ino, PackId};
 use cobox_store::keyed::Folder;
 use parking_lot::{Mutex, RwLock};
 
+pub use crate::tree::conflicts::{Conflict, Keep, Named, VersionOf, What};
 pub use attr::{
     Attr, Creator, DirEntry, Fallocate, FsyncKind, Full, Kind, Listing, OpenFlags, RenameFlags, SetAttr,
     StatFs, Whence, XattrSet,
 };
 pub use background::Background;
-pub use crate::tree::conflicts::{Conflict, Keep, Named, VersionOf, What};
 pub use errno::Errno;
 
 use crate::tree::{CaseRule, Policy};

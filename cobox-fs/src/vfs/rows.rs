@@ -230,8 +230,7 @@ impl Rows {
             Ok(())
         })?;
         let notes = found.iter().filter_map(|(row_key, row)| row.note(row_key));
-        let changes: Vec<Change> =
-            notes.map(|note| (RowKey::Note(note), Some(Row::Note(note)))).collect();
+        let changes: Vec<Change> = notes.map(|note| (RowKey::Note(note), Some(Row::Note(note)))).collect();
         let mut batch = Batch::default();
         self.stage(&changes, &mut batch);
         batch.put(&marker, &[]);

@@ -146,8 +146,7 @@ impl Vfs {
         let before = sequencer.hlc_last;
         let group = OpGroup { hlc: sequencer.take(ops.len()), ops };
         let last = OpId { hlc: group.hlc_last(), log: self.folder.log_number() };
-        let (changes, touched) =
-            self.apply_groups(self.folder.log_number(), std::slice::from_ref(&group))?;
+        let (changes, touched) = self.apply_groups(self.folder.log_number(), std::slice::from_ref(&group))?;
         let mut batch = Batch::default();
         batch.made_at(generation);
         self.rows.stage(&changes, &mut batch);

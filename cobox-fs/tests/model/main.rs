@@ -2,6 +2,7 @@
 //! restarts without warning, cuts, dropped caches, and on a second device that has only the log.
 
 mod home;
+mod merging;
 mod parted;
 mod set_back;
 mod stories;

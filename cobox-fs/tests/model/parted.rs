@@ -286,8 +286,11 @@ impl World {
                 _ => Vec::new(),
             })
             .collect();
-        let lost: Vec<&Token> =
-            self.written.iter().filter(|token| !self.seen.contains(*token) && !readable.contains(*token)).collect();
+        let lost: Vec<&Token> = self
+            .written
+            .iter()
+            .filter(|token| !self.seen.contains(*token) && !readable.contains(*token))
+            .collect();
         assert!(lost.is_empty(), "{when}: writes that nobody replaced and no name shows: {lost:?}");
         for path in wanted.keys() {
             assert!(path.split(|byte| *byte == b'/').all(|name| name.len() <= 255), "names fit");
