@@ -1,11 +1,11 @@
 //! What devices did at the same time, listed and settled: the calls behind `.cobox/conflicts` and
 //! `cobox-ctl conflicts`.
 
-use cobox_store::id::{Ino, OpId};
+use cobox_store::id::Ino;
 
 use super::{Errno, Invalidate, Vfs};
-use crate::tree::PosixError;
 use crate::tree::conflicts::{self, Conflict, Keep};
+use crate::tree::{PosixError, Touched, names};
 
 /// Notes that one list reads: a few thousand conflicts are more than a person settles one by one, and the
 /// next list has the next ones.
@@ -54,9 +54,21 @@ impl Vfs {
         Ok(count)
     }
 
-    /// The label of the device that wrote an op.
-    #[must_use]
-    pub fn author(&self, op: OpId) -> Option<String> {
-        self.folder.label_of_number(op.log)
+    /// Another version shows under the name of a file now, because a program renamed it over that: the kernel
+    /// still has the pages of the one before.
+    pub(super) fn show_settled(&self, ino: Ino) -> Result<(), Errno> {
+        self.reload_clean(&[Touched::Inode(ino)])?;
+        let number = names::number(&ino);
+        self.stale.lock().insert(number);
+        // Its attributes are told by the catch-up thread: from within a call that could wait for itself.
+        self.untold.lock().push(Invalidate::Node(number));
+        self.folder.store().watch().bump(self.folder.no());
+        Ok(())
+    }
+
+    /// Whether the kernel must read a file anew that is being opened; says so once.
+    pub fn take_stale(&self, number: u64) -> bool {
+        let mut stale = self.stale.lock();
+        !stale.is_empty() && stale.remove(&number)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cobox_store::format::NAME_BYTES_MAX;
 use cobox_store::format::content::Content;
-use cobox_store::format::op::{AttrChange, Kind, MODE_MASK};
+use cobox_store::format::op::{AttrChange, Kind, MODE_MASK, Op};
 use cobox_store::id::Ino;
 
 use super::attr::{Creator, RenameFlags, SetAttr};
@@ -409,10 +409,15 @@ impl Vfs {
             RenameFlags::NoReplace => Rename::NoReplace,
             RenameFlags::Exchange => Rename::Exchange,
         };
-        let replaced = self.change(|view| {
+        let (replaced, settled) = self.change(|view| {
             let replaced = view.lookup(to, new_name)?.map(|shown| shown.ino);
-            ops::rename(view, (from, name), (to, new_name), how).map(|ops| (ops, replaced))
+            let ops = ops::rename(view, (from, name), (to, new_name), how)?;
+            let settled = ops.iter().any(|op| matches!(op, Op::Keep { .. }));
+            Ok((ops, (replaced, settled)))
         })?;
+        if settled && let Some(ino) = replaced {
+            self.show_settled(ino)?;
+        }
         self.drop_dead(replaced)
     }
 

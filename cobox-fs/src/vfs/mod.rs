@@ -32,7 +32,7 @@ mod stream;
 mod survive;
 mod xattr;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -206,6 +206,10 @@ pub struct Vfs {
     allocated: Mutex<HashMap<ChunkRef, u64>>,
     status: RwLock<Option<Arc<dyn StatusSource>>>,
     notifier: RwLock<Option<Arc<Notifier>>>,
+    /// Numbers of files that the kernel must read anew when they are opened.
+    stale: Mutex<HashSet<u64>>,
+    /// What the catch-up thread tells the kernel next.
+    untold: Mutex<Vec<Invalidate>>,
     wake: background::Wake,
     streamer: stream::Streamer,
     ahead: ahead::Ahead,
@@ -245,6 +249,8 @@ impl Vfs {
             allocated: Mutex::default(),
             status: RwLock::default(),
             notifier: RwLock::default(),
+            stale: Mutex::default(),
+            untold: Mutex::default(),
             wake: background::Wake::default(),
             streamer: stream::Streamer::default(),
             ahead: ahead::Ahead::default(),
