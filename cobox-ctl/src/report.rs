@@ -36,6 +36,9 @@ pub struct FolderReport {
     pub alarms: Vec<Alarm>,
     /// Who holds copies.
     pub seeders: Vec<SeederReport>,
+    /// Other devices that this one knows of.
+    #[serde(default)]
+    pub devices: Vec<PeerReport>,
     /// How many seeders say they hold everything, or have proved it.
     pub copies_claimed: u32,
     /// How many have proved it, in a proof that still counts.
@@ -173,6 +176,34 @@ pub struct SeederReport {
     /// When a session with it was last open, by this device's clock.
     #[serde(default)]
     pub heard_at_ms: Option<u64>,
+}
+
+/// Another device of a folder, on the network.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// Its libp2p identity.
+    pub peer_id: String,
+    /// What people call it, once it said which device it is.
+    pub label: Option<String>,
+    /// How far its session is, in the words of [`SeederReport::link`].
+    pub link: String,
+    /// Why it is not connected, as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// How it is reached.
+    pub path: Option<String>,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: Option<u64>,
+    /// Round trip.
+    pub rtt_ms: Option<u64>,
+    /// Our entries that it lacks, as far as it told us.
+    pub entries_behind: u64,
+    /// Its entries that we lack.
+    pub entries_to_receive: u64,
+    /// Pack bytes sent since the session began.
+    pub bytes_sent: u64,
+    /// Pack bytes received since the session began.
+    pub bytes_received: u64,
 }
 
 impl Holding {

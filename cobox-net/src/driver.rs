@@ -30,6 +30,7 @@ use crate::transfer::control::INBOX_KIB;
 use crate::transfer::pull::{Batcher, Job};
 use crate::transfer::serve::READERS_MAX;
 use crate::transfer::{Buffers, CREDIT_SLICES, Tap};
+use crate::wire::Contact;
 
 /// Threads for the network: sealing a connection and moving its bytes keeps two busy.
 const THREADS_MAX: usize = 4;
@@ -49,6 +50,7 @@ enum Message {
     /// The store changed; which folders is in `changed`.
     Wake,
     Report(FolderNo, SyncSender<Report>),
+    Contacts(FolderNo, SyncSender<Vec<Contact>>),
     Stop,
 }
 
@@ -126,7 +128,7 @@ impl Driver {
         let (events_in, events) = unbounded_channel();
         let (offers, offered) = channel(OFFERS_QUEUED);
         let entered = runtime.enter();
-        let idle: Idle = swarm::listen(&seed, &config.listen)?;
+        let idle: Idle = swarm::listen(&seed, &config.listen, config.lan)?;
         let listening = idle.listening();
         let me = swarm::peer_of_seed(&seed);
         let shared = Arc::new(Shared {
@@ -206,6 +208,12 @@ impl Driver {
             })
             .collect();
         Ok(NetStatus { no, peers })
+    }
+
+    pub fn contacts(&self, no: FolderNo) -> Result<Vec<Contact>> {
+        let (sender, receiver) = sync_channel(1);
+        self.shared.engine.send(Message::Contacts(no, sender)).map_err(|_| Error::ShutDown)?;
+        receiver.recv_timeout(REQUEST_WAIT).map_err(|_| Error::ShutDown)
     }
 
     /// Asks a peer and waits for the reply.
@@ -318,6 +326,11 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
                 shared.input(Input::Down { conn });
             }
             Event::DialFailed { peer, error } => shared.input(Input::DialFailed { peer, error }),
+            Event::Listening { addresses } => {
+                shared.input(Input::Listening { addresses, now_ms: now_ms() });
+            }
+            Event::Seen { peer, addresses } => shared.input(Input::Seen { peer, addresses }),
+            Event::Unseen { peer } => shared.input(Input::Unseen { peer }),
             Event::Rtt { conn, rtt } => {
                 if let Some(link) = shared.links.lock().get(&conn) {
                     link.set_rtt(rtt);
@@ -346,6 +359,10 @@ impl Worker {
                 Message::Report(no, answer) => {
                     let report = self.engine.report(no).map_err(Error::from);
                     let _ = answer.send(report.and_then(|found| self.known(no, found)));
+                }
+                Message::Contacts(no, answer) => {
+                    // Who asked may have stopped waiting.
+                    let _ = answer.send(self.engine.contacts(no));
                 }
                 Message::Stop => return,
             }

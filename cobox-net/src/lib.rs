@@ -21,6 +21,6 @@ mod transfer;
 pub mod wire;
 
 pub use error::Error;
-pub use node::{FolderSecrets, GrantRule, NetConfig, Node, RecoverySigner, SwarmKey};
+pub use node::{FolderSecrets, GrantRule, LanDiscovery, NetConfig, Node, RecoverySigner, SwarmKey};
 pub use peer_id::PeerId;
 pub use status::{NetStatus, Path, PeerKind, PeerStatus, SessionState, Transport};

@@ -41,6 +41,7 @@ pub struct Link {
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
     rate: Mutex<(Instant, u64, u64)>,
+    since_ms: u64,
 }
 
 impl Link {
@@ -59,6 +60,7 @@ impl Link {
             sent: Arc::default(),
             received: Arc::default(),
             rate: Mutex::new((Instant::now(), 0, 0)),
+            since_ms: now_ms(),
         }
     }
 
@@ -153,6 +155,7 @@ impl Link {
     pub fn describe(&self, status: &mut PeerStatus) {
         status.path = Path::Direct;
         status.transport = Some(self.transport);
+        status.since_ms = Some(self.since_ms);
         let rtt = self.rtt_ms.load(Ordering::Relaxed);
         status.rtt_ms = (rtt != u64::MAX).then_some(rtt);
         status.bytes_sent = self.sent.load(Ordering::Relaxed);

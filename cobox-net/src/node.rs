@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::peer_id::PeerId;
 use crate::status::NetStatus;
 use crate::sync::{Ask, Identity, Input, Reply};
-use crate::wire::GrantAnswer;
+use crate::wire::{GrantAnswer, decode_contacts, encode_contacts};
 
 /// How long a question to a peer may take, connecting included.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(30);
@@ -59,11 +59,24 @@ pub struct RecoverySigner {
 /// no grant of this node.
 pub type GrantRule = Arc<dyn Fn(PeerId, Vec<Record>) -> Option<(FolderId, GrantAnswer)> + Send + Sync>;
 
+/// Whether a node looks for peers on the local network, and lets them find it. What that tells the network
+/// is in `docs/threat-model.md`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum LanDiscovery {
+    /// By mDNS.
+    On,
+    /// Not at all.
+    #[default]
+    Off,
+}
+
 /// How a node meets the world.
 #[derive(Clone, Default)]
 pub struct NetConfig {
     /// Multiaddresses to listen on, as text; none for a node that only dials.
     pub listen: Vec<String>,
+    /// Whether peers on the local network are found.
+    pub lan: LanDiscovery,
     /// Appends every plaintext frame to this file; `COBOX_FRAME_TAP` names one too. A debugging aid.
     pub frame_tap: Option<PathBuf>,
     /// What a seeder says to grants; without it they are refused.
@@ -111,6 +124,22 @@ impl Node {
             .filter_map(|peer| Some((PeerId::from_bytes(&peer.peer_id)?, peer.addresses)))
             .collect();
         self.driver.input(Input::Peers { no, peers });
+    }
+
+    /// Takes what [`Self::contacts`] said before, if it is that.
+    pub fn recall(&self, no: FolderNo, contacts: &[u8]) {
+        match decode_contacts(contacts) {
+            Ok(contacts) => self.driver.input(Input::Recall { no, contacts }),
+            Err(error) => tracing::warn!(no = no.0, %error, "what was known of devices cannot be read"),
+        }
+    }
+
+    /// Where the folder's other devices said they are, for [`Self::recall`] after a restart.
+    ///
+    /// # Errors
+    /// When the node has ended.
+    pub fn contacts(&self, no: FolderNo) -> Result<Vec<u8>> {
+        self.driver.contacts(no).map(|contacts| encode_contacts(&contacts))
     }
 
     /// Dials at once, without waiting for the next attempt.

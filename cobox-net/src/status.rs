@@ -1,6 +1,6 @@
 //! What a node knows about its peers: plain data for `status` and `wait`.
 
-use cobox_store::id::FolderNo;
+use cobox_store::id::{FolderNo, LogId};
 use serde::Serialize;
 
 use crate::peer_id::PeerId;
@@ -71,6 +71,10 @@ pub struct PeerStatus {
     pub peer: PeerId,
     /// What it is.
     pub kind: PeerKind,
+    /// Which device of the folder, once it said so.
+    pub log: Option<LogId>,
+    /// Since when it is connected, in milliseconds since 1970.
+    pub since_ms: Option<u64>,
     /// How the bytes travel.
     pub path: Path,
     /// Over what, while connected.

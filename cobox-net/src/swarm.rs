@@ -3,7 +3,7 @@
 //! One task owns the swarm. It hears [`Command`]s and tells [`Event`]s; streams leave it as byte streams.
 //! Two peers keep one connection: where both dialed, the one dialed by the smaller peer id stays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,17 @@ use std::time::Duration;
 use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use libp2p::connection_limits::{Behaviour as Limits, ConnectionLimits};
 use libp2p::multiaddr::Protocol;
+use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, identity, noise, ping, tcp, yamux};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, identity, mdns, noise, ping, tcp, yamux};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use zeroize::Zeroizing;
 
 use crate::behaviour::{Kind, StreamReady, Streams};
 use crate::error::{Error, Result};
+use crate::node::LanDiscovery;
 use crate::peer_id::PeerId;
 use crate::status::Transport;
 use crate::sync::{Conn, Side};
@@ -36,6 +38,17 @@ const QUIC_STREAM_WINDOW: u32 = 2_500_000;
 const QUIC_CONNECTION_WINDOW: u32 = 6_000_000;
 /// How often a connection is pinged: shows round trips, and finds dead connections.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// A peer that does not answer a ping for so long has gone, or its cable has; more than a slow line that is
+/// full of packs takes.
+const PING_WAIT: Duration = Duration::from_secs(15);
+/// How often the local network is asked who is there, besides at the start: finds who came while a cable was
+/// pulled.
+const LAN_QUERY_EVERY: Duration = Duration::from_secs(30);
+
+/// Peers on the local network that are remembered: anybody there can make them up.
+const NEAR_MAX: usize = 256;
+/// Addresses of one of them: some transports on some cards.
+const NEAR_ADDRESSES_MAX: usize = 16;
 
 /// A stream without libp2p's types.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -63,6 +76,12 @@ pub enum Event {
     DialFailed { peer: PeerId, error: String },
     /// A ping came back.
     Rtt { conn: Conn, rtt: Duration },
+    /// Where others may reach us changed.
+    Listening { addresses: Vec<Vec<u8>> },
+    /// A peer is on the local network.
+    Seen { peer: PeerId, addresses: Vec<Vec<u8>> },
+    /// It is no longer.
+    Unseen { peer: PeerId },
 }
 
 #[derive(NetworkBehaviour)]
@@ -73,6 +92,7 @@ struct Behaviour {
     streams: Streams,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
+    lan: Toggle<mdns::tokio::Behaviour>,
 }
 
 /// Addresses that are listened on: binary and text.
@@ -110,7 +130,7 @@ pub fn peer_of_seed(seed: &Zeroizing<[u8; 32]>) -> PeerId {
 ///
 /// # Errors
 /// When an address is not usable or is in use.
-pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String]) -> Result<Idle> {
+pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String], lan: LanDiscovery) -> Result<Idle> {
     let mut copy = Zeroizing::new(**seed);
     let key = identity::Keypair::ed25519_from_bytes(&mut copy[..]).expect("32 bytes are a seed");
     let other = |text: String| Error::Transport(std::io::Error::other(text));
@@ -137,7 +157,8 @@ pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String]) -> Result<Idle> {
                     .with_agent_version("cobox/1".to_owned())
                     .with_hide_listen_addrs(true),
             ),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_WAIT)),
+            lan: look_around(lan, key.public().to_peer_id()).into(),
         })
         .map_err(|error| other(error.to_string()))?
         .build();
@@ -153,6 +174,47 @@ pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String]) -> Result<Idle> {
         })?;
     }
     Ok(Idle { swarm, listening: Arc::default() })
+}
+
+fn look_around(lan: LanDiscovery, me: libp2p::PeerId) -> Option<mdns::tokio::Behaviour> {
+    if lan == LanDiscovery::Off {
+        return None;
+    }
+    let config = mdns::Config { query_interval: LAN_QUERY_EVERY, ..mdns::Config::default() };
+    mdns::tokio::Behaviour::new(config, me)
+        .map_err(|error| tracing::warn!(%error, "peers on the local network cannot be looked for"))
+        .ok()
+}
+
+/// Addresses that are worth telling others: not those of this machine alone, unless there are no others.
+fn shareable(listening: &[(Vec<u8>, String)]) -> Vec<Vec<u8>> {
+    let parsed = listening.iter().filter_map(|(bytes, _)| Multiaddr::try_from(bytes.clone()).ok());
+    let (local, others): (Vec<Multiaddr>, Vec<Multiaddr>) = parsed
+        .filter(|address| {
+            let useless = |part: Protocol<'_>| match part {
+                Protocol::Ip4(ip) => ip.is_unspecified() || ip.is_link_local(),
+                Protocol::Ip6(ip) => ip.is_unspecified() || ip.is_unicast_link_local(),
+                _ => false,
+            };
+            !address.iter().any(useless)
+        })
+        .partition(|address| {
+            address.iter().any(|part| match part {
+                Protocol::Ip4(ip) => ip.is_loopback(),
+                Protocol::Ip6(ip) => ip.is_loopback(),
+                _ => false,
+            })
+        });
+    let chosen = if others.is_empty() { local } else { others };
+    chosen.iter().map(Multiaddr::to_vec).collect()
+}
+
+/// An address without the peer id at its end.
+fn without_peer(mut address: Multiaddr) -> Vec<u8> {
+    if matches!(address.iter().last(), Some(Protocol::P2p(_))) {
+        address.pop();
+    }
+    address.to_vec()
 }
 
 fn transport_of(address: &Multiaddr) -> Option<Transport> {
@@ -172,8 +234,15 @@ impl Idle {
     /// Runs until [`Command::Stop`].
     pub async fn run(self, mut commands: UnboundedReceiver<Command>, events: UnboundedSender<Event>) {
         let Self { swarm, listening } = self;
-        let mut runner =
-            Runner { swarm, listening, events, known: HashMap::new(), dialing: HashMap::new(), next: 1 };
+        let mut runner = Runner {
+            swarm,
+            listening,
+            events,
+            known: HashMap::new(),
+            dialing: HashMap::new(),
+            near: BTreeMap::new(),
+            next: 1,
+        };
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
@@ -193,6 +262,7 @@ struct Runner {
     events: UnboundedSender<Event>,
     known: HashMap<ConnectionId, Known>,
     dialing: HashMap<ConnectionId, PeerId>,
+    near: BTreeMap<PeerId, Vec<Vec<u8>>>,
     next: u64,
 }
 
@@ -235,9 +305,11 @@ impl Runner {
         match event {
             SwarmEvent::NewListenAddr { address, .. } => {
                 self.listening.lock().push((address.to_vec(), address.to_string()));
+                self.tell_listening();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.listening.lock().retain(|(_, text)| *text != address.to_string());
+                self.tell_listening();
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.dialing.remove(&connection_id);
@@ -266,18 +338,69 @@ impl Runner {
             })) => {
                 self.stream(connection, kind, stream);
             }
-            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
-                connection, result: Ok(rtt), ..
-            })) => {
-                if let Some(known) = self.known.get(&connection) {
-                    self.tell(Event::Rtt { conn: known.conn, rtt });
-                }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result, .. })) => {
+                self.pinged(connection, result);
             }
+            SwarmEvent::Behaviour(BehaviourEvent::Lan(mdns::Event::Discovered(found))) => self.seen(found),
+            SwarmEvent::Behaviour(BehaviourEvent::Lan(mdns::Event::Expired(gone))) => self.unseen(gone),
             SwarmEvent::ListenerClosed { reason: Err(error), .. }
             | SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "listening failed");
             }
             _ => {}
+        }
+    }
+
+    fn tell_listening(&self) {
+        let addresses = shareable(&self.listening.lock());
+        self.tell(Event::Listening { addresses });
+    }
+
+    /// libp2p only says that nothing came back; a cable that was pulled shows in no other way for minutes.
+    fn pinged(&mut self, id: ConnectionId, result: std::result::Result<Duration, ping::Failure>) {
+        match result {
+            Ok(rtt) => {
+                if let Some(known) = self.known.get(&id) {
+                    self.tell(Event::Rtt { conn: known.conn, rtt });
+                }
+            }
+            Err(ping::Failure::Timeout) => {
+                self.swarm.close_connection(id);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Each address of a neighbour turns up on its own; all that are known are told.
+    fn seen(&mut self, found: Vec<(libp2p::PeerId, Multiaddr)>) {
+        let mut changed = BTreeSet::new();
+        for (peer, address) in found {
+            let Some(peer) = PeerId::from_bytes(&peer.to_bytes()) else { continue };
+            if self.near.len() < NEAR_MAX || self.near.contains_key(&peer) {
+                let known = self.near.entry(peer).or_default();
+                let address = without_peer(address);
+                if known.len() < NEAR_ADDRESSES_MAX && !known.contains(&address) {
+                    known.push(address);
+                    changed.insert(peer);
+                }
+            }
+        }
+        for peer in changed {
+            let addresses = self.near.get(&peer).cloned().unwrap_or_default();
+            self.tell(Event::Seen { peer, addresses });
+        }
+    }
+
+    fn unseen(&mut self, gone: Vec<(libp2p::PeerId, Multiaddr)>) {
+        for (peer, address) in gone {
+            let Some(peer) = PeerId::from_bytes(&peer.to_bytes()) else { continue };
+            let Some(known) = self.near.get_mut(&peer) else { continue };
+            let address = without_peer(address);
+            known.retain(|other| *other != address);
+            if known.is_empty() {
+                self.near.remove(&peer);
+                self.tell(Event::Unseen { peer });
+            }
         }
     }
 

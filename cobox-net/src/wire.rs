@@ -13,11 +13,13 @@ use cobox_store::format::{DEPS_MAX, DecodeError, HEADS_MAX, PROOF_SAMPLES, Reade
 use cobox_store::id::{FolderId, LocatorId, LogId, MemberId, PackId, RecordHash};
 
 mod bulk;
+mod contact;
 
 pub use bulk::{
     Ask, BULK_BYTES_MAX, BULK_PROTOCOL, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SLICES_OFFSET,
     decode_bulk, slices_head,
 };
+pub use contact::{CONTACTS_MAX, Contact, decode_contacts, encode_contacts};
 
 /// The control stream, one per connection, opened by the dialer.
 pub const CONTROL_PROTOCOL: &str = "/cobox/control/1";
@@ -149,6 +151,8 @@ pub enum Frame {
     JoinWait { session: SessionId },
     /// Proof that a log forked: it is closed.
     Equivocation { session: SessionId, proof: Vec<u8> },
+    /// Which devices of the folder the sender knows, and where, each in the device's own words.
+    Contacts { session: SessionId, contacts: Vec<Contact> },
 }
 
 impl Frame {
@@ -300,6 +304,10 @@ impl Frame {
             }
             Self::JoinWait { session } => head(w, 27, *session),
             Self::Equivocation { session, proof } => rest(w, EQUIVOCATION, *session, proof),
+            Self::Contacts { session, contacts } => {
+                head(w, contact::CONTACTS, *session);
+                contact::encode_list(w, contacts);
+            }
             _ => unreachable!("encode handles the frequent frames"),
         }
     }
@@ -318,7 +326,7 @@ pub fn decode_frame(bytes: &[u8]) -> Result<Frame, DecodeError> {
     let frame = match kind {
         1 => Frame::Hello { nonce: r.array("hello")? },
         20..=23 => decode_question(kind, &mut r)?,
-        2..=27 | EQUIVOCATION => {
+        2..=27 | EQUIVOCATION | contact::CONTACTS => {
             let session = SessionId(r.u32("session")?);
             if kind <= 15 {
                 decode_session(kind, session, &mut r)?
@@ -404,6 +412,7 @@ fn decode_rare(kind: u8, session: SessionId, r: &mut Reader<'_>) -> Result<Frame
         26 => Frame::JoinAsked { session, request: r.fixed(JOIN_REQUEST_BYTES, "join request")?.to_vec() },
         27 => Frame::JoinWait { session },
         EQUIVOCATION => Frame::Equivocation { session, proof: r.rest().to_vec() },
+        contact::CONTACTS => Frame::Contacts { session, contacts: contact::decode_list(r)? },
         _ => return Err(DecodeError::Invalid { field: "frame type" }),
     })
 }

@@ -997,6 +997,10 @@ def hashes(most):
     return lambda r: r.list(most, Reader.id32)
 
 
+def read_contact(r):
+    return r.id32(), r.id32(), r.u64(), r.list(16, lambda r: r.bytes16(256)), r.take(64)
+
+
 FRAMES = {  # fields after the session; 1 and 20 to 23 have none
     2: lambda r: (r.id32(), r.id32()),
     3: lambda r: (r.id32(), read_who(r)),
@@ -1021,6 +1025,7 @@ FRAMES = {  # fields after the session; 1 and 20 to 23 have none
     26: lambda r: r.take(409),
     27: lambda r: (),
     33: lambda r: r.take(r.left()),
+    40: lambda r: r.list(64, read_contact),
 }
 WITHOUT_SESSION = {
     1: Reader.id32,

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::hosts::Host;
+
 /// How long a program may take for one verb before the test gives up on it.
 const VERB_LIMIT: Duration = Duration::from_secs(120);
 /// How long a condition may take to become true.
@@ -134,6 +136,8 @@ pub struct Device {
     pub mount: PathBuf,
     /// The file with its passphrase; without one it has a key file.
     pub passphrase_file: Option<PathBuf>,
+    /// The host that its programs run on; the machine itself where there is none.
+    pub host: Option<Host>,
     daemon: Option<Child>,
 }
 
@@ -146,14 +150,38 @@ impl Device {
     pub fn new(dir: &Path, name: &str) -> Self {
         let (home, mount) = (dir.join(format!("{name}-home")), dir.join(format!("{name}-mount")));
         fs::create_dir_all(&mount).expect("makes a mount point");
-        Self { home, mount, passphrase_file: None, daemon: None }
+        Self { home, mount, passphrase_file: None, host: None, daemon: None }
+    }
+
+    /// A device that is set up, with a key file; its words are in `NAME-words` below `dir`.
+    ///
+    /// # Panics
+    /// When it cannot be set up.
+    #[must_use]
+    pub fn set_up(dir: &Path, name: &str) -> Self {
+        let device = Self::new(dir, name);
+        let words = dir.join(format!("{name}-words"));
+        let words = words.to_str().expect("a temporary path is text");
+        device.ctl(&["init", "--label", name, "--no-passphrase", "--words-out", words]).ok();
+        device
+    }
+
+    /// Puts its programs on a host of their own, before they are started.
+    #[must_use]
+    pub fn on(mut self, host: &Host) -> Self {
+        self.host = Some(host.clone());
+        self
     }
 
     /// A `cobox-ctl` command for this home.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program("cobox-ctl"));
+        let mut command = command_on(self.host.as_ref(), "cobox-ctl");
         command.env("COBOX_HOME", &self.home);
+        if self.host.is_none() {
+            // On the machine itself nobody else is to hear of it, and many run at once.
+            command.env("COBOX_NETWORK", "loopback");
+        }
         if let Some(file) = &self.passphrase_file {
             command.arg("--passphrase-file").arg(file);
         }
@@ -258,13 +286,19 @@ impl Drop for Device {
     }
 }
 
-/// A seeder on a loopback port of its own.
+fn command_on(host: Option<&Host>, name: &str) -> Command {
+    let program = program(name);
+    host.map_or_else(|| Command::new(&program), |host| host.command(&program))
+}
+
+/// A seeder, on a loopback port of its own or on a host.
 pub struct Seeder {
     /// Its `--data`.
     pub data: PathBuf,
     /// `any`, or `owner`: then grants wait for `cobox-seeder accept`.
     pub accept: &'static str,
     listen: Vec<String>,
+    host: Option<Host>,
     child: Option<Child>,
 }
 
@@ -273,7 +307,15 @@ impl Seeder {
     #[must_use]
     pub fn new(dir: &Path, name: &str) -> Self {
         let listen = vec![format!("/ip4/127.0.0.1/tcp/{}", free_port())];
-        Self { data: dir.join(name), accept: "any", listen, child: None }
+        Self { data: dir.join(name), accept: "any", listen, host: None, child: None }
+    }
+
+    /// The same on a host: it listens on TCP and QUIC at the host's address.
+    #[must_use]
+    pub fn on(dir: &Path, name: &str, host: &Host) -> Self {
+        let address = host.address;
+        let listen = vec![format!("/ip4/{address}/tcp/7740"), format!("/ip4/{address}/udp/7740/quic-v1")];
+        Self { data: dir.join(name), accept: "any", listen, host: Some(host.clone()), child: None }
     }
 
     /// Starts it and waits until it knows its address.
@@ -295,7 +337,7 @@ impl Seeder {
             .append(true)
             .open(self.data.with_extension("log"))
             .expect("makes a log file");
-        let mut command = Command::new(program("cobox-seeder"));
+        let mut command = command_on(self.host.as_ref(), "cobox-seeder");
         command.arg("run").arg("--data").arg(&self.data).args(["--accept", self.accept]);
         for address in &self.listen {
             command.args(["--listen", address]);
@@ -308,7 +350,7 @@ impl Seeder {
 
     /// Runs `cobox-seeder VERB --data DATA`.
     pub fn run(&self, arguments: &[&str]) -> Said {
-        run(Command::new(program("cobox-seeder")).args(arguments).arg("--data").arg(&self.data))
+        run(command_on(self.host.as_ref(), "cobox-seeder").args(arguments).arg("--data").arg(&self.data))
     }
 
     /// Its `ADDR`.

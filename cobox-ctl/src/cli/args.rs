@@ -56,6 +56,11 @@ pub enum Verb {
         /// One folder; all without it
         folder: Option<String>,
     },
+    /// Which seeders and devices are known, which are connected and how, and why others are not
+    Peers {
+        /// One folder; all without it
+        folder: Option<String>,
+    },
     /// Whether each folder has the copies it should have, and how old the proofs are
     Health {
         /// One folder; all without it
@@ -389,6 +394,8 @@ mod tests {
             "seeder remove photos 12D3",
             "status",
             "status photos --json",
+            "peers",
+            "peers photos --json",
             "health",
             "whereis /mnt/a",
             "wait photos --copies 1 --timeout 60s",

@@ -143,6 +143,7 @@ impl Session<'_> {
                 let report = self.status(folder.clone())?;
                 Answer::new(&report, text::status(&report))
             }
+            Verb::Peers { folder } => self.peers(folder.clone()),
             Verb::Health { folder } => {
                 let report = render::health::of(&self.status(folder.clone())?);
                 Ok(Answer::new(&report, text::health(&report))?.ending(report.exit()))
@@ -177,6 +178,13 @@ impl Session<'_> {
             }
             Verb::Later(_) => Err(not_yet()),
         }
+    }
+
+    fn peers(&self, folder: Option<String>) -> Outcome<Answer> {
+        let folders = self.status(folder)?.folders;
+        let peers = |folder: &FolderReport| json!({ "folder": folder.name, "seeders": folder.seeders, "devices": folder.devices });
+        let all: Vec<Value> = folders.iter().map(peers).collect();
+        Answer::new(&json!({ "folders": all }), text::peers(&folders))
     }
 
     fn alarm(&self, verb: &AlarmVerb) -> Outcome<Answer> {

@@ -307,6 +307,7 @@ mod tests {
             id: String::new(),
             mount: None,
             local: LocalReport::default(),
+            devices: Vec::new(),
             seeders: vec![seeder],
             copies_claimed: u32::from(holding.is_proved() || holding == Holding::Claimed),
             copies_proved: u32::from(holding.is_proved()),

@@ -55,6 +55,7 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
 fn keep(daemon: &Daemon, state: &FolderState) -> Outcome<()> {
     daemon.tend(state)?;
     daemon.tell_network(state)?;
+    daemon.keep_contacts(state)?;
     if let Some(vfs) = state.vfs() {
         let peers = daemon.node.status(state.no())?.peers;
         let connected = peers.iter().any(|peer| peer.session == SessionState::Open);

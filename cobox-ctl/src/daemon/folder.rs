@@ -29,6 +29,8 @@ pub(crate) struct FolderState {
     pub seeders: Mutex<BTreeMap<PeerId, SeederNotes>>,
     /// What people were told about the folder's copies.
     pub watch: Mutex<Watch>,
+    /// When a folder's devices were kept last, and what was kept.
+    pub contacts: Mutex<(Option<Instant>, Vec<u8>)>,
     /// The access log that the network was told about.
     pub access_told: Mutex<Vec<RecordHash>>,
 }
@@ -73,6 +75,7 @@ impl FolderState {
             live: Mutex::new(None),
             seeders: Mutex::default(),
             watch: Mutex::default(),
+            contacts: Mutex::default(),
             access_told: Mutex::default(),
         }
     }

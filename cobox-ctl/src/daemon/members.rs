@@ -13,6 +13,7 @@ use cobox_store::id::{InviteKey, LogId, MemberId};
 use cobox_store::keyed::{Admission, Folder, InviteKeys};
 
 use super::folder::FolderState;
+use super::network::keep_hints;
 use super::status::grants;
 use super::wait::Tell;
 use super::{Daemon, now_ms};
@@ -143,10 +144,10 @@ impl Daemon {
         let folder = self.ask_to_join(&code, name, deadline, tell)?;
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.locator_version.fetch_add(1, Ordering::SeqCst);
+        // Before it syncs: whom the code named is dialed for the folder from now on.
+        keep_hints(&folder, &code.hints)?;
         let state = self.adopt(folder)?;
-        if !grants(&state)?.is_empty()
-            && let Err(problem) = self.arrive(ARRIVE_WAIT, tell)
-        {
+        if let Err(problem) = self.arrive(ARRIVE_WAIT, tell) {
             // It is joined all the same, and goes on arriving.
             tracing::info!(%problem, "the folder is still arriving");
         }

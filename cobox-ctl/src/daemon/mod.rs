@@ -12,6 +12,7 @@ mod folder;
 mod hooks;
 mod members;
 mod mounts;
+mod network;
 mod policy;
 mod proof;
 mod seeders;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cobox_net::{NetConfig, Node};
+use cobox_net::Node;
 use cobox_store::id::FolderNo;
 use cobox_store::keyed::{Home, Unlock};
 use parking_lot::{Mutex, RwLock};
@@ -81,7 +82,9 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
     let home = Home::open(&paths.store, unlock)?;
     // The store's lock is ours from here on, so a socket that is there is a dead daemon's.
     let listener = serve::listen(&paths)?;
-    let node = Node::start(Arc::clone(home.store()), home.net_key()?, NetConfig::default())?;
+    let seed = home.net_key()?;
+    let node =
+        network::start(&paths.home, |config| Node::start(Arc::clone(home.store()), seed.clone(), config))?;
     let daemon = Arc::new(Daemon {
         paths,
         home,
@@ -162,6 +165,7 @@ impl Daemon {
         state.recall_watch();
         self.folders.write().insert(state.no(), Arc::clone(&state));
         self.tell_network(&state)?;
+        self.recall_contacts(&state);
         Ok(state)
     }
 

@@ -41,8 +41,14 @@ impl Daemon {
             signer: Arc::new(move |transcript| folder.sign_session(transcript)),
             log: state.folder.log(),
         });
-        let seeders = grants(state)?.iter().map(|(_, grant)| address_of(grant)).collect();
-        self.node.set_peers(state.no(), seeders);
+        let mut peers: Vec<SeederAddress> =
+            grants(state)?.iter().map(|(_, grant)| address_of(grant)).collect();
+        for hinted in state.hinted() {
+            if peers.iter().all(|known| known.peer_id != hinted.peer_id) {
+                peers.push(hinted);
+            }
+        }
+        self.node.set_peers(state.no(), peers);
         *told = heads;
         Ok(())
     }

@@ -2,8 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
+<<<<<<< HEAD
 use cobox_fs::vfs::{FileState, StatusSource, Vfs};
 use cobox_net::{Path, PeerId, PeerStatus, SessionState, Transport};
+=======
+use cobox_fs::vfs::{FileState, StatusSource};
+use cobox_net::{Path, PeerId, PeerKind, PeerStatus, SessionState, Transport};
+>>>>>>> main
 use cobox_store::blind::PackState;
 use cobox_store::format::access::SeederGrant;
 use cobox_store::format::address::SeederAddress;
@@ -14,7 +19,9 @@ use super::policy::Age;
 use super::proof::{LiveSet, covers};
 use super::{Daemon, now_ms};
 use crate::exit::Outcome;
-use crate::report::{FolderKey, FolderReport, Holding, KeyReport, LocalReport, SeederReport, StatusReport};
+use crate::report::{
+    FolderKey, FolderReport, Holding, KeyReport, LocalReport, PeerReport, SeederReport, StatusReport,
+};
 
 impl Daemon {
     /// Everything about the chosen folders.
@@ -65,6 +72,7 @@ impl Daemon {
                 .filter(|seeder| seeder.holding.is_proved())
                 .filter_map(|seeder| seeder.proved_at_ms)
                 .max(),
+            devices: device_reports(state, &peers),
             seeders,
         })
     }
@@ -185,6 +193,25 @@ fn seeder_report(
         proved_at_ms: standing.proved_at_ms,
         heard_at_ms: state.watch.lock().heard_at(&peer_id.to_string()),
     })
+}
+
+/// Peers that are no seeders: those that the access log lists as devices, and those that are still to say.
+fn device_reports(state: &FolderState, peers: &[PeerStatus]) -> Vec<PeerReport> {
+    let others = peers.iter().filter(|peer| peer.kind != PeerKind::Seeder);
+    let report = |peer: &PeerStatus| PeerReport {
+        peer_id: peer.peer.to_string(),
+        label: peer.log.and_then(|log| state.folder.label_of(&log)),
+        link: link(Some(peer)).to_owned(),
+        problem: peer.error.clone(),
+        path: path_text(peer),
+        since_ms: peer.since_ms,
+        rtt_ms: peer.rtt_ms,
+        entries_behind: if peer.session == SessionState::Open { peer.entries_behind } else { 0 },
+        entries_to_receive: peer.entries_to_receive,
+        bytes_sent: peer.bytes_sent,
+        bytes_received: peer.bytes_received,
+    };
+    others.map(report).collect()
 }
 
 fn link(peer: Option<&PeerStatus>) -> &'static str {

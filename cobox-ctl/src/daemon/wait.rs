@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cobox_fs::vfs::Cut;
-use cobox_net::{PeerId, PeerStatus, SessionState};
+use cobox_net::{PeerId, PeerKind, PeerStatus, SessionState};
 use cobox_store::blind::receipts::KeptReceipt;
 use cobox_store::format::entry::LogHead;
 
@@ -151,7 +151,8 @@ impl Daemon {
     }
 
     fn sent(&self, state: &FolderState) -> Outcome<u64> {
-        Ok(self.node.status(state.no())?.peers.iter().map(|peer| peer.bytes_sent).sum())
+        let peers = self.node.status(state.no())?.peers;
+        Ok(peers.iter().filter(|peer| peer.kind == PeerKind::Seeder).map(|peer| peer.bytes_sent).sum())
     }
 
     /// Waits until every folder has the entries that its seeders know.
@@ -167,7 +168,8 @@ impl Daemon {
                 let open: Vec<&PeerStatus> =
                     peers.iter().filter(|peer| peer.session == SessionState::Open).collect();
                 let behind: u64 = open.iter().map(|peer| peer.entries_to_receive).max().unwrap_or(0);
-                for peer in open.iter().filter(|peer| behind == 0 && peer.entries_behind > 0) {
+                let seeders = open.iter().filter(|peer| peer.kind == PeerKind::Seeder);
+                for peer in seeders.filter(|peer| behind == 0 && peer.entries_behind > 0) {
                     behind_of.insert(peer.peer, peer.entries_behind);
                 }
                 if open.is_empty() || behind > 0 {

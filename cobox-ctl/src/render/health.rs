@@ -118,6 +118,7 @@ mod tests {
             id: String::new(),
             mount: None,
             local: LocalReport::default(),
+            devices: Vec::new(),
             seeders: Vec::new(),
             copies_claimed,
             copies_proved,

@@ -8,7 +8,7 @@ use super::health::{HealthReport, Light};
 use super::units::{bytes, rate, span, time};
 use crate::report::{
     AlarmSettings, AlarmTest, ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport,
-    SeederAddReport, SeederReport, StatusReport, WaitReport,
+    PeerReport, SeederAddReport, SeederReport, StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -139,6 +139,44 @@ pub fn folder(folder: &FolderReport) -> String {
         folder.copies_claimed
     );
     text += &seeders(&folder.seeders);
+    text += &devices(&folder.devices);
+    text
+}
+
+/// `peers`.
+#[must_use]
+pub fn peers(folders: &[FolderReport]) -> String {
+    let mut text = String::new();
+    for folder in folders {
+        line!(text, "{}", folder.name);
+        for seeder in &folder.seeders {
+            let path = seeder.path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
+            line!(text, "  seeder   {} ({}{path})", seeder.peer_id, seeder.link);
+            if let Some(problem) = &seeder.problem {
+                line!(text, "           {problem}");
+            }
+        }
+        text += &devices(&folder.devices);
+        if folder.seeders.is_empty() && folder.devices.is_empty() {
+            line!(text, "  nobody else is known: `cobox-ctl folder invite` lets others in");
+        }
+    }
+    text
+}
+
+/// The other devices of a folder.
+fn devices(devices: &[PeerReport]) -> String {
+    let mut text = String::new();
+    for device in devices {
+        let name = device.label.as_deref().unwrap_or("a device");
+        let path = device.path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
+        let rtt = device.rtt_ms.map(|rtt| format!(", {rtt} ms")).unwrap_or_default();
+        let since = device.since_ms.map(|since| format!(", since {}", time(since))).unwrap_or_default();
+        line!(text, "  device   {name} {} ({}{path}{rtt}{since})", device.peer_id, device.link);
+        if let Some(problem) = device.problem.as_ref().filter(|_| device.link != "connected") {
+            line!(text, "           {problem}");
+        }
+    }
     text
 }
 

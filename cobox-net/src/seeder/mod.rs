@@ -144,6 +144,7 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
         listen: options.listen.clone(),
         frame_tap: None,
         grants: Some(Arc::new(move |peer, records| rule.decide(peer, records))),
+        ..NetConfig::default()
     };
     let node =
         Node::start(store, seed, config).map_err(|error| Failure::failed(format!("{}.", chain(&error))))?;

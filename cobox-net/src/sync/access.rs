@@ -11,20 +11,47 @@ use cobox_store::id::{FolderId, FolderNo, MemberId, RecordHash};
 
 use super::handshake::Binding;
 use super::state::Stage;
-use super::{Conn, Engine};
+use super::{Conn, Engine, FULL_WAIT};
 use crate::wire::{Frame, Part, SessionId, split_records};
 
 impl Engine {
     /// The folder of a session that may exchange access records.
-    fn access_folder(&self, conn: Conn, id: SessionId) -> Option<FolderNo> {
+    pub(super) fn access_folder(&self, conn: Conn, id: SessionId) -> Option<FolderNo> {
         let session = self.conns.get(&conn)?.sessions.get(&id)?;
         matches!(session.stage, Stage::Open | Stage::Restricted).then_some(session.no)
     }
 
-    pub(super) fn on_access_heads(&mut self, conn: Conn, id: SessionId, heads: &[RecordHash]) {
-        let Some(no) = self.access_folder(conn, id) else { return };
-        let Some(folder) = self.folders.get(&no) else { return };
-        if heads.iter().any(|head| !self.store.access_has(no, head).unwrap_or(true)) {
+    pub(super) fn on_access_heads(&mut self, conn: Conn, id: SessionId, heads: &[RecordHash], now: Instant) {
+        if self.access_folder(conn, id).is_none() {
+            return;
+        }
+        if let Some(session) = self.session(conn, id) {
+            session.their_access = heads.to_vec();
+            session.access_asked = None;
+        }
+        self.retry_access(now);
+    }
+
+    /// Asks for records behind heads that are not here, again where an answer did not bring them.
+    pub(super) fn retry_access(&mut self, now: Instant) {
+        let mut asks = Vec::new();
+        for (conn, connection) in &mut self.conns {
+            for (id, session) in &mut connection.sessions {
+                let asked = session.access_asked.is_some_and(|asked| now < asked + FULL_WAIT);
+                if session.their_access.is_empty() || asked {
+                    continue;
+                }
+                let lacks = |head: &RecordHash| !self.store.access_has(session.no, head).unwrap_or(true);
+                if session.their_access.iter().any(lacks) {
+                    session.access_asked = Some(now);
+                    asks.push((*conn, *id, session.no));
+                } else {
+                    session.their_access.clear();
+                }
+            }
+        }
+        for (conn, id, no) in asks {
+            let Some(folder) = self.folders.get(&no) else { continue };
             let have = folder.access.heads.iter().take(HEADS_MAX).copied().collect();
             self.send(conn, Frame::AccessWant { session: id, have });
         }
@@ -85,6 +112,7 @@ impl Engine {
             folder.access = access;
             self.rejudge(no);
             self.forget_joins(no);
+            self.forget_contacts(no);
         }
         let Some(folder) = self.folders.get(&no) else { return Ok(()) };
         let heads: Vec<RecordHash> = folder.access.heads.iter().take(HEADS_MAX).copied().collect();

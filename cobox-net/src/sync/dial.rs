@@ -1,4 +1,8 @@
-//! When to dial whom: configured peers are dialed until they answer, with growing pauses.
+//! When to dial whom. Seeders are dialed until they answer, with growing pauses; of a folder's devices so
+//! many that news goes round, and each of them sooner or later.
+//!
+//! A link to every device would make each change cost messages with the square of their number. A few links
+//! each, drawn anew now and then, keep the devices connected and the cost of a change linear.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,14 +17,40 @@ pub const PAUSE_MIN: Duration = Duration::from_millis(200);
 pub const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// An attempt that is neither up nor failed after this long counts as failed.
 const ATTEMPT_MAX: Duration = Duration::from_secs(20);
+/// Devices of a folder that one is linked with before it dials no more: in a random graph of this degree
+/// everybody is reached over a few hops, and some links may break (HyParView keeps five).
+pub const LINKS: usize = 4;
+/// An attempt that is older does not keep another device from being dialed.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often one link more is made, and one too many given up.
+pub const SHUFFLE_EVERY: Duration = Duration::from_secs(60);
+/// How long a link that was given up is not made again.
+const REST: Duration = Duration::from_secs(120);
+/// Addresses of one peer that are tried: three sources of up to 16.
+const ADDRESSES_MAX: usize = 32;
+
+/// What a peer is dialed for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// A link always.
+    Always,
+    /// One of the folder's devices, of which some suffice.
+    Some,
+}
+
+#[derive(Debug)]
+struct Wish {
+    addresses: Vec<Vec<u8>>,
+    want: Want,
+}
 
 /// One peer to dial.
 #[derive(Debug, Default)]
 struct Target {
-    addresses: Vec<Vec<u8>>,
-    folders: BTreeSet<FolderNo>,
-    until: Option<Instant>,
-    connections: u32,
+    folders: BTreeMap<FolderNo, Wish>,
+    /// Where it was seen on the local network.
+    seen: Vec<Vec<u8>>,
+    once: Option<(Instant, Vec<Vec<u8>>)>,
     attempt: u32,
     next_at: Option<Instant>,
     dialing_since: Option<Instant>,
@@ -31,6 +61,10 @@ struct Target {
 #[derive(Debug, Default)]
 pub struct Dialer {
     targets: BTreeMap<PeerId, Target>,
+    connections: BTreeMap<PeerId, u32>,
+    /// Folders that may make one link more.
+    extra: BTreeSet<FolderNo>,
+    draw: u32,
     salt: [u8; 32],
 }
 
@@ -38,51 +72,64 @@ impl Dialer {
     /// `salt` makes nodes that lost one seeder come back at different moments.
     #[must_use]
     pub fn new(salt: [u8; 32]) -> Self {
-        Self { targets: BTreeMap::new(), salt }
+        Self { salt, ..Self::default() }
     }
 
     /// Replaces the peers of a folder.
-    pub fn set(&mut self, no: FolderNo, peers: &[(PeerId, Vec<Vec<u8>>)]) {
-        for target in self.targets.values_mut() {
+    pub fn set(&mut self, no: FolderNo, peers: &[(PeerId, Vec<Vec<u8>>, Want)]) {
+        let kept: BTreeSet<PeerId> = peers.iter().map(|(peer, _, _)| *peer).collect();
+        for (_, target) in self.targets.iter_mut().filter(|(peer, _)| !kept.contains(*peer)) {
             target.folders.remove(&no);
         }
-        for (peer, addresses) in peers {
+        for (peer, addresses, want) in peers {
             let target = self.targets.entry(*peer).or_default();
-            if target.addresses != *addresses {
-                target.addresses.clone_from(addresses);
-                target.next_at = None;
-                target.attempt = 0;
+            let fresh = target.folders.get(&no).is_none_or(|wish| wish.addresses != *addresses);
+            target.folders.insert(no, Wish { addresses: addresses.clone(), want: *want });
+            if fresh {
+                target.at_once();
             }
-            target.folders.insert(no);
         }
-        self.targets.retain(|_, target| !target.folders.is_empty() || target.until.is_some());
+        self.targets.retain(|_, target| !target.folders.is_empty() || target.once.is_some());
     }
 
     /// Dials `peer` now, and keeps trying until `until`.
     pub fn once(&mut self, peer: PeerId, addresses: Vec<Vec<u8>>, until: Instant) {
         let target = self.targets.entry(peer).or_default();
-        if !addresses.is_empty() {
-            target.addresses = addresses;
-        }
-        target.until = Some(until);
+        let known = target.once.take().map(|(_, known)| known).unwrap_or_default();
+        target.once = Some((until, if addresses.is_empty() { known } else { addresses }));
         target.next_at = None;
+    }
+
+    /// A peer was seen on the local network; whether it is one of those to dial.
+    pub fn seen(&mut self, peer: PeerId, addresses: &[Vec<u8>]) -> bool {
+        let Some(target) = self.targets.get_mut(&peer) else { return false };
+        if target.seen != addresses {
+            target.seen = addresses.to_vec();
+            target.at_once();
+        }
+        !target.folders.is_empty()
     }
 
     /// A connection is up.
     pub fn up(&mut self, peer: PeerId) {
+        *self.connections.entry(peer).or_default() += 1;
         if let Some(target) = self.targets.get_mut(&peer) {
-            target.connections += 1;
             target.dialing_since = None;
-            target.attempt = 0;
+            target.at_once();
             target.error = None;
         }
     }
 
     /// A connection ended.
     pub fn down(&mut self, peer: PeerId, now: Instant) {
+        let left = self.connections.get(&peer).map_or(0, |count| count.saturating_sub(1));
+        if left == 0 {
+            self.connections.remove(&peer);
+        } else {
+            self.connections.insert(peer, left);
+        }
         let salt = self.salt;
         if let Some(target) = self.targets.get_mut(&peer) {
-            target.connections = target.connections.saturating_sub(1);
             target.retry(peer, salt, now);
         }
     }
@@ -96,36 +143,102 @@ impl Dialer {
         }
     }
 
+    /// A link is given up: it is not made again for a while.
+    pub fn rest(&mut self, peer: PeerId, now: Instant) {
+        if let Some(target) = self.targets.get_mut(&peer) {
+            target.next_at = Some(now + REST);
+        }
+    }
+
+    /// Lets a folder make one link more than it has.
+    pub fn one_more(&mut self, no: FolderNo) {
+        self.extra.insert(no);
+        self.draw = self.draw.wrapping_add(1);
+    }
+
     /// Whom to dial now.
     pub fn due(&mut self, now: Instant) -> Vec<(PeerId, Vec<Vec<u8>>)> {
-        self.targets.retain(|_, target| {
-            let over = target.until.is_some_and(|until| now > until);
-            if over {
-                target.until = None;
-            }
-            !target.folders.is_empty() || target.until.is_some()
-        });
+        for target in self.targets.values_mut() {
+            target.once.take_if(|(until, _)| now > *until);
+        }
+        self.targets.retain(|_, target| !target.folders.is_empty() || target.once.is_some());
         let salt = self.salt;
-        let mut due = Vec::new();
         for (peer, target) in &mut self.targets {
             if target.dialing_since.is_some_and(|since| now > since + ATTEMPT_MAX) {
                 target.error = Some("nothing answers at its addresses".to_owned());
                 target.retry(*peer, salt, now);
             }
-            let ready = target.next_at.is_none_or(|at| now >= at);
-            if target.connections == 0
-                && target.dialing_since.is_none()
-                && ready
-                && !target.addresses.is_empty()
-            {
+        }
+        let mut links = self.links(now);
+        let mut ready: Vec<(u32, [u8; 32], PeerId)> = self
+            .targets
+            .iter()
+            .filter(|(peer, target)| {
+                let waits = target.next_at.is_some_and(|at| now < at) || target.dialing_since.is_some();
+                !waits && !self.connections.contains_key(*peer)
+            })
+            .map(|(peer, target)| (target.attempt, self.drawn(peer), *peer))
+            .collect();
+        // Those first that failed least; among them at random, so that not everybody chooses the same.
+        ready.sort_unstable();
+        let mut due = Vec::new();
+        for (_, _, peer) in ready {
+            let Some(target) = self.targets.get_mut(&peer) else { continue };
+            let short = |no: &FolderNo| {
+                links.get(no).copied().unwrap_or(0) < LINKS + usize::from(self.extra.contains(no))
+            };
+            let wanted = target.once.is_some()
+                || target.folders.iter().any(|(no, wish)| wish.want == Want::Always || short(no));
+            let addresses = target.addresses();
+            if wanted && !addresses.is_empty() {
                 target.dialing_since = Some(now);
-                due.push((*peer, target.addresses.clone()));
+                for (no, _) in target.folders.iter().filter(|(_, wish)| wish.want == Want::Some) {
+                    *links.entry(*no).or_default() += 1;
+                }
+                due.push((peer, addresses));
             }
         }
         due
     }
 
-    /// Why the peer is not connected.
+    /// Devices of each folder that are linked, or about to be.
+    fn links(&mut self, now: Instant) -> BTreeMap<FolderNo, usize> {
+        let mut links: BTreeMap<FolderNo, usize> = BTreeMap::new();
+        for (peer, target) in &self.targets {
+            let coming = target.dialing_since.is_some_and(|since| now < since + PATIENCE);
+            if coming || self.connections.contains_key(peer) {
+                for (no, _) in target.folders.iter().filter(|(_, wish)| wish.want == Want::Some) {
+                    *links.entry(*no).or_default() += 1;
+                }
+            }
+        }
+        self.extra.retain(|no| links.get(no).copied().unwrap_or(0) <= LINKS);
+        links
+    }
+
+    fn drawn(&self, peer: &PeerId) -> [u8; 32] {
+        hash(&[&self.salt[..], peer.key(), &self.draw.to_le_bytes()].concat())
+    }
+
+    /// Devices of a folder that are connected.
+    #[must_use]
+    pub fn linked(&self, no: FolderNo) -> usize {
+        let wanted = |target: &Target| target.folders.get(&no).is_some_and(|wish| wish.want == Want::Some);
+        self.targets
+            .iter()
+            .filter(|(peer, target)| wanted(target) && self.connections.contains_key(*peer))
+            .count()
+    }
+
+    /// Whether the peer is wanted for nothing but devices' links.
+    #[must_use]
+    pub fn is_spare(&self, peer: &PeerId) -> bool {
+        self.targets.get(peer).is_some_and(|target| {
+            target.once.is_none() && target.folders.values().all(|wish| wish.want == Want::Some)
+        })
+    }
+
+    /// Why the last attempt failed.
     #[must_use]
     pub fn error(&self, peer: &PeerId) -> Option<&str> {
         self.targets.get(peer)?.error.as_deref()
@@ -135,9 +248,14 @@ impl Dialer {
     /// was connected last.
     #[must_use]
     pub fn is_reaching(&self, peer: &PeerId) -> bool {
-        self.targets.get(peer).is_some_and(|target| {
-            target.connections == 0 && target.error.is_none() && !target.addresses.is_empty()
-        })
+        !self.connections.contains_key(peer)
+            && self.targets.get(peer).is_some_and(|target| {
+                // A device that is not dialed, because others are, is not about to answer.
+                let tries = target.dialing_since.is_some()
+                    || target.folders.values().any(|wish| wish.want == Want::Always)
+                    || target.once.is_some();
+                tries && target.error.is_none() && !target.addresses().is_empty()
+            })
     }
 
     /// Whether the peer is one of those to dial.
@@ -148,12 +266,33 @@ impl Dialer {
 }
 
 impl Target {
+    /// Forgets earlier failures.
+    fn at_once(&mut self) {
+        self.next_at = None;
+        self.attempt = 0;
+    }
+
+    /// All its addresses, those seen last first.
+    fn addresses(&self) -> Vec<Vec<u8>> {
+        let mut all: Vec<Vec<u8>> = Vec::new();
+        let once = self.once.iter().flat_map(|(_, addresses)| addresses);
+        let wished = self.folders.values().flat_map(|wish| &wish.addresses);
+        for address in self.seen.iter().chain(once).chain(wished) {
+            if all.len() < ADDRESSES_MAX && !all.contains(address) {
+                all.push(address.clone());
+            }
+        }
+        all
+    }
+
     /// Doubles the pause and adds up to a quarter of it, drawn from the peer and the attempt.
     fn retry(&mut self, peer: PeerId, salt: [u8; 32], now: Instant) {
         self.dialing_since = None;
         let pause = PAUSE_MIN.saturating_mul(1 << self.attempt.min(16)).min(PAUSE_MAX);
         let draw = hash(&[&salt[..], peer.key(), &self.attempt.to_le_bytes()].concat())[0];
-        self.next_at = Some(now + pause + pause / 4 * u32::from(draw) / 256);
+        let next_at = now + pause + pause / 4 * u32::from(draw) / 256;
+        // A link that was given up rests longer than that.
+        self.next_at = Some(self.next_at.map_or(next_at, |at| at.max(next_at)));
         self.attempt = self.attempt.saturating_add(1);
     }
 }
@@ -162,12 +301,16 @@ impl Target {
 mod tests {
     use super::*;
 
+    fn one(peer: PeerId) -> [(PeerId, Vec<Vec<u8>>, Want); 1] {
+        [(peer, vec![vec![1]], Want::Always)]
+    }
+
     #[test]
     fn peer_that_never_answers_is_dialed_ever_more_rarely_and_never_given_up() {
         let mut dialer = Dialer::new([1; 32]);
         let peer = PeerId::of_key([1; 32]);
         let start = Instant::now();
-        dialer.set(FolderNo(1), &[(peer, vec![vec![1]])]);
+        dialer.set(FolderNo(1), &one(peer));
         let mut attempts = Vec::new();
         for step in 0..6000u64 {
             let now = start + Duration::from_millis(step * 50);
@@ -186,7 +329,7 @@ mod tests {
     fn peer_that_is_connected_is_not_dialed() {
         let mut dialer = Dialer::new([1; 32]);
         let (peer, now) = (PeerId::of_key([1; 32]), Instant::now());
-        dialer.set(FolderNo(1), &[(peer, vec![vec![1]])]);
+        dialer.set(FolderNo(1), &one(peer));
         assert_eq!(dialer.due(now).len(), 1);
         assert_eq!(dialer.due(now).len(), 0);
         assert!(dialer.is_reaching(&peer));
@@ -198,5 +341,54 @@ mod tests {
         assert_eq!(dialer.due(now + PAUSE_MAX * 4).len(), 1);
         dialer.failed(peer, "off".into(), now + PAUSE_MAX * 4);
         assert!(!dialer.is_reaching(&peer));
+    }
+
+    #[test]
+    fn peer_that_dialed_us_before_it_was_known_is_not_dialed() {
+        let mut dialer = Dialer::new([1; 32]);
+        let (peer, now) = (PeerId::of_key([1; 32]), Instant::now());
+        dialer.up(peer);
+        dialer.set(FolderNo(1), &one(peer));
+        assert!(dialer.due(now).is_empty());
+        dialer.down(peer, now);
+        assert_eq!(dialer.due(now + PAUSE_MAX).len(), 1);
+    }
+
+    #[test]
+    fn of_many_devices_some_are_linked_and_one_more_now_and_then() {
+        let mut dialer = Dialer::new([1; 32]);
+        let now = Instant::now();
+        let devices: Vec<_> =
+            (1..=20).map(|at| (PeerId::of_key([at; 32]), vec![vec![at]], Want::Some)).collect();
+        dialer.set(FolderNo(1), &devices);
+        let first: Vec<PeerId> = dialer.due(now).into_iter().map(|(peer, _)| peer).collect();
+        assert_eq!(first.len(), LINKS);
+        for peer in &first[1..] {
+            dialer.up(*peer);
+        }
+        // One of them is off: the next one takes its place.
+        dialer.failed(first[0], "off".into(), now);
+        let next: Vec<PeerId> = dialer.due(now).into_iter().map(|(peer, _)| peer).collect();
+        assert!(next.len() == 1 && !first.contains(&next[0]), "{next:?}");
+        dialer.up(next[0]);
+        assert!(dialer.due(now).is_empty());
+        assert_eq!(dialer.linked(FolderNo(1)), LINKS);
+        dialer.one_more(FolderNo(1));
+        assert_eq!(dialer.due(now).len(), 1);
+        assert!(dialer.due(now).is_empty());
+    }
+
+    #[test]
+    fn fresh_address_is_tried_at_once() {
+        let mut dialer = Dialer::new([1; 32]);
+        let (peer, now) = (PeerId::of_key([1; 32]), Instant::now());
+        dialer.set(FolderNo(1), &one(peer));
+        for _ in 0..10 {
+            dialer.due(now);
+            dialer.failed(peer, "off".into(), now);
+        }
+        assert!(dialer.due(now + PAUSE_MIN).is_empty());
+        assert!(dialer.seen(peer, &[vec![9]]));
+        assert_eq!(dialer.due(now + PAUSE_MIN), [(peer, vec![vec![9], vec![1]])]);
     }
 }

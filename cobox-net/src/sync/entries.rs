@@ -9,8 +9,9 @@ use cobox_store::format::DEPS_MAX;
 use cobox_store::format::entry::{LogHead, UnverifiedEntry};
 use cobox_store::id::{FolderNo, LogId};
 
-use super::state::{Lack, Pull};
-use super::{Conn, Engine, FULL_WAIT};
+use super::state::{Folder, Lack, Pull};
+use super::{Conn, Engine, FULL_WAIT, Identity};
+use crate::status::PeerKind;
 use crate::wire::{Frame, SessionId};
 
 /// An entry that is pushed without being asked for is at most this long: a cut of a few small files.
@@ -23,10 +24,13 @@ const ANSWER_ENTRIES_MAX: usize = 256;
 const PULL_WAIT: Duration = Duration::from_secs(10);
 /// How long a log that a peer could not continue is not asked of it again.
 const BAD_LOG_WAIT: Duration = Duration::from_secs(15);
+/// A device tells devices what it lacks only if it still does after so long: most packs are there by then.
+const LACK_WAIT: Duration = Duration::from_secs(1);
 /// Missing packs read at once while they are counted.
 const SURVEY_PAGE: usize = 1024;
-/// A survey may take one part in so many of the time.
-const SURVEY_SHARE: u32 = 10;
+/// A survey may take one part in ten of the time: it reads a missing pack in a few microseconds. Reckoned and not
+/// measured, so that a history can be played again exactly.
+const SURVEY_PAUSE_PER_PACK: Duration = Duration::from_micros(50);
 
 impl Engine {
     /// Reads what changed in the store.
@@ -37,7 +41,7 @@ impl Engine {
         let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
         folder.heads = heads.into_iter().map(|head| (head.log, head)).collect();
         if !folder.surveyed && now >= folder.next_survey {
-            let (started, mut lack, mut after) = (Instant::now(), Lack::default(), None);
+            let (mut lack, mut after) = (Lack::default(), None);
             loop {
                 let page = self.store.packs_missing(no, after, SURVEY_PAGE)?;
                 lack.packs += page.len() as u64;
@@ -50,7 +54,7 @@ impl Engine {
             lack.full = folder.full_until.is_some();
             folder.lack = lack;
             folder.surveyed = true;
-            folder.next_survey = now + started.elapsed() * SURVEY_SHARE;
+            folder.next_survey = now + SURVEY_PAUSE_PER_PACK * u32::try_from(lack.packs).unwrap_or(u32::MAX);
         }
         Ok(())
     }
@@ -58,7 +62,13 @@ impl Engine {
     /// Sends new entries at once to peers that hold everything before them.
     pub(super) fn push_entries(&mut self, no: FolderNo) {
         let Some(folder) = self.folders.get(&no) else { return };
-        let heads: Vec<LogHead> = folder.heads.values().copied().collect();
+        // Seeders pass on what they get. Devices push their own entries, and tell the heads of others': where
+        // several are linked, each entry would come from all of them.
+        let pushed = |log: &LogId| match &folder.identity {
+            Identity::Seeder => true,
+            Identity::Member { log: own, .. } => log == own,
+        };
+        let heads: Vec<LogHead> = folder.heads.values().filter(|head| pushed(&head.log)).copied().collect();
         for (conn, id) in folder.sessions.clone() {
             let Some(session) = self.session(conn, id).filter(|session| session.is_open()) else { continue };
             let mut next = Vec::new();
@@ -91,6 +101,7 @@ impl Engine {
             return;
         }
         folder.lack.full = folder.full_until.is_some_and(|until| now < until);
+        let quiet = Self::is_quiet(folder, now);
         let (lack, heads) = (folder.lack, folder.heads.values().copied().collect::<Vec<_>>());
         for (conn, id) in folder.sessions.clone() {
             let Some(session) = self.session(conn, id).filter(|session| session.is_open()) else { continue };
@@ -100,8 +111,11 @@ impl Engine {
                 .copied()
                 .collect();
             let first = session.told_lack.is_none();
-            let behind = session.told_lack != Some(lack);
-            session.told_lack = Some(lack);
+            let behind =
+                session.told_lack != Some(lack) && (first || !quiet || session.kind != PeerKind::Member);
+            if behind {
+                session.told_lack = Some(lack);
+            }
             session.told.extend(news.iter().map(|head| (head.log, head.seq)));
             if behind {
                 let Lack { packs, bytes, full } = lack;
@@ -116,8 +130,23 @@ impl Engine {
         }
     }
 
+    /// Whether devices need not hear yet what this one lacks: it has only just begun to.
+    fn is_quiet(folder: &mut Folder, now: Instant) -> bool {
+        if folder.lack.packs == 0 || folder.lack.full || matches!(folder.identity, Identity::Seeder) {
+            folder.tell_lack = None;
+            return false;
+        }
+        let at = *folder.tell_lack.get_or_insert(now + LACK_WAIT);
+        if now >= at {
+            folder.tell_lack = Some(now + LACK_WAIT);
+        }
+        now < at
+    }
+
+    /// Also from who is not listed here yet: heads are told once, and the record that lists it may be on its
+    /// way.
     pub(super) fn on_log_heads(&mut self, conn: Conn, id: SessionId, heads: &[LogHead]) {
-        let Some(no) = self.open_folder(conn, id) else { return };
+        let Some(no) = self.access_folder(conn, id) else { return };
         let Some(session) = self.session(conn, id) else { return };
         for head in heads {
             if session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&head.log) {
@@ -125,7 +154,9 @@ impl Engine {
                 *seq = head.seq.max(*seq);
             }
         }
-        self.doubt_heads(conn, id, no, heads);
+        if self.open_folder(conn, id).is_some() {
+            self.doubt_heads(conn, id, no, heads);
+        }
         self.dirty.insert(no);
     }
 
@@ -135,16 +166,32 @@ impl Engine {
         if folder.full_until.is_some_and(|until| now < until) {
             return;
         }
+        // Who did not answer is not asked again at once: somebody else may.
+        for (log, pull) in &folder.pulls {
+            let late = now >= pull.since + PULL_WAIT;
+            let session =
+                self.conns.get_mut(&pull.conn).and_then(|conn| conn.sessions.get_mut(&pull.session));
+            if let Some(session) = session.filter(|_| late) {
+                session.bad_logs.insert(*log, now + BAD_LOG_WAIT);
+            }
+        }
         folder.pulls.retain(|_, pull| now < pull.since + PULL_WAIT);
+        folder.pull_again = None;
         let mut asks = Vec::new();
         for (conn, id) in &folder.sessions {
             let session = self.conns.get(conn).and_then(|connection| connection.sessions.get(id));
             let Some(session) = session.filter(|session| session.is_open()) else { continue };
             for (log, seq) in &session.theirs {
                 let ours = folder.heads.get(log).map_or(0, |head| head.seq);
-                let bad = session.bad_logs.get(log).is_some_and(|until| now < *until);
+                let bad = session.bad_logs.get(log).copied().filter(|until| now < *until);
                 let closed = folder.forks.iter().any(|(forked, at, _)| forked == log && *at <= ours + 1);
-                if *seq > ours && !bad && !closed && !folder.pulls.contains_key(log) {
+                if *seq <= ours || closed || folder.pulls.contains_key(log) {
+                    continue;
+                }
+                if let Some(until) = bad {
+                    let again = folder.pull_again.map_or(until, |at| at.min(until));
+                    folder.pull_again = Some(again);
+                } else {
                     let pull = Pull { conn: *conn, session: *id, from: ours + 1, since: now };
                     folder.pulls.insert(*log, pull);
                     asks.push((*conn, Frame::EntriesWant { session: *id, log: *log, from: ours + 1 }));
@@ -157,7 +204,13 @@ impl Engine {
     }
 
     pub(super) fn on_entries_want(&mut self, conn: Conn, id: SessionId, log: LogId, from: u64) {
-        let Some(no) = self.open_folder(conn, id) else { return };
+        let Some(no) = self.open_folder(conn, id) else {
+            // Who asks may know already that it is listed: it asks again, and need not wait till then.
+            if self.access_folder(conn, id).is_some() {
+                self.send(conn, Frame::EntriesEnd { session: id, log, next: from });
+            }
+            return;
+        };
         let (mut next, mut sent) = (from, 0);
         for _ in 0..ANSWER_ENTRIES_MAX {
             let bytes = match self.store.entry_bytes(no, log, next) {
@@ -176,7 +229,7 @@ impl Engine {
     }
 
     pub(super) fn on_entry(&mut self, conn: Conn, id: SessionId, bytes: &[u8], now: Instant) {
-        let Some(no) = self.open_folder(conn, id) else { return };
+        let Some(no) = self.access_folder(conn, id) else { return };
         let entry = UnverifiedEntry::decode(bytes).ok().and_then(|entry| entry.verify().ok());
         let folder_id = self.folders.get(&no).map(|folder| folder.id);
         let Some(entry) = entry.filter(|entry| Some(entry.header().folder) == folder_id) else {
@@ -190,6 +243,10 @@ impl Engine {
         {
             let theirs = session.theirs.entry(log).or_default();
             *theirs = seq.max(*theirs);
+        }
+        if self.open_folder(conn, id).is_none() {
+            // It is asked for once the access log lists who sent it.
+            return;
         }
         if let Some(pull) = self.folders.get_mut(&no).and_then(|folder| folder.pulls.get_mut(&log)) {
             pull.since = now;

@@ -7,6 +7,7 @@
 
 mod access;
 mod asks;
+mod contacts;
 mod dial;
 mod entries;
 mod forks;
@@ -29,13 +30,13 @@ use cobox_store::format::proof::Challenge;
 use cobox_store::id::{FolderId, FolderNo, LogId, PackId};
 
 pub use asks::{Ask, Failure, Reply};
-pub use dial::{Dialer, PAUSE_MAX, PAUSE_MIN};
+pub use dial::{Dialer, LINKS, PAUSE_MAX, PAUSE_MIN, SHUFFLE_EVERY, Want};
 pub use handshake::{Binding, SESSION_CONTEXT, Speaker, signed_bytes};
 pub use plan::SMALL_BYTES_MAX;
 
 use crate::node::{Signer, SwarmKey};
 use crate::peer_id::PeerId;
-use crate::wire::{Frame, GrantAnswer, QuestionId, SessionId};
+use crate::wire::{Contact, Frame, GrantAnswer, QuestionId, SessionId};
 use state::{Connection, Folder, Lack, Offer, Plan, Session, Stage};
 
 /// How often the driver sends [`Input::Tick`].
@@ -109,8 +110,16 @@ pub enum Input {
     Folder { no: FolderNo, identity: Identity, secrets: Vec<SwarmKey> },
     /// A folder is not to be synced any more.
     FolderGone { no: FolderNo },
-    /// Whom to dial for a folder.
+    /// Whom to dial for a folder, besides the devices that are known of it.
     Peers { no: FolderNo, peers: Vec<(PeerId, Vec<Vec<u8>>)> },
+    /// Where this node listens, and the time.
+    Listening { addresses: Vec<Vec<u8>>, now_ms: u64 },
+    /// What devices said of themselves before this node began.
+    Recall { no: FolderNo, contacts: Vec<Contact> },
+    /// A peer was seen on the local network.
+    Seen { peer: PeerId, addresses: Vec<Vec<u8>> },
+    /// It is no longer seen.
+    Unseen { peer: PeerId },
     /// Dial this peer now.
     Connect { peer: PeerId, addresses: Vec<Vec<u8>> },
     /// The store changed.
@@ -167,6 +176,11 @@ pub struct Engine {
     /// Peers that sent wrong bytes, and until when nothing is fetched from them.
     liars: HashMap<PeerId, Instant>,
     absent_since: Option<Instant>,
+    /// Where we listen, and when we said so last.
+    own: (Vec<Vec<u8>>, u64),
+    /// Peers on the local network.
+    lan: BTreeMap<PeerId, contacts::Neighbour>,
+    next_shuffle: Option<Instant>,
     /// Peers whose grant offer is being looked at: one at a time of each.
     deciding: BTreeSet<PeerId>,
     out: Vec<Output>,
@@ -186,6 +200,9 @@ impl Engine {
             asks: Vec::new(),
             liars: HashMap::new(),
             absent_since: None,
+            own: (Vec::new(), 0),
+            lan: BTreeMap::new(),
+            next_shuffle: None,
             deciding: BTreeSet::new(),
             out: Vec::new(),
         }
@@ -204,6 +221,10 @@ impl Engine {
             Input::Folder { no, identity, secrets } => self.folder(no, identity, secrets, now),
             Input::FolderGone { no } => self.folder_gone(no),
             Input::Peers { no, peers } => self.peers(no, &peers, now),
+            Input::Listening { addresses, now_ms } => self.listening(addresses, now_ms),
+            Input::Recall { no, contacts } => self.recall(no, contacts),
+            Input::Seen { peer, addresses } => self.seen(peer, addresses, now),
+            Input::Unseen { peer } => self.unseen(peer),
             Input::Connect { peer, addresses } => self.dialer.once(peer, addresses, now + STRANGER_WAIT),
             Input::Changed { no } => self.mark(no),
             Input::Fetched { conn, session, pack, how } => self.fetched(conn, session, pack, how, now),
@@ -306,6 +327,9 @@ impl Engine {
                 id,
                 identity,
                 secrets,
+                named: Vec::new(),
+                contacts: BTreeMap::new(),
+                unlisted: BTreeMap::new(),
                 peers: BTreeSet::new(),
                 sessions: BTreeSet::new(),
                 heads: BTreeMap::new(),
@@ -315,6 +339,8 @@ impl Engine {
                 surveyed: false,
                 next_survey: now,
                 full_until: None,
+                pull_again: None,
+                tell_lack: None,
                 pulls: HashMap::new(),
                 plan: Plan { rescan: true, ..Plan::default() },
                 joins: BTreeMap::new(),
@@ -322,7 +348,9 @@ impl Engine {
             self.folders.insert(no, folder);
         }
         self.mark(no);
+        self.say_where(no);
         self.open_everywhere(no, now);
+        self.ask_neighbours(now);
     }
 
     fn folder_gone(&mut self, no: FolderNo) {
@@ -339,9 +367,8 @@ impl Engine {
     fn peers(&mut self, no: FolderNo, peers: &[(PeerId, Vec<Vec<u8>>)], now: Instant) {
         let me = self.me;
         let Some(folder) = self.folders.get_mut(&no) else { return };
-        folder.peers = peers.iter().map(|(peer, _)| *peer).filter(|peer| *peer != me).collect();
-        let others: Vec<_> = peers.iter().filter(|(peer, _)| *peer != me).cloned().collect();
-        self.dialer.set(no, &others);
+        folder.named = peers.iter().filter(|(peer, _)| *peer != me).cloned().collect();
+        self.regroup(no);
         self.open_everywhere(no, now);
         for (peer, addresses) in self.dialer.due(now) {
             self.out.push(Output::Dial { peer, addresses });
@@ -353,6 +380,9 @@ impl Engine {
             self.out.push(Output::Dial { peer, addresses });
         }
         self.retry_sessions(now);
+        self.retry_access(now);
+        self.meet_neighbours(now);
+        self.shuffle(now);
         self.liars.retain(|_, until| now < *until);
         self.forget_absent(now);
         self.look_at_wishes();
@@ -374,7 +404,9 @@ impl Engine {
                 folder.plan.rescan = true;
                 folder.surveyed = false;
             }
-            if !folder.surveyed || folder.plan.rescan || folder.plan.scanning || !folder.pulls.is_empty() {
+            let due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+            let again = due(folder.pull_again) || due(folder.tell_lack) || !folder.pulls.is_empty();
+            if again || !folder.surveyed || folder.plan.rescan || folder.plan.scanning {
                 self.dirty.insert(*no);
             }
         }
@@ -416,7 +448,7 @@ impl Engine {
             Frame::Confirm { session, who } => self.on_confirm(conn, session, &who, now),
             Frame::Refuse { session } => self.on_refuse(conn, session, now),
             Frame::Close { session } => self.drop_session(conn, session),
-            Frame::AccessHeads { session, heads } => self.on_access_heads(conn, session, &heads),
+            Frame::AccessHeads { session, heads } => self.on_access_heads(conn, session, &heads, now),
             Frame::AccessWant { session, have } => self.on_access_want(conn, session, &have, now),
             Frame::Records { session, part, records } => self.on_records(conn, session, part, &records),
             Frame::LogHeads { session, heads } => self.on_log_heads(conn, session, &heads),
@@ -429,6 +461,7 @@ impl Engine {
                 }
             }
             Frame::Have { session, packs } => self.on_have(conn, session, &packs),
+            Frame::Contacts { session, contacts } => self.on_contacts(conn, session, contacts, now),
             Frame::Equivocation { session, proof } => self.on_equivocation(conn, session, &proof),
             Frame::GrantOffer { part, records, .. } => self.on_grant_offer(conn, part, records, now),
             Frame::GrantAnswer { folder, answer } => self.on_grant_answer(conn, folder, answer, now),
@@ -454,6 +487,7 @@ impl Engine {
             return;
         }
         self.tell_forks(no);
+        self.tell_contacts(no);
         self.push_entries(no);
         self.announce(no, now);
         self.pull(no, now);
@@ -473,6 +507,10 @@ impl std::fmt::Debug for Input {
             Self::Folder { no, .. } => write!(f, "Folder({no:?})"),
             Self::FolderGone { no } => write!(f, "FolderGone({no:?})"),
             Self::Peers { no, peers } => write!(f, "Peers({no:?} {})", peers.len()),
+            Self::Listening { addresses, .. } => write!(f, "Listening({})", addresses.len()),
+            Self::Recall { no, contacts } => write!(f, "Recall({no:?} {})", contacts.len()),
+            Self::Seen { peer, .. } => write!(f, "Seen({peer})"),
+            Self::Unseen { peer } => write!(f, "Unseen({peer})"),
             Self::Connect { peer, .. } => write!(f, "Connect({peer})"),
             Self::Changed { no } => write!(f, "Changed({no:?})"),
             Self::Fetched { conn, pack, how, .. } => write!(f, "Fetched({conn:?} {pack} {how:?})"),

@@ -9,6 +9,7 @@ use super::state::{Folder, Session};
 use super::{Conn, Engine};
 use crate::peer_id::PeerId;
 use crate::status::{Path, PeerKind, PeerStatus, SessionState};
+use crate::wire::Contact;
 
 /// Entries whose packs are counted exactly in a report; beyond, the entries alone are shown.
 const COUNTED_ENTRIES_MAX: u64 = 512;
@@ -33,6 +34,10 @@ impl Engine {
         }
         for (conn, connection) in &self.conns {
             for session in connection.sessions.values().filter(|session| session.no == no) {
+                if session.kind == PeerKind::Unknown && !folder.peers.contains(&connection.peer) {
+                    // A neighbour that was offered the folder and has not shown that it has it.
+                    continue;
+                }
                 let status = self.session_status(no, folder, &heads, connection.peer, session)?;
                 let better = found.get(&connection.peer).is_none_or(|(_, old)| rank(old) <= rank(&status));
                 if better {
@@ -45,14 +50,21 @@ impl Engine {
 
     fn blank(&self, peer: PeerId, folder: &Folder) -> PeerStatus {
         let seeder = folder.access.seeder(&peer.to_bytes()).is_some();
+        let log = Self::log_of(folder, &peer);
         PeerStatus {
             peer,
-            kind: if seeder { PeerKind::Seeder } else { PeerKind::Unknown },
+            kind: match log {
+                _ if seeder => PeerKind::Seeder,
+                Some(_) => PeerKind::Member,
+                None => PeerKind::Unknown,
+            },
+            log,
+            since_ms: None,
             path: Path::None,
             transport: None,
             rtt_ms: None,
             session: SessionState::Offline,
-            error: self.dialer.error(&peer).map(str::to_owned),
+            error: self.why_not(peer, log.and_then(|log| folder.contacts.get(&log))),
             entries_behind: 0,
             packs_to_send: 0,
             bytes_to_send: 0,
@@ -64,6 +76,19 @@ impl Engine {
             bytes_received: 0,
             rate: 0,
         }
+    }
+
+    /// Why a peer is not connected, as a sentence.
+    fn why_not(&self, peer: PeerId, contact: Option<&Contact>) -> Option<String> {
+        if let Some(error) = self.dialer.error(&peer) {
+            return Some(error.to_owned());
+        }
+        let silent = contact.is_some_and(|contact| contact.addresses.is_empty());
+        if silent {
+            return Some("it listens nowhere: it comes to others".to_owned());
+        }
+        let idle = contact.is_some() && !self.dialer.is_reaching(&peer);
+        idle.then(|| "not needed now: enough other devices are linked".to_owned())
     }
 
     fn session_status(
@@ -91,6 +116,7 @@ impl Engine {
         if session.kind != PeerKind::Unknown {
             status.kind = session.kind;
         }
+        status.log = session.log.or(status.log);
         (status.entries_behind, status.entries_to_receive) = Self::distance(heads, &session.theirs);
         if let Some(lack) = session.lack {
             (status.packs_to_send, status.bytes_to_send, status.full) = (lack.packs, lack.bytes, lack.full);

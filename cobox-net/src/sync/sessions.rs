@@ -40,13 +40,13 @@ impl Engine {
         })
     }
 
-    /// Offers every folder that this peer is configured for.
+    /// Offers every folder that this peer is one of, and all to one that was seen on the local network.
     pub(super) fn open_all(&mut self, conn: Conn, now: Instant) {
         let Some(peer) = self.conns.get(&conn).map(|connection| connection.peer) else { return };
         let folders: Vec<FolderNo> = self
             .folders
             .iter()
-            .filter(|(_, folder)| folder.peers.contains(&peer))
+            .filter(|(_, folder)| folder.peers.contains(&peer) || self.is_offered_near(folder, &peer))
             .map(|(no, _)| *no)
             .collect();
         for no in folders {
@@ -54,7 +54,7 @@ impl Engine {
         }
     }
 
-    /// Offers a folder to every connected peer that is configured for it.
+    /// Offers a folder to every connected peer that is one of its peers.
     pub(super) fn open_everywhere(&mut self, no: FolderNo, now: Instant) {
         let Some(folder) = self.folders.get(&no) else { return };
         let conns: Vec<Conn> = self

@@ -13,7 +13,7 @@ use super::{Conn, Identity, Side};
 use crate::node::SwarmKey;
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
-use crate::wire::SessionId;
+use crate::wire::{Contact, SessionId};
 
 /// One connection.
 pub(super) struct Connection {
@@ -79,6 +79,11 @@ pub(super) struct Session {
     /// Heads the peer was told.
     pub told: BTreeMap<LogId, u64>,
     pub told_access: Option<Vec<RecordHash>>,
+    /// Access heads that the peer told, and when we asked for what is behind them last.
+    pub their_access: Vec<RecordHash>,
+    pub access_asked: Option<Instant>,
+    /// Which contacts the peer was told, or told us: when each was said.
+    pub told_contacts: BTreeMap<LogId, u64>,
     /// Where the logs forked of whose forks the peer was told, or told us.
     pub told_forks: BTreeMap<LogId, u64>,
     pub told_lack: Option<Lack>,
@@ -106,6 +111,9 @@ impl Session {
             theirs: BTreeMap::new(),
             told: BTreeMap::new(),
             told_access: None,
+            their_access: Vec::new(),
+            access_asked: None,
+            told_contacts: BTreeMap::new(),
             told_forks: BTreeMap::new(),
             told_lack: None,
             lack: None,
@@ -144,6 +152,13 @@ pub(super) struct Folder {
     pub id: FolderId,
     pub identity: Identity,
     pub secrets: Vec<SwarmKey>,
+    /// Whom the program named, and where they are.
+    pub named: Vec<(PeerId, Vec<Vec<u8>>)>,
+    /// What devices of the folder said of themselves, our own word among them.
+    pub contacts: BTreeMap<LogId, Contact>,
+    /// The same of devices that the access log does not list yet.
+    pub unlisted: BTreeMap<LogId, Contact>,
+    /// Whom the folder is offered: those two.
     pub peers: BTreeSet<PeerId>,
     pub sessions: BTreeSet<(Conn, SessionId)>,
     pub heads: BTreeMap<LogId, LogHead>,
@@ -154,6 +169,10 @@ pub(super) struct Folder {
     pub surveyed: bool,
     pub next_survey: Instant,
     pub full_until: Option<Instant>,
+    /// When to look again for entries that could not be asked for, or were not taken.
+    pub pull_again: Option<Instant>,
+    /// When devices are told what we lack, if we still do.
+    pub tell_lack: Option<Instant>,
     pub pulls: HashMap<LogId, Pull>,
     pub plan: Plan,
     /// Who waits to be let in.

@@ -55,6 +55,16 @@ fn one_of_each() -> Vec<Frame> {
         Frame::Redeem { session, signature: [3; 64], request: vec![1; JOIN_REQUEST_BYTES] },
         Frame::JoinAsked { session, request: vec![2; JOIN_REQUEST_BYTES] },
         Frame::JoinWait { session },
+        Frame::Contacts {
+            session,
+            contacts: vec![Contact {
+                peer: crate::peer_id::PeerId::of_key([1; 32]),
+                log,
+                said_ms: 5,
+                addresses: vec![vec![1; 8], vec![2; 9]],
+                signature: [3; 64],
+            }],
+        },
     ]
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod sim;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +25,13 @@ use cobox_store::format::proof::Outboard;
 use cobox_store::id::{EntryHash, EpochId, FolderId, FolderNo, KemKey, LogId, MemberId, RecordHash, hash};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
+
+/// A temporary folder in memory where there is one: a simulation is not about disks.
+pub fn memory_dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.or_else(|_| tempfile::tempdir()).expect("temporary folder")
+}
 
 /// Polls until `done`, or fails the test.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {

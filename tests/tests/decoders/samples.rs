@@ -376,6 +376,16 @@ fn frames() -> Vec<Vec<u8>> {
         Frame::JoinAsked { session, request: join_request().encode() },
         Frame::JoinWait { session },
         Frame::Equivocation { session, proof: equivocation().encode() },
+        Frame::Contacts {
+            session,
+            contacts: vec![wire::Contact {
+                peer: cobox_net::PeerId::of_key([1; 32]),
+                log: log(),
+                said_ms: 5,
+                addresses: vec![vec![1; 8], vec![2; 9]],
+                signature: [3; 64],
+            }],
+        },
     ];
     frames.iter().map(Frame::encode).collect()
 }

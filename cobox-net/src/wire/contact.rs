@@ -1,0 +1,149 @@
+//! What a device says of itself to who proved the folder: its peer id and where it listens, signed with its
+//! key of that folder (`docs/format.md` §14.5). Others pass it on unchanged.
+
+use cobox_store::format::access::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
+use cobox_store::format::{DecodeError, Reader, Writer};
+use cobox_store::id::{FolderId, LogId};
+use ed25519_dalek::{Signature, VerifyingKey};
+
+use crate::peer_id::PeerId;
+use crate::sync::signed_bytes;
+
+/// Contacts in one frame, and those that are kept of a folder: its peers.
+pub const CONTACTS_MAX: usize = 64;
+/// The type of [`super::Frame::Contacts`].
+pub(super) const CONTACTS: u8 = 40;
+/// Key, log, time, an empty list and the signature.
+const CONTACT_BYTES_MIN: usize = 32 + 32 + 8 + 2 + 64;
+/// What the signed text begins with; a session's transcript begins with 1.
+const KIND: u8 = 2;
+
+/// Where one device of a folder is, by its own word.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Contact {
+    /// The device on the network.
+    pub peer: PeerId,
+    /// The device in the folder.
+    pub log: LogId,
+    /// When it said so, by its own clock; a later word replaces an earlier one.
+    pub said_ms: u64,
+    /// Where it listens, as binary multiaddrs; none where it does not.
+    pub addresses: Vec<Vec<u8>>,
+    /// By `log`, over [`Contact::signed_text`].
+    pub signature: [u8; 64],
+}
+
+impl Contact {
+    /// What the device signs, in a session's context.
+    #[must_use]
+    pub fn signed_text(&self, folder: FolderId) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.u8(KIND);
+        w.fixed(&folder.0);
+        self.encode_unsigned(&mut w);
+        w.into_bytes()
+    }
+
+    /// Whether the device itself said this, in this folder.
+    #[must_use]
+    pub fn is_genuine(&self, folder: FolderId) -> bool {
+        let signature = Signature::from_bytes(&self.signature);
+        VerifyingKey::from_bytes(&self.log.0)
+            .is_ok_and(|key| key.verify_strict(&signed_bytes(&self.signed_text(folder)), &signature).is_ok())
+    }
+
+    fn encode_unsigned(&self, w: &mut Writer) {
+        w.fixed(self.peer.key());
+        w.fixed(&self.log.0);
+        w.u64(self.said_ms);
+        w.count(self.addresses.len());
+        self.addresses.iter().for_each(|address| w.bytes16(address));
+    }
+}
+
+/// A list as it stands in the frame, and in what a program keeps.
+#[must_use]
+pub fn encode_contacts(contacts: &[Contact]) -> Vec<u8> {
+    let mut w = Writer::new();
+    encode_list(&mut w, contacts);
+    w.into_bytes()
+}
+
+/// Reads what [`encode_contacts`] wrote.
+///
+/// # Errors
+/// On anything no writer produces.
+pub fn decode_contacts(bytes: &[u8]) -> Result<Vec<Contact>, DecodeError> {
+    let mut r = Reader::new(bytes);
+    let contacts = decode_list(&mut r)?;
+    r.finish()?;
+    Ok(contacts)
+}
+
+pub(super) fn encode_list(w: &mut Writer, contacts: &[Contact]) {
+    w.count(contacts.len());
+    for contact in contacts {
+        contact.encode_unsigned(w);
+        w.fixed(&contact.signature);
+    }
+}
+
+pub(super) fn decode_list(r: &mut Reader<'_>) -> Result<Vec<Contact>, DecodeError> {
+    let count = r.count(CONTACTS_MAX, CONTACT_BYTES_MIN, "contacts")?;
+    (0..count).map(|_| decode_one(r)).collect()
+}
+
+fn decode_one(r: &mut Reader<'_>) -> Result<Contact, DecodeError> {
+    let (peer, log, said_ms) = (PeerId::of_key(r.array("contact")?), r.log_id("contact")?, r.u64("contact")?);
+    let count = r.count(ADDRESSES_MAX, 2, "contact addresses")?;
+    let addresses = (0..count)
+        .map(|_| Ok(r.bytes16(ADDRESS_BYTES_MAX, "contact address")?.to_vec()))
+        .collect::<Result<_, DecodeError>>()?;
+    Ok(Contact { peer, log, said_ms, addresses, signature: r.array("contact")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer as _, SigningKey};
+
+    use super::*;
+
+    fn contact(folder: FolderId) -> Contact {
+        let key = SigningKey::from_bytes(&[7; 32]);
+        let mut contact = Contact {
+            peer: PeerId::of_key([1; 32]),
+            log: LogId(key.verifying_key().to_bytes()),
+            said_ms: 5,
+            addresses: vec![vec![4, 10, 0, 0, 1, 6, 30, 60]],
+            signature: [0; 64],
+        };
+        contact.signature = key.sign(&signed_bytes(&contact.signed_text(folder))).to_bytes();
+        contact
+    }
+
+    #[test]
+    fn contact_that_was_changed_or_is_of_another_folder_is_not_genuine() {
+        let (here, elsewhere) = (FolderId([1; 32]), FolderId([2; 32]));
+        let contact = contact(here);
+        assert!(contact.is_genuine(here) && !contact.is_genuine(elsewhere));
+        for changed in [
+            Contact { peer: PeerId::of_key([2; 32]), ..contact.clone() },
+            Contact { said_ms: 6, ..contact.clone() },
+            Contact { addresses: vec![], ..contact.clone() },
+            Contact { log: LogId([1; 32]), ..contact.clone() },
+        ] {
+            assert!(!changed.is_genuine(here), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn kept_contacts_come_back_and_nothing_else_is_read() {
+        let contacts = vec![contact(FolderId([1; 32])); 2];
+        let bytes = encode_contacts(&contacts);
+        assert_eq!(decode_contacts(&bytes).expect("reads"), contacts);
+        assert!(decode_contacts(&bytes[..bytes.len() - 1]).is_err());
+        assert!(decode_contacts(&[&bytes[..], &[0]].concat()).is_err());
+        let many = encode_contacts(&vec![contacts[0].clone(); CONTACTS_MAX + 1]);
+        assert!(decode_contacts(&many).is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! Engines in any arrangement: devices with devices, chains, seeders that only some reach, divisions and restarts.
+//! Each seed is one arrangement and one history; at its end everybody who is connected, over whomever, must
+//! hold everything. `COBOX_SOAK` asks for fifty times as many seeds, `COBOX_SEED` for one.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cobox_net::sync::LINKS;
+use cobox_store::blind::Store;
+use common::sim::{Rng, Sim, World, stores};
+
+const SEEDS: u64 = 200;
+const SOAK_TIMES: u64 = 50;
+const DEVICES_MAX: usize = 6;
+const SEEDERS_MAX: usize = 2;
+/// Long enough for the longest pauses, some times over.
+const SETTLE: Duration = Duration::from_secs(900);
+
+/// A tree over all nodes, each of its links known to who can dial it; and some links more, which may not be.
+fn world(rng: &mut Rng) -> World {
+    let devices = 2 + rng.index(DEVICES_MAX - 1);
+    let seeders = rng.index(SEEDERS_MAX + 1);
+    let mut world = World { devices, seeders, ..World::default() };
+    world.knows = (0..world.nodes())
+        .map(|at| {
+            // A device knows at least of itself; a seeder was granted before the devices came.
+            let least = if at < devices { at + 1 } else { 1 };
+            least + rng.index(devices - least + 1)
+        })
+        .collect();
+    // Devices among themselves, then each seeder with a device: seeders wait to be dialed.
+    for at in 1..world.nodes() {
+        let other = rng.index(at.min(devices));
+        let (from, to) = if at < devices && rng.one_in(2) { (other, at) } else { (at, other) };
+        let (from, to) = if at >= devices { (other, at) } else { (from, to) };
+        world.dials.push((from, to));
+        if to < devices {
+            if rng.one_in(2) {
+                world.near.extend([(from, to), (to, from)]);
+            } else {
+                world.hints.push((from, to));
+            }
+        }
+    }
+    for _ in 0..rng.index(2 * world.nodes()) {
+        let (from, to) = (rng.index(world.nodes()), rng.index(world.nodes()));
+        if from != to && from < devices {
+            world.dials.push((from, to));
+        }
+    }
+    world
+}
+
+fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
+    let world = world(&mut Rng::new(!seed));
+    let chosen = all[..world.devices].iter().chain(&all[DEVICES_MAX..DEVICES_MAX + world.seeders]);
+    let mut sim = Sim::new(seed, world.clone(), chosen.cloned().collect());
+    // A hint names an address that a restart may change; one that is not near would be lost for good. Who
+    // gave it stays where it is.
+    let stays = |at: usize| world.hints.iter().any(|(_, to)| *to == at);
+    for _ in 0..14 {
+        match sim.rng.below(8) {
+            0..=3 => {
+                let at = sim.rng.index(world.devices);
+                sim.write(at);
+            }
+            4 => {
+                let at = sim.rng.index(world.nodes());
+                if !stays(at) {
+                    sim.restart(at);
+                }
+            }
+            5 => {
+                let side = (0..world.nodes()).map(|_| sim.rng.below(2) as u8).collect();
+                sim.divide(side);
+            }
+            6 => sim.heal(),
+            _ => {
+                let all = sim.connections();
+                if !all.is_empty() {
+                    let id = all[sim.rng.index(all.len())];
+                    sim.cut(id);
+                }
+            }
+        }
+        let ms = sim.rng.below(2500);
+        sim.run_for(Duration::from_millis(ms));
+    }
+    sim.heal();
+    sim.breaks = 0;
+    let lacking = sim.settle(SETTLE);
+    assert!(lacking.is_none(), "COBOX_SEED={seed}: {}; {world:?}", lacking.unwrap_or_default());
+    sim.digest()
+}
+
+#[test]
+fn histories_in_any_topology_end_with_everybody_holding_everything() {
+    let dir = common::memory_dir();
+    let all = stores(dir.path(), DEVICES_MAX, SEEDERS_MAX);
+    if let Some(seed) = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse().ok()) {
+        history(seed, &all);
+        return;
+    }
+    let times = if std::env::var_os("COBOX_SOAK").is_some() { SOAK_TIMES } else { 1 };
+    for seed in 0..SEEDS * times {
+        history(seed, &all);
+    }
+}
+
+#[test]
+fn history_of_one_seed_goes_the_same_way_each_time() {
+    let run = |seed| {
+        let dir = common::memory_dir();
+        history(seed, &stores(dir.path(), DEVICES_MAX, SEEDERS_MAX))
+    };
+    for seed in [3, 5, 8] {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+}
+
+/// What one small change costs among devices that are linked: links, frames and bytes.
+fn cost(devices: usize, dir: &std::path::Path) -> (usize, u64, u64) {
+    let mut sim = Sim::new(77, World::lan(devices), stores(&dir.join(devices.to_string()), devices, 0));
+    sim.breaks = 0;
+    sim.write_of(0, 4096);
+    assert_eq!(sim.settle(SETTLE), None);
+    // Some rounds of giving links up and making others.
+    sim.run_for(Duration::from_secs(300));
+    let links = sim.count();
+    sim.run_for(Duration::from_secs(5));
+    assert_eq!(sim.sent, (0, 0), "devices that have nothing to say say nothing");
+    sim.count();
+    sim.write_of(devices / 2, 4096);
+    sim.run_for(Duration::from_secs(5));
+    assert_eq!(sim.lacking(), None);
+    (links, sim.sent.0, sim.sent.1)
+}
+
+#[test]
+fn change_costs_messages_in_proportion_to_the_devices() {
+    let dir = common::memory_dir();
+    let sizes = [2, 4, 8, 16];
+    let costs: Vec<(usize, u64, u64)> = sizes.iter().map(|devices| cost(*devices, dir.path())).collect();
+    for (devices, (links, frames, bytes)) in sizes.iter().zip(&costs) {
+        println!("{devices} devices, {links} links: {frames} frames, {bytes} bytes for one small change");
+        // Each device has a bounded number of links, and each link carries a head in both directions.
+        assert!(*links <= devices * (LINKS + 1), "{devices} devices: {links} links");
+        assert!(*frames <= 4 * (*links as u64 + *devices as u64), "{devices} devices: {frames} frames");
+    }
+    let ((_, few, few_bytes), (_, many, many_bytes)) = (costs[2], costs[3]);
+    assert!(many <= few * 5 / 2 && many_bytes <= few_bytes * 5 / 2, "twice the devices: {costs:?}");
+}
