@@ -1,5 +1,5 @@
-//! Conflicts on real mounts: three devices of three people and one seeder. While the seeder does not run,
-//! they are parted. What they are told, what settles it, and a random run that must end with equal trees
+//! Conflicts on real mounts: devices of different people and a seeder, each on a host of its own; a switch
+//! that is divided parts them. What they are told, what settles it, and a random run that must end with equal trees
 //! and without a lost write.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,81 +8,60 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use cobox_tests::process::{Device, Seeder, can_mount, until};
+use cobox_tests::group::{FOLDER, Group};
+use cobox_tests::hosts::Host;
+use cobox_tests::process::{Device, until};
 
-const FOLDER: &str = "club";
-/// Calls of the random run; `COBOX_SOAK=n` makes them ten thousand.
+/// Calls of the random run; with `COBOX_SOAK` ten thousand.
 const CALLS: u64 = 1_000;
 const CALLS_SOAK: u64 = 10_000;
 
-struct Scene {
-    devices: Vec<Device>,
-    seeder: Seeder,
-    _dir: tempfile::TempDir,
-}
+struct Scene(Group);
 
 impl Scene {
     /// The first device's folder, joined by the others and mounted by all.
-    fn new(names: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let mut seeder = Seeder::new(dir.path(), "seeder");
-        seeder.start();
-        let mut devices: Vec<Device> = Vec::new();
-        for name in names {
-            let mut device = Device::new(dir.path(), name);
-            let words = dir.path().join(format!("{name}-words"));
-            let words = words.to_str().expect("a temporary path is text");
-            device.ctl(&["init", "--label", name, "--no-passphrase", "--words-out", words]).ok();
-            device.start();
-            match devices.first() {
-                None => {
-                    device.ctl(&["folder", "create", FOLDER]).ok();
-                    device.ctl(&["seeder", "add", FOLDER, &seeder.address(), "--quota", "4G"]).ok();
-                }
-                Some(first) => {
-                    let said = first.ctl(&["folder", "invite", FOLDER, "--role", "write"]).ok();
-                    let code = said.out.lines().next().expect("a line").to_owned();
-                    device.ctl(&["folder", "join", &code]).ok();
-                }
-            }
-            device.mount(FOLDER);
-            devices.push(device);
-        }
-        Self { devices, seeder, _dir: dir }
+    fn new(test: &str, devices: usize) -> Option<Self> {
+        Group::with_seeder(test, devices).map(Self)
+    }
+
+    fn devices(&self) -> &[Device] {
+        &self.0.devices
     }
 
     fn at(&self, on: usize, name: &str) -> PathBuf {
-        self.devices[on].mount.join(name)
+        self.0.mount(on).join(name)
     }
 
-    /// Parts all devices.
-    fn cut(&mut self) {
-        self.seeder.kill();
+    /// Parts all devices from one another and from the seeder.
+    fn cut(&self) {
+        let alone: Vec<[&Host; 1]> = self.0.hosts.iter().map(|host| [host]).collect();
+        self.0.lan.partition(&alone.iter().map(|group| &group[..]).collect::<Vec<_>>());
     }
 
     /// Lets them meet, and waits until each has every entry of the others.
-    fn heal(&mut self) {
-        self.seeder.start();
-        for device in &self.devices {
-            device.ctl(&["wait", FOLDER, "--copies", "1", "--timeout", "120s"]).ok();
-        }
+    fn heal(&self) {
+        self.0.lan.join();
+        self.await_entries();
+    }
+
+    fn await_entries(&self) {
         until("every device has all entries", || {
-            let counts: BTreeSet<u64> = self.devices.iter().map(entries).collect();
-            counts.len() == 1
+            let counts: BTreeSet<(u64, u64)> = self.devices().iter().map(entries).collect();
+            counts.len() == 1 && counts.iter().all(|(_, pending)| *pending == 0)
         });
     }
 
     /// What the others show as well, once they do.
     fn agreed(&self) -> BTreeMap<PathBuf, Seen> {
         until("all mounts show the same", || {
-            let trees: Vec<_> = self.devices.iter().map(|device| look(&device.mount)).collect();
+            let trees: Vec<_> = self.devices().iter().map(|device| look(&device.mount)).collect();
             trees.iter().all(|tree| *tree == trees[0])
         });
-        look(&self.devices[0].mount)
+        look(self.0.mount(0))
     }
 
     fn names(&self, on: usize) -> Vec<String> {
-        let entries = fs::read_dir(&self.devices[on].mount).expect("lists");
+        let entries = fs::read_dir(self.0.mount(on)).expect("lists");
         let mut names: Vec<String> =
             entries.map(|entry| entry.expect("lists").file_name().to_string_lossy().into_owned()).collect();
         names.sort();
@@ -96,10 +75,9 @@ impl Scene {
     }
 
     /// Both first devices write `f.txt` while they are parted, the second one later.
-    fn conflict(&mut self) {
+    fn conflict(&self) {
         self.cut();
         fs::write(self.at(0, "f.txt"), "of ann").expect("writes");
-        self.devices[0].ctl(&["conflicts"]).ok();
         fs::write(self.at(1, "f.txt"), "of bob").expect("writes");
         self.heal();
         until("both see both", || (0..2).all(|on| self.names(on).len() == 2));
@@ -112,17 +90,20 @@ impl Scene {
                     && fs::read_to_string(self.at(on, "f.txt")).is_ok_and(|found| found == text)
             })
         });
-        for device in &self.devices {
+        for device in self.devices() {
             let told = conflicts(device);
             assert_eq!(told["folders"][0]["conflicts"].as_array().map(Vec::len), Some(0), "{told}");
         }
     }
 }
 
-fn entries(device: &Device) -> u64 {
+/// Entries that are here, and changes that are in none yet.
+fn entries(device: &Device) -> (u64, u64) {
     let said = device.ctl(&["status", FOLDER, "--json"]).ok();
     let report: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
-    report["folders"][0]["local"]["entries"].as_u64().expect("a number")
+    let local = &report["folders"][0]["local"];
+    let number = |name: &str| local[name].as_u64().expect("a number");
+    (number("entries"), number("pending_ops") + number("dirty_bytes"))
 }
 
 fn conflicts(device: &Device) -> serde_json::Value {
@@ -179,28 +160,26 @@ fn look_in(mount: &Path, dir: &Path, tree: &mut BTreeMap<PathBuf, Seen>) {
 
 #[test]
 fn conflict_is_told_and_settled_in_the_file_manager_and_by_the_verb() {
-    if !can_mount("conflict_is_told_and_settled_in_the_file_manager_and_by_the_verb") {
-        return;
-    }
-    let mut scene = Scene::new(&["ann", "bob"]);
+    let test = "conflict_is_told_and_settled_in_the_file_manager_and_by_the_verb";
+    let Some(scene) = Scene::new(test, 2) else { return };
     scene.conflict();
 
     // Told: the same on both, in words in the mount, with who and when.
-    let told = conflicts(&scene.devices[0]);
-    assert_eq!(told, conflicts(&scene.devices[1]));
+    let told = conflicts(&scene.devices()[0]);
+    assert_eq!(told, conflicts(&scene.devices()[1]));
     let one = &told["folders"][0]["conflicts"][0];
     assert_eq!((one["kind"].as_str(), one["path"].as_str()), (Some("versions"), Some("f.txt")), "{told}");
     assert_eq!(
         (one["acts"][0]["device"].as_str(), one["acts"][1]["device"].as_str()),
-        (Some("bob"), Some("ann"))
+        (Some("device1"), Some("device0"))
     );
     assert_ne!(one["acts"][0]["member"], one["acts"][1]["member"], "two people");
     let words = fs::read_to_string(scene.at(0, ".cobox/conflicts")).expect("reads");
-    assert!(words.contains("club: 1 to look at") && words.contains("bob (member "), "{words}");
+    assert!(words.contains("club: 1 to look at") && words.contains("device1 (member "), "{words}");
     let json = fs::read_to_string(scene.at(1, ".cobox/conflicts.json")).expect("reads");
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(json["conflicts"], told["folders"][0]["conflicts"]);
-    let status = scene.devices[0].ctl(&["status", FOLDER]).ok();
+    let status = scene.devices()[0].ctl(&["status", FOLDER]).ok();
     assert!(status.out.contains("settle   1: "), "{status:?}");
     let status = fs::read_to_string(scene.at(0, ".cobox/status.json")).expect("reads");
     assert!(status.contains("\"conflicts\": 1"), "{status}");
@@ -224,24 +203,24 @@ fn conflict_is_told_and_settled_in_the_file_manager_and_by_the_verb() {
     scene.conflict();
     let path = scene.at(0, &scene.conflict_of_f(0));
     let path = path.to_str().expect("text");
-    let said = scene.devices[0].ctl(&["conflicts", "keep", path]).ok();
+    let said = scene.devices()[0].ctl(&["conflicts", "keep", path]).ok();
     assert!(said.out.contains("is kept"), "{said:?}");
     scene.shows_only("of ann");
     let said =
-        scene.devices[0].ctl(&["conflicts", "keep", scene.at(0, "f.txt").to_str().expect("text")]).ok();
+        scene.devices()[0].ctl(&["conflicts", "keep", scene.at(0, "f.txt").to_str().expect("text")]).ok();
     assert!(said.out.contains("nothing to settle"), "{said:?}");
     assert_eq!(
-        scene.devices[0].ctl(&["conflicts", "keep", scene.at(0, "none").to_str().expect("text")]).code,
+        scene.devices()[0].ctl(&["conflicts", "keep", scene.at(0, "none").to_str().expect("text")]).code,
         1
     );
-    assert_eq!(scene.devices[0].ctl(&["conflicts", "keep", "/etc/passwd"]).code, 1);
+    assert_eq!(scene.devices()[0].ctl(&["conflicts", "keep", "/etc/passwd"]).code, 1);
 
     scene.conflict();
     let path = scene.at(1, "f.txt");
-    scene.devices[1].ctl(&["conflicts", "keep", path.to_str().expect("text"), "--both"]).ok();
+    scene.devices()[1].ctl(&["conflicts", "keep", path.to_str().expect("text"), "--both"]).ok();
     until("nobody is told of it any more", || {
         let none = |device: &Device| conflicts(device)["folders"][0]["conflicts"] == serde_json::json!([]);
-        scene.devices.iter().all(none)
+        scene.devices().iter().all(none)
     });
     let loser = scene.conflict_of_f(0);
     assert_eq!(fs::read_to_string(scene.at(0, &loser)).expect("reads"), "of ann");
@@ -405,13 +384,11 @@ impl Drivers {
 
 #[test]
 fn three_mounts_that_part_and_heal_end_equal_and_lose_no_write() {
-    if !can_mount("three_mounts_that_part_and_heal_end_equal_and_lose_no_write") {
-        return;
-    }
     let seed = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let calls = if std::env::var("COBOX_SOAK").is_ok() { CALLS_SOAK } else { CALLS };
     println!("seed {seed}, {calls} calls");
-    let mut scene = Scene::new(&["ann", "bob", "cyd"]);
+    let test = "three_mounts_that_part_and_heal_end_equal_and_lose_no_write";
+    let Some(scene) = Scene::new(test, 3) else { return };
     let mut drivers = Drivers { dice: Dice(seed), lines: 0, written: BTreeSet::new(), seen: BTreeSet::new() };
     let (mut done, mut told) = (0, 0);
     while done < calls {
@@ -422,17 +399,17 @@ fn three_mounts_that_part_and_heal_end_equal_and_lose_no_write() {
         for _ in 0..(calls / 5).min(calls - done) {
             // Connected devices change each other's names under the driver's hands; parted ones do not.
             let on = if parted { usize::try_from(drivers.dice.below(3)).expect("fits") } else { 0 };
-            drivers.act(&scene.devices[on].mount);
+            drivers.act(scene.0.mount(on));
             done += 1;
         }
         if parted {
             scene.heal();
         } else {
-            scene.devices[0].ctl(&["wait", FOLDER, "--copies", "1", "--timeout", "120s"]).ok();
+            scene.await_entries();
         }
         let tree = scene.agreed();
-        let list = conflicts(&scene.devices[0]);
-        assert!(scene.devices.iter().all(|device| conflicts(device) == list), "everybody is told the same");
+        let list = conflicts(&scene.devices()[0]);
+        assert!(scene.devices().iter().all(|device| conflicts(device) == list), "everybody is told the same");
         told = told.max(list["folders"][0]["conflicts"].as_array().map_or(0, Vec::len));
         let readable: BTreeSet<String> = tree.values().flat_map(|seen| numbers(&seen.bytes)).collect();
         let lost: Vec<_> = drivers

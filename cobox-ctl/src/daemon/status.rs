@@ -2,13 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
-<<<<<<< HEAD
 use cobox_fs::vfs::{FileState, StatusSource, Vfs};
-use cobox_net::{Path, PeerId, PeerStatus, SessionState, Transport};
-=======
-use cobox_fs::vfs::{FileState, StatusSource};
 use cobox_net::{Path, PeerId, PeerKind, PeerStatus, SessionState, Transport};
->>>>>>> main
 use cobox_store::blind::PackState;
 use cobox_store::format::access::SeederGrant;
 use cobox_store::format::address::SeederAddress;
