@@ -63,6 +63,8 @@ measure() { # BYTES MICROSECONDS: "12.3 s, 45.6 MiB/s"
 }
 size_of() { du -sb --apparent-size "$1" | cut -f1; }
 files_in() { find "$1" -type f | wc -l; }
+# Its devices are for this machine alone.
+export COBOX_NETWORK=loopback
 ctl1() { COBOX_HOME=$home1 "$bin/cobox-ctl" "$@"; }
 ctl2() { COBOX_HOME=$home2 "$bin/cobox-ctl" "$@"; }
 pid_of_daemon() { "$1" daemon status --json | sed -n 's/.*"pid":\([0-9]*\).*/\1/p'; }

@@ -149,14 +149,14 @@ class Cobox(Target):
         return said and said.removeprefix("cobox-ctl ")
 
     def _ctl(self, *words):
-        return machine.run([self.ctl_program(), *words], env={**os.environ, "COBOX_HOME": self.store})
+        return machine.run([self.ctl_program(), *words], env={**os.environ, "COBOX_HOME": self.store, "COBOX_NETWORK": "loopback"})
 
     def make(self):
         self._ctl("init", "--label", "bench", "--words-out", os.path.join(self.work, "words"), "--no-passphrase")
 
     def mount(self):
         first = not os.path.exists(os.path.join(self.work, "mounted"))
-        self._start([self.ctl_program(), "daemon", "run"], COBOX_HOME=self.store)
+        self._start([self.ctl_program(), "daemon", "run"], COBOX_HOME=self.store, COBOX_NETWORK="loopback")
         machine.wait_until("coboxd answers", self._answers, self.daemon)
         if first:
             self._ctl("folder", "create", "bench")
@@ -170,7 +170,7 @@ class Cobox(Target):
             self._ctl("daemon", "stop", "--force")
 
     def _answers(self):
-        return subprocess.run([self.ctl_program(), "daemon", "status"], env={**os.environ, "COBOX_HOME": self.store},
+        return subprocess.run([self.ctl_program(), "daemon", "status"], env={**os.environ, "COBOX_HOME": self.store, "COBOX_NETWORK": "loopback"},
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=30).returncode == 0
 
 

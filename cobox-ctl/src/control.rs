@@ -7,6 +7,8 @@ use std::io::{self, BufRead, Read as _, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use cobox_net::http::Reach;
+use cobox_net::http::socket::with_short_path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,11 +22,9 @@ use crate::report::AlarmSettings;
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// A reply lists at most 64 folders with 64 seeders each, under 1 KiB per seeder.
 pub const REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// `sun_path` holds 108 bytes with the final zero; see unix(7).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// Whether other users of the machine may use a mount.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Audience {
     /// Only the member.
@@ -34,7 +34,7 @@ pub enum Audience {
 }
 
 /// Whether a mount may change its folder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MountAccess {
     /// Reads only.
@@ -161,6 +161,15 @@ pub enum Request {
     },
     /// The public side of the keys.
     KeyShow,
+    /// Where the HTTP API answers.
+    ApiShow,
+    /// Changes where the HTTP API answers on TCP.
+    ApiSet {
+        /// An address like `127.0.0.1:7741`; `None` for the socket alone.
+        listen: Option<String>,
+        /// How far away those who connect may be.
+        reach: Reach,
+    },
     /// Opens an invite.
     Invite {
         /// To which folder, by name.
@@ -289,19 +298,6 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 /// When the socket cannot be made.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     with_short_path(path, |short| UnixListener::bind(short))
-}
-
-/// A path that does not fit into a socket address is reached through its open folder.
-fn with_short_path<T>(path: &Path, action: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
-    use std::os::fd::AsRawFd as _;
-    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
-        return action(path);
-    }
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
-    };
-    let dir = std::fs::File::open(dir)?;
-    action(&Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name))
 }
 
 #[cfg(test)]

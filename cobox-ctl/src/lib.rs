@@ -5,6 +5,7 @@
 //! that says what to do.
 
 pub mod advice;
+mod api;
 pub mod cli;
 pub mod conflicts;
 pub mod control;

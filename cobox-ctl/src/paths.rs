@@ -74,6 +74,24 @@ impl Paths {
         self.run.join("control.sock")
     }
 
+    /// The HTTP API's socket.
+    #[must_use]
+    pub fn api_socket(&self) -> PathBuf {
+        self.run.join("api.sock")
+    }
+
+    /// The token of the HTTP API on TCP.
+    #[must_use]
+    pub fn api_token(&self) -> PathBuf {
+        self.home.join("api.token")
+    }
+
+    /// Where the HTTP API answers on TCP.
+    #[must_use]
+    pub fn api_settings(&self) -> PathBuf {
+        self.home.join("api.json")
+    }
+
     /// The daemon's log.
     #[must_use]
     pub fn log_file(&self) -> PathBuf {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use cobox_store::format::access::Role;
 
 /// A role as people write it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PersonRole {
     /// Reads.
@@ -49,7 +49,7 @@ impl PersonRole {
 }
 
 /// An invite that was just opened. The code is in no other report.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct InviteReport {
     /// The folder's name here.
     pub folder: String,
@@ -66,7 +66,7 @@ pub struct InviteReport {
 }
 
 /// An invite, without its code.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct InviteLine {
     /// Its name.
     pub invite: String,
@@ -81,7 +81,7 @@ pub struct InviteLine {
 }
 
 /// Invites of a folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct InvitesReport {
     /// The folder's name here.
     pub folder: String,
@@ -90,7 +90,7 @@ pub struct InvitesReport {
 }
 
 /// A folder that was joined.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct JoinReport {
     /// The folder's name here.
     pub folder: String,
@@ -105,7 +105,7 @@ pub struct JoinReport {
 }
 
 /// One device of a person.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PersonDevice {
     /// Its log's id in hex.
     pub id: String,
@@ -120,7 +120,7 @@ pub struct PersonDevice {
 }
 
 /// A person.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Person {
     /// The member's id in hex.
     pub id: String,
@@ -133,7 +133,7 @@ pub struct Person {
 }
 
 /// Who is in a folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PeopleReport {
     /// The folder's name here.
     pub folder: String,
@@ -148,7 +148,7 @@ pub struct PeopleReport {
 }
 
 /// A device or person that was removed, or whose role changed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct DepartureReport {
     /// The folder's name here.
     pub folder: String,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// Everything about a device.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StatusReport {
     /// What people call the device.
     pub label: String,
@@ -18,7 +18,7 @@ pub struct StatusReport {
 }
 
 /// One folder.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FolderReport {
     /// What the member calls it.
     pub name: String,
@@ -57,7 +57,7 @@ pub struct FolderReport {
 }
 
 /// Something that is wrong with a folder, as sentences.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Alarm {
     /// What happened.
     pub what: String,
@@ -66,11 +66,12 @@ pub struct Alarm {
 }
 
 /// Where alarms go besides the log.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlarmSettings {
     /// A program that gets the notice as JSON on its standard input.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub program: Option<PathBuf>,
     /// A web address that the notice is posted to.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,7 +84,7 @@ pub struct AlarmSettings {
 }
 
 /// How a test of the alarms went.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AlarmTest {
     /// Where it was sent.
     pub settings: AlarmSettings,
@@ -92,9 +93,10 @@ pub struct AlarmTest {
 }
 
 /// A mount.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MountReport {
     /// Where.
+    #[schema(value_type = String)]
     pub dir: PathBuf,
     /// Whether it refuses changes.
     pub read_only: bool,
@@ -104,7 +106,7 @@ pub struct MountReport {
 }
 
 /// What lies on this device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LocalReport {
     /// Signed entries, over all logs.
     pub entries: u64,
@@ -124,7 +126,7 @@ pub struct LocalReport {
 }
 
 /// How sure it is that a seeder holds a folder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Holding {
     /// It lacks something, or was never reached.
@@ -140,7 +142,7 @@ pub enum Holding {
 }
 
 /// One seeder of a folder.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SeederReport {
     /// Its libp2p identity.
     pub peer_id: String,
@@ -179,7 +181,7 @@ pub struct SeederReport {
 }
 
 /// Another device of a folder, on the network.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PeerReport {
     /// Its libp2p identity.
     pub peer_id: String,
@@ -215,7 +217,7 @@ impl Holding {
 }
 
 /// How far a wait is.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitProgress {
     /// `cutting`, `connecting`, `sending`, `receiving`, `proving`.
     pub stage: String,
@@ -237,7 +239,7 @@ pub struct WaitProgress {
 }
 
 /// A wait that succeeded.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WaitReport {
     /// Which folder.
     pub folder: String,
@@ -256,7 +258,7 @@ pub struct WaitReport {
 }
 
 /// One proof.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProofReport {
     /// Who.
     pub peer_id: String,
@@ -274,7 +276,7 @@ pub struct ProofReport {
 }
 
 /// The answer of an audit.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AuditReport {
     /// Which folder.
     pub folder: String,
@@ -283,7 +285,7 @@ pub struct AuditReport {
 }
 
 /// A grant that was recorded.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SeederAddReport {
     /// Which folder.
     pub folder: String,
@@ -296,7 +298,7 @@ pub struct SeederAddReport {
 }
 
 /// What a check found in one folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FolderCheck {
     /// Which folder.
     pub name: String,
@@ -319,14 +321,14 @@ pub struct FolderCheck {
 }
 
 /// What a check found.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CheckReport {
     /// One per folder.
     pub folders: Vec<FolderCheck>,
 }
 
 /// The public side of a device's keys.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KeyReport {
     /// What people call the device.
     pub label: String,
@@ -339,7 +341,7 @@ pub struct KeyReport {
 }
 
 /// A device's public key in one folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FolderKey {
     /// What the member calls it.
     pub name: String,
@@ -349,8 +351,21 @@ pub struct FolderKey {
     pub log: String,
 }
 
+/// Where the HTTP API answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ApiReport {
+    /// The Unix socket, which is always there.
+    #[schema(value_type = String)]
+    pub socket: PathBuf,
+    /// The address on TCP.
+    pub listen: Option<String>,
+    /// The file with the token that requests on TCP must show.
+    #[schema(value_type = Option<String>)]
+    pub token_file: Option<PathBuf>,
+}
+
 /// What arrived after a recovery.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ArriveReport {
     /// The folders, as they stand now.
     pub folders: Vec<FolderReport>,

@@ -23,9 +23,10 @@ use crate::link::{Link, prove};
 use crate::node::{GrantRule, NetConfig, REQUEST_WAIT};
 use crate::offers::{OFFERS_QUEUED, Offered, weigh_offers};
 use crate::peer_id::PeerId;
-use crate::status::{NetStatus, PeerStatus};
+use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
 use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
+use crate::tally::Tally;
 use crate::transfer::control::INBOX_KIB;
 use crate::transfer::pull::{Batcher, Job};
 use crate::transfer::serve::READERS_MAX;
@@ -72,6 +73,7 @@ pub struct Shared {
     commands: UnboundedSender<Command>,
     tickets: Mutex<HashMap<u64, SyncSender<Result<Reply, Failure>>>>,
     pub grants: Option<GrantRule>,
+    pub tally: Arc<Tally>,
     offers: Sender<Offered>,
 }
 
@@ -128,7 +130,8 @@ impl Driver {
         let (events_in, events) = unbounded_channel();
         let (offers, offered) = channel(OFFERS_QUEUED);
         let entered = runtime.enter();
-        let idle: Idle = swarm::listen(&seed, &config.listen, config.lan)?;
+        let tally: Arc<Tally> = Arc::default();
+        let idle: Idle = swarm::listen(&seed, &config.listen, config.lan, Arc::clone(&tally))?;
         let listening = idle.listening();
         let me = swarm::peer_of_seed(&seed);
         let shared = Arc::new(Shared {
@@ -148,6 +151,7 @@ impl Driver {
             commands,
             tickets: Mutex::default(),
             grants: config.grants,
+            tally: Arc::clone(&tally),
             offers,
         });
         drop(entered);
@@ -158,7 +162,7 @@ impl Driver {
         let changed = watch_store(&shared);
         let worker = Worker {
             shared: Arc::clone(&shared),
-            engine: Engine::new(Arc::clone(&store), me),
+            engine: Engine::new(Arc::clone(&store), me).counting(tally),
             changed,
             runtime: runtime.handle().clone(),
         };
@@ -191,6 +195,14 @@ impl Driver {
 
     pub fn listening(&self) -> Vec<(Vec<u8>, String)> {
         self.listening.lock().clone()
+    }
+
+    pub fn connections(&self) -> Vec<Connection> {
+        self.shared.links.lock().values().map(|link| link.connection()).collect()
+    }
+
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.shared.tally.counts()
     }
 
     pub fn status(&self, no: FolderNo) -> Result<NetStatus> {
@@ -326,6 +338,12 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
                 shared.input(Input::Down { conn });
             }
             Event::DialFailed { peer, error } => shared.input(Input::DialFailed { peer, error }),
+            Event::Silent { conn } => {
+                let still = shared.links.lock().get(&conn).is_some_and(|link| link.stands_still());
+                if still {
+                    shared.close(conn);
+                }
+            }
             Event::Listening { addresses } => {
                 shared.input(Input::Listening { addresses, now_ms: now_ms() });
             }

@@ -8,6 +8,7 @@
 mod behaviour;
 mod driver;
 pub mod error;
+pub mod http;
 mod link;
 pub mod node;
 mod offers;
@@ -17,10 +18,11 @@ pub mod shown;
 pub mod status;
 mod swarm;
 pub mod sync;
+pub mod tally;
 mod transfer;
 pub mod wire;
 
 pub use error::Error;
 pub use node::{FolderSecrets, GrantRule, LanDiscovery, NetConfig, Node, RecoverySigner, SwarmKey};
 pub use peer_id::PeerId;
-pub use status::{NetStatus, Path, PeerKind, PeerStatus, SessionState, Transport};
+pub use status::{Connection, NetStatus, Path, PeerKind, PeerStatus, SessionState, Transport};

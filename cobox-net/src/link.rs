@@ -15,10 +15,12 @@ use tokio::sync::watch;
 
 use crate::behaviour::Kind;
 use crate::driver::{Shared, now_ms, random};
+use crate::error::Error;
 use crate::peer_id::PeerId;
-use crate::status::{Path, PeerStatus, Transport};
+use crate::status::{Connection, Path, PeerStatus, Transport};
 use crate::swarm::ByteStream;
 use crate::sync::{Conn, Fetched, Input, Side};
+use crate::tally::Refusal;
 use crate::transfer::control::{Outbox, OutboxEnd, outbox, read_loop, write_loop};
 use crate::transfer::pull::{Job, Puller};
 use crate::transfer::serve::{OpenFolders, Server, serve};
@@ -26,6 +28,9 @@ use crate::wire::{Frame, PROOFS_MAX, QuestionId, SessionId};
 
 /// How long a fetch waits for the bulk stream after the control stream was ready.
 const BULK_WAIT: Duration = Duration::from_secs(10);
+
+/// A connection over which nothing went for so long, and that answers no ping, is dead.
+const STILL_AFTER: Duration = Duration::from_secs(8);
 
 /// A connection.
 pub struct Link {
@@ -42,6 +47,9 @@ pub struct Link {
     received: Arc<AtomicU64>,
     rate: Mutex<(Instant, u64, u64)>,
     since_ms: u64,
+    frames: Arc<AtomicU64>,
+    /// All counters together, and when they moved last.
+    moved: Mutex<(u64, Instant)>,
 }
 
 impl Link {
@@ -61,6 +69,8 @@ impl Link {
             received: Arc::default(),
             rate: Mutex::new((Instant::now(), 0, 0)),
             since_ms: now_ms(),
+            frames: Arc::default(),
+            moved: Mutex::new((0, Instant::now())),
         }
     }
 
@@ -101,6 +111,9 @@ impl Link {
         };
         tokio::spawn(async move {
             if let Err(error) = run.await {
+                if matches!(error, Error::Decode(_) | Error::FrameTooLong { .. }) {
+                    closer.tally.refuse(Refusal::Frame);
+                }
                 tracing::debug!(%peer, ?kind, %error, "a stream ended");
             }
             closer.close(conn);
@@ -118,8 +131,10 @@ impl Link {
         let (conn, peer, side) = (self.conn, self.peer, self.side);
         shared.input(Input::Up { conn, peer, side, nonce });
         let (tap, inbox, hearer) = (shared.tap.clone(), Arc::clone(&shared.inbox), Arc::clone(shared));
+        let frames = Arc::clone(&self.frames);
         Some(Box::pin(async move {
             let reading = read_loop(read, inbox, tap.clone(), move |frame, permit| {
+                frames.fetch_add(1, Ordering::Relaxed);
                 hearer.input_with(Input::Frame { conn, frame }, Some(permit));
             });
             let writing = write_loop(write, end, tap);
@@ -142,13 +157,39 @@ impl Link {
         self.rtt_ms.store(u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
     }
 
+    /// Whether nothing went either way for a while.
+    pub fn stands_still(&self) -> bool {
+        self.moved.lock().1.elapsed() > STILL_AFTER
+    }
+
     /// Computes the rate since the last call.
     pub fn measure(&self) {
         let total = self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
+        let all = total.wrapping_add(self.frames.load(Ordering::Relaxed));
+        let mut moved = self.moved.lock();
+        if moved.0 != all {
+            *moved = (all, Instant::now());
+        }
+        drop(moved);
         let mut rate = self.rate.lock();
         let (at, before, _) = *rate;
         let ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
         *rate = (Instant::now(), total, total.saturating_sub(before).saturating_mul(1000) / ms);
+    }
+
+    /// What the connection itself knows, for lists.
+    pub fn connection(&self) -> Connection {
+        let rtt = self.rtt_ms.load(Ordering::Relaxed);
+        Connection {
+            peer: self.peer.to_string(),
+            path: Path::Direct,
+            transport: Some(self.transport),
+            rtt_ms: (rtt != u64::MAX).then_some(rtt),
+            folders: self.open.lock().len() as u64,
+            bytes_sent: self.sent.load(Ordering::Relaxed),
+            bytes_received: self.received.load(Ordering::Relaxed),
+            rate: self.rate.lock().2,
+        }
     }
 
     /// Adds what only the connection knows.

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::peer_id::PeerId;
-use crate::status::NetStatus;
+use crate::status::{Connection, NetStatus};
 use crate::sync::{Ask, Identity, Input, Reply};
 use crate::wire::{GrantAnswer, decode_contacts, encode_contacts};
 
@@ -170,6 +170,18 @@ impl Node {
     #[must_use]
     pub fn listen_texts(&self) -> Vec<String> {
         self.driver.listening().into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// All open connections.
+    #[must_use]
+    pub fn connections(&self) -> Vec<Connection> {
+        self.driver.connections()
+    }
+
+    /// What was refused since the node began, by kind; see [`crate::tally::Refusal`].
+    #[must_use]
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.driver.refusals()
     }
 
     /// What is known about a folder's peers; waits for the engine a moment.

@@ -1,7 +1,7 @@
 //! What a node knows about its peers: plain data for `status` and `wait`.
 
 use cobox_store::id::{FolderNo, LogId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::peer_id::PeerId;
 
@@ -14,8 +14,29 @@ pub struct NetStatus {
     pub peers: Vec<PeerStatus>,
 }
 
+/// One open connection, whatever folders are synced over it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Connection {
+    /// Who, as a libp2p identity.
+    pub peer: String,
+    /// How the bytes travel.
+    pub path: Path,
+    /// Over what.
+    pub transport: Option<Transport>,
+    /// The last ping.
+    pub rtt_ms: Option<u64>,
+    /// Folders that are open on it.
+    pub folders: u64,
+    /// Pack bytes sent since it began.
+    pub bytes_sent: u64,
+    /// Pack bytes received since it began.
+    pub bytes_received: u64,
+    /// Bytes a second in both directions, over the last second.
+    pub rate: u64,
+}
+
 /// How the bytes travel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
     /// No connection.
@@ -25,7 +46,7 @@ pub enum Path {
 }
 
 /// Over what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// TCP with Noise and Yamux.
@@ -35,7 +56,7 @@ pub enum Transport {
 }
 
 /// What the peer is in this folder.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerKind {
     /// Not proved yet.
@@ -47,7 +68,7 @@ pub enum PeerKind {
 }
 
 /// How far the folder's session with the peer is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SessionState {
     /// No connection; `error` says why.

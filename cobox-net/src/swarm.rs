@@ -13,7 +13,7 @@ use libp2p::connection_limits::{Behaviour as Limits, ConnectionLimits};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{ConnectionId, DialError, NetworkBehaviour, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, ListenError, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, identity, mdns, noise, ping, tcp, yamux};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -25,6 +25,7 @@ use crate::node::LanDiscovery;
 use crate::peer_id::PeerId;
 use crate::status::Transport;
 use crate::sync::{Conn, Side};
+use crate::tally::{Refusal, Tally};
 
 /// Connections of a whole node: more than any small box serves at once, fewer than its file descriptors.
 const CONNECTIONS_MAX: u32 = 4096;
@@ -38,8 +39,8 @@ const QUIC_STREAM_WINDOW: u32 = 2_500_000;
 const QUIC_CONNECTION_WINDOW: u32 = 6_000_000;
 /// How often a connection is pinged: shows round trips, and finds dead connections.
 const PING_EVERY: Duration = Duration::from_secs(5);
-/// A peer that does not answer a ping for so long has gone, or its cable has; more than a slow line that is
-/// full of packs takes.
+/// A peer that does not answer a ping for so long has gone, or its cable has, unless packs are on their way: on
+/// a slow line they may be in front of the answer.
 const PING_WAIT: Duration = Duration::from_secs(15);
 /// How often the local network is asked who is there, besides at the start: finds who came while a cable was
 /// pulled.
@@ -76,6 +77,8 @@ pub enum Event {
     DialFailed { peer: PeerId, error: String },
     /// A ping came back.
     Rtt { conn: Conn, rtt: Duration },
+    /// A ping did not come back in time.
+    Silent { conn: Conn },
     /// Where others may reach us changed.
     Listening { addresses: Vec<Vec<u8>> },
     /// A peer is on the local network.
@@ -102,6 +105,7 @@ pub type Listening = Arc<Mutex<Vec<(Vec<u8>, String)>>>;
 pub struct Idle {
     swarm: Swarm<Behaviour>,
     listening: Listening,
+    tally: Arc<Tally>,
 }
 
 struct Known {
@@ -130,7 +134,12 @@ pub fn peer_of_seed(seed: &Zeroizing<[u8; 32]>) -> PeerId {
 ///
 /// # Errors
 /// When an address is not usable or is in use.
-pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String], lan: LanDiscovery) -> Result<Idle> {
+pub fn listen(
+    seed: &Zeroizing<[u8; 32]>,
+    listen: &[String],
+    lan: LanDiscovery,
+    tally: Arc<Tally>,
+) -> Result<Idle> {
     let mut copy = Zeroizing::new(**seed);
     let key = identity::Keypair::ed25519_from_bytes(&mut copy[..]).expect("32 bytes are a seed");
     let other = |text: String| Error::Transport(std::io::Error::other(text));
@@ -173,7 +182,7 @@ pub fn listen(seed: &Zeroizing<[u8; 32]>, listen: &[String], lan: LanDiscovery) 
             libp2p::TransportError::Other(source) => Error::Listen { address: text.clone(), source },
         })?;
     }
-    Ok(Idle { swarm, listening: Arc::default() })
+    Ok(Idle { swarm, listening: Arc::default(), tally })
 }
 
 fn look_around(lan: LanDiscovery, me: libp2p::PeerId) -> Option<mdns::tokio::Behaviour> {
@@ -233,10 +242,11 @@ impl Idle {
 
     /// Runs until [`Command::Stop`].
     pub async fn run(self, mut commands: UnboundedReceiver<Command>, events: UnboundedSender<Event>) {
-        let Self { swarm, listening } = self;
+        let Self { swarm, listening, tally } = self;
         let mut runner = Runner {
             swarm,
             listening,
+            tally,
             events,
             known: HashMap::new(),
             dialing: HashMap::new(),
@@ -259,6 +269,7 @@ impl Idle {
 struct Runner {
     swarm: Swarm<Behaviour>,
     listening: Listening,
+    tally: Arc<Tally>,
     events: UnboundedSender<Event>,
     known: HashMap<ConnectionId, Known>,
     dialing: HashMap<ConnectionId, PeerId>,
@@ -341,6 +352,9 @@ impl Runner {
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { connection, result, .. })) => {
                 self.pinged(connection, result);
             }
+            SwarmEvent::IncomingConnectionError { error: ListenError::Denied { .. }, .. } => {
+                self.tally.refuse(Refusal::Connection);
+            }
             SwarmEvent::Behaviour(BehaviourEvent::Lan(mdns::Event::Discovered(found))) => self.seen(found),
             SwarmEvent::Behaviour(BehaviourEvent::Lan(mdns::Event::Expired(gone))) => self.unseen(gone),
             SwarmEvent::ListenerClosed { reason: Err(error), .. }
@@ -365,7 +379,9 @@ impl Runner {
                 }
             }
             Err(ping::Failure::Timeout) => {
-                self.swarm.close_connection(id);
+                if let Some(known) = self.known.get(&id) {
+                    self.tell(Event::Silent { conn: known.conn });
+                }
             }
             Err(_) => {}
         }

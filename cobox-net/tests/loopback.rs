@@ -359,6 +359,7 @@ fn second_seeder_on_one_data_folder_is_refused() {
         data: seeder.data.clone(),
         listen: vec![TCP.to_owned()],
         accept: Accept::Any,
+        http: None,
     };
     let failure =
         cobox_net::seeder::run(&options, &std::sync::Arc::default()).expect_err("the first one runs");

@@ -6,7 +6,7 @@ work="${work:-}"
 mnt="$work/mnt"
 native="$work/native"
 
-ctl() { COBOX_HOME="$work/home" timeout 120 "$COBOX_BIN/cobox-ctl" "$@"; }
+ctl() { COBOX_HOME="$work/home" COBOX_NETWORK=loopback timeout 120 "$COBOX_BIN/cobox-ctl" "$@"; }
 
 daemon_pid() { ctl --json daemon status | sed -n 's/.*"pid":\([0-9]*\).*/\1/p'; }
 

@@ -1,9 +1,10 @@
 //! What the tests of whole programs share: processes in homes of their own ([`process`]), hosts with
 //! networks of their own ([`hosts`]) and one folder ([`group`]), what a tree holds ([`tree`]), and a load
-//! that knows what it was promised ([`load`]).
+//! that knows what it was promised ([`load`]), and an HTTP client ([`http`]).
 
 pub mod group;
 pub mod hosts;
+pub mod http;
 pub mod load;
 pub mod process;
 pub mod tree;

@@ -182,6 +182,7 @@ impl Terminal {
         let mut child = Command::new("script")
             .args(["-qec", &line, "/dev/null"])
             .env("COBOX_HOME", home)
+            .env("COBOX_NETWORK", "loopback")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -135,6 +135,14 @@ fn foreign_types_stay_in_their_own_files() {
     let cli =
         |path: &str| path.starts_with("cobox-ctl/src/cli/") || path == "cobox-net/src/bin/cobox-seeder.rs";
     report("clap outside the command lines", &users_outside("clap", cli));
+    let api = |path: &str| {
+        ["cobox-net/src/http/", "cobox-net/src/seeder/api", "cobox-ctl/src/api/"]
+            .iter()
+            .any(|part| path.starts_with(part))
+    };
+    for name in ["axum", "hyper", "utoipa_axum"] {
+        report("HTTP outside the API", &users_outside(name, api));
+    }
 }
 
 #[test]

@@ -92,6 +92,9 @@ pub enum Verb {
     /// Devices of a folder: list and remove them
     #[command(subcommand)]
     Device(DeviceVerb),
+    /// Where programs reach the daemon over HTTP, and the document that describes it
+    #[command(subcommand)]
+    Api(ApiVerb),
     /// What is wrong on this machine, and what to do about it
     Doctor,
     /// Not in this version
@@ -336,6 +339,26 @@ pub enum KeyVerb {
     Rotate(NotYet),
 }
 
+/// `api`.
+#[derive(Subcommand, Debug)]
+pub enum ApiVerb {
+    /// Where it answers
+    Show,
+    /// Answer on TCP too, now and at the next start; requests there must show the token
+    Listen {
+        /// Like 127.0.0.1:7741
+        addr: String,
+        /// Let it be reached from other machines. HTTP is not encrypted: prefer ssh, or a web server that
+        /// speaks TLS
+        #[arg(long)]
+        remote: bool,
+    },
+    /// Answer on the Unix socket only
+    Off,
+    /// Print the document that describes it (OpenAPI)
+    Openapi,
+}
+
 fn size(text: &str) -> Result<u64, String> {
     parse_bytes(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
 }
@@ -407,6 +430,10 @@ mod tests {
             "conflicts photos --json",
             "conflicts keep /mnt/a",
             "conflicts keep /mnt/a --both",
+            "api show",
+            "api listen 127.0.0.1:7741 --remote",
+            "api off --json",
+            "api openapi",
             "folder invite photos --role read",
             "folder invite photos --role admin --expires 24h",
             "folder invite photos --list",

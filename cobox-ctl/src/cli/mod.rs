@@ -15,6 +15,8 @@ mod whereis;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use cobox_net::http::Reach;
+use cobox_net::http::recent::Recorder;
 use cobox_store::keyed::{Home, Unlock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,10 +29,10 @@ use crate::paths::Paths;
 use crate::render::progress::{Progress, Style};
 use crate::render::{self, text};
 use crate::report::{
-    AlarmSettings, AlarmTest, ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport,
-    MountReport, SeederAddReport, StatusReport, WaitReport,
+    AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
+    KeyReport, MountReport, SeederAddReport, StatusReport, WaitReport,
 };
-use args::{AlarmVerb, Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
+use args::{AlarmVerb, ApiVerb, Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
 
 /// What a verb produced: an object for scripts, text for people, and the exit code.
 struct Answer {
@@ -171,6 +173,7 @@ impl Session<'_> {
             Verb::Key(verb) => self.key(verb),
             Verb::Member(verb) => self.member(verb),
             Verb::Device(verb) => self.device(verb),
+            Verb::Api(verb) => self.api(verb),
             Verb::Doctor => {
                 let report = doctor::examine(&self.paths);
                 let exit = if report.is_well() { Exit::Done } else { Exit::Failed };
@@ -208,6 +211,23 @@ impl Session<'_> {
             }
         };
         Answer::new(&settings, text::alarm(&settings))
+    }
+
+    fn api(&self, verb: &ApiVerb) -> Outcome<Answer> {
+        let report: ApiReport = match verb {
+            ApiVerb::Openapi => {
+                let document = crate::api::document();
+                let text = document.to_pretty_json().unwrap_or_default() + "\n";
+                return Answer::new(&document, text);
+            }
+            ApiVerb::Show => self.ask(&Request::ApiShow)?,
+            ApiVerb::Off => self.ask(&Request::ApiSet { listen: None, reach: Reach::Loopback })?,
+            ApiVerb::Listen { addr, remote } => {
+                let reach = if *remote { Reach::Network } else { Reach::Loopback };
+                self.ask(&Request::ApiSet { listen: Some(addr.clone()), reach })?
+            }
+        };
+        Answer::new(&report, text::api(&report))
     }
 
     fn passphrase_file(&self) -> Option<&PathBuf> {
@@ -399,15 +419,15 @@ fn resolve_link(path: &Path) -> Outcome<PathBuf> {
 
 /// What the daemon says of itself goes to standard error, as much as `COBOX_LOG` asks for.
 fn start_log() {
-    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    use tracing_subscriber::{EnvFilter, fmt, registry};
     let filter = EnvFilter::try_from_env("COBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let shown = fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    let kept = fmt::layer().with_writer(|| Recorder).with_ansi(false);
     // A second subscriber in one process is no reason to stop.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi)
-        .try_init();
+    let _ = registry().with(filter).with(shown).with(kept).try_init();
 }
 
 /// The program `coboxd`.

@@ -21,6 +21,7 @@ mod status;
 mod wait;
 
 pub(crate) use seeders::parse_address;
+pub(crate) use serve::answer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cobox_net::Node;
+use cobox_net::http::Server;
 use cobox_store::id::FolderNo;
 use cobox_store::keyed::{Home, Unlock};
 use parking_lot::{Mutex, RwLock};
@@ -49,6 +51,7 @@ pub(crate) struct Daemon {
     /// Counts what makes the locators on the seeders stale.
     pub locator_version: AtomicU64,
     pub unlocked_by: UnlockedBy,
+    api: Mutex<Option<Arc<Server>>>,
     ending: AtomicBool,
     end: Notify,
     ended: Mutex<bool>,
@@ -92,6 +95,7 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         folders: RwLock::default(),
         locator_version: AtomicU64::new(1),
         unlocked_by,
+        api: Mutex::default(),
         ending: AtomicBool::new(false),
         end: Notify::new(),
         ended: Mutex::new(false),
@@ -103,6 +107,7 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
     let background =
         [chores::start_keeper(&daemon)?, chores::start_courier(&daemon)?, hooks::start_watcher(&daemon)?];
     serve::start(&daemon, listener)?;
+    *daemon.api.lock() = Some(Arc::new(crate::api::start(&daemon)?));
     tracing::info!(pid = std::process::id(), "ready");
     ready();
     wait_for_end(&daemon)?;
@@ -137,6 +142,11 @@ impl Daemon {
     /// Whether everything should come to an end.
     pub fn is_ending(&self) -> bool {
         self.ending.load(Ordering::SeqCst)
+    }
+
+    /// The HTTP API, once it answers.
+    pub fn api(&self) -> Option<Arc<Server>> {
+        self.api.lock().clone()
     }
 
     /// All folders, in the order of their numbers.
@@ -193,6 +203,9 @@ impl Daemon {
         }
         *ended = true;
         self.ending.store(true, Ordering::SeqCst);
+        if let Some(api) = self.api.lock().take() {
+            api.stop();
+        }
         self.unmount_all();
         self.node.shutdown();
         if let Err(error) = std::fs::remove_file(self.paths.socket()) {

@@ -127,7 +127,8 @@ fn value(report: &impl Serialize) -> Outcome<Value> {
         .map_err(|error| Problem::failed(format!("The answer cannot be written: {error}.")))
 }
 
-fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -> Outcome<Value> {
+/// Carries out a request, for the control socket and for the HTTP API.
+pub(crate) fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -> Outcome<Value> {
     if daemon.is_ending() && !matches!(request, Request::Stop { .. }) {
         return Err(Problem::failed_with("The daemon is ending.", "Try again in a moment."));
     }
@@ -168,6 +169,8 @@ fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::Tell<'_>) -
         Request::Arrive { timeout_ms } => value(&daemon.arrive(Duration::from_millis(timeout_ms), tell)?),
         Request::Check { folder } => value(&daemon.check(folder.as_deref(), tell)?),
         Request::KeyShow => value(&daemon.keys()),
+        Request::ApiShow => value(&daemon.api_report()),
+        Request::ApiSet { listen, reach } => value(&daemon.api_set(listen, reach)?),
         other => answer_about_people(daemon, other, tell),
     }
 }

@@ -9,7 +9,7 @@ use crate::exit::Exit;
 use crate::report::{FolderReport, Holding, StatusReport};
 
 /// A colour that says how sure the copies are.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Light {
     /// Enough copies are proved.
@@ -21,7 +21,7 @@ pub enum Light {
 }
 
 /// One folder's health.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct FolderHealth {
     /// What the member calls it.
     pub folder: String,
@@ -44,7 +44,7 @@ pub struct FolderHealth {
 }
 
 /// All folders' health.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct HealthReport {
     /// One per folder.
     pub folders: Vec<FolderHealth>,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::health::{HealthReport, Light};
 use super::units::{bytes, rate, span, time};
 use crate::report::{
-    AlarmSettings, AlarmTest, ArriveReport, AuditReport, CheckReport, FolderReport, Holding, KeyReport,
-    PeerReport, SeederAddReport, SeederReport, StatusReport, WaitReport,
+    AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
+    KeyReport, PeerReport, SeederAddReport, SeederReport, StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -380,6 +380,19 @@ pub fn alarm_tested(report: &AlarmTest) -> String {
     }
     if report.problems.is_empty() {
         line!(text, "The test was delivered everywhere.");
+    }
+    text
+}
+
+/// `api`.
+#[must_use]
+pub fn api(report: &ApiReport) -> String {
+    let mut text = format!("The HTTP API answers on the socket {}\n", report.socket.display());
+    match (&report.listen, &report.token_file) {
+        (Some(address), Some(file)) => {
+            text += &format!("and at http://{address}/ for who shows the token in {}\n", file.display());
+        }
+        _ => text += "and on no address; `cobox-ctl api listen 127.0.0.1:7741` gives it one.\n",
     }
     text
 }

@@ -7,7 +7,7 @@ use super::names::CaseRule;
 use super::ops::{self, NewNode, PosixError, Rename, XattrSet};
 use super::oracle::picture;
 use super::sim::{Device, Dice, World};
-use super::{Policy, Rules, Shown, Version, View};
+use super::{BROKEN_HEADS, HeadRules, Policy, Rules, Shown, Version, View};
 use cobox_store::format::content::Content;
 use cobox_store::format::op::{AttrChange, Kind, Op};
 use cobox_store::id::{Ino, OpId};
@@ -186,8 +186,11 @@ fn histories_in_any_causal_order_give_the_oracles_tree() {
 
 #[test]
 fn each_broken_rule_is_noticed() {
-    let broken: [(&str, fn(&mut Rules)); 15] = [
+    let broken: [(&str, fn(&mut Rules)); 18] = [
         ("directory_keeps_name", |rules| rules.directory_keeps_name = false),
+        ("oldest_directory_keeps_name", |rules| rules.oldest_directory_keeps_name = false),
+        ("newest_keeps_name", |rules| rules.newest_keeps_name = false),
+        ("oldest_spelling_counts", |rules| rules.oldest_spelling_counts = false),
         ("unseen_dots_stay", |rules| rules.unseen_dots_stay = false),
         ("unseen_heads_stay", |rules| rules.unseen_heads_stay = false),
         ("newest_attr_wins", |rules| rules.newest_attr_wins = false),
@@ -206,12 +209,33 @@ fn each_broken_rule_is_noticed() {
     for (name, breaks) in broken {
         let mut rules = Rules::default();
         breaks(&mut rules);
-        let noticed = (0..4 * HISTORIES).find(|seed| {
-            let world = history(*seed);
-            let expected = picture(&world.all_ops(), world.devices[0].policy.case);
-            replayed(&world, rules, &mut Dice(*seed)).picture() != expected
-        });
-        println!("{name}: seed {noticed:?}");
-        assert!(noticed.is_some(), "no history notices that {name} is broken");
+        must_be_noticed(name, rules);
     }
+    let broken_heads: [(&str, fn(&mut HeadRules)); 3] = [
+        ("equal_collapse", |rules| rules.equal_collapse = false),
+        ("newest_shows", |rules| rules.newest_shows = false),
+        ("first_settled_shows", |rules| rules.first_settled_shows = false),
+    ];
+    for (name, breaks) in broken_heads {
+        let mut rules = HeadRules::RIGHT;
+        breaks(&mut rules);
+        BROKEN_HEADS.set(rules);
+        must_be_noticed(name, Rules::default());
+        BROKEN_HEADS.set(HeadRules::RIGHT);
+    }
+}
+
+/// Fails where no history ends otherwise for a device that goes by `rules`, or by this thread's rules of heads.
+fn must_be_noticed(name: &str, rules: Rules) {
+    let heads = BROKEN_HEADS.replace(HeadRules::RIGHT);
+    let noticed = (0..4 * HISTORIES).find(|seed| {
+        let world = history(*seed);
+        let expected = picture(&world.all_ops(), world.devices[0].policy.case);
+        BROKEN_HEADS.set(heads);
+        let differs = replayed(&world, rules, &mut Dice(*seed)).picture() != expected;
+        BROKEN_HEADS.set(HeadRules::RIGHT);
+        differs
+    });
+    println!("{name}: seed {noticed:?}");
+    assert!(noticed.is_some(), "no history notices that {name} is broken");
 }

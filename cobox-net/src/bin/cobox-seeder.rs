@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use cobox_net::http::recent::Recorder;
+use cobox_net::http::{Place, Reach};
 use cobox_net::seeder::commands::{Answer, Request, ask_running, ask_store};
 use cobox_net::seeder::identity::saved_address;
 use cobox_net::seeder::{Accept, Exit, Failure, LISTEN_DEFAULT, RunOptions, run};
 use cobox_net::shown::{bytes as size, time};
 use rustix::fs::Mode;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Holds folders for others, as ciphertext it cannot read.
 #[derive(Parser)]
@@ -44,7 +48,16 @@ enum Verb {
         /// Whose grants are taken without asking: the owner decides, or anybody's are.
         #[arg(long, value_enum, default_value_t = Rule::Owner)]
         accept: Rule,
+        /// Answer HTTP here too, like 127.0.0.1:7741, with the token in the data folder's api.token.
+        #[arg(long, value_name = "ADDR")]
+        http: Option<String>,
+        /// Let --http be reached from other machines. HTTP is not encrypted: prefer ssh, or a web server
+        /// that speaks TLS.
+        #[arg(long, requires = "http")]
+        http_remote: bool,
     },
+    /// Print the document that describes the HTTP API (OpenAPI).
+    Openapi,
     /// Print the address that members add: one string, on the last line.
     Address(Common),
     /// What is held, for whom, and how much room is left.
@@ -96,7 +109,9 @@ fn main() -> ExitCode {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let filter = EnvFilter::try_from_env("COBOX_LOG").unwrap_or_else(|_| EnvFilter::new("info,libp2p=warn"));
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+    let shown = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
+    let kept = tracing_subscriber::fmt::layer().with_writer(|| Recorder).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(shown).with(kept).init();
     let json = std::env::args_os().skip(1).take_while(|word| word != "--").any(|word| word == "--json");
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -130,7 +145,16 @@ fn print_error(message: &str, code: &str, exit: u8) {
 
 fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
-        Verb::Run { common, listen, accept } => {
+        Verb::Openapi => {
+            let text = cobox_net::seeder::api::document()
+                .to_pretty_json()
+                .map_err(|error| Failure::failed(error.to_string()))?;
+            print_line(&text);
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Run { common, listen, accept, http, http_remote } => {
+            let reach = if http_remote { Reach::Network } else { Reach::Loopback };
+            let http = http.map(|text| Place::parse(&text, reach)).transpose()?;
             let listen =
                 if listen.is_empty() { LISTEN_DEFAULT.map(str::to_owned).to_vec() } else { listen };
             let accept = match accept {
@@ -138,7 +162,7 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
                 Rule::Any => Accept::Any,
             };
             let stop = stop_on_signals()?;
-            run(&RunOptions { data: common.data, listen, accept }, &stop)?;
+            run(&RunOptions { data: common.data, listen, accept, http }, &stop)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Address(common) => {

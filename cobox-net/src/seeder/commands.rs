@@ -46,7 +46,7 @@ pub enum Request {
 }
 
 /// One folder in a status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[allow(missing_docs)]
 pub struct FolderStatus {
     pub folder: String,
@@ -96,7 +96,7 @@ pub enum Answer {
 }
 
 /// A grant that waits.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[allow(missing_docs)]
 pub struct Waiting {
     /// Names the folder and these terms.
@@ -186,7 +186,8 @@ fn failed(failure: &Failure) -> Answer {
     Answer::Failed { exit: failure.exit as u8, text: failure.text.clone() }
 }
 
-fn carry_out(request: &Request, holding: &Holding, node: &Node) -> Result<Answer, Failure> {
+/// Carries out a request, for the socket and for the API.
+pub(super) fn carry_out(request: &Request, holding: &Holding, node: &Node) -> Result<Answer, Failure> {
     match request {
         Request::Status => {
             let peer_id = node.peer_id().to_string();
@@ -304,7 +305,7 @@ pub fn ask_running(data: &Path, request: &Request) -> Result<Option<Answer>, Fai
     };
     match ask() {
         Ok(Answer::Failed { exit, text }) => {
-            let exit = [Exit::NotReached, Exit::Refused, Exit::Damage]
+            let exit = [Exit::Usage, Exit::NotReached, Exit::Refused, Exit::Damage]
                 .into_iter()
                 .find(|known| *known as u8 == exit)
                 .unwrap_or(Exit::Failed);

@@ -3,6 +3,7 @@
 //! [`run`] is the program's body; [`commands`] is what a running seeder answers over the Unix socket in
 //! its data folder. It links no code that opens chunks, packs, entries or epochs.
 
+pub mod api;
 pub mod commands;
 pub mod holding;
 pub mod identity;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use cobox_store::blind::{Store, StoreKind};
 
+use crate::http::Place;
 use crate::node::{NetConfig, Node};
 use holding::Holding;
 use identity::Identity;
@@ -31,6 +33,8 @@ pub const LISTEN_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/tcp/7740", "/ip4/0.0.0.0/ud
 pub enum Exit {
     /// It did not work.
     Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
     /// Not reached.
     NotReached = 3,
     /// Refused by permission or policy.
@@ -45,6 +49,7 @@ impl Exit {
     pub fn name(self) -> &'static str {
         match self {
             Self::Failed => "failed",
+            Self::Usage => "usage",
             Self::NotReached => "not-reached",
             Self::Refused => "refused",
             Self::Damage => "damaged",
@@ -108,6 +113,8 @@ pub struct RunOptions {
     pub listen: Vec<String>,
     /// See [`Accept`].
     pub accept: Accept,
+    /// Where the API answers on TCP, besides the socket in the data folder.
+    pub http: Option<Place>,
 }
 
 /// Opens the store, or makes it on the first run.
@@ -157,9 +164,11 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     let _ = writeln!(std::io::stdout(), "{}", address.to_text());
     holding.attach(&node);
     let socket = commands::Socket::bind(&options.data)?;
+    let api = api::start(&options.data, options.http.as_ref(), &holding, &node)?;
     let answering = socket.answer(Arc::clone(&holding), node.clone(), Arc::clone(stop));
     let ending = Arc::clone(stop);
     holding.follow(&move || ending.load(Ordering::SeqCst));
+    api.stop();
     holding.detach();
     node.shutdown();
     let _ = answering.join();

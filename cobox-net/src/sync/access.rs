@@ -29,32 +29,38 @@ impl Engine {
             session.their_access = heads.to_vec();
             session.access_asked = None;
         }
-        self.retry_access(now);
+        self.ask_access(conn, id, now);
     }
 
-    /// Asks for records behind heads that are not here, again where an answer did not bring them.
+    /// Asks again for records behind heads that are not here: an answer may not have brought them.
     pub(super) fn retry_access(&mut self, now: Instant) {
-        let mut asks = Vec::new();
-        for (conn, connection) in &mut self.conns {
-            for (id, session) in &mut connection.sessions {
-                let asked = session.access_asked.is_some_and(|asked| now < asked + FULL_WAIT);
-                if session.their_access.is_empty() || asked {
-                    continue;
-                }
-                let lacks = |head: &RecordHash| !self.store.access_has(session.no, head).unwrap_or(true);
-                if session.their_access.iter().any(lacks) {
-                    session.access_asked = Some(now);
-                    asks.push((*conn, *id, session.no));
-                } else {
-                    session.their_access.clear();
-                }
+        let sessions = self.conns.iter().flat_map(|(conn, connection)| {
+            let lacking = connection.sessions.iter().filter(|(_, session)| !session.their_access.is_empty());
+            lacking.map(|(id, _)| (*conn, *id))
+        });
+        for (conn, id) in sessions.collect::<Vec<_>>() {
+            self.ask_access(conn, id, now);
+        }
+    }
+
+    fn ask_access(&mut self, conn: Conn, id: SessionId, now: Instant) {
+        let Some(session) = self.session(conn, id) else { return };
+        if session.access_asked.is_some_and(|asked| now < asked + FULL_WAIT) {
+            return;
+        }
+        let (no, heads) = (session.no, session.their_access.clone());
+        if heads.iter().all(|head| self.store.access_has(no, head).unwrap_or(true)) {
+            if let Some(session) = self.session(conn, id) {
+                session.their_access.clear();
             }
+            return;
         }
-        for (conn, id, no) in asks {
-            let Some(folder) = self.folders.get(&no) else { continue };
-            let have = folder.access.heads.iter().take(HEADS_MAX).copied().collect();
-            self.send(conn, Frame::AccessWant { session: id, have });
+        if let Some(session) = self.session(conn, id) {
+            session.access_asked = Some(now);
         }
+        let Some(folder) = self.folders.get(&no) else { return };
+        let have = folder.access.heads.iter().take(HEADS_MAX).copied().collect();
+        self.send(conn, Frame::AccessWant { session: id, have });
     }
 
     pub(super) fn on_access_want(&mut self, conn: Conn, id: SessionId, have: &[RecordHash], now: Instant) {

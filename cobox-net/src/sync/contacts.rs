@@ -52,6 +52,7 @@ impl Engine {
         let mut contact = Contact { peer: me, log, said_ms, addresses, signature: [0; 64] };
         contact.signature = signer(&contact.signed_text(folder.id));
         folder.contacts.insert(log, contact);
+        folder.contacts_news = true;
         self.dirty.insert(no);
     }
 
@@ -106,12 +107,14 @@ impl Engine {
             folder.contacts.remove(&oldest);
         }
         folder.contacts.insert(contact.log, contact);
+        folder.contacts_news = true;
         true
     }
 
     /// Tells every peer of the folder what it was not told yet.
     pub(super) fn tell_contacts(&mut self, no: FolderNo) {
-        let Some(folder) = self.folders.get(&no).filter(|folder| !folder.contacts.is_empty()) else { return };
+        let Some(folder) = self.folders.get_mut(&no).filter(|folder| folder.contacts_news) else { return };
+        folder.contacts_news = false;
         let (contacts, sessions) = (folder.contacts.clone(), folder.sessions.clone());
         for (conn, id) in sessions {
             let Some(session) = self.session(conn, id).filter(|session| session.is_open()) else { continue };

@@ -12,6 +12,7 @@ use cobox_store::id::{FolderNo, LogId};
 use super::state::{Folder, Lack, Pull};
 use super::{Conn, Engine, FULL_WAIT, Identity};
 use crate::status::PeerKind;
+use crate::tally::Refusal;
 use crate::wire::{Frame, SessionId};
 
 /// An entry that is pushed without being asked for is at most this long: a cut of a few small files.
@@ -234,6 +235,7 @@ impl Engine {
         let folder_id = self.folders.get(&no).map(|folder| folder.id);
         let Some(entry) = entry.filter(|entry| Some(entry.header().folder) == folder_id) else {
             tracing::warn!(no = no.0, "a peer sent an entry that is not genuine");
+            self.tally.refuse(Refusal::Entry);
             self.out.push(super::Output::Close { conn });
             return;
         };
@@ -272,6 +274,7 @@ impl Engine {
         match error {
             E::NoSpace | E::Quota { .. } | E::ReadOnlyDisk | E::Db(_) => {
                 tracing::warn!(no = no.0, %error, "entries are not taken for now");
+                self.tally.refuse(Refusal::Quota);
                 self.set_full(no, now);
             }
             E::Premature => {
@@ -284,6 +287,7 @@ impl Engine {
             E::Chain { seq, .. } => self.doubt_chain(conn, id, no, log, *seq),
             _ => {
                 tracing::warn!(no = no.0, %log, %error, "an entry is not taken");
+                self.tally.refuse(Refusal::Entry);
                 self.bad_log(conn, id, log, now + BAD_LOG_WAIT);
             }
         }

@@ -36,6 +36,7 @@ pub use plan::SMALL_BYTES_MAX;
 
 use crate::node::{Signer, SwarmKey};
 use crate::peer_id::PeerId;
+use crate::tally::{Refusal, Tally};
 use crate::wire::{Contact, Frame, GrantAnswer, QuestionId, SessionId};
 use state::{Connection, Folder, Lack, Offer, Plan, Session, Stage};
 
@@ -183,6 +184,7 @@ pub struct Engine {
     next_shuffle: Option<Instant>,
     /// Peers whose grant offer is being looked at: one at a time of each.
     deciding: BTreeSet<PeerId>,
+    tally: Arc<Tally>,
     out: Vec<Output>,
 }
 
@@ -204,8 +206,15 @@ impl Engine {
             lan: BTreeMap::new(),
             next_shuffle: None,
             deciding: BTreeSet::new(),
+            tally: Arc::default(),
             out: Vec::new(),
         }
+    }
+
+    /// The same, with refusals counted in `tally`.
+    #[must_use]
+    pub fn counting(self, tally: Arc<Tally>) -> Self {
+        Self { tally, ..self }
     }
 
     /// Takes one input and says what follows from it.
@@ -244,6 +253,11 @@ impl Engine {
     }
 
     fn send(&mut self, conn: Conn, frame: Frame) {
+        match &frame {
+            Frame::Refuse { .. } => self.tally.refuse(Refusal::Session),
+            Frame::GrantAnswer { answer: GrantAnswer::Refused, .. } => self.tally.refuse(Refusal::Grant),
+            _ => {}
+        }
         self.out.push(Output::Send { conn, frame });
     }
 
@@ -329,6 +343,7 @@ impl Engine {
                 secrets,
                 named: Vec::new(),
                 contacts: BTreeMap::new(),
+                contacts_news: true,
                 unlisted: BTreeMap::new(),
                 peers: BTreeSet::new(),
                 sessions: BTreeSet::new(),
@@ -431,6 +446,7 @@ impl Engine {
         let Some(connection) = self.conns.get_mut(&conn) else { return };
         if let Frame::Hello { nonce } = frame {
             if connection.their_nonce.replace(nonce).is_some() {
+                self.tally.refuse(Refusal::Frame);
                 self.out.push(Output::Close { conn });
                 return;
             }
@@ -438,6 +454,7 @@ impl Engine {
             return;
         }
         if connection.their_nonce.is_none() {
+            self.tally.refuse(Refusal::Frame);
             self.out.push(Output::Close { conn });
             return;
         }

@@ -13,6 +13,7 @@ use cobox_store::id::{FolderNo, PackId};
 use super::{Conn, Engine, Fetched, Output, Stage};
 use crate::peer_id::PeerId;
 use crate::status::SessionState;
+use crate::tally::Refusal;
 use crate::wire::{Frame, HAVE_MAX, SessionId};
 
 /// A pack up to this size is fetched in one piece and stored together with others.
@@ -191,6 +192,7 @@ impl Engine {
             Fetched::Done => self.tell_waiting(no, pack),
             Fetched::NotHere => {}
             Fetched::Lied => {
+                self.tally.refuse(Refusal::Pack);
                 if let Some(peer) = peer {
                     tracing::warn!(%peer, %pack, "a peer sent bytes that are not the pack's");
                     self.liars.insert(peer, now + LIAR_WAIT);

@@ -257,13 +257,15 @@ impl Engine {
         }
         if let Some(folder) = self.folders.get_mut(&no) {
             folder.plan.rescan = true;
+            folder.contacts_news = true;
         }
         self.dirty.insert(no);
     }
 
     /// Lets sessions flow whose peer has been listed since, and stops those whose peer no longer is.
     pub(super) fn rejudge(&mut self, no: FolderNo) {
-        let Some(folder) = self.folders.get(&no) else { return };
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        folder.contacts_news = true;
         let access = folder.access.clone();
         for (conn, id) in folder.sessions.clone() {
             let Some(connection) = self.conns.get_mut(&conn) else { continue };

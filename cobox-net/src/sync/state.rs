@@ -156,6 +156,8 @@ pub(super) struct Folder {
     pub named: Vec<(PeerId, Vec<Vec<u8>>)>,
     /// What devices of the folder said of themselves, our own word among them.
     pub contacts: BTreeMap<LogId, Contact>,
+    /// Whether somebody may not have been told one of them.
+    pub contacts_news: bool,
     /// The same of devices that the access log does not list yet.
     pub unlisted: BTreeMap<LogId, Contact>,
     /// Whom the folder is offered: those two.

@@ -303,7 +303,12 @@ impl Seeding {
         let _ = std::fs::remove_file(self.data.join("addresses"));
         let (stop, options) = (
             Arc::clone(&self.stop),
-            RunOptions { data: self.data.clone(), listen: self.listen.clone(), accept: self.accept },
+            RunOptions {
+                data: self.data.clone(),
+                listen: self.listen.clone(),
+                accept: self.accept,
+                http: None,
+            },
         );
         self.thread = Some(std::thread::spawn(move || run(&options, &stop).expect("runs")));
         let data = self.data.clone();

@@ -1,0 +1,415 @@
+//! The HTTP API and the metrics of both programs, over real sockets: every route answers as the document
+//! describes, errors are the command line's sentences, and nobody gets in who should not.
+
+use std::io::{BufReader, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use cobox_tests::http::{Answer, check, conforms, exchange, operations, request, tcp, unix};
+use cobox_tests::process::{Device, Said, Seeder, can_mount, free_port, program, until};
+use serde_json::{Value, json};
+
+/// The folder's name; it stands in no metric and no log line.
+const NAME: &str = "plumtree";
+
+/// An event that does not come within this has failed the test.
+const EVENT_LIMIT: Duration = Duration::from_secs(60);
+
+fn device(dir: &Path) -> Device {
+    named(dir, "device")
+}
+
+fn named(dir: &Path, name: &str) -> Device {
+    let mut device = Device::new(dir, name);
+    let words = dir.join(format!("{name}-words"));
+    let words = words.to_str().expect("a temporary path is text");
+    device.ctl(&["init", "--label", name, "--no-passphrase", "--words-out", words]).ok();
+    device.start();
+    device
+}
+
+fn said_json(said: &Said) -> Value {
+    let last = said.out.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {said:?}"))
+}
+
+/// The API of a program on its socket.
+struct Api {
+    socket: std::path::PathBuf,
+    document: Value,
+    seen: std::cell::RefCell<std::collections::BTreeSet<(String, String)>>,
+}
+
+impl Api {
+    fn of(socket: std::path::PathBuf) -> Self {
+        let document = exchange(unix(&socket), &request("GET", "/openapi.json", &[], None)).json();
+        Self { socket, document, seen: Default::default() }
+    }
+
+    fn of_device(device: &Device) -> Self {
+        Self::of(device.home.join("run/api.sock"))
+    }
+
+    /// Asks, checks the answer against the document, and notes that the operation was tried.
+    fn call(&self, method: &str, template: &str, path: &str, body: Option<&Value>) -> Answer {
+        let answer = exchange(unix(&self.socket), &request(&method.to_ascii_uppercase(), path, &[], body));
+        check(&self.document, method, template, &answer);
+        self.seen.borrow_mut().insert((method.to_owned(), template.to_owned()));
+        answer
+    }
+
+    /// The same for an answer that must be good.
+    fn ok(&self, method: &str, template: &str, path: &str, body: Option<&Value>) -> Value {
+        let answer = self.call(method, template, path, body);
+        assert!(matches!(answer.status, 200 | 201), "{method} {path}: {answer:?}");
+        answer.json()
+    }
+
+    fn get(&self, path: &str) -> Value {
+        self.ok("get", path, path, None)
+    }
+
+    /// The status and exit code of a request that must fail.
+    fn fails(&self, method: &str, template: &str, path: &str, body: Option<&Value>) -> (u16, u64) {
+        let answer = self.call(method, template, path, body);
+        let fault = answer.json();
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+        assert!(fault["detail"].as_str().is_some_and(|text| text.contains(' ')), "{fault}");
+        (answer.status, fault["exit"].as_u64().expect("an exit code"))
+    }
+
+    /// Reads the event stream until `wanted`, and returns that event's data.
+    fn events(&self) -> BufReader<std::os::unix::net::UnixStream> {
+        let mut stream = unix(&self.socket);
+        stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sends");
+        let mut reader = BufReader::new(stream);
+        wait_line(&mut reader, ": listening");
+        self.seen.borrow_mut().insert(("get".to_owned(), "/v1/events".to_owned()));
+        reader
+    }
+
+    fn assert_all_were_tried(&self) {
+        let seen = self.seen.borrow();
+        let left: Vec<_> =
+            operations(&self.document).into_iter().filter(|operation| !seen.contains(operation)).collect();
+        assert!(left.is_empty(), "described and not tried: {left:?}");
+    }
+}
+
+fn wait_line(reader: &mut impl std::io::BufRead, begin: &str) -> String {
+    let mut line = String::new();
+    let started = Instant::now();
+    loop {
+        // In silence a comment comes now and then, so that reading alone does not end.
+        assert!(started.elapsed() < EVENT_LIMIT, "{begin:?} did not come");
+        line.clear();
+        assert!(reader.read_line(&mut line).expect("reads") > 0, "the stream ended before {begin:?}");
+        if let Some(rest) = line.strip_prefix(begin) {
+            return rest.trim().to_owned();
+        }
+    }
+}
+
+/// Waits for an event of a kind, checks it against the document, and returns it.
+fn wait_event(api: &Api, reader: &mut impl std::io::BufRead, what: &str) -> Value {
+    loop {
+        let data: Value = serde_json::from_str(&wait_line(reader, "data: ")).expect("JSON");
+        conforms(&api.document, &json!({ "$ref": "#/components/schemas/News" }), &data, "news");
+        if data["what"] == what {
+            return data;
+        }
+    }
+}
+
+#[test]
+fn every_route_of_the_daemon_answers_as_its_document_says() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let device = device(dir.path());
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.start();
+    let api = Api::of_device(&device);
+    assert_eq!(said_json(&device.ctl(&["api", "openapi", "--json"]).ok()), api.document);
+    let folder = api.ok("post", "/v1/folders", "/v1/folders", Some(&json!({ "name": NAME })));
+    let id = folder["id"].as_str().expect("an id").to_owned();
+    let mut events = api.events();
+    let at = |rest: &str| (format!("/v1/folders/{{folder}}{rest}"), format!("/v1/folders/{id}{rest}"));
+    let grant = json!({ "address": seeder.address(), "quota_bytes": 1u64 << 30 });
+    let (template, path) = at("/seeders");
+    api.ok("post", &template, &path, Some(&grant));
+    wait_event(&api, &mut events, "peer-up");
+    let (template, path) = at("/wait");
+    let waited = api.ok("post", &template, &path, Some(&json!({ "copies": 1 })));
+    assert_eq!(waited["copies_proved"], 1);
+    assert_eq!(wait_event(&api, &mut events, "copies-changed")["folder"], id.as_str());
+    // A folder is found by its name, too.
+    let by_name = api.ok("get", "/v1/folders/{folder}", &format!("/v1/folders/{NAME}"), None);
+    assert_eq!(by_name["id"], id.as_str());
+    let (template, path) = at("");
+    let patched = api.ok("patch", &template, &path, Some(&json!({ "tolerance_ms": 86_400_000 })));
+    assert_eq!((&patched["tolerance_ms"], &patched["copies_wanted"]), (&json!(86_400_000), &json!(1)));
+    for rest in ["/seeders", "/peers", "/last-sync", "/members", "/invites"] {
+        let (template, path) = at(rest);
+        api.ok("get", &template, &path, None);
+    }
+    for rest in ["/audit", "/check"] {
+        let (template, path) = at(rest);
+        api.ok("post", &template, &path, None);
+    }
+    let exported = api.ok("get", &at("/export").0, &at("/export").1, None);
+    assert_eq!(exported["seeders"][0]["address"], grant["address"]);
+    api.ok("post", "/v1/folders", "/v1/folders", Some(&json!({ "name": "second" })));
+    let import = json!({ "seeders": exported["seeders"] });
+    let imported = api.ok("post", "/v1/folders/{folder}/import", "/v1/folders/second/import", Some(&import));
+    assert!(imported["seeders"][0]["problem"].is_null(), "{imported}");
+    people(dir.path(), &api, &id);
+    mounts(&api, &device);
+    for path in [
+        "/v1/folders",
+        "/v1/mounts",
+        "/v1/status",
+        "/v1/keys",
+        "/v1/system",
+        "/v1/connections",
+        "/v1/alarm",
+        "/v1/health",
+        "/healthz",
+    ] {
+        api.get(path);
+    }
+    let metrics = api.call("get", "/metrics", "/metrics", None).body;
+    let proved = format!("cobox_copies_proved{{folder=\"{}\"}} 1\n", &id[..8]);
+    assert!(metrics.contains(&proved) && metrics.contains("cobox_proved_age_seconds{"), "{metrics}");
+    let logs = api.ok("get", "/v1/logs", "/v1/logs?lines=1000", None);
+    assert!(logs["lines"].as_array().is_some_and(|lines| !lines.is_empty()));
+    for text in [&metrics, &logs.to_string()] {
+        assert!(!text.contains(NAME) && !text.contains(device.home.to_str().expect("text")), "{text}");
+    }
+    faults(&api);
+    api.assert_all_were_tried();
+}
+
+/// Invites, joining and removing, between two daemons over their APIs alone.
+fn people(dir: &Path, api: &Api, id: &str) {
+    let other = named(dir, "other");
+    let theirs = Api::of_device(&other);
+    let path = format!("/v1/folders/{id}");
+    let invite = |role: &str| {
+        let body = json!({ "role": role });
+        api.ok("post", "/v1/folders/{folder}/invites", &format!("{path}/invites"), Some(&body))
+    };
+    let first = invite("read");
+    let joined = theirs.ok("post", "/v1/join", "/v1/join", Some(&json!({ "code": first["code"] })));
+    assert_eq!(joined["id"], id);
+    let list = api.ok("get", "/v1/folders/{folder}/invites", &format!("{path}/invites"), None);
+    assert!(!list.to_string().contains(first["code"].as_str().expect("a code")), "a list shows a code");
+    let second = invite("write");
+    let name = second["invite"].as_str().expect("a name");
+    api.ok("delete", "/v1/folders/{folder}/invites/{invite}", &format!("{path}/invites/{name}"), None);
+    let people = api.ok("get", "/v1/folders/{folder}/members", &format!("{path}/members"), None);
+    let all = people["members"].as_array().expect("members");
+    let member = all.iter().find(|member| member["here"] == false).expect("the other one");
+    let member = member["id"].as_str().expect("an id");
+    let one = format!("{path}/members/{member}");
+    let template = "/v1/folders/{folder}/members/{member}";
+    api.ok("patch", template, &one, Some(&json!({ "role": "write" })));
+    let own = "/v1/folders/{folder}/devices/{device}";
+    assert_eq!(api.fails("delete", own, &format!("{path}/devices/device"), None), (403, 4));
+    let removed = api.ok("delete", template, &one, None);
+    assert_eq!(removed["rotated"], true, "{removed}");
+    let code = json!({ "code": "cobox1nonsense" });
+    assert_eq!(theirs.fails("post", "/v1/join", "/v1/join", Some(&code)), (400, 2));
+    // The route itself was tried on the other device.
+    api.seen.borrow_mut().extend(theirs.seen.take());
+}
+
+fn mounts(api: &Api, device: &Device) {
+    let dir = device.mount.to_str().expect("a temporary path is text");
+    let body = json!({ "folder": NAME, "dir": dir });
+    if can_mount("every_route_of_the_daemon_answers_as_its_document_says (mounts)") {
+        api.ok("post", "/v1/mounts", "/v1/mounts", Some(&body));
+        let list = api.get("/v1/mounts");
+        assert_eq!(list["mounts"][0]["mount"]["dir"], dir);
+        api.ok("delete", "/v1/mounts", &format!("/v1/mounts?dir={dir}"), None);
+    }
+    let missing = json!({ "folder": NAME, "dir": format!("{dir}/none") });
+    assert_eq!(api.fails("post", "/v1/mounts", "/v1/mounts", Some(&missing)), (403, 4));
+    assert_eq!(api.fails("delete", "/v1/mounts", &format!("/v1/mounts?dir={dir}"), None), (500, 1));
+    assert_eq!(api.fails("delete", "/v1/mounts", "/v1/mounts", None), (400, 2));
+}
+
+/// What is refused, and how: the status says which exit code the command line would end with.
+fn faults(api: &Api) {
+    let wait = ("/v1/folders/{folder}/wait", format!("/v1/folders/{NAME}/wait"));
+    let waits = |body: Value| api.fails("post", wait.0, &wait.1, Some(&body));
+    assert_eq!(waits(json!({ "copies": 9 })), (504, 3));
+    assert_eq!(waits(json!({ "copies": 0 })), (400, 2));
+    assert_eq!(waits(json!({ "copies": "many" })), (400, 2));
+    assert_eq!(waits(json!({})), (400, 2));
+    let one = "/v1/folders/{folder}";
+    assert_eq!(api.fails("get", one, "/v1/folders/nosuch", None), (404, 1));
+    let patch = json!({ "copies": 0 });
+    assert_eq!(api.fails("patch", one, &format!("/v1/folders/{NAME}"), Some(&patch)), (400, 2));
+    let seeders = ("/v1/folders/{folder}/seeders", format!("/v1/folders/{NAME}/seeders"));
+    let grant = json!({ "address": "nonsense", "quota_bytes": 1 });
+    assert_eq!(api.fails("post", seeders.0, &seeders.1, Some(&grant)), (400, 2));
+    let send = |text: String| exchange(unix(&api.socket), &text);
+    assert_eq!(send(request("GET", "/v1/nothing", &[], None)).status, 404);
+    assert_eq!(send(request("DELETE", "/v1/status", &[], None)).status, 405);
+    let long = json!({ "name": "x".repeat(65 * 1024) });
+    assert_eq!(send(request("POST", "/v1/folders", &[], Some(&long))).status, 413);
+    let form = "POST /v1/folders HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 6\r\n\r\nname=x";
+    assert_eq!(send(form.to_owned()).status, 415);
+    assert_eq!(send(request("GET", "/v1/status", &[("X-Long", &"x".repeat(40_000))], None)).status, 431);
+}
+
+#[test]
+fn every_route_of_the_seeder_answers_as_its_document_says() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let device = device(dir.path());
+    device.ctl(&["folder", "create", NAME]).ok();
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.accept = "owner";
+    seeder.start();
+    let api = Api::of(seeder.data.join("api.sock"));
+    assert_eq!(std::fs::metadata(&api.socket).expect("there").mode() & 0o777, 0o600);
+    let printed: Value = serde_json::from_str(
+        &cobox_tests::process::run(std::process::Command::new(program("cobox-seeder")).arg("openapi"))
+            .ok()
+            .out,
+    )
+    .expect("JSON");
+    assert_eq!(printed, api.document);
+    let mut events = api.events();
+    device.ctl(&["seeder", "add", NAME, &seeder.address(), "--quota", "1G"]).ok();
+    let id = wait_event(&api, &mut events, "grant-waits")["now"].as_str().expect("an id").to_owned();
+    assert_eq!(api.get("/v1/pending")["grants"][0]["id"], id.as_str());
+    let decide =
+        |what: &str, id: &str| (format!("/v1/pending/{{id}}/{what}"), format!("/v1/pending/{id}/{what}"));
+    let (template, path) = decide("refuse", "ffff");
+    assert_eq!(api.fails("post", &template, &path, None), (500, 1));
+    let (template, path) = decide("accept", &id[..16]);
+    assert_eq!(api.fails("post", &template, &path, None), (403, 4), "terms that nobody named");
+    let (template, path) = decide("accept", &id);
+    assert_eq!(api.ok("post", &template, &path, None)["answer"], "accepted");
+    let (template, path) = decide("refuse", &id);
+    assert_eq!(api.fails("post", &template, &path, None), (500, 1), "it waits no more");
+    device.ctl(&["wait", NAME, "--copies", "1", "--timeout", "60s"]).ok();
+    let status = api.get("/v1/status");
+    let folder = status["folders"][0]["folder"].as_str().expect("an id").to_owned();
+    for path in ["/v1/connections", "/v1/system", "/v1/logs", "/healthz"] {
+        api.get(path);
+    }
+    let metrics = api.call("get", "/metrics", "/metrics", None).body;
+    for wanted in [
+        format!("cobox_grant_quota_bytes{{folder=\"{}\"}} {}\n", &folder[..8], 1u64 << 30),
+        "cobox_refusals_total{what=\"quota\"} 0\n".to_owned(),
+        "cobox_connections 1\n".to_owned(),
+    ] {
+        assert!(metrics.contains(&wanted), "{wanted}: {metrics}");
+    }
+    assert!(!metrics.contains(NAME));
+    api.assert_all_were_tried();
+}
+
+#[test]
+fn tcp_lets_in_who_shows_the_token_and_no_web_page() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut device = device(dir.path());
+    device.ctl(&["folder", "create", NAME]).ok();
+    assert_eq!(device.ctl(&["api", "listen", "0.0.0.0:0"]).code, 4);
+    assert_eq!(device.ctl(&["api", "listen", "localhost:80"]).code, 2);
+    let address = format!("127.0.0.1:{}", free_port());
+    let shown = said_json(&device.ctl(&["api", "listen", &address, "--json"]).ok());
+    assert_eq!(shown["listen"], address.as_str());
+    let file = Path::new(shown["token_file"].as_str().expect("a file"));
+    assert_eq!(std::fs::metadata(file).expect("there").mode() & 0o777, 0o600);
+    let token = std::fs::read_to_string(file).expect("reads");
+    let bearer = format!("Bearer {}", token.trim());
+    let ask =
+        |headers: &[(&str, &str)]| exchange(tcp(&address), &request("GET", "/v1/status", headers, None));
+    let good = [("Host", address.as_str()), ("Authorization", bearer.as_str())];
+    assert_eq!(ask(&good).status, 200);
+    let wrong = format!("{bearer}0");
+    for (headers, status) in [
+        (vec![("Host", address.as_str())], 401),
+        (vec![("Host", address.as_str()), ("Authorization", &wrong)], 401),
+        (vec![("Host", "rebound.example"), ("Authorization", &bearer)], 421),
+        (vec![("Host", "127.0.0.1:1"), ("Authorization", &bearer)], 421),
+        ([&good[..], &[("Origin", "https://elsewhere.example")]].concat(), 403),
+        ([&good[..], &[("Origin", "null")]].concat(), 403),
+        ([&good[..], &[("Sec-Fetch-Site", "cross-site")]].concat(), 403),
+    ] {
+        let answer = ask(&headers);
+        assert_eq!(answer.status, status, "{headers:?}: {answer:?}");
+        assert!(!answer.body.contains(NAME), "{answer:?}");
+        assert!(answer.header("access-control-allow-origin").is_none(), "{answer:?}");
+    }
+    // It is there again after a restart, and gone when it is switched off.
+    device.stop();
+    device.start();
+    until("the API answers on TCP again", || std::net::TcpStream::connect(&address).is_ok());
+    assert_eq!(ask(&good).status, 200);
+    slow(&address, &device, &good);
+    device.ctl(&["api", "off"]).ok();
+    assert!(std::net::TcpStream::connect(&address).is_err(), "it still listens");
+    let socket = unix(&device.home.join("run/api.sock"));
+    assert_eq!(exchange(socket, &request("GET", "/v1/status", &[], None)).status, 200);
+}
+
+/// Connections that send nothing, or a letter now and then, take no more than their share: the socket answers
+/// meanwhile, and TCP answers once they are given up.
+fn slow(address: &str, device: &Device, good: &[(&str, &str)]) {
+    let mut held: Vec<_> = (0..60).map(|_| tcp(address)).collect();
+    for stream in held.iter_mut().step_by(2) {
+        stream.write_all(b"GET / HTTP/1.1\r\nX-Slow: ").expect("sends");
+    }
+    let socket = device.home.join("run/api.sock");
+    assert_eq!(exchange(unix(&socket), &request("GET", "/healthz", &[], None)).status, 503);
+    // A body that never comes.
+    let length = ("Content-Length", "10");
+    let head = request(
+        "POST",
+        "/v1/folders",
+        &[good, &[length, ("Content-Type", "application/json")]].concat(),
+        None,
+    );
+    let mut waits = tcp(address);
+    waits.write_all(head.as_bytes()).expect("sends");
+    let mut answer = String::new();
+    waits.read_to_string(&mut answer).expect("it is answered");
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer:?}");
+    assert_eq!(exchange(tcp(address), &request("GET", "/v1/status", good, None)).status, 200);
+    let mut rest = Vec::new();
+    held[1].read_to_end(&mut rest).expect("it was closed");
+}
+
+#[test]
+fn seeder_listens_on_loopback_with_a_token_and_nowhere_else_unless_told() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let data = dir.path().join("seeder");
+    let run = |http: &[&str]| {
+        let mut command = std::process::Command::new(program("cobox-seeder"));
+        command.arg("run").arg("--data").arg(&data).args(["--listen", "/ip4/127.0.0.1/tcp/0"]).args(http);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let refused = cobox_tests::process::run(&mut run(&["--http", "0.0.0.0:0"]));
+    assert!(refused.code == 4 && refused.err.contains("not encrypted"), "{refused:?}");
+    assert_eq!(cobox_tests::process::run(&mut run(&["--http", "here"])).code, 2);
+    assert_eq!(cobox_tests::process::run(&mut run(&["--http-remote"])).code, 2);
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut child = run(&["--http", &address]).spawn().expect("starts");
+    until("the API answers", || std::net::TcpStream::connect(&address).is_ok());
+    let token = std::fs::read_to_string(data.join("api.token")).expect("a token");
+    let bearer = format!("Bearer {}", token.trim());
+    let ask = |headers: &[(&str, &str)]| exchange(tcp(&address), &request("GET", "/metrics", headers, None));
+    let metrics = ask(&[("Host", &address), ("Authorization", &bearer)]);
+    let without = ask(&[("Host", &address)]);
+    child.kill().expect("ours");
+    child.wait().expect("ours");
+    assert!(metrics.status == 200 && metrics.body.contains("cobox_folders 0\n"), "{metrics:?}");
+    assert_eq!(without.status, 401);
+    assert_eq!(without.header("www-authenticate"), Some("Bearer"));
+}
