@@ -159,6 +159,13 @@ pub enum Request {
         /// How.
         how: KeepHow,
     },
+    /// Gives back the space of what the folder does not need any more.
+    Prune {
+        /// Which, by name.
+        folder: String,
+        /// Only says what could go.
+        dry_run: bool,
+    },
     /// The public side of the keys.
     KeyShow,
     /// Where the HTTP API answers.

@@ -327,6 +327,53 @@ pub struct CheckReport {
     pub folders: Vec<FolderCheck>,
 }
 
+/// How far `prune` came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PruneState {
+    /// It only looked.
+    Looked,
+    /// No pack is without anything that is needed.
+    Nothing,
+    /// Other devices have to answer; the daemon goes on by itself.
+    Waiting,
+    /// A file came back, or a log turned out longer: it has to begin again.
+    Void,
+    /// Packs were released.
+    Released,
+}
+
+/// What `prune` found and did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PruneReport {
+    /// Of which folder.
+    pub folder: String,
+    /// How far it came.
+    pub state: PruneState,
+    /// Packs of the folder.
+    pub packs: u64,
+    /// Their bytes.
+    pub pack_bytes: u64,
+    /// Bytes in them that a file needs.
+    pub live_bytes: u64,
+    /// Packs of which nothing is needed.
+    pub dead_packs: u64,
+    /// Their bytes.
+    pub dead_bytes: u64,
+    /// Packs of which less than half is needed; they stay.
+    pub half_dead_packs: u64,
+    /// Their bytes that nothing needs.
+    pub half_dead_bytes: u64,
+    /// Packs that were released now.
+    pub released_packs: u64,
+    /// Their bytes.
+    pub released_bytes: u64,
+    /// Labels of the devices that have not answered.
+    pub waits_for: Vec<String>,
+    /// Bytes that were released and are still on this device, because something here uses them.
+    pub held_here_bytes: u64,
+}
+
 /// The public side of a device's keys.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KeyReport {

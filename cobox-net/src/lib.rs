@@ -12,6 +12,7 @@ pub mod http;
 mod link;
 pub mod node;
 mod offers;
+pub mod patrol;
 pub mod peer_id;
 pub mod seeder;
 pub mod shown;

@@ -356,6 +356,7 @@ fn second_seeder_on_one_data_folder_is_refused() {
     let dir = tempfile::tempdir().expect("temporary folder");
     let seeder = Seeding::new(dir.path(), TCP);
     let options = cobox_net::seeder::RunOptions {
+        pace: seeder.pace,
         data: seeder.data.clone(),
         listen: vec![TCP.to_owned()],
         accept: Accept::Any,

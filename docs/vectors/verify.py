@@ -449,6 +449,16 @@ def read_ends(r):
     return ascending(r.list(1024, read_end), key=lambda end: end[0])
 
 
+def read_cut(r):
+    cut = ascending(r.list(1024, lambda r: (r.id32(), r.u64())), key=lambda item: item[0])
+    need(all(seq > 0 for _, seq in cut), "cut")
+    return cut
+
+
+def read_packs(r):
+    return ascending(r.list(8192, Reader.id32))
+
+
 def check_redemption(record):
     act = record["act"]
     device = act["device"]
@@ -485,6 +495,12 @@ def read_act(r):
         act = {"peer_id": r.bytes16(64)}
     elif kind == 13:
         act = {"device": read_device(r), "invite": r.id32(), "redemption": r.take(64)}
+    elif kind == 14:
+        act = {"cut": read_cut(r)}
+    elif kind == 15:
+        act = {"cut": read_cut(r), "packs": read_packs(r), "young": read_packs(r)}
+        need(act["packs"] or act["young"], "released packs")
+        need(not set(act["packs"]) & set(act["young"]), "released packs")
     elif kind == 11:
         act = {"commit": r.id32(), "boxes": read_boxes(r), "swarm_boxes": read_boxes(r)}
         previous = r.list(64, lambda r: (r.id32(), r.take(72)))

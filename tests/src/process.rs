@@ -297,6 +297,8 @@ pub struct Seeder {
     pub data: PathBuf,
     /// `any`, or `owner`: then grants wait for `cobox-seeder accept`.
     pub accept: &'static str,
+    /// Further options of `run`.
+    pub options: Vec<&'static str>,
     listen: Vec<String>,
     host: Option<Host>,
     child: Option<Child>,
@@ -307,7 +309,7 @@ impl Seeder {
     #[must_use]
     pub fn new(dir: &Path, name: &str) -> Self {
         let listen = vec![format!("/ip4/127.0.0.1/tcp/{}", free_port())];
-        Self { data: dir.join(name), accept: "any", listen, host: None, child: None }
+        Self { data: dir.join(name), accept: "any", options: Vec::new(), listen, host: None, child: None }
     }
 
     /// The same on a host: it listens on TCP and QUIC at the host's address.
@@ -315,7 +317,14 @@ impl Seeder {
     pub fn on(dir: &Path, name: &str, host: &Host) -> Self {
         let address = host.address;
         let listen = vec![format!("/ip4/{address}/tcp/7740"), format!("/ip4/{address}/udp/7740/quic-v1")];
-        Self { data: dir.join(name), accept: "any", listen, host: Some(host.clone()), child: None }
+        Self {
+            data: dir.join(name),
+            accept: "any",
+            options: Vec::new(),
+            listen,
+            host: Some(host.clone()),
+            child: None,
+        }
     }
 
     /// Starts it and waits until it knows its address.
@@ -342,7 +351,7 @@ impl Seeder {
         for address in &self.listen {
             command.args(["--listen", address]);
         }
-        command.envs(environment.iter().copied()).stdin(Stdio::null());
+        command.args(&self.options).envs(environment.iter().copied()).stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().expect("starts the seeder"));
         until("the seeder knows its address", || self.run(&["address"]).code == 0);

@@ -83,6 +83,14 @@ pub enum Verb {
         /// One folder; all without it
         folder: Option<String>,
     },
+    /// Give back the space of what nothing in a folder needs any more; seeders keep it for 30 more days
+    Prune {
+        /// Which
+        folder: String,
+        /// Only say what could go
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// The public side of this device's keys
     #[command(subcommand)]
     Key(KeyVerb),
@@ -123,9 +131,6 @@ pub enum LaterVerb {
     /// Not in this version
     #[command(hide = true)]
     Evict(NotYet),
-    /// Not in this version
-    #[command(hide = true)]
-    Prune(NotYet),
     /// Not in this version
     #[command(hide = true)]
     Agreement(NotYet),
@@ -451,6 +456,7 @@ mod tests {
             "alarm show",
             "history /mnt/a --json",
             "prune photos --dry-run",
+            "prune photos",
         ] {
             let words = ["cobox-ctl"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");

@@ -30,7 +30,7 @@ use crate::render::progress::{Progress, Style};
 use crate::render::{self, text};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
-    KeyReport, MountReport, SeederAddReport, StatusReport, WaitReport,
+    KeyReport, MountReport, PruneReport, PruneState, SeederAddReport, StatusReport, WaitReport,
 };
 use args::{AlarmVerb, ApiVerb, Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
 
@@ -170,6 +170,7 @@ impl Session<'_> {
                 let exit = if damaged { Exit::Damaged } else { Exit::Done };
                 Ok(Answer::new(&report, text::checked(&report))?.ending(exit))
             }
+            Verb::Prune { folder, dry_run } => self.prune(folder, *dry_run),
             Verb::Key(verb) => self.key(verb),
             Verb::Member(verb) => self.member(verb),
             Verb::Device(verb) => self.device(verb),
@@ -181,6 +182,16 @@ impl Session<'_> {
             }
             Verb::Later(_) => Err(not_yet()),
         }
+    }
+
+    fn prune(&self, folder: &str, dry_run: bool) -> Outcome<Answer> {
+        let request = Request::Prune { folder: folder.to_owned(), dry_run };
+        let report: PruneReport = self.ask_slowly(&request)?;
+        let exit = match report.state {
+            PruneState::Waiting | PruneState::Void => Exit::NotReached,
+            _ => Exit::Done,
+        };
+        Ok(Answer::new(&report, text::pruned(&report))?.ending(exit))
     }
 
     fn peers(&self, folder: Option<String>) -> Outcome<Answer> {

@@ -1,8 +1,8 @@
 //! What the daemon does unasked: tells mounts and network what changed, leaves locators with seeders,
 //! and challenges them.
 //!
-//! Two threads. The keeper only looks at local state. The courier asks seeders, which may take half a
-//! minute each, so nothing waits for it.
+//! Three threads. The keeper only looks at local state. The courier asks seeders, which may take half a
+//! minute each, so nothing waits for it. The patrol reads what is stored, slowly.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cobox_fs::vfs::Link;
+use cobox_net::patrol::{self, Pace};
 use cobox_net::{PeerId, PeerStatus, SessionState};
 use cobox_store::format::address::SeederAddress;
 
@@ -62,6 +63,13 @@ fn keep(daemon: &Daemon, state: &FolderState) -> Outcome<()> {
         vfs.set_connected(if connected { Link::Up } else { Link::Down });
     }
     Ok(())
+}
+
+/// Starts the thread that reads what is stored for damage, a little at a time.
+pub(crate) fn start_patrol(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
+    let daemon = Arc::clone(daemon);
+    let pace = Pace { every: patrol::DEVICE_EVERY, bytes_per_s: patrol::BYTES_PER_S };
+    spawn("patrol", move || patrol::walk(daemon.home.store(), pace, &|| daemon.is_ending()))
 }
 
 /// Starts the thread that asks seeders.

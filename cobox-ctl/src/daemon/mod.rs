@@ -9,6 +9,7 @@ mod check;
 mod chores;
 mod conflicts;
 mod folder;
+mod giving;
 mod hooks;
 mod members;
 mod mounts;
@@ -20,6 +21,7 @@ mod serve;
 mod status;
 mod wait;
 
+pub(crate) use giving::Prune;
 pub(crate) use seeders::parse_address;
 pub(crate) use serve::answer;
 
@@ -104,8 +106,13 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         daemon.adopt(daemon.home.folder(info.no)?)?;
     }
     daemon.remount();
-    let background =
-        [chores::start_keeper(&daemon)?, chores::start_courier(&daemon)?, hooks::start_watcher(&daemon)?];
+    let background = [
+        chores::start_keeper(&daemon)?,
+        chores::start_courier(&daemon)?,
+        chores::start_patrol(&daemon)?,
+        giving::start_giver(&daemon)?,
+        hooks::start_watcher(&daemon)?,
+    ];
     serve::start(&daemon, listener)?;
     *daemon.api.lock() = Some(Arc::new(crate::api::start(&daemon)?));
     tracing::info!(pid = std::process::id(), "ready");

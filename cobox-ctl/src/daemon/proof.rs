@@ -14,7 +14,7 @@ use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{PackState, Store};
 use cobox_store::format::entry::LogHead;
 use cobox_store::format::receipt::{Receipt, live_set_digest};
-use cobox_store::id::{FolderNo, PackId};
+use cobox_store::id::{FolderNo, PackId, RecordHash};
 
 use super::folder::FolderState;
 use super::policy::{Age, Policy};
@@ -24,6 +24,8 @@ use crate::report::Holding;
 /// The live packs of a folder as of `heads`.
 pub(crate) struct LiveSet {
     pub heads: Vec<LogHead>,
+    /// Heads of the access log, whose releases count.
+    access: Vec<RecordHash>,
     pub packs: Arc<BTreeSet<PackId>>,
     pub pack_bytes: u64,
     /// How many are not on this device.
@@ -62,9 +64,9 @@ impl FolderState {
         let mut cached = self.live.lock();
         let seen = self.store().watch().seen();
         let heads = self.store().log_heads(self.no())?;
-        if let Some(set) =
-            cached.as_ref().filter(|set| set.heads == heads && (set.missing == 0 || set.seen == seen))
-        {
+        let access = self.store().access(self.no())?.heads.clone();
+        let same = |set: &&Arc<LiveSet>| set.heads == heads && set.access == access;
+        if let Some(set) = cached.as_ref().filter(same).filter(|set| set.missing == 0 || set.seen == seen) {
             return Ok(Arc::clone(set));
         }
         let (mut packs, mut pack_bytes, mut missing) = (BTreeSet::new(), 0u64, 0u64);
@@ -74,7 +76,8 @@ impl FolderState {
             missing += u64::from(state == PackState::Missing);
         })?;
         let digest = live_set_digest(&packs);
-        let set = Arc::new(LiveSet { heads, packs: Arc::new(packs), pack_bytes, missing, digest, seen });
+        let set =
+            Arc::new(LiveSet { heads, access, packs: Arc::new(packs), pack_bytes, missing, digest, seen });
         *cached = Some(Arc::clone(&set));
         Ok(set)
     }
@@ -169,7 +172,15 @@ mod tests {
     fn live(heads: Vec<LogHead>) -> LiveSet {
         let packs: BTreeSet<PackId> = [PackId([1; 32]), PackId([2; 32])].into();
         let digest = live_set_digest(&packs);
-        LiveSet { heads, packs: Arc::new(packs), pack_bytes: 2, missing: 0, digest, seen: 0 }
+        LiveSet {
+            heads,
+            access: Vec::new(),
+            packs: Arc::new(packs),
+            pack_bytes: 2,
+            missing: 0,
+            digest,
+            seen: 0,
+        }
     }
 
     fn receipt(live: &LiveSet) -> Receipt {

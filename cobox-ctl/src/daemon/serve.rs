@@ -168,6 +168,10 @@ pub(crate) fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::
         }
         Request::Arrive { timeout_ms } => value(&daemon.arrive(Duration::from_millis(timeout_ms), tell)?),
         Request::Check { folder } => value(&daemon.check(folder.as_deref(), tell)?),
+        Request::Prune { folder, dry_run } => {
+            let how = if dry_run { super::Prune::Dry } else { super::Prune::Now };
+            value(&daemon.prune(&folder, how)?)
+        }
         Request::KeyShow => value(&daemon.keys()),
         Request::ApiShow => value(&daemon.api_report()),
         Request::ApiSet { listen, reach } => value(&daemon.api_set(listen, reach)?),

@@ -8,7 +8,7 @@ use super::health::{HealthReport, Light};
 use super::units::{bytes, rate, span, time};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
-    KeyReport, PeerReport, SeederAddReport, SeederReport, StatusReport, WaitReport,
+    KeyReport, PeerReport, PruneReport, PruneState, SeederAddReport, SeederReport, StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -302,6 +302,55 @@ pub fn checked(report: &CheckReport) -> String {
         for damage in &folder.damage {
             line!(text, "  {damage}");
         }
+    }
+    text
+}
+
+/// `prune`.
+#[must_use]
+pub fn pruned(report: &PruneReport) -> String {
+    let mut text = String::new();
+    line!(
+        text,
+        "{}: {} in {} packs, of which files need {}.",
+        report.folder,
+        bytes(report.pack_bytes),
+        report.packs,
+        bytes(report.live_bytes)
+    );
+    let dead = format!("{} packs with {}", report.dead_packs, bytes(report.dead_bytes));
+    match report.state {
+        PruneState::Looked if report.dead_packs > 0 => line!(
+            text,
+            "  {dead} could be released now. Seeders keep them for 30 more days (2 days what is younger than that), and then the space is theirs again."
+        ),
+        PruneState::Looked | PruneState::Nothing => line!(text, "  Nothing can be released."),
+        PruneState::Waiting => {
+            line!(
+                text,
+                "  {dead} can be released once these devices have answered: {}.",
+                report.waits_for.join(", ")
+            );
+            line!(text, "  The daemon goes on by itself when they have been online.");
+        }
+        PruneState::Void => line!(text, "  Something came back to life meanwhile. Run it again."),
+        PruneState::Released => line!(
+            text,
+            "  {} packs with {} were released. Seeders keep them for 30 more days (2 days what is younger than that).",
+            report.released_packs,
+            bytes(report.released_bytes)
+        ),
+    }
+    if report.half_dead_packs > 0 {
+        line!(
+            text,
+            "  {} further packs hold {} that nothing needs beside what is needed; they stay.",
+            report.half_dead_packs,
+            bytes(report.half_dead_bytes)
+        );
+    }
+    if report.held_here_bytes > 0 {
+        line!(text, "  {} of what was released is still on this device.", bytes(report.held_here_bytes));
     }
     text
 }

@@ -54,6 +54,7 @@ impl Vfs {
         for group in &groups {
             self.stage_pending(group, &mut batch);
         }
+        self.owe_all(&groups, &mut batch)?;
         self.stage_based_on(&|id| fresh.id(id), &mut batch)?;
         self.folder.stage_made_anew(&mut batch);
         self.folder.store().db().commit(batch, Durability::Synced)?;

@@ -234,6 +234,7 @@ impl Vfs {
         let (changes, touched) = self.apply_groups(log, known.as_ref().unwrap_or(&body.groups))?;
         self.rows.stage(&changes, &mut batch);
         let survivors = self.survivors(&changes, &mut batch)?;
+        self.note_comebacks(&changes, &mut batch)?;
         self.folder.index_entry(entry, body, &mut batch)?;
         let head = LogHead { log: header.log, seq: header.seq, hash: header.hash() };
         let hlc = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc).max(sequencer.hlc_last);

@@ -96,7 +96,7 @@ fn visit_node(
 
 /// Reads the node that covers `size` bytes of a file by what stands above it: another member may have
 /// written one that does not, and every offset behind it would be wrong.
-fn read_node(io: ChunkIo<'_>, (size, chunk): (u64, ChunkRef), height: u8) -> Result<Node, Error> {
+pub(super) fn read_node(io: ChunkIo<'_>, (size, chunk): (u64, ChunkRef), height: u8) -> Result<Node, Error> {
     let node = Node::decode(&(io.read)(ChunkType::Node, chunk)?)?;
     if node.size() != size {
         return Err(DecodeError::Invalid { field: "extent node size" }.into());

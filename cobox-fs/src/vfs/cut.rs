@@ -5,6 +5,7 @@
 //! the packs that it names are durable; entries then carry the pending ops. So a crash anywhere keeps
 //! everything, and no entry is signed twice.
 
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -195,14 +196,17 @@ impl Vfs {
         drop(map);
         let mut restage = None;
         let op_content = content.clone();
+        let owed = RefCell::new(Batch::default());
         let result = self.change_with(
             |view| {
                 if is_gone(view, &file)? {
                     return Err(PosixError::NoEntry);
                 }
+                self.owe_reused(view, &file, &based_on, &op_content, &mut owed.borrow_mut())?;
                 ops::put(view, file.ino, &based_on, op_content, mtime_ns).map(|ops| (ops, ()))
             },
             |head, batch| {
+                batch.append(owed.take());
                 let mut inner = file.inner();
                 let since = inner.map.stamp() != stamp;
                 if Arc::ptr_eq(inner.map.base(), &base_then) {
@@ -254,28 +258,39 @@ impl Vfs {
 
     /// Writes all pending groups as entries.
     fn write_pending(&self) -> Result<(), Errno> {
+        if !self.may_begin()? {
+            return Ok(());
+        }
         loop {
             // Most of them are read while programs go on; groups are only ever added behind.
             let begin = self.pending_begin.load(Ordering::Relaxed);
             let mut groups = self.pending_from(begin, GROUPS_MAX)?;
-            let (groups, hlc, deps) = {
-                let sequencer = self.sequencer.lock();
+            let (groups, hlc, deps, answer) = {
+                let mut sequencer = self.sequencer.lock();
                 let behind = groups.last().map_or(0, |last| last.hlc + 1);
                 groups.extend(self.pending_from(behind, GROUPS_MAX - groups.len())?);
-                let groups = self.annihilate(&sequencer, groups)?;
-                (groups, sequencer.hlc_last, self.applied.lock().deps())
+                let all = groups.len() < GROUPS_MAX;
+                let mut groups = self.annihilate(&sequencer, groups)?;
+                let answer = if all { self.answer(&mut sequencer)? } else { None };
+                groups.extend(answer.iter().map(|(group, _)| group.clone()));
+                (groups, sequencer.hlc_last, self.applied.lock().deps(), answer)
             };
             if groups.is_empty() {
                 self.pending_bytes.store(0, Ordering::Relaxed);
                 return Ok(());
             }
-            let count = groups.len() as u64;
+            let count = groups.len() as u64 - u64::from(answer.is_some());
             let next = groups.last().map_or(0, |last| last.hlc + 1);
-            let keys: Vec<Vec<u8>> = groups.iter().map(|group| self.pending_key(group.hlc)).collect();
+            let is_answer = |group: &&OpGroup| answer.as_ref().is_some_and(|(own, _)| own.hlc == group.hlc);
+            let waiting = groups.iter().filter(|group| !is_answer(group));
+            let keys: Vec<Vec<u8>> = waiting.map(|group| self.pending_key(group.hlc)).collect();
             let hlc = groups.last().map_or(hlc, OpGroup::hlc_last).max(hlc);
             // Each entry takes the rows of the groups that it carries: a group that was written is never
             // written again, nor taken back as if nobody knew it.
-            let written = |group: &OpGroup, batch: &mut Batch| batch.delete(&self.pending_key(group.hlc));
+            let written = |group: &OpGroup, batch: &mut Batch| match &answer {
+                Some((own, calls)) if own.hlc == group.hlc => self.stage_answered(calls, batch),
+                _ => batch.delete(&self.pending_key(group.hlc)),
+            };
             if let Err(error) = self.folder.write_groups(hlc, groups, deps, Batch::default(), &written) {
                 let db = self.folder.store().db();
                 let gone = keys.iter().filter(|stored| matches!(db.contains(stored), Ok(false))).count();

@@ -9,6 +9,7 @@ mod anew;
 pub mod attr;
 mod background;
 mod catch_up;
+mod chunks;
 mod coalesce;
 mod conflicts;
 pub mod content;
@@ -25,16 +26,18 @@ mod magic;
 mod meta;
 mod numbers;
 pub mod rechunk;
+pub mod release;
 mod rows;
 mod sequencer;
 mod space;
 mod stream;
+mod survey;
 mod survive;
 mod xattr;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use cobox_store::format::content::ChunkRef;
 use cobox_store::id::{Ino, PackId};
@@ -48,6 +51,8 @@ pub use attr::{
 };
 pub use background::Background;
 pub use errno::Errno;
+pub use release::{Called, Released};
+pub use survey::{DeadPack, Survey};
 
 use crate::tree::{CaseRule, Policy};
 use file::{File, Handles};
@@ -215,6 +220,12 @@ pub struct Vfs {
     ahead: ahead::Ahead,
     connected: AtomicBool,
     forbidden: AtomicBool,
+    /// Whether this device waits for answers to its call.
+    called: AtomicBool,
+    /// Whether the cut that runs answers calls.
+    answering: AtomicBool,
+    /// A [`release::Rule`] that a test breaks; 0 for none.
+    broken_rule: AtomicU8,
     dirty_bytes: Arc<AtomicU64>,
     pending_groups: AtomicU64,
     pending_bytes: AtomicU64,
@@ -256,6 +267,9 @@ impl Vfs {
             ahead: ahead::Ahead::default(),
             connected: AtomicBool::new(false),
             forbidden: AtomicBool::new(false),
+            called: AtomicBool::new(false),
+            answering: AtomicBool::new(false),
+            broken_rule: AtomicU8::new(0),
             dirty_bytes: Arc::default(),
             pending_groups: AtomicU64::new(0),
             pending_bytes: AtomicU64::new(0),
@@ -263,6 +277,10 @@ impl Vfs {
         };
         let set_back = vfs.forget_tree()?;
         vfs.rows.note_all_once()?;
+        if set_back.is_some() {
+            vfs.forget_call()?;
+        }
+        vfs.load_calling()?;
         vfs.load_applied()?;
         if let Some(log) = set_back {
             vfs.sequencer.lock().see(&vfs.pending(usize::MAX)?);

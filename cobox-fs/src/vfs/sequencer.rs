@@ -150,6 +150,7 @@ impl Vfs {
         let mut batch = Batch::default();
         batch.made_at(generation);
         self.rows.stage(&changes, &mut batch);
+        self.note_comebacks(&changes, &mut batch)?;
         let bytes = self.stage_pending(&group, &mut batch);
         extra(last, &mut batch);
         if let Err(error) = self.folder.store().db().commit(batch, Durability::Unsynced) {

@@ -66,6 +66,17 @@ impl Device {
         self.home = Some(home);
     }
 
+    /// Another device of the same member with the records that this one has, and nothing else yet.
+    pub fn alone(&self) -> Self {
+        let from = self.vfs().folder();
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let home = make_home(dir.path(), &self.secret);
+        let records = from.store().access_records(from.no()).expect("records");
+        let folder = home.folder_recover(&self.secret, from.index(), FOLDER, records).expect("recovered");
+        let vfs = Vfs::open(folder, options()).expect("opens");
+        Self { dir, secret: Arc::clone(&self.secret), home: Some(home), vfs: Some(vfs) }
+    }
+
     /// Another device of the same member with everything that the log of this one says.
     pub fn recovered(&self) -> Self {
         let from = self.vfs().folder();

@@ -1,6 +1,7 @@
 //! Random calls on the file system and on a model of a few maps; both must look the same, also after
 //! restarts without warning, cuts, dropped caches, and on a second device that has only the log.
 
+mod giving;
 mod home;
 mod merging;
 mod parted;

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Parser, Subcommand, ValueEnum};
 use cobox_net::http::recent::Recorder;
 use cobox_net::http::{Place, Reach};
-use cobox_net::seeder::commands::{Answer, Request, ask_running, ask_store};
+use cobox_net::patrol::{self, Pace};
+use cobox_net::seeder::commands::{Answer, FolderStatus, Request, ask_running, ask_store};
 use cobox_net::seeder::identity::saved_address;
 use cobox_net::seeder::{Accept, Exit, Failure, LISTEN_DEFAULT, RunOptions, run};
 use cobox_net::shown::{bytes as size, time};
@@ -48,6 +49,12 @@ enum Verb {
         /// Whose grants are taken without asking: the owner decides, or anybody's are.
         #[arg(long, value_enum, default_value_t = Rule::Owner)]
         accept: Rule,
+        /// How long after it has read all it holds, looking for damage, it begins again (s, m, h or d).
+        #[arg(long, default_value = "7d", value_parser = span)]
+        scrub_every: std::time::Duration,
+        /// How much of that it reads in a second, in MiB.
+        #[arg(long, default_value_t = patrol::BYTES_PER_S >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
+        scrub_rate: u64,
         /// Answer HTTP here too, like 127.0.0.1:7741, with the token in the data folder's api.token.
         #[arg(long, value_name = "ADDR")]
         http: Option<String>,
@@ -152,7 +159,7 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
             print_line(&text);
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Run { common, listen, accept, http, http_remote } => {
+        Verb::Run { common, listen, accept, scrub_every, scrub_rate, http, http_remote } => {
             let reach = if http_remote { Reach::Network } else { Reach::Loopback };
             let http = http.map(|text| Place::parse(&text, reach)).transpose()?;
             let listen =
@@ -162,7 +169,8 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
                 Rule::Any => Accept::Any,
             };
             let stop = stop_on_signals()?;
-            run(&RunOptions { data: common.data, listen, accept, http }, &stop)?;
+            let pace = Pace { every: scrub_every, bytes_per_s: scrub_rate << 20 };
+            run(&RunOptions { data: common.data, listen, accept, pace, http }, &stop)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Address(common) => {
@@ -226,6 +234,8 @@ fn print_answer(answer: &Answer, data: &Path) {
                     folder.packs_missing,
                     folder.peers,
                 ));
+                print_held(folder);
+                print_damage(folder);
             }
         }
         Answer::Pending { grants } if grants.is_empty() => print_line("no grant waits"),
@@ -254,9 +264,59 @@ fn print_answer(answer: &Answer, data: &Path) {
     }
 }
 
+/// Days and hours of the seeder's running.
+fn running(ms: u64) -> String {
+    let hours = ms.div_ceil(3_600_000);
+    format!("{} days {} hours", hours / 24, hours % 24)
+}
+
+fn print_held(folder: &FolderStatus) {
+    if let Some(next_ms) = folder.held_next_ms {
+        let held = size(folder.held_bytes);
+        print_line(&format!("  {held} were released; the first of them go in {}", running(next_ms)));
+    }
+    if let Some(left_ms) = folder.leaving_in_ms {
+        print_line(&format!("  the grant is over: all of the folder goes in {}", running(left_ms)));
+    }
+}
+
+fn print_damage(folder: &FolderStatus) {
+    match folder.scrubbed_ms {
+        0 => print_line("  not read to its end for damage yet"),
+        ms => print_line(&format!("  read for damage until {}", time(ms))),
+    }
+    if folder.packs_damaged > 0 {
+        let unmended = match folder.packs_unmended {
+            0 => "all of them mended by other holders".to_owned(),
+            count => format!("{count} of them not mended yet: another holder must be reached"),
+        };
+        print_line(&format!("  damage was found in {} packs, {unmended}", folder.packs_damaged));
+    }
+    if folder.rows_damaged {
+        print_line(
+            "  DAMAGED: rows of its database. Stop the seeder, move the folder `db` and the file `FORMAT` of its data away and start it: members and other seeders offer the folders again",
+        );
+    }
+}
+
 fn print_line(text: &str) {
     // A closed pipe is the reader's choice.
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A time like 90s, 30m, 12h or 7d.
+fn span(text: &str) -> Result<std::time::Duration, String> {
+    let unit_s = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3600,
+        Some('d') => 24 * 3600,
+        _ => return Err("say how long with a unit: 90s, 30m, 12h or 7d".to_owned()),
+    };
+    let number = text.get(..text.len() - 1).and_then(|number| number.parse::<u64>().ok());
+    let seconds = number.and_then(|number| number.checked_mul(unit_s)).filter(|seconds| *seconds > 0);
+    let seconds = seconds.ok_or_else(|| "say how long with a whole number above 0, such as 7d".to_owned())?;
+    Ok(std::time::Duration::from_secs(seconds))
 }
 
 /// When a grant ends, as words behind its size.

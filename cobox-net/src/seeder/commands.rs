@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cobox_store::blind::{PackHealth, Store};
+use cobox_store::blind::{PackHealth, Rows, Store};
 use serde::{Deserialize, Serialize};
 
 use super::holding::{Holding, Settled};
@@ -56,6 +56,20 @@ pub struct FolderStatus {
     pub quota_bytes: Option<u64>,
     pub packs_missing: u64,
     pub peers: u64,
+    /// Packs in which damage was found since the folder is here.
+    pub packs_damaged: u64,
+    /// Those of them that no other holder has mended yet.
+    pub packs_unmended: u64,
+    /// When everything was last read for damage, ms since 1970; 0 for never.
+    pub scrubbed_ms: u64,
+    /// Bytes that were released and are kept for a while.
+    pub held_bytes: u64,
+    /// How much longer the seeder has to run until the first of them go, in ms.
+    pub held_next_ms: Option<u64>,
+    /// How much longer the seeder has to run until the folder goes, because its grant ended or was taken back.
+    pub leaving_in_ms: Option<u64>,
+    /// Rows of the database itself are damaged, which no other holder can mend in place.
+    pub rows_damaged: bool,
 }
 
 /// The answer to a request.
@@ -252,6 +266,8 @@ pub fn status(store: &Store, peer_id: String, listen: Vec<String>) -> Result<Ans
                 break;
             }
         }
+        let (damage, patrol) = (store.damage(no)?, store.patrol(no)?);
+        let held = store.held(no)?;
         folders.push(FolderStatus {
             folder: id.to_hex(),
             packs: usage.packs,
@@ -260,6 +276,13 @@ pub fn status(store: &Store, peer_id: String, listen: Vec<String>) -> Result<Ans
             quota_bytes: usage.quota_bytes,
             packs_missing,
             peers: 0,
+            packs_damaged: damage.found,
+            packs_unmended: damage.unmended,
+            held_bytes: held.bytes,
+            held_next_ms: held.next_ms,
+            leaving_in_ms: store.leaving_in_ms(no)?,
+            scrubbed_ms: patrol.ended_ms,
+            rows_damaged: patrol.rows == Rows::Damaged,
         });
     }
     let disk_free_bytes = store.disk()?.free_bytes;

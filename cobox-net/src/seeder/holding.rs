@@ -258,13 +258,22 @@ impl Holding {
             return Some((folder, self.import_or_refuse(&records, None)));
         }
         tracing::info!(%folder, quota = grant.quota_bytes, "a grant waits for the owner");
-        match self.pending.keep(folder, from, &records) {
+        match self.pending.keep(folder, self.first_asker(folder, from, &grant), &records) {
             Ok(()) => Some((folder, GrantAnswer::Pending)),
             Err(error) => {
                 tracing::warn!(%error, "a grant cannot be kept");
                 Some((folder, GrantAnswer::Refused))
             }
         }
+    }
+
+    /// Who is shown as the asker of an offer: whoever made it first, as long as its terms are the same. Several
+    /// members and seeders offer one grant, and its id must not change with each of them.
+    fn first_asker(&self, folder: FolderId, from: PeerId, grant: &SeederGrant) -> PeerId {
+        let waiting = self.pending.read(folder).and_then(|(first, records)| {
+            (Limits::of(&self.check(folder, &records)?) == Limits::of(grant)).then_some(first)
+        });
+        waiting.unwrap_or(from)
     }
 
     /// The grant to us in these records, if its box opens; all records are of one folder.

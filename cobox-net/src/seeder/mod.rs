@@ -7,6 +7,7 @@ pub mod api;
 pub mod commands;
 pub mod holding;
 pub mod identity;
+pub mod keeping;
 pub mod limits;
 mod pending;
 
@@ -22,6 +23,7 @@ use cobox_store::blind::{Store, StoreKind};
 
 use crate::http::Place;
 use crate::node::{NetConfig, Node};
+use crate::patrol::{self, Pace};
 use holding::Holding;
 use identity::Identity;
 
@@ -113,6 +115,8 @@ pub struct RunOptions {
     pub listen: Vec<String>,
     /// See [`Accept`].
     pub accept: Accept,
+    /// How often and how fast what is stored is read for damage.
+    pub pace: Pace,
     /// Where the API answers on TCP, besides the socket in the data folder.
     pub http: Option<Place>,
 }
@@ -153,6 +157,7 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
         grants: Some(Arc::new(move |peer, records| rule.decide(peer, records))),
         ..NetConfig::default()
     };
+    let (patrolled, kept) = (Arc::clone(&store), Arc::clone(&store));
     let node =
         Node::start(store, seed, config).map_err(|error| Failure::failed(format!("{}.", chain(&error))))?;
     let address = holding.identity.address(node.listen_addresses());
@@ -166,12 +171,20 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     let socket = commands::Socket::bind(&options.data)?;
     let api = api::start(&options.data, options.http.as_ref(), &holding, &node)?;
     let answering = socket.answer(Arc::clone(&holding), node.clone(), Arc::clone(stop));
+    let (pace, ending) = (options.pace, Arc::clone(stop));
+    let patrol =
+        std::thread::spawn(move || patrol::walk(&patrolled, pace, &|| ending.load(Ordering::SeqCst)));
+    let (keeper, ending) = (node.clone(), Arc::clone(stop));
+    let keeping =
+        std::thread::spawn(move || keeping::keep(&kept, &keeper, &|| ending.load(Ordering::SeqCst)));
     let ending = Arc::clone(stop);
     holding.follow(&move || ending.load(Ordering::SeqCst));
     api.stop();
     holding.detach();
     node.shutdown();
     let _ = answering.join();
+    let _ = patrol.join();
+    let _ = keeping.join();
     tracing::info!("stopped");
     Ok(())
 }

@@ -313,8 +313,9 @@ impl Engine {
             return;
         }
         let Some(peer) = self.conns.get(&conn).map(|connection| connection.peer) else { return };
-        let granted = folder.access.seeder(&peer.to_bytes()).is_some();
-        if granted && matches!(folder.identity, Identity::Member { .. }) {
+        // Seeders offer too: a granted seeder that was off while members were there, or that lost its disk,
+        // is brought in by the others.
+        if folder.access.seeder(&peer.to_bytes()).is_some() {
             self.offer_grant(conn, id, no, now);
         }
     }

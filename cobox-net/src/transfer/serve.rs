@@ -85,7 +85,7 @@ async fn fetch_answers(mut asks: Receiver<Ask>, answers: Sender<Answer>, server:
         let store = Arc::clone(&server.store);
         let read = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            no.map_or(Ok(None), |no| read_pack(&store, no, &ask))
+            no.map_or(Ok(None), |no| read_sound_pack(&store, no, &ask))
         });
         let found = match read.await {
             Ok(Ok(found)) => found,
@@ -107,6 +107,18 @@ async fn fetch_answers(mut asks: Receiver<Ask>, answers: Sender<Answer>, server:
         }
     }
     Ok(())
+}
+
+/// Like [`read_pack`]; a pack that turns out to be damaged is fetched from others from now on.
+fn read_sound_pack(
+    store: &Store,
+    no: FolderNo,
+    ask: &Ask,
+) -> cobox_store::error::Result<Option<Vec<Answer>>> {
+    match read_pack(store, no, ask) {
+        Err(cobox_store::Error::PackDamaged(pack)) => store.pack_mark_damaged(no, pack).map(|()| None),
+        read => read,
+    }
 }
 
 /// All answers to one ask, or `None` where something of it is not here.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use cobox_net::patrol::{self, Pace};
 use cobox_net::seeder::identity::{Identity, saved_address};
 use cobox_net::seeder::{Accept, RunOptions, run};
 use cobox_net::{FolderSecrets, NetConfig, Node, PeerId, PeerStatus};
@@ -265,6 +266,7 @@ pub struct Seeding {
     pub data: PathBuf,
     pub listen: Vec<String>,
     pub accept: Accept,
+    pub pace: Pace,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -279,6 +281,7 @@ impl Seeding {
             data: data.to_owned(),
             listen: vec![transport.to_owned()],
             accept,
+            pace: Pace { every: patrol::SEEDER_EVERY, bytes_per_s: patrol::BYTES_PER_S },
             stop: Arc::default(),
             thread: None,
         };
@@ -307,6 +310,7 @@ impl Seeding {
                 data: self.data.clone(),
                 listen: self.listen.clone(),
                 accept: self.accept,
+                pace: self.pace,
                 http: None,
             },
         );

@@ -11,14 +11,16 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Durability};
+use super::effects::stage_effects;
 use super::graph::{Bits, Graph};
 use super::resolve::{Counts, Scope, View, decide};
 use super::store::{Added, Store};
-use super::summary::summarise;
+use super::summary::{Given, summarise};
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
 use crate::format::access::{Act, Device, NewEpoch, Record, Role, SeederGrant, UnverifiedRecord};
 use crate::format::membership::OpenInvite;
+use crate::format::release::{Call, Release};
 use crate::id::{EntryHash, EpochId, FolderId, FolderNo, InviteKey, KemKey, LogId, MemberId, RecordHash};
 
 /// A person in a folder.
@@ -69,6 +71,10 @@ pub struct Access {
     pub ends: BTreeMap<LogId, LogEnd>,
     /// Grants with their records, earlier ones first.
     pub seeders: Vec<(RecordHash, SeederGrant)>,
+    /// Calls to acknowledge, by their records.
+    pub calls: BTreeMap<RecordHash, Arc<Call>>,
+    /// Releases of packs, by their records.
+    pub releases: BTreeMap<RecordHash, Arc<Release>>,
     /// Invites.
     pub invites: BTreeMap<InviteKey, (OpenInvite, InviteState)>,
     /// Epochs with the parents of their records.
@@ -132,8 +138,16 @@ pub(super) struct AccessLog {
     /// Records that no record builds on.
     heads: BTreeSet<RecordHash>,
     epochs: BTreeMap<EpochId, (Arc<NewEpoch>, Vec<RecordHash>)>,
+    calls: BTreeMap<RecordHash, Arc<Call>>,
+    releases: BTreeMap<RecordHash, Arc<Release>>,
     counts: Option<Arc<Counts>>,
     resolved: Option<Arc<Access>>,
+}
+
+impl AccessLogs {
+    pub(super) fn forget(&self, no: FolderNo) {
+        self.0.lock().remove(&no);
+    }
 }
 
 impl Store {
@@ -168,12 +182,13 @@ impl Store {
             log.admit(record)?;
             let mut batch = Batch::default();
             stage_record(no, log.graph.nodes.len() as u64, record, &mut batch);
+            stage_effects(no, record, &mut batch);
             self.db().commit(batch, Durability::Synced)?;
             log.insert(record.clone());
             Ok(Added::New)
         })?;
         if added == Added::New {
-            self.settle_ends(no, record)?;
+            self.settle_effects(no, record)?;
             self.watch().bump(no);
         }
         Ok(added)
@@ -235,6 +250,8 @@ impl AccessLog {
             graph: Graph::default(),
             heads: BTreeSet::new(),
             epochs: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            releases: BTreeMap::new(),
             counts: None,
             resolved: None,
         };
@@ -250,8 +267,14 @@ impl AccessLog {
         }
         let hash = record.hash();
         self.heads.insert(hash);
-        if let Act::NewEpoch(epoch) = &content.act {
-            self.epochs.insert(EpochId(hash.0), (Arc::new(epoch.clone()), content.parents.clone()));
+        match &content.act {
+            Act::NewEpoch(epoch) => {
+                let kept = (Arc::new(epoch.clone()), content.parents.clone());
+                self.epochs.insert(EpochId(hash.0), kept);
+            }
+            Act::Call(call) => drop(self.calls.insert(hash, Arc::new(call.clone()))),
+            Act::Release(release) => drop(self.releases.insert(hash, Arc::new(release.clone()))),
+            _ => {}
         }
         let (deeds, contested) = (self.graph.deeds.len(), !self.graph.bounds.is_empty());
         self.graph.insert(record);
@@ -292,7 +315,8 @@ impl AccessLog {
         let counts = self.counts();
         let fresh = || {
             let heads = self.heads.iter().copied().collect();
-            Arc::new(summarise(self.folder, &self.graph, &counts, heads, &self.epochs))
+            let given = Given { epochs: &self.epochs, calls: &self.calls, releases: &self.releases };
+            Arc::new(summarise(self.folder, &self.graph, &counts, heads, &given))
         };
         Arc::clone(self.resolved.get_or_insert_with(fresh))
     }

@@ -11,7 +11,25 @@ use crate::error::{Error, Result};
 use crate::format::pack::PackRef;
 use crate::id::{FolderNo, PackId};
 
+/// The setting that counts packs in which damage was found.
+const FOUND: &[u8] = b"damaged packs";
+
 impl Store {
+    /// Packs of a folder in which damage was found, ever.
+    pub(super) fn damage_found(&self, no: FolderNo) -> Result<u64> {
+        let row = self.db().get(&key(no, Table::BlindSetting, FOUND))?;
+        Ok(row.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
+    }
+
+    /// Notes that a pack is whole: whatever damage was found in it has been mended.
+    pub(super) fn stage_mended(&self, no: FolderNo, pack: PackId, batch: &mut Batch) -> Result<()> {
+        let row = key(no, Table::Damaged, &pack.0);
+        if self.db().contains(&row)? {
+            batch.delete(&row);
+        }
+        Ok(())
+    }
+
     /// Takes slices that do not match out of a pack, and keeps the others readable: this may be their
     /// only copy. A live pack is missing again, and only what it lacks is fetched. A pack of which no
     /// slice is sound, or whose outboard is not, is forgotten; one that is sound after all stays.
@@ -36,8 +54,12 @@ impl Store {
         }
         info.ordinal.stage_garbage(&mut batch);
         if let Some(size) = self.live_size(no, pack)? {
-            batch.put(&key(no, Table::Missing, &pack.0), &size_row(PackRef { id: pack, size }));
+            let size = size_row(PackRef { id: pack, size });
+            batch.put(&key(no, Table::Missing, &pack.0), &size);
+            batch.put(&key(no, Table::Damaged, &pack.0), &size);
         }
+        let found = self.damage_found(no)?.saturating_add(1);
+        batch.put(&key(no, Table::BlindSetting, FOUND), &found.to_le_bytes());
         self.db().commit(batch, Durability::Synced)?;
         drop(taken);
         tracing::warn!(%pack, kept = sound.len(), lost = claimed - sound.len(), "slices of a pack are damaged");

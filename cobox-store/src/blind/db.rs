@@ -57,6 +57,14 @@ const BULK: &str = "bulk";
 #[error(transparent)]
 pub struct DbFailure(rocksdb::Error);
 
+impl DbFailure {
+    /// Whether bytes on the disk are not what was written.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        self.0.kind() == ErrorKind::Corruption
+    }
+}
+
 impl From<rocksdb::Error> for Error {
     fn from(source: rocksdb::Error) -> Self {
         // RocksDB has no kinds of its own for them: the texts are those of strerror(3).
@@ -576,5 +584,6 @@ fn bulk_table(cache: Option<&Cache>) -> BlockBasedOptions {
     table
 }
 
+mod room;
 #[cfg(test)]
 mod tests;

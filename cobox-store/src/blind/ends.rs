@@ -4,7 +4,7 @@
 //! and comes back without the network should a later vouch say that it counts. A member's device is never
 //! set back: it vouches for all it has before it takes more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::access::Access;
 use super::batch::{Batch, Durability};
@@ -14,7 +14,7 @@ use super::tables::{Table, key};
 use crate::error::Result;
 use crate::format::access::{Act, Record};
 use crate::format::entry::{Entry, UnverifiedEntry};
-use crate::id::{EntryHash, FolderNo, LogId, PackId};
+use crate::id::{EntryHash, FolderNo, LogId};
 
 impl Store {
     /// Brings the logs of a seeder to their ends, after `record` was taken.
@@ -62,38 +62,11 @@ impl Store {
             let row = HeadRow { seq, hash: kept, bytes: row.bytes.saturating_sub(bytes) };
             batch.put(&head_key, &row.encode());
         }
-        for pack in self.only_beyond(no, packs, (log, seq))? {
-            batch.delete(&key(no, Table::Live, &pack.0));
-            batch.delete(&key(no, Table::Missing, &pack.0));
-        }
         self.db().commit(batch, Durability::Synced)?;
+        self.unlist_beyond(no, (log, seq), &packs)?;
         self.logs.totals.lock().remove(&no);
         tracing::info!(%log, from, seq, "a log that ends was set back");
         Ok(())
-    }
-
-    /// Those of `packs` that no entry names which still counts.
-    fn only_beyond(
-        &self,
-        no: FolderNo,
-        mut packs: BTreeSet<PackId>,
-        (set_back, end): (LogId, u64),
-    ) -> Result<BTreeSet<PackId>> {
-        let mut last: BTreeMap<LogId, u64> =
-            self.log_heads(no)?.into_iter().map(|head| (head.log, head.seq)).collect();
-        last.insert(set_back, end);
-        for (log, seq) in last {
-            for seq in 1..=seq {
-                if packs.is_empty() {
-                    return Ok(packs);
-                }
-                let Some(entry) = self.entry_unchecked(no, log, seq)? else { continue };
-                for pack in &entry.header().packs {
-                    packs.remove(&pack.id);
-                }
-            }
-        }
-        Ok(packs)
     }
 
     /// Takes entries again that were set aside and count now.
@@ -113,7 +86,7 @@ impl Store {
     }
 
     /// An entry as it was stored, without its signature checked again.
-    fn entry_unchecked(&self, no: FolderNo, log: LogId, seq: u64) -> Result<Option<Entry>> {
+    pub(super) fn entry_unchecked(&self, no: FolderNo, log: LogId, seq: u64) -> Result<Option<Entry>> {
         let Some(bytes) = self.entry_bytes(no, log, seq)? else { return Ok(None) };
         let entry = UnverifiedEntry::decode(&bytes)?.verify();
         Ok(entry.ok())
@@ -130,7 +103,7 @@ mod tests {
     use crate::format::access::Role;
     use crate::format::entry::LogHead;
     use crate::format::pack::PackRef;
-    use crate::id::hash;
+    use crate::id::{PackId, hash};
 
     fn pack(seed: u64) -> PackRef {
         PackRef { id: PackId(hash(&pack_bytes(seed, 4096))), size: 4096 }

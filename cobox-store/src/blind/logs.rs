@@ -11,7 +11,6 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::batch::{Batch, Durability};
-use super::packs::stage_live;
 use super::store::{Added, Store};
 use super::tables::{Table, key};
 use super::usage::Totals;
@@ -175,9 +174,12 @@ impl Store {
         rows.put(&key(no, Table::LogHead, &log.0), &head.encode());
         let mut grown = Totals { entry_bytes, ..Totals::default() };
         for pack in &header.packs {
-            if stage_live(self, no, *pack, &mut rows)? == Added::New {
+            if self.stage_listing(no, (log, seq), *pack, &mut rows)? == Added::New {
                 grown.packs += 1;
                 grown.pack_bytes += pack.size;
+                if self.db().contains(&key(no, Table::Released, &pack.id.0))? {
+                    grown.unheld_bytes += pack.size;
+                }
             }
         }
         self.check_quota(no, &grown)?;
@@ -192,9 +194,9 @@ impl Store {
         if let Some(totals) = self.logs.totals.lock().get_mut(&no) {
             totals.add(&staged.grown);
         }
-        // A pack may have come or gone between staging and commit.
+        // A pack may have come or gone between staging and commit, or a release of it.
         for pack in &staged.packs {
-            if let Err(error) = self.settle_missing(no, *pack) {
+            if let Err(error) = self.settle_pack(no, pack.id) {
                 tracing::warn!(%error, pack = %pack.id, "the list of missing packs was not updated");
             }
         }

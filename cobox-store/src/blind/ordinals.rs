@@ -29,6 +29,11 @@ impl Ordinal {
         [&self.0.to_be_bytes()[..], &index.to_be_bytes()].concat()
     }
 
+    /// Whether it is a small pack's.
+    pub(super) fn is_small(self) -> bool {
+        self.0 >= SMALL_FIRST
+    }
+
     fn garbage_key(self) -> Vec<u8> {
         key(STORE, Table::Garbage, &self.0.to_be_bytes())
     }

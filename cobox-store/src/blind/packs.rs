@@ -11,7 +11,7 @@ use super::batch::{Batch, Durability};
 use super::have::Have;
 use super::ordinals::Ordinal;
 use super::pack_info::{PackInfo, State, info_key};
-use super::store::{Added, Store};
+use super::store::Store;
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
 use crate::format::SLICE_BYTES;
@@ -186,6 +186,7 @@ impl Store {
         batch.put(&info_key(no, pack.id), &info.encode());
         batch.put(&key(no, Table::Outboard, &pack.id.0), &outboard.encode());
         batch.delete(&key(no, Table::Missing, &pack.id.0));
+        self.stage_mended(no, pack.id, batch)?;
         Ok(unused)
     }
 
@@ -274,20 +275,6 @@ impl Store {
         Ok(wrong?)
     }
 
-    /// Makes the `missing` row of a live pack agree with what is here.
-    pub(super) fn settle_missing(&self, no: FolderNo, pack: PackRef) -> Result<()> {
-        let _held = self.ordinals.lock();
-        let row = key(no, Table::Missing, &pack.id.0);
-        let complete = self.pack_info(no, pack.id)?.is_some_and(|info| info.state == State::Complete);
-        let mut batch = Batch::default();
-        match (complete, self.db().contains(&row)?) {
-            (true, true) => batch.delete(&row),
-            (false, false) => batch.put(&row, &size_row(pack)),
-            _ => return Ok(()),
-        }
-        self.db().commit(batch, Durability::Unsynced)
-    }
-
     /// A slice, not verified; `None` when it is not here.
     ///
     /// # Errors
@@ -349,21 +336,6 @@ impl Store {
             Err(Error::PackDamaged(pack))
         }
     }
-}
-
-/// Notes that an entry refers to a pack, and whether it is missing. Says whether that is news.
-pub(super) fn stage_live(store: &Store, no: FolderNo, pack: PackRef, batch: &mut Batch) -> Result<Added> {
-    match store.live_size(no, pack.id)? {
-        Some(size) if size == pack.size => return Ok(Added::Known),
-        Some(_) => return Err(Error::PackDamaged(pack.id)),
-        None => batch.put(&key(no, Table::Live, &pack.id.0), &size_row(pack)),
-    }
-    match store.pack_info(no, pack.id)? {
-        Some(info) if info.size != pack.size => return Err(Error::PackDamaged(pack.id)),
-        Some(PackInfo { state: State::Complete, .. }) => {}
-        _ => batch.put(&key(no, Table::Missing, &pack.id.0), &size_row(pack)),
-    }
-    Ok(Added::New)
 }
 
 fn matches(outboard: &Outboard, bytes: &[u8]) -> bool {

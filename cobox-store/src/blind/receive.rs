@@ -240,6 +240,7 @@ impl Receiver {
         batch.put(&info_key(self.no, pack.id), &info.encode());
         if full {
             batch.delete(&key(self.no, Table::Missing, &pack.id.0));
+            self.store.stage_mended(self.no, pack.id, &mut batch)?;
         }
         self.store.db().commit(batch, Durability::Synced)?;
         self.have = have;

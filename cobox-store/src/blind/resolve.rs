@@ -109,7 +109,7 @@ impl<'a> View<'a> {
         let admin = || role == Some(Role::Admin) || self.is_last_resort(author);
         match act {
             Act::Genesis { .. } => false,
-            Act::GrantSeeder(_) | Act::RevokeSeeder { .. } => admin(),
+            Act::GrantSeeder(_) | Act::RevokeSeeder { .. } | Act::Call(_) | Act::Release(_) => admin(),
             Act::OpenInvite(open) => !self.graph_knows_invite(&open.invite) && admin(),
             Act::VoidInvite { invite } => self.graph_knows_invite(invite) && admin(),
             Act::NewEpoch(_) => role >= Some(Role::Write),

@@ -65,7 +65,8 @@ impl Store {
         }
     }
 
-    fn page(&self, no: FolderNo, from: &[u8]) -> Result<Vec<PackId>> {
+    /// Up to [`PAGE_PACKS`] packs that are here, wholly or in part, from a key on.
+    pub(super) fn page(&self, no: FolderNo, from: &[u8]) -> Result<Vec<PackId>> {
         let mut page = Vec::new();
         self.db().scan(&key(no, Table::PackInfo, &[]), from, &mut |id, _| {
             page.extend(id.try_into().map(PackId));
@@ -75,7 +76,7 @@ impl Store {
     }
 
     /// `None` for a pack that is not complete (any more).
-    fn check_pack(&self, no: FolderNo, id: PackId) -> Result<Option<(PackRef, PackHealth)>> {
+    pub(super) fn check_pack(&self, no: FolderNo, id: PackId) -> Result<Option<(PackRef, PackHealth)>> {
         let Some(info) = self.pack_info(no, id)? else { return Ok(None) };
         if info.state != State::Complete {
             return Ok(None);

@@ -17,9 +17,11 @@ use rustix::fs::{FlockOperation, flock};
 use super::access::AccessLogs;
 use super::batch::{Batch, Durability};
 use super::db::Db;
+use super::listing::LISTED;
 use super::logs::Logs;
 use super::ordinals::Ordinals;
 use super::reserve;
+use super::retention::HoldClock;
 use super::slices::Slices;
 use super::tables::{STORE, Table, key};
 use super::wants::Wants;
@@ -32,6 +34,7 @@ use crate::id::{FolderId, FolderNo};
 pub const STORE_FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "LOCK";
+const NEXT_FOLDER: &[u8] = b"next folder";
 
 /// Whose store it is; a seeder's is never opened as a device's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +90,7 @@ pub struct Store {
     pub(super) ordinals: Mutex<Ordinals>,
     pub(super) access_logs: AccessLogs,
     pub(super) logs: Logs,
+    pub(super) hold_clock: HoldClock,
     // Held as long as the store is open; the last field, so that it is dropped after the database.
     _lock: File,
 }
@@ -124,7 +128,8 @@ impl Store {
     fn start(dir: &Path, kind: StoreKind, db: Db, lock: File) -> Result<Arc<Self>> {
         let folders = read_folders(&db)?;
         let ordinals = Ordinals::load(&db)?;
-        Ok(Arc::new(Self {
+        let hold_clock = HoldClock::load(&db)?;
+        let store = Arc::new(Self {
             dir: dir.to_owned(),
             kind,
             db,
@@ -135,8 +140,14 @@ impl Store {
             ordinals: Mutex::new(ordinals),
             access_logs: AccessLogs::default(),
             logs: Logs::default(),
+            hold_clock,
             _lock: lock,
-        }))
+        });
+        // Where the disk takes no writes now, the next opening does it.
+        if let Err(error) = store.resume_effects() {
+            tracing::warn!(%error, "what follows from some access records waits");
+        }
+        Ok(store)
     }
 
     /// Where it is.
@@ -203,10 +214,17 @@ impl Store {
         if let Some(no) = folders.by_id.get(&id) {
             return Ok(*no);
         }
-        let no = FolderNo(folders.by_no.last_key_value().map_or(1, |(no, _)| no.0 + 1));
+        let counter = key(STORE, Table::Counter, NEXT_FOLDER);
+        let next =
+            self.db.get(&counter)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+        // Of a folder that left, the number is not used again: somebody may still mean the old one.
+        let next = u32::try_from(next).unwrap_or(u32::MAX);
+        let no = FolderNo(folders.by_no.last_key_value().map_or(1, |(no, _)| no.0 + 1).max(next));
         let mut batch = Batch::default();
+        batch.put(&counter, &(u64::from(no.0) + 1).to_le_bytes());
         batch.put(&key(STORE, Table::FolderById, &id.0), &no.0.to_le_bytes());
         batch.put(&key(STORE, Table::FolderByNo, &no.0.to_be_bytes()), &id.0);
+        batch.put(&key(no, Table::BlindSetting, LISTED), &[]);
         super::access::stage_record(no, 0, genesis, &mut batch);
         self.db.commit(batch, Durability::Synced)?;
         folders.by_id.insert(id, no);
@@ -214,6 +232,16 @@ impl Store {
         drop(folders);
         self.watch.bump(no);
         Ok(no)
+    }
+
+    /// What is kept in memory of a folder goes with it.
+    pub(super) fn forget_folder(&self, no: FolderNo, id: FolderId) {
+        let mut folders = self.folders.write();
+        folders.by_id.remove(&id);
+        folders.by_no.remove(&no);
+        drop(folders);
+        self.access_logs.forget(no);
+        self.logs.totals.lock().remove(&no);
     }
 
     /// Room on the disk.

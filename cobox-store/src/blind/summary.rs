@@ -9,10 +9,18 @@ use super::resolve::{Scope, View, decide, is_void};
 use crate::format::access::{Act, Device, NewEpoch, Role, SeederGrant};
 use crate::format::entry::LogHead;
 use crate::format::membership::OpenInvite;
+use crate::format::release::{Call, Release};
 use crate::id::{EpochId, FolderId, InviteKey, KemKey, LogId, RecordHash};
 
 /// Epochs with the parents of their records.
 pub(super) type Epochs = BTreeMap<EpochId, (Arc<NewEpoch>, Vec<RecordHash>)>;
+
+/// What records say at length, shared by all states that follow from them.
+pub(super) struct Given<'a> {
+    pub(super) epochs: &'a Epochs,
+    pub(super) calls: &'a BTreeMap<RecordHash, Arc<Call>>,
+    pub(super) releases: &'a BTreeMap<RecordHash, Arc<Release>>,
+}
 
 /// The resolved state.
 pub(super) fn summarise(
@@ -20,7 +28,7 @@ pub(super) fn summarise(
     graph: &Graph,
     counts: &[bool],
     heads: Vec<RecordHash>,
-    epochs: &Epochs,
+    given: &Given<'_>,
 ) -> Access {
     let view = View { graph, seen: None, counts };
     let (devices, former) = people(graph, &view);
@@ -46,8 +54,10 @@ pub(super) fn summarise(
         former,
         members,
         seeders: seeders(graph, counts),
+        calls: those_that_count(graph, counts, given.calls),
+        releases: those_that_count(graph, counts, given.releases),
         invites: invites(graph, counts),
-        epochs: epochs.clone(),
+        epochs: given.epochs.clone(),
         heads,
         sealing: epoch_heads.iter().filter(ours).copied().collect(),
         devices,
@@ -119,6 +129,18 @@ fn seeders(graph: &Graph, counts: &[bool]) -> Vec<(RecordHash, SeederGrant)> {
             (!revoked).then(|| (node.hash, grant.clone()))
         })
         .collect()
+}
+
+/// Of acts of one kind those that count.
+fn those_that_count<T>(
+    graph: &Graph,
+    counts: &[bool],
+    all: &BTreeMap<RecordHash, Arc<T>>,
+) -> BTreeMap<RecordHash, Arc<T>> {
+    let counted = |hash: &RecordHash| {
+        graph.nth(hash).and_then(|nth| graph.nodes[nth].deed).is_some_and(|deed| counts[deed])
+    };
+    all.iter().filter(|(hash, _)| counted(hash)).map(|(hash, act)| (*hash, Arc::clone(act))).collect()
 }
 
 fn invites(graph: &Graph, counts: &[bool]) -> BTreeMap<InviteKey, (OpenInvite, InviteState)> {

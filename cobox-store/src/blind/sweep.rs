@@ -23,10 +23,13 @@ impl Store {
     /// When the store fails; what was not removed is removed by the next call.
     pub fn packs_sweep(&self, no: FolderNo, kept: &HashSet<PackId>) -> Result<u64> {
         let mut live: HashSet<[u8; 32]> = HashSet::new();
-        self.db().scan(&key(no, Table::Live, &[]), &[], &mut |id, _| {
-            live.extend(<[u8; 32]>::try_from(id));
-            ControlFlow::Continue(())
-        })?;
+        // What was released goes when nothing uses it, and not here.
+        for table in [Table::Live, Table::Released] {
+            self.db().scan(&key(no, table, &[]), &[], &mut |id, _| {
+                live.extend(<[u8; 32]>::try_from(id));
+                ControlFlow::Continue(())
+            })?;
+        }
         let mut unnamed: Vec<PackId> = Vec::new();
         self.db().scan(&key(no, Table::PackInfo, &[]), &[], &mut |id, _| {
             let id = <[u8; 32]>::try_from(id).ok().filter(|id| !live.contains(id)).map(PackId);

@@ -53,6 +53,14 @@ pub enum Table {
     Garbage = 0x13,
     /// [`STORE`]: peer id with its length (u8), locator id → size (u64 LE): what a peer left here.
     LocatorOf = 0x14,
+    /// pack id → size: a live pack in which damage was found, until it is whole again.
+    Damaged = 0x15,
+    /// pack id, log id → size, the last entry of that log that lists the pack, when it was first seen.
+    Listed = 0x16,
+    /// pack id, record hash → nothing: a release names the pack.
+    Named = 0x17,
+    /// pack id → size, until when it is kept: no entry that counts lists it any more.
+    Released = 0x18,
     // keyed: 0x20..=0x3f
     /// Keys of the folder, sealed.
     Secret = 0x20,
@@ -64,6 +72,10 @@ pub enum Table {
     PackDirectory = 0x23,
     /// Settings of the member.
     Setting = 0x24,
+    /// pack id → size (u64 LE): the next entry lists it again.
+    Owed = 0x25,
+    /// pack id → nothing: dead at the cut that this device called for.
+    Candidate = 0x26,
     // tree and vfs: 0x40..=0x5f
     /// Inodes.
     Node = 0x40,

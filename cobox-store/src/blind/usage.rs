@@ -15,6 +15,8 @@ use crate::format::codec::{DecodeError, Reader, Writer};
 use crate::id::FolderNo;
 
 const QUOTA: &[u8] = b"quota";
+/// A folder takes up to so many times its quota on the disk: once what is live, once what was released.
+const HELD_QUOTAS: u64 = 2;
 
 /// What a folder takes in this store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,6 +27,8 @@ pub struct Usage {
     pub entry_bytes: u64,
     /// Packs that entries refer to.
     pub packs: u64,
+    /// Bytes of packs that were released and are kept for a while.
+    pub held_bytes: u64,
     /// The grant's limit, for packs and entries together.
     pub quota_bytes: Option<u64>,
     /// The grant's end, milliseconds since 1970; 0 for none.
@@ -37,6 +41,9 @@ pub(super) struct Totals {
     pub(super) pack_bytes: u64,
     pub(super) entry_bytes: u64,
     pub(super) packs: u64,
+    pub(super) held_bytes: u64,
+    /// Of an entry: bytes that were held and are live again.
+    pub(super) unheld_bytes: u64,
 }
 
 impl Totals {
@@ -44,6 +51,7 @@ impl Totals {
         self.pack_bytes += other.pack_bytes;
         self.entry_bytes += other.entry_bytes;
         self.packs += other.packs;
+        self.held_bytes = self.held_bytes.saturating_sub(other.unheld_bytes);
     }
 }
 
@@ -53,12 +61,13 @@ impl Store {
     /// # Errors
     /// When the disk cannot be read.
     pub fn usage(&self, no: FolderNo) -> Result<Usage> {
-        let Totals { pack_bytes, entry_bytes, packs } = self.totals(no)?;
+        let Totals { pack_bytes, entry_bytes, packs, held_bytes, .. } = self.totals(no)?;
         let quota = self.quota(no)?;
         Ok(Usage {
             pack_bytes,
             entry_bytes,
             packs,
+            held_bytes,
             quota_bytes: quota.map(|(bytes, _)| bytes),
             until_ms: quota.map(|(_, until_ms)| until_ms),
         })
@@ -117,7 +126,14 @@ impl Store {
         let now = self.totals(no)?;
         let wanted = [now.pack_bytes, now.entry_bytes, grown.pack_bytes, grown.entry_bytes];
         let wanted = wanted.into_iter().fold(0u64, u64::saturating_add);
-        if wanted > quota_bytes { Err(Error::Quota { quota_bytes }) } else { Ok(()) }
+        // What was released has as much room again: it goes by time alone, so that whoever fills it can neither
+        // make it go early nor keep others from writing before they have filled the quota twice.
+        let kept = wanted.saturating_add(now.held_bytes.saturating_sub(grown.unheld_bytes));
+        if wanted > quota_bytes || kept > quota_bytes.saturating_mul(HELD_QUOTAS) {
+            Err(Error::Quota { quota_bytes })
+        } else {
+            Ok(())
+        }
     }
 
     fn totals(&self, no: FolderNo) -> Result<Totals> {
@@ -125,7 +141,8 @@ impl Store {
         if let Some(totals) = all.get(&no) {
             return Ok(*totals);
         }
-        let mut totals = Totals { entry_bytes: self.count_entry_bytes(no)?, ..Totals::default() };
+        let (entry_bytes, held_bytes) = (self.count_entry_bytes(no)?, self.held(no)?.bytes);
+        let mut totals = Totals { entry_bytes, held_bytes, ..Totals::default() };
         let mut wrong: Result<(), DecodeError> = Ok(());
         self.db().scan(&key(no, Table::Live, &[]), &[], &mut |_, size| match decode_size(size) {
             Ok(size) => {

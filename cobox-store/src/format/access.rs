@@ -8,6 +8,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use super::codec::{DecodeError, Reader, Writer};
 use super::entry::LogHead;
 use super::membership::{self, OpenInvite, Redemption};
+use super::release::{Call, Release};
 use super::{BOXES_MAX, HEADS_MAX};
 use crate::id::{EpochId, FolderId, InviteKey, KemKey, LogId, MemberId, RecordHash, hash};
 
@@ -185,6 +186,10 @@ pub enum Act {
     },
     /// New keys. The record's hash is the epoch's id.
     NewEpoch(NewEpoch),
+    /// Devices are asked to acknowledge entries, so that space can be given back.
+    Call(Call),
+    /// Packs that nobody needs any more.
+    Release(Release),
 }
 
 /// A record before it is signed.
@@ -366,6 +371,14 @@ impl Act {
                 writer.u8(11);
                 epoch.encode(writer);
             }
+            Self::Call(call) => {
+                writer.u8(14);
+                call.encode(writer);
+            }
+            Self::Release(release) => {
+                writer.u8(15);
+                release.encode(writer);
+            }
             other => membership::encode(other, writer),
         }
     }
@@ -382,6 +395,8 @@ impl Act {
             2 => Self::AddDevice { device: Device::decode(reader)? },
             8 => Self::GrantSeeder(SeederGrant::decode(reader)?),
             11 => Self::NewEpoch(NewEpoch::decode(reader)?),
+            14 => Self::Call(Call::decode(reader)?),
+            15 => Self::Release(Release::decode(reader)?),
             other => membership::decode(other, reader)?,
         })
     }
@@ -535,6 +550,7 @@ mod tests {
         usual
             .into_iter()
             .chain(membership::one_of_each(&device))
+            .chain(super::super::release::one_of_each())
             .map(|act| {
                 let genesis = matches!(act, Act::Genesis { .. });
                 Unsigned {

@@ -105,9 +105,12 @@ pub(super) fn encode(act: &Act, writer: &mut Writer) {
             writer.fixed(&redemption.invite.0);
             writer.fixed(&redemption.signature);
         }
-        Act::Genesis { .. } | Act::AddDevice { .. } | Act::GrantSeeder(_) | Act::NewEpoch(_) => {
-            unreachable!("`Act::encode` writes these itself")
-        }
+        Act::Genesis { .. }
+        | Act::AddDevice { .. }
+        | Act::GrantSeeder(_)
+        | Act::NewEpoch(_)
+        | Act::Call(_)
+        | Act::Release(_) => unreachable!("`Act::encode` writes these itself"),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod op;
 pub mod pack;
 pub mod proof;
 pub mod receipt;
+pub mod release;
 pub mod slots;
 
 pub use codec::{DecodeError, Reader, SUITE, Writer};

@@ -3,6 +3,8 @@
 //! Packs go first and ops last, an entry is opened again before it is committed, and the high-water mark
 //! follows the commit. A device whose log was continued by someone else stops signing.
 
+use std::collections::HashSet;
+
 use super::admission::Standing;
 use super::aead;
 use super::epoch::EpochKeys;
@@ -15,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::format::codec::Writer;
 use crate::format::device::{Mark, PendingRow};
 use crate::format::entry::{BODY_OVERHEAD_BYTES, Body, Entry, Header, LogHead};
-use crate::format::op::OpGroup;
-use crate::format::pack::DIRECTORY_ROW_BYTES;
+use crate::format::op::{Op, OpGroup};
+use crate::format::pack::{DIRECTORY_ROW_BYTES, PackRef};
 use crate::format::{ENTRY_BODY_BYTES_MAX, ENTRY_GROUPS_MAX, ENTRY_PACKS_MAX, HEADS_MAX};
-use crate::id::{EntryHash, EpochId, FolderNo, LogId, hash};
+use crate::id::{EntryHash, EpochId, FolderNo, LogId, PackId, hash};
 
 /// Directories that one entry carries at the most: half a body, so that ops always find room beside.
 const DIRECTORIES_BYTES_MAX: usize = 512 * 1024;
@@ -74,6 +76,8 @@ fn written_key(no: FolderNo, log: LogId) -> Vec<u8> {
 #[derive(Default)]
 struct Part {
     packs: Vec<PendingRow>,
+    /// Packs that are listed again.
+    again: Vec<PackRef>,
     directory_bytes: usize,
     groups: Vec<OpGroup>,
     group_bytes: usize,
@@ -85,12 +89,14 @@ struct Part {
 /// [`Error::TooLarge`] for a group that no entry can hold.
 fn deal(
     mut packs: Vec<PendingRow>,
+    again: Vec<PackRef>,
     groups: Vec<OpGroup>,
     deps: usize,
     current: EpochId,
 ) -> Result<Vec<Part>> {
     let room = ENTRY_BODY_BYTES_MAX - BODY_OVERHEAD_BYTES - BODY_FIXED_BYTES - deps * DEP_BYTES;
     packs.sort_by_key(|row| (row.epoch == current, row.epoch));
+    let fresh: HashSet<PackId> = packs.iter().map(|row| row.pack.id).collect();
     let (mut parts, mut part) = (Vec::new(), Part::default());
     let mut epoch = packs.first().map_or(current, |row| row.epoch);
     for row in packs {
@@ -107,6 +113,12 @@ fn deal(
     if epoch != current {
         parts.push(std::mem::take(&mut part));
     }
+    for pack in again.into_iter().filter(|pack| !fresh.contains(&pack.id)) {
+        if part.packs.len() + part.again.len() == ENTRY_PACKS_MAX {
+            parts.push(std::mem::take(&mut part));
+        }
+        part.again.push(pack);
+    }
     for group in groups {
         let mut writer = Writer::new();
         group.encode(&mut writer);
@@ -114,8 +126,8 @@ fn deal(
         if bytes > room {
             return Err(Error::TooLarge { bytes: bytes as u64 });
         }
-        let full =
-            part.directory_bytes + part.group_bytes + bytes > room || part.groups.len() == ENTRY_GROUPS_MAX;
+        let full = part.directory_bytes + part.again.len() + part.group_bytes + bytes > room
+            || part.groups.len() == ENTRY_GROUPS_MAX;
         if full {
             parts.push(std::mem::take(&mut part));
         }
@@ -168,7 +180,7 @@ impl Folder {
         self.flush_packs()?;
         deps.sort_unstable();
         let current = self.keyring.read().current.id();
-        let parts = deal(self.packer.stored(), groups, deps.len(), current)?;
+        let parts = deal(self.packer.stored(), self.owed()?, groups, deps.len(), current)?;
         let (last, before) = parts.split_last().expect("there is always a last part");
         let with_groups = |part: &Part, mut batch: Batch| {
             part.groups.iter().for_each(|group| written(group, &mut batch));
@@ -241,7 +253,12 @@ impl Folder {
             deps: deps.to_vec(),
             hlc,
             groups: part.groups.clone(),
-            directories: part.packs.iter().map(|row| Some(row.directory.clone())).collect(),
+            directories: part
+                .packs
+                .iter()
+                .map(|row| Some(row.directory.clone()))
+                .chain(part.again.iter().map(|_| None))
+                .collect(),
             state_sum: [0; 32],
         };
         let (seq, prev) = writer.head.map_or((1, EntryHash([0; 32])), |head| (head.seq + 1, head.hash));
@@ -254,7 +271,7 @@ impl Folder {
             prev,
             access_heads,
             epoch: keys.id(),
-            packs: part.packs.iter().map(|row| row.pack).collect(),
+            packs: part.packs.iter().map(|row| row.pack).chain(part.again.iter().copied()).collect(),
             body_size: 0,
             body_hash: [0; 32],
         };
@@ -280,6 +297,10 @@ impl Folder {
         let staged = self.store().entry_stage(self.no(), entry, &mut batch)?;
         for row in &part.packs {
             self.pending_delete(row.pack.id, &mut batch);
+        }
+        part.again.iter().for_each(|pack| self.stage_listed(pack.id, &mut batch));
+        if part.groups.iter().any(|group| group.ops.contains(&Op::Ack)) {
+            self.stage_acknowledged(head.seq, &mut batch);
         }
         let row_key = written_key(self.no(), self.log());
         let mark = Mark { log: head.log, seq: head.seq, hash: head.hash };
@@ -329,7 +350,6 @@ pub fn open_body(keys: &EpochKeys, entry: &Entry) -> Result<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::op::Op;
     use crate::keyed::{Home, MemberSecret, PassphraseCost, Unlock};
 
     #[test]

@@ -10,6 +10,7 @@ pub mod chunker;
 mod chunks;
 pub mod epoch;
 pub mod folder;
+mod giving;
 mod highwater;
 pub mod home;
 mod index;

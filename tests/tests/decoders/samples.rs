@@ -19,6 +19,7 @@ use cobox_store::format::pack::{
 };
 use cobox_store::format::proof::{Challenge, Outboard};
 use cobox_store::format::receipt::{Receipt, live_set_digest, peer_id_of};
+use cobox_store::format::release::{Call, Release};
 use cobox_store::format::slots::{Slot, SlotKind, WRAPPED_KEY_BYTES, encode_slots};
 use cobox_store::format::{SLICE_BYTES, Writer};
 use cobox_store::id::{
@@ -247,7 +248,14 @@ pub fn records() -> Vec<Record> {
     let (nonce, name) = ([0; 32], [1; SEALED_LABEL_BYTES]);
     let genesis = Act::Genesis { nonce, fold_case: false, unicode: [17, 0], device: device(), name };
     let acts = [genesis, Act::AddDevice { device: device() }, Act::GrantSeeder(grant), Act::NewEpoch(epoch)];
-    acts.into_iter().chain(membership()).map(signed_record).collect()
+    acts.into_iter().chain(membership()).chain(giving_back()).map(signed_record).collect()
+}
+
+/// Acts by which space is given back.
+fn giving_back() -> Vec<Act> {
+    let cut = vec![(LogId([1; 32]), 3), (LogId([2; 32]), 1)];
+    let (packs, young) = (vec![PackId([4; 32]), PackId([5; 32])], vec![PackId([3; 32])]);
+    vec![Act::Call(Call { cut: cut.clone() }), Act::Release(Release { cut, packs, young })]
 }
 
 /// Acts by which people and devices come and go.

@@ -15,6 +15,7 @@ use crate::format::membership;
 use crate::format::op::{Op, OpGroup};
 use crate::format::pack::{Footer, PackRef, decode_directory, encode_directory};
 use crate::format::proof::{Challenge, LeafProof, Outboard};
+use crate::format::release::{self, Call, Release};
 use crate::id::{EntryHash, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash, hex};
 use crate::keyed::MemberSecret;
 
@@ -90,9 +91,38 @@ fn pack_of(case: &Value) -> Option<PackRef> {
     Some(PackRef { id: PackId::from_hex(case.get("pack")?.as_str()?)?, size: number(case, "size")? })
 }
 
+/// Signs an act as some admin.
+fn sign(act: Act) -> Record {
+    let key = SigningKey::from_bytes(&seed("admin"));
+    let (folder, parents) = (FolderId([1; 32]), vec![RecordHash(seed("parent"))]);
+    let author = key.verifying_key().to_bytes();
+    let content = Unsigned { folder, parents, author, issued_ms: 1, act };
+    let signature = key.sign(&content.signed_bytes()).to_bytes();
+    Record::new(content, signature)
+}
+
+/// Records by which space is given back, and such that are wrong.
+fn giving_back(mut records: Cases) -> Cases {
+    for (number, act) in release::one_of_each().into_iter().enumerate() {
+        records = records.with_faults(&format!("giving back {number}"), &sign(act).encode(), Value::Null);
+    }
+    let (log, other) = (LogId([1; 32]), LogId([2; 32]));
+    let released = |cut: &[(LogId, u64)], packs: &[u8], young: &[u8]| {
+        let ids = |numbers: &[u8]| numbers.iter().map(|number| PackId([*number; 32])).collect();
+        let (packs, young) = (ids(packs), ids(young));
+        sign(Act::Release(Release { cut: cut.to_vec(), packs, young })).encode()
+    };
+    let called = |cut: &[(LogId, u64)]| sign(Act::Call(Call { cut: cut.to_vec() })).encode();
+    records
+        .refuse("release of nothing", &released(&[(log, 1)], &[], &[]), Value::Null)
+        .refuse("released packs out of order", &released(&[(log, 1)], &[2, 1], &[]), Value::Null)
+        .refuse("pack released twice", &released(&[(log, 1)], &[1], &[1, 2]), Value::Null)
+        .refuse("release up to entry 0", &released(&[(log, 0)], &[1], &[]), Value::Null)
+        .refuse("cut out of order", &called(&[(other, 1), (log, 1)]), Value::Null)
+}
+
 /// A record of each act by which people and devices come and go.
 fn comings_and_goings() -> Vec<Record> {
-    let key = SigningKey::from_bytes(&seed("admin"));
     let device = Device {
         log: LogId(seed("joining log")),
         kem: KemKey(seed("joining kem")),
@@ -100,13 +130,6 @@ fn comings_and_goings() -> Vec<Record> {
         recovery_kem: KemKey(seed("joining recovery kem")),
         role: Role::Write,
         label: [7; SEALED_LABEL_BYTES],
-    };
-    let sign = |act: Act| {
-        let (folder, parents) = (FolderId([1; 32]), vec![RecordHash(seed("parent"))]);
-        let author = key.verifying_key().to_bytes();
-        let content = Unsigned { folder, parents, author, issued_ms: 1, act };
-        let signature = key.sign(&content.signed_bytes()).to_bytes();
-        Record::new(content, signature)
     };
     membership::one_of_each(&device).into_iter().map(sign).collect()
 }
@@ -122,6 +145,7 @@ fn signed(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
     for (number, record) in comings_and_goings().iter().enumerate() {
         records = records.with_faults(&format!("coming and going {number}"), &record.encode(), Value::Null);
     }
+    records = giving_back(records);
     let genesis = story.records[0].encode();
     records = records
         .refuse("version 2", &set(&genesis, 0, 2), Value::Null)

@@ -1,0 +1,187 @@
+//! What of a folder's packs its tree reaches: every chunk of every version of every file that is not removed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::ControlFlow;
+
+use cobox_store::Error;
+use cobox_store::blind::tables::{Table, key};
+use cobox_store::format::content::ChunkRef;
+use cobox_store::format::entry::{Body, Entry};
+use cobox_store::format::op::{Kind, Op};
+use cobox_store::format::pack::PackRef;
+use cobox_store::format::release::Cut as LogCut;
+use cobox_store::id::{Ino, LogId};
+
+use super::chunks::Chunks;
+use super::sequencer::Sequencer;
+use super::{Cut, Errno, Vfs};
+use crate::tree::{NodeRow, Row, RowKey};
+
+/// How often the tree is tried to be seen with nothing on its way into an entry.
+const QUIET_TRIES: usize = 20;
+
+/// What a folder's packs hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Survey {
+    /// Packs that entries list.
+    pub packs: u64,
+    /// Their bytes.
+    pub pack_bytes: u64,
+    /// Bytes of chunks in them that something in the tree needs.
+    pub live_bytes: u64,
+    /// Packs of which nothing is needed.
+    pub dead: Vec<DeadPack>,
+    /// Packs of which less than half is needed, and something.
+    pub half_dead_packs: u64,
+    /// Their bytes that nothing needs.
+    pub half_dead_bytes: u64,
+}
+
+/// A pack of which nothing is needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeadPack {
+    /// Which.
+    pub pack: PackRef,
+    /// Milliseconds since 1970, by its author's clock.
+    pub added_ms: u64,
+}
+
+/// The last entry of a log in a cut; 0 for none.
+pub(super) fn covers(cut: &LogCut, log: &LogId) -> u64 {
+    let at = cut.binary_search_by_key(log, |(log, _)| *log);
+    at.ok().and_then(|at| cut.get(at)).map_or(0, |(_, seq)| *seq)
+}
+
+/// Whether a file has no name any more; its row says so alone.
+pub(super) fn is_dead_file(node: &NodeRow) -> bool {
+    node.kind == Kind::File && node.links.is_empty() && node.revived.is_none()
+}
+
+impl Vfs {
+    /// What the folder's packs hold, by this device's tree.
+    ///
+    /// # Errors
+    /// `EBUSY` while programs write without a pause; `EIO` where a part of the tree is not on this device.
+    pub fn survey(&self) -> Result<Survey, Errno> {
+        let (cut, reached) = self.reach_at_a_cut()?;
+        self.survey_of(&cut, &reached)
+    }
+
+    /// How far each log is applied; of our own, what was written.
+    pub(super) fn cut_now(&self) -> Result<LogCut, Error> {
+        let mut cut: BTreeMap<LogId, u64> =
+            self.applied.lock().deps().into_iter().map(|head| (head.log, head.seq)).collect();
+        if let Some(own) = self.folder.written()? {
+            let seq = cut.entry(own.log).or_default();
+            *seq = own.seq.max(*seq);
+        }
+        Ok(cut.into_iter().filter(|(_, seq)| *seq > 0).collect())
+    }
+
+    pub(super) fn opened(&self, log: LogId, seq: u64) -> Result<Option<(Entry, Body)>, Error> {
+        let Some(entry) = self.folder.store().entry(self.folder.no(), log, seq)? else { return Ok(None) };
+        let body = self.folder.open_entry(&entry)?;
+        Ok(Some((entry, body)))
+    }
+
+    /// The chunks that the tree reaches at a moment at which entries hold all of it, and that moment.
+    pub(super) fn reach_at_a_cut(&self) -> Result<(LogCut, Chunks), Errno> {
+        for _ in 0..QUIET_TRIES {
+            self.cut(Cut::Idle)?;
+            let sequencer = self.sequencer.lock();
+            if self.pending(1)?.is_empty() {
+                let cut = self.cut_now()?;
+                return Ok((cut, self.reach(sequencer, &mut |_| {})?));
+            }
+        }
+        Err(Errno::EBUSY)
+    }
+
+    /// The chunks that the tree reaches at this moment: rows are read as they are now, also when the sequencer
+    /// goes on.
+    pub(super) fn reach(
+        &self,
+        sequencer: parking_lot::MutexGuard<'_, Sequencer>,
+        visit: &mut dyn FnMut(ChunkRef),
+    ) -> Result<Chunks, Error> {
+        let prefix = key(self.folder.no(), Table::Node, b"");
+        let (mut contents, mut problem, mut held) = (Vec::new(), None, Some(sequencer));
+        self.folder.store().db().scan(&prefix, &[], &mut |rest, sealed| {
+            held = None;
+            let stored = [&prefix[..], rest].concat();
+            let node = self
+                .folder
+                .local()
+                .open(&stored, sealed)
+                .and_then(|plain| Ok(Row::decode(&RowKey::Node(Ino::ROOT), &plain)?));
+            match node {
+                Ok(Row::Node(node)) if !is_dead_file(&node) => {
+                    contents.extend(node.heads.into_iter().map(|head| head.content));
+                }
+                Ok(_) => {}
+                Err(error) => problem = Some(error),
+            }
+            if problem.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        drop(held);
+        if let Some(error) = problem {
+            return Err(error);
+        }
+        let mut reached = Chunks::default();
+        self.with_io(|io| contents.iter().try_for_each(|content| reached.take(io, content, visit)))?;
+        Ok(reached)
+    }
+
+    /// Adds what contents in entries behind `from`, up to `to`, are made of, whatever became of them.
+    pub(super) fn take_mentioned(
+        &self,
+        from: &LogCut,
+        to: &LogCut,
+        reached: &mut Chunks,
+    ) -> Result<(), Errno> {
+        for (log, last) in to {
+            for seq in covers(from, log) + 1..=*last {
+                let Some((_, body)) = self.opened(*log, seq)? else { return Err(Errno::EIO) };
+                for op in body.groups.iter().flat_map(|group| &group.ops) {
+                    if let Op::Put { content, .. } = op {
+                        self.with_io(|io| reached.take(io, content, &mut |_| {}))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the packs hold that entries up to `cut` list.
+    pub(super) fn survey_of(&self, cut: &LogCut, reached: &Chunks) -> Result<Survey, Errno> {
+        let (store, no) = (self.folder.store(), self.folder.no());
+        let mut live = HashSet::new();
+        store.packs_live(no, &mut |pack, _| {
+            live.insert(pack.id);
+        })?;
+        let mut survey = Survey::default();
+        for (log, last) in cut {
+            for seq in 1..=*last {
+                let Some((entry, body)) = self.opened(*log, seq)? else { return Err(Errno::EIO) };
+                for (pack, directory) in entry.header().packs.iter().zip(&body.directories) {
+                    // Each is counted where it is listed first.
+                    let Some(directory) = directory.as_ref().filter(|_| live.remove(&pack.id)) else {
+                        continue;
+                    };
+                    let needed = directory.iter().filter(|row| reached.has(&row.tag));
+                    let needed_bytes: u64 = needed.map(|row| u64::from(row.len)).sum();
+                    survey.packs += 1;
+                    survey.pack_bytes += pack.size;
+                    survey.live_bytes += needed_bytes;
+                    if needed_bytes == 0 {
+                        survey.dead.push(DeadPack { pack: *pack, added_ms: body.hlc >> 16 });
+                    } else if needed_bytes < pack.size / 2 {
+                        survey.half_dead_packs += 1;
+                        survey.half_dead_bytes += pack.size - needed_bytes;
+                    }
+                }
+            }
+        }
+        Ok(survey)
+    }
+}
