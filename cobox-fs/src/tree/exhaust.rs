@@ -190,7 +190,7 @@ fn every_interleaving_of_few_calls_gives_the_oracles_tree() {
     let all = std::env::var("COBOX_SOAK").is_ok();
     let letters = ALPHABET.len();
     // Two devices with one call each, three with one each: all of the alphabet. Deeper: its beginning.
-    let mut bounds = vec![(letters, vec![1, 1]), (8, vec![1, 1, 1]), (5, vec![2, 2])];
+    let mut bounds = vec![(letters, vec![1, 1]), (5, vec![1, 1, 1]), (4, vec![2, 2])];
     if all {
         bounds =
             vec![(letters, vec![1, 1, 1]), (letters, vec![2, 2]), (7, vec![2, 2, 1]), (3, vec![2, 2, 2])];
