@@ -228,6 +228,13 @@ pub enum Request {
         /// Who: the beginning of an id, or a device's label.
         member: String,
     },
+    /// Removes a device that was silent for 90 days.
+    DeviceLapse {
+        /// Which folder.
+        folder: String,
+        /// Which device: the beginning of its id, or its label.
+        device: String,
+    },
     /// Removes a device.
     DeviceRemove {
         /// From which folder, by name.

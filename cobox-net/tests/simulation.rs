@@ -433,37 +433,60 @@ fn bare_entry(sim: &Sim, seq: u64, prev: EntryHash, body: &[u8]) -> Entry {
 }
 
 #[test]
-fn log_with_two_branches_is_proved_and_closed_everywhere() {
+fn log_that_forked_reaches_everybody_with_all_branches() {
     let dir = common::memory_dir();
     let stores = stores(dir.path());
-    let mut sim = Sim::new(9_000, &stores);
-    let first = bare_entry(&sim, 1, EntryHash([0; 32]), &[1; 100]);
-    let one = bare_entry(&sim, 2, first.header().hash(), &[2; 100]);
-    let after = bare_entry(&sim, 3, one.header().hash(), &[3; 100]);
-    let other = bare_entry(&sim, 2, first.header().hash(), &[4; 100]);
-    let log = first.header().log;
-    for (at, entries) in [(0, vec![&first, &one, &after]), (DEVICES, vec![&first, &other])] {
-        for entry in entries {
-            stores[at].entry_add(sim.nos[at], entry).expect("takes");
+    // How many entries the branches have in common, how long they are, and who holds which.
+    for (seed, common, length) in [(0, 1, 2), (1, 0, 1), (2, 40, 30), (3, 3, 300)] {
+        let mut sim = Sim::new(9_000 + seed, &stores);
+        let mut trunk: Vec<Entry> = Vec::new();
+        let mut prev = EntryHash([0; 32]);
+        for seq in 1..=common {
+            trunk.push(bare_entry(&sim, seq, prev, &[1; 100]));
+            prev = trunk.last().expect("pushed").header().hash();
         }
-        let no = sim.nos[at];
-        sim.input(at, Input::Changed { no });
-    }
-    let closed = |sim: &Sim, at: usize| {
-        let forks = stores[at].forks(sim.nos[at]).expect("reads");
-        forks.first().is_some_and(|(known, seq, _)| (*known, *seq) == (log, 2))
-    };
-    for _ in 0..120 {
-        if (0..NODES).all(|at| closed(&sim, at)) {
-            break;
+        let branch = |kind: u8| {
+            let (mut entries, mut prev): (Vec<Entry>, _) = (Vec::new(), prev);
+            for seq in common + 1..=common + length + u64::from(kind) {
+                entries.push(bare_entry(&sim, seq, prev, &[kind; 100]));
+                prev = entries.last().expect("pushed").header().hash();
+            }
+            entries
+        };
+        let branches = [branch(2), branch(3), branch(4)];
+        for (at, branch) in [(0, &branches[0]), (DEVICES, &branches[1]), (1, &branches[2])] {
+            for entry in trunk.iter().chain(branch) {
+                stores[at].entry_add(sim.nos[at], entry).expect("takes");
+            }
+            let no = sim.nos[at];
+            sim.input(at, Input::Changed { no });
         }
-        sim.run_for(Duration::from_secs(1));
-    }
-    let open: Vec<usize> = (0..NODES).filter(|at| !closed(&sim, *at)).collect();
-    assert!(open.is_empty(), "nodes {open:?} have not heard that the log forked");
-    for at in 0..NODES {
-        let next = bare_entry(&sim, 4, after.header().hash(), &[5; 100]);
-        assert!(stores[at].entry_add(sim.nos[at], &next).is_err(), "node {at} goes on with the log");
+        let heads = |sim: &Sim, at: usize| stores[at].log_heads(sim.nos[at]).expect("reads");
+        let whole = |sim: &Sim, at: usize| {
+            let heads = heads(sim, at);
+            branches.iter().all(|branch| {
+                let last = branch.last().expect("not empty").header();
+                heads.iter().any(|head| (head.seq, head.hash) == (last.seq, last.hash()))
+            })
+        };
+        for _ in 0..300 {
+            if (0..NODES).all(|at| whole(&sim, at)) {
+                break;
+            }
+            sim.run_for(Duration::from_secs(1));
+        }
+        let lacking: Vec<usize> = (0..NODES).filter(|at| !whole(&sim, *at)).collect();
+        assert!(lacking.is_empty(), "seed {seed}: nodes {lacking:?} lack a branch");
+        for at in 0..NODES {
+            assert_eq!(heads(&sim, at), heads(&sim, 0), "seed {seed}: node {at}");
+            sim.run_for(Duration::from_secs(1));
+            for (_, status) in sim.engines[at].report(sim.nos[at]).expect("reads").expect("known") {
+                assert!(
+                    status.session != cobox_net::SessionState::Open || status.is_caught_up(),
+                    "seed {seed}: node {at}: {status:?}"
+                );
+            }
+        }
     }
 }
 

@@ -451,6 +451,7 @@ mod tests {
             "member remove photos phone",
             "device list photos",
             "device remove photos phone",
+            "device lapse photos phone",
             "folder set photos --copies 2 --tolerance 3d",
             "alarm set --run /bin/true --url https://example.org --mail a@b --after 10m",
             "alarm show",

@@ -88,6 +88,13 @@ pub enum DeviceVerb {
         /// The folder's name
         folder: String,
     },
+    /// Remove a device that was silent for 90 days; its owner brings it back with `recover`
+    Lapse {
+        /// Which folder
+        folder: String,
+        /// The beginning of the device's id, or its label
+        device: String,
+    },
     /// Remove one device; its owner stays a member
     Remove {
         /// The folder's name
@@ -168,6 +175,11 @@ impl Session<'_> {
             DeviceVerb::List { folder } => {
                 let report: PeopleReport = self.ask(&Request::MemberList { folder: folder.clone() })?;
                 Answer::new(&report, people(&report))
+            }
+            DeviceVerb::Lapse { folder, device } => {
+                let (folder, device) = (folder.clone(), device.clone());
+                let report: DepartureReport = self.ask(&Request::DeviceLapse { folder, device })?;
+                Answer::new(&report, departed(&report))
             }
             DeviceVerb::Remove { folder, device } => {
                 let (folder, device) = (folder.clone(), device.clone());

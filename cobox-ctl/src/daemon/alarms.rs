@@ -1,9 +1,15 @@
 //! What a person must know of a folder at once: for `status` and `doctor`.
 
+use std::time::Duration;
+
+use cobox_fs::vfs::CLOCK_AHEAD_MAX_MS;
+use cobox_store::format::access::Role;
 use cobox_store::keyed::Standing;
 
 use super::folder::FolderState;
+use super::now_ms;
 use crate::exit::Outcome;
+use crate::render::units::span;
 use crate::report::Alarm;
 
 impl FolderState {
@@ -11,36 +17,77 @@ impl FolderState {
     pub fn alarms(&self) -> Outcome<Vec<Alarm>> {
         let mut alarms = Vec::new();
         let access = self.folder.store().access(self.no())?;
-        let mut add = |what: &str, advice: String| alarms.push(Alarm { what: what.to_owned(), advice });
-        if self.folder.standing() == Standing::RolledBack {
-            let admin = access.role_of(&self.folder.log()) == Some(cobox_store::format::access::Role::Admin);
-            add(SET_BACK, if admin { RESTART.to_owned() } else { RECOVER.to_owned() });
-        } else if access.role_of(&self.folder.log()).is_none() {
-            add(NOT_LISTED, RECOVER.to_owned());
+        let mut add = |what: String, advice: String| alarms.push(Alarm { what, advice });
+        let role = access.role_of(&self.folder.log());
+        if role.is_none() {
+            add(NOT_LISTED.to_owned(), RECOVER.to_owned());
+        } else if self.folder.standing() == Standing::RolledBack {
+            let writes = role >= Some(Role::Write);
+            add(SET_BACK.to_owned(), if writes { CLOSE.to_owned() } else { RECOVER.to_owned() });
         }
-        if self.folder.store().equivocation(self.no(), self.folder.log())?.is_some() {
-            add(SIGNED_TWICE, COPY_AWAY.to_owned());
+        let branches = self.folder.store().branches(self.no())?;
+        for log in access.devices.keys().filter(|log| branches.is_forked(log)) {
+            let label = self.folder.label_of(log).unwrap_or_else(|| String::from("a device"));
+            let id = log.to_string();
+            add(
+                format!("{label} ({id}) was in use as two copies at once. {COPIES}"),
+                format!("{COPIES_ADVICE} `cobox-ctl device remove {} {id}`.", self.folder.name()),
+            );
+        }
+        for (log, clock_ms) in self.vfs().map(|vfs| vfs.held_for_clock()).unwrap_or_default() {
+            let label =
+                self.folder.label_of(&branches.origin(&log)).unwrap_or_else(|| String::from("a device"));
+            let ahead = span(Duration::from_millis(clock_ms.saturating_sub(now_ms())));
+            let until = cobox_net::shown::time(clock_ms.saturating_sub(CLOCK_AHEAD_MAX_MS));
+            add(
+                format!("The clock of {label} is {ahead} ahead: its changes are held here until {until}."),
+                format!("{HELD_ADVICE} {label}."),
+            );
+        }
+        if let Some(ahead_ms) = self.our_clock_ahead()? {
+            add(
+                format!(
+                    "The clock of this device is {} ahead of its seeders'.",
+                    span(Duration::from_millis(ahead_ms))
+                ),
+                CLOCK_ADVICE.to_owned(),
+            );
         }
         if !access.odd_epochs.is_empty() {
-            add(ODD_EPOCH, ODD_EPOCH_ADVICE.to_owned());
+            add(ODD_EPOCH.to_owned(), ODD_EPOCH_ADVICE.to_owned());
         }
         Ok(alarms)
     }
 }
 
+impl FolderState {
+    /// How far this device's clock was ahead when seeders last proved something, by all of their clocks.
+    fn our_clock_ahead(&self) -> Outcome<Option<u64>> {
+        let now = now_ms();
+        let receipts = self.folder.store().receipts(self.no())?;
+        // What came later than now came before the clock was set right.
+        let known = receipts.iter().filter(|kept| kept.at_ms <= now);
+        let least = known.map(|kept| kept.at_ms.saturating_sub(kept.receipt.time_ms)).min();
+        Ok(least.filter(|ahead_ms| *ahead_ms > CLOCK_AHEAD_MAX_MS))
+    }
+}
+
+const HELD_ADVICE: &str =
+    "Nothing is lost. Set the clock of that device right, or this one's if it is wrong:";
+const CLOCK_ADVICE: &str = "Others hold back what is written here until their clocks come near. Set this machine's clock \
+     right (`timedatectl set-ntp true`).";
 const SET_BACK: &str = "This device's store was set back to an older copy, or a copy of it is in use elsewhere: it \
      signs nothing more under its old key. What it had published comes back from seeders and other devices, and \
      what is written here is kept and waits.";
-const RESTART: &str = "Make sure that no copy of this device runs, then restart the daemon (`cobox-ctl daemon stop`, \
-     `cobox-ctl daemon start`): it goes on under a fresh key by itself.";
+const CLOSE: &str = "It goes on under a fresh key by itself as soon as no program uses the mount: close them. Nothing is \
+     lost by it.";
 const RECOVER: &str = "Make sure that no copy of this device runs, then join again with the words: `cobox-ctl daemon \
      stop`, then `cobox-ctl recover --words-file FILE --seeder ADDR --label NAME` in this home. Nothing is lost by it.";
 const NOT_LISTED: &str = "This device is not listed among the folder's devices: what is written here is kept, and is \
      not sent.";
-const SIGNED_TWICE: &str = "Two different entries were signed with one number of this device's log: a copy of it was \
-     in use at the same time.";
-const COPY_AWAY: &str = "What was written here since is on this device only. Copy what changed to a place outside the \
-     mount, move this home away, get the folder back with `cobox-ctl recover`, and copy it in again.";
+const COPIES: &str = "What both wrote is kept, and each copy goes on as a device of its own.";
+const COPIES_ADVICE: &str = "If nobody copied that device or restored its disk, somebody has its keys: remove its person's \
+     devices. Else take the old entry out of the list once every copy has been online:";
 const ODD_EPOCH: &str = "The folder's newest keys were not given to exactly its devices and members: somebody was left \
      out, or let in.";
 const ODD_EPOCH_ADVICE: &str = "Ask the other admins which device began it. Until an admission or a removal begins new \

@@ -53,7 +53,10 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
     })
 }
 
-fn keep(daemon: &Daemon, state: &FolderState) -> Outcome<()> {
+fn keep(daemon: &Arc<Daemon>, state: &Arc<FolderState>) -> Outcome<()> {
+    if daemon.renew(state)? {
+        return Ok(());
+    }
     daemon.tend(state)?;
     daemon.tell_network(state)?;
     daemon.keep_contacts(state)?;

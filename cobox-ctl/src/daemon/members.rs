@@ -307,6 +307,26 @@ impl Daemon {
         self.departed(&state, devices, None, before)
     }
 
+    /// Removes a device that nobody heard of for [`LAPSE_MS`].
+    pub fn device_lapse(&self, folder: &str, which: &str) -> Outcome<DepartureReport> {
+        let state = self.folder(folder)?;
+        let access = state.folder.store().access(state.no())?;
+        let fits = |log: &&LogId| is_meant(&log.to_hex(), Some(label(&state.folder, log)), which);
+        let found: Vec<LogId> = access.devices.keys().filter(fits).copied().collect();
+        let silent = device(&state, &single(&found, which, "device")?);
+        let seen = match silent.last_seen_ms {
+            Some(ms) if now_ms().saturating_sub(ms) >= LAPSE_MS => {
+                return self.device_remove(folder, &silent.id);
+            }
+            Some(ms) => format!("{} wrote last {}", silent.label, cobox_net::shown::time(ms)),
+            None => format!("{} never wrote anything", silent.label),
+        };
+        Err(Problem::refused(
+            format!("{seen}: a device lapses when it was silent for 90 days."),
+            "`cobox-ctl device remove` removes it now.",
+        ))
+    }
+
     fn depart(
         &self,
         state: &FolderState,
@@ -367,6 +387,9 @@ impl Daemon {
     }
 }
 
+/// How long a device must be silent before it can be lapsed.
+const LAPSE_MS: u64 = 90 * 24 * 60 * 60 * 1000;
+
 fn asking(what: &str) -> WaitProgress {
     WaitProgress {
         stage: "connecting".to_owned(),
@@ -408,8 +431,11 @@ fn label(folder: &Folder, log: &LogId) -> String {
 
 fn device(state: &FolderState, log: &LogId) -> PersonDevice {
     let store = state.folder.store();
-    let head = store.log_head(state.no(), *log).ok().flatten();
-    let entry = head.and_then(|head| store.entry(state.no(), *log, head.seq).ok().flatten());
+    // Where its log forked, the longest of the branches says most.
+    let branches = store.branches(state.no()).unwrap_or_default();
+    let heads = store.log_heads(state.no()).unwrap_or_default().into_iter();
+    let head = heads.filter(|head| branches.origin(&head.log) == *log).max_by_key(|head| head.seq);
+    let entry = head.and_then(|head| store.entry(state.no(), head.log, head.seq).ok().flatten());
     let body = entry.and_then(|entry| state.folder.open_entry(&entry).ok());
     PersonDevice {
         id: log.to_hex(),

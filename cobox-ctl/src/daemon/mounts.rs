@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use cobox_fs::mount::{Mount, MountOptions, check_mount_point, clear_stale};
 use cobox_fs::vfs::{Background, Permission, Vfs, VfsOptions};
 use cobox_store::format::access::Role;
+use cobox_store::keyed::Standing;
 use serde::{Deserialize, Serialize};
 
 use super::Daemon;
@@ -63,6 +65,18 @@ impl FolderState {
         }
         let problem = self.mount_problem.lock().clone();
         self.wanted_mount().map(|wanted| wanted.report(problem))
+    }
+
+    /// Whether the folder must be opened anew: its log cannot go on, or its tree does not know of a fork yet.
+    pub fn must_renew(&self) -> Outcome<bool> {
+        if self.folder.standing() == Standing::RolledBack {
+            // Who may not write has no log to go on with.
+            return Ok(self.folder.role()? >= Some(Role::Write));
+        }
+        match self.vfs() {
+            Some(vfs) => Ok(vfs.is_stale()?),
+            None => Ok(false),
+        }
     }
 
     fn wanted_mount(&self) -> Option<WantedMount> {
@@ -175,6 +189,37 @@ impl FolderState {
 }
 
 impl Daemon {
+    /// Opens a folder anew where it has to be, and mounts it again; says whether it did.
+    ///
+    /// A mount that programs use stays until they are done with it: nothing is lost by waiting.
+    pub fn renew(self: &Arc<Self>, state: &Arc<FolderState>) -> Outcome<bool> {
+        if self.is_ending() || !state.must_renew()? {
+            return Ok(false);
+        }
+        let mounted = state.mounted();
+        if let Some(mounted) = &mounted {
+            if let Err(error) = mounted.mount.refuse_if_held() {
+                tracing::debug!(folder = %state.folder.id(), %error, "the folder is opened anew later");
+                return Ok(false);
+            }
+            state.unmount()?;
+        }
+        let fresh = if state.folder.standing() == Standing::RolledBack {
+            tracing::warn!(folder = %state.folder.id(), "the folder goes on under a fresh log");
+            self.adopt(self.home.folder_renew(state.no())?)?
+        } else {
+            Arc::clone(state)
+        };
+        if let Some(mounted) = mounted
+            && let Err(problem) = fresh.mount(self, mounted.wanted.clone())
+        {
+            tracing::error!(%problem, "a folder could not be mounted again");
+            *fresh.mount_problem.lock() = Some(problem.message);
+        }
+        self.locator_version.fetch_add(1, Ordering::SeqCst);
+        Ok(true)
+    }
+
     /// Ends the mount at `dir`, or forgets that it was wanted.
     pub fn umount(&self, dir: &Path) -> Outcome<MountReport> {
         for state in self.folders() {

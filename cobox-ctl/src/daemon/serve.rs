@@ -190,6 +190,7 @@ fn answer_about_people(daemon: &Daemon, request: Request, tell: super::wait::Tel
         Request::MemberList { folder } => value(&daemon.people(&folder)?),
         Request::MemberRole { folder, member, role } => value(&daemon.person_role(&folder, &member, role)?),
         Request::MemberRemove { folder, member } => value(&daemon.person_remove(&folder, &member)?),
+        Request::DeviceLapse { folder, device } => value(&daemon.device_lapse(&folder, &device)?),
         Request::DeviceRemove { folder, device } => value(&daemon.device_remove(&folder, &device)?),
         other => answer_about_conflicts(daemon, other),
     }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use cobox_store::Error;
 use cobox_store::blind::tables::{Table, key};
-use cobox_store::blind::{Batch, Durability};
+use cobox_store::blind::{Batch, Branches, Durability};
 use cobox_store::format::entry::{Body, Entry, LogHead};
 use cobox_store::format::op::{Op, OpGroup};
 use cobox_store::format::{Reader, Writer};
@@ -19,9 +19,9 @@ use super::{Errno, Invalidate, Vfs};
 use crate::tree::{Touched, names};
 
 const VERSION: u8 = 1;
-/// An entry whose clock is further ahead of ours waits: clocks only grow, so that one author whose clock
-/// is wrong, or lies, would otherwise move everybody's for good.
-const CLOCK_AHEAD_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+/// An entry whose clock is further ahead of ours waits until it is not: clocks only grow, so that one author
+/// whose clock is wrong, or lies, would otherwise move everybody's for good.
+pub const CLOCK_AHEAD_MAX_MS: u64 = 10 * 60 * 1000;
 /// Before this (the beginning of 2026) our own clock is not set, and says nothing about others.
 const CLOCK_SET_FROM_MS: u64 = 1_767_225_600_000;
 
@@ -31,6 +31,10 @@ pub struct Applied {
     heads: BTreeMap<LogId, LogHead>,
     /// Entries that people were told about because they cannot be applied.
     told: BTreeSet<(LogId, u64)>,
+    /// Logs whose next entry has a clock too far ahead: what it says, in milliseconds since 1970.
+    ahead: BTreeMap<LogId, u64>,
+    /// The tree is being made anew: our own entries are applied again, too.
+    pub(super) anew: bool,
 }
 
 impl Applied {
@@ -42,6 +46,34 @@ impl Applied {
 
     fn seq(&self, log: &LogId) -> u64 {
         self.heads.get(log).map_or(0, |head| head.seq)
+    }
+
+    /// How far a log or branch was applied; `None` for a branch whose beginning was not reached.
+    fn reached(&self, branches: &Branches, log: &LogId) -> Option<u64> {
+        match (self.heads.get(log), branches.get(log)) {
+            (Some(head), _) => Some(head.seq),
+            (None, None) => Some(0),
+            (None, Some(branch)) => {
+                (self.reached(branches, &branch.parent)? >= branch.from - 1).then_some(branch.from - 1)
+            }
+        }
+    }
+
+    /// The heads of logs that were applied beyond the place where they fork, as is known by now.
+    pub(super) fn beyond_forks(&self, branches: &Branches) -> Vec<LogHead> {
+        let beyond = |head: &&LogHead| branches.limit(&head.log).is_some_and(|limit| head.seq > limit);
+        self.heads.values().filter(beyond).copied().collect()
+    }
+
+    /// Forgets all, for the tree is made anew.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Self { anew: true, ..Self::default() };
+    }
+
+    /// The tree is made anew, our own log with it.
+    pub(super) fn end_anew(&mut self, own: &LogId) {
+        self.anew = false;
+        self.heads.remove(own);
     }
 }
 
@@ -92,12 +124,17 @@ impl Vfs {
     /// `ENOSPC`, `EIO`; what was applied before stays.
     pub fn catch_up(&self) -> Result<Vec<Invalidate>, Errno> {
         let _one = self.catching_up.lock();
+        if self.is_stale()? {
+            // Entries of a log that forked were applied as if it had not: see [`Self::is_stale`].
+            return Ok(Vec::new());
+        }
         let mut touched: BTreeSet<Touched> = BTreeSet::new();
         let mut progress = true;
         while progress {
             progress = false;
             for head in self.folder.store().log_heads(self.folder.no())? {
-                if head.log == self.folder.log() && !self.is_continued_elsewhere(&head)? {
+                let own = head.log == self.folder.log() && !self.applied.lock().anew;
+                if own && !self.is_continued_elsewhere(&head)? {
                     continue;
                 }
                 loop {
@@ -142,13 +179,21 @@ impl Vfs {
         }
     }
 
-    /// Whether an entry's clock is too far ahead; what our own clock has passed already never is.
-    fn is_ahead(&self, body: &Body) -> bool {
+    /// What an entry's clock says, if that is too far ahead; what our own clock has passed already never is.
+    fn is_ahead(&self, body: &Body) -> Option<u64> {
         let newest = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc);
         let now = now_ms();
-        now >= CLOCK_SET_FROM_MS
+        let ahead = now >= CLOCK_SET_FROM_MS
             && newest >> 16 > now.saturating_add(CLOCK_AHEAD_MAX_MS)
-            && newest > self.sequencer.lock().hlc_last
+            && newest > self.sequencer.lock().hlc_last;
+        ahead.then_some(newest >> 16)
+    }
+
+    /// Logs whose entries wait because their device's clock was too far ahead, with what it said, in
+    /// milliseconds since 1970; they are applied when ours comes within [`CLOCK_AHEAD_MAX_MS`] of that.
+    #[must_use]
+    pub fn held_for_clock(&self) -> Vec<(LogId, u64)> {
+        self.applied.lock().ahead.iter().map(|(log, ms)| (*log, *ms)).collect()
     }
 
     pub(super) fn invalidation(touched: Touched) -> Invalidate {
@@ -160,11 +205,13 @@ impl Vfs {
 
     /// Applies the next entry of a log; false when there is none or it must wait.
     fn apply_next(&self, head: &LogHead, touched: &mut BTreeSet<Touched>) -> Result<bool, Errno> {
-        let next = self.applied.lock().seq(&head.log) + 1;
+        let store = self.folder.store();
+        let branches = store.branches(self.folder.no())?;
+        let Some(reached) = self.applied.lock().reached(&branches, &head.log) else { return Ok(false) };
+        let next = reached + 1;
         if next > head.seq {
             return Ok(false);
         }
-        let store = self.folder.store();
         let Some(entry) = store.entry(self.folder.no(), head.log, next)? else { return Ok(false) };
         let body = match self.folder.open_entry(&entry) {
             Ok(body) => body,
@@ -180,29 +227,31 @@ impl Vfs {
             }
             Err(error) => return Err(error.into()),
         };
-        if !self.deps_applied(&body)? {
+        if !self.deps_applied(&branches, &body)? {
             return Ok(false);
         }
-        if self.builds_on_a_fork(&body)? {
-            self.tell_stuck(&head.log, "waits: it builds on another branch of a log that forked");
+        if let Some(ms) = self.is_ahead(&body) {
+            self.tell_stuck(&head.log, "waits: its clock is far ahead of ours");
+            self.applied.lock().ahead.insert(head.log, ms);
             return Ok(false);
         }
-        if self.is_ahead(&body) {
-            self.tell_stuck(&head.log, "waits: its clock is more than a day ahead");
-            return Ok(false);
-        }
-        touched.extend(self.apply_entry(&entry, &body)?);
+        touched.extend(self.apply_entry(head.log, &entry, &body)?);
         Ok(true)
     }
 
-    fn deps_applied(&self, body: &Body) -> Result<bool, Error> {
+    fn deps_applied(&self, branches: &Branches, body: &Body) -> Result<bool, Error> {
         let own = self.folder.log();
         for dep in &body.deps {
-            let have = if dep.log == own {
-                let written = self.folder.written()?.map_or(0, |head| head.seq);
-                written.max(self.applied.lock().seq(&own))
+            // An entry may build on a branch that is not here yet.
+            let Some(log) = self.dep_log(branches, dep)? else { return Ok(false) };
+            let (have, anew) = {
+                let applied = self.applied.lock();
+                (applied.reached(branches, &log).unwrap_or(0), applied.anew)
+            };
+            let have = if log == own && !anew {
+                have.max(self.folder.written()?.map_or(0, |head| head.seq))
             } else {
-                self.applied.lock().seq(&dep.log)
+                have
             };
             if have < dep.seq {
                 return Ok(false);
@@ -211,32 +260,40 @@ impl Vfs {
         Ok(true)
     }
 
-    /// Whether a dependency has the number of an entry that is here, and is another one.
-    fn builds_on_a_fork(&self, body: &Body) -> Result<bool, Error> {
-        let (store, no) = (self.folder.store(), self.folder.no());
-        for dep in &body.deps {
-            if store.entry_hash(no, dep.log, dep.seq)?.is_some_and(|ours| ours != dep.hash) {
-                return Ok(true);
-            }
+    /// Whether the tree holds ops of a log that forked as those of the log itself: it is made anew when the
+    /// folder is opened next, and nothing is applied before.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn is_stale(&self) -> Result<bool, Error> {
+        let branches = self.folder.store().branches(self.folder.no())?;
+        if branches.is_empty() {
+            return Ok(false);
         }
-        Ok(false)
+        if self.applied.lock().anew {
+            return Ok(false);
+        }
+        let limit = branches.limit(&self.folder.log());
+        let own = limit.is_some() && self.folder.written()?.map(|head| head.seq) > limit;
+        Ok(own || !self.applied.lock().beyond_forks(&branches).is_empty())
     }
 
-    fn apply_entry(&self, entry: &Entry, body: &Body) -> Result<Vec<Touched>, Errno> {
+    fn apply_entry(&self, within: LogId, entry: &Entry, body: &Body) -> Result<Vec<Touched>, Errno> {
         let header = entry.header();
-        let log = header.log.number();
+        let log = within.number();
         let mut sequencer = self.sequencer.lock();
         let db = self.folder.store().db();
         db.heal()?;
         let mut batch = Batch::default();
         batch.made_at(db.generation());
-        let known = if header.log == self.folder.log() { self.take_own(body, &mut batch)? } else { None };
-        let (changes, touched) = self.apply_groups(log, known.as_ref().unwrap_or(&body.groups))?;
+        let own = header.log == self.folder.log() && !self.applied.lock().anew;
+        let meant = if own { self.take_own(body, &mut batch)? } else { self.meant(within, body)? };
+        let (changes, touched) = self.apply_groups(log, meant.as_ref().unwrap_or(&body.groups))?;
         self.rows.stage(&changes, &mut batch);
         let survivors = self.survivors(&changes, &mut batch)?;
         self.note_comebacks(&changes, &mut batch)?;
         self.folder.index_entry(entry, body, &mut batch)?;
-        let head = LogHead { log: header.log, seq: header.seq, hash: header.hash() };
+        let head = LogHead { log: within, seq: header.seq, hash: header.hash() };
         let hlc = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc).max(sequencer.hlc_last);
         let mut writer = Writer::new();
         writer.u8(VERSION);
@@ -252,7 +309,11 @@ impl Vfs {
             file.inner().survives = Some(unlink);
         }
         self.rows.install(changes);
-        self.applied.lock().heads.insert(head.log, head);
+        {
+            let mut applied = self.applied.lock();
+            applied.heads.insert(head.log, head);
+            applied.ahead.remove(&within);
+        }
         sequencer.hlc_last = hlc;
         sequencer.remote_hlc = hlc;
         self.reload_clean(&touched)?;

@@ -8,6 +8,7 @@ mod ahead;
 mod anew;
 pub mod attr;
 mod background;
+mod branches;
 mod catch_up;
 mod chunks;
 mod coalesce;
@@ -50,6 +51,7 @@ pub use attr::{
     StatFs, Whence, XattrSet,
 };
 pub use background::Background;
+pub use catch_up::CLOCK_AHEAD_MAX_MS;
 pub use errno::Errno;
 pub use release::{Called, Released};
 pub use survey::{DeadPack, Survey};
@@ -203,6 +205,7 @@ pub struct Vfs {
     relieving: Mutex<()>,
     busy: Mutex<cut::Busy>,
     applied: Mutex<catch_up::Applied>,
+    branch_ops: Mutex<branches::BranchOps>,
     measured: Mutex<Option<space::Measured>>,
     occupied: Mutex<Option<space::Occupied>>,
     /// Pending groups begin here: those before are in entries.
@@ -253,6 +256,7 @@ impl Vfs {
             relieving: Mutex::default(),
             busy: Mutex::default(),
             applied: Mutex::default(),
+            branch_ops: Mutex::default(),
             measured: Mutex::default(),
             occupied: Mutex::default(),
             pending_begin: AtomicU64::new(0),
@@ -275,17 +279,17 @@ impl Vfs {
             pending_bytes: AtomicU64::new(0),
             last_cut_ms: AtomicU64::new(0),
         };
-        let set_back = vfs.forget_tree()?;
+        vfs.load_applied()?;
+        let anew = vfs.forget_tree()?;
         vfs.rows.note_all_once()?;
-        if set_back.is_some() {
+        if anew.is_some() {
             vfs.forget_call()?;
         }
         vfs.load_calling()?;
-        vfs.load_applied()?;
-        if let Some(log) = set_back {
+        if let Some(anew) = anew {
             vfs.sequencer.lock().see(&vfs.pending(usize::MAX)?);
             vfs.catch_up()?;
-            vfs.reissue(log)?;
+            vfs.end_anew(anew)?;
         }
         let pending = vfs.pending(usize::MAX)?;
         vfs.pending_groups.store(pending.len() as u64, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 //! A row written with the entry says so across a restart. It names the unlink: one made here later is
 //! newer than all that were seen, and the file is gone for good.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use cobox_store::Error;
@@ -32,6 +33,21 @@ pub fn outlives(view: &View<'_>, ino: Ino, survives: Option<OpId>) -> Result<boo
     Ok(survives.is_some() && survives >= unlinked)
 }
 
+fn unlink_row(unlink: OpId) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.u8(VERSION);
+    writer.op_id(unlink);
+    writer.into_bytes()
+}
+
+fn read_unlink(plain: &[u8]) -> Result<OpId, Error> {
+    let mut reader = Reader::new(plain);
+    reader.version(VERSION, "survives")?;
+    let unlink = reader.op_id("survives")?;
+    reader.finish()?;
+    Ok(unlink)
+}
+
 impl Vfs {
     /// The open or dirty files that an entry removes, each with the unlink it outlives; adds their rows.
     ///
@@ -50,11 +66,8 @@ impl Vfs {
             if self.view(|view| is_gone(view, &file))? {
                 continue;
             }
-            let mut writer = Writer::new();
-            writer.u8(VERSION);
-            writer.op_id(unlink);
             let stored = self.survives_key(ino);
-            batch.put(&stored, &self.folder.local().seal(&stored, &writer.into_bytes()));
+            batch.put(&stored, &self.folder.local().seal(&stored, &unlink_row(unlink)));
             survivors.push((file, unlink));
         }
         Ok(survivors)
@@ -64,12 +77,22 @@ impl Vfs {
     pub(super) fn survives_row(&self, ino: &Ino) -> Result<Option<OpId>, Error> {
         let stored = self.survives_key(ino);
         let Some(sealed) = self.folder.store().db().get(&stored)? else { return Ok(None) };
-        let plain = self.folder.local().open(&stored, &sealed)?;
-        let mut reader = Reader::new(&plain);
-        reader.version(VERSION, "survives")?;
-        let unlink = reader.op_id("survives")?;
-        reader.finish()?;
-        Ok(Some(unlink))
+        read_unlink(&self.folder.local().open(&stored, &sealed)?).map(Some)
+    }
+
+    /// Adds the rows of files that outlive an unlink which has another id now.
+    pub(super) fn stage_survives(&self, id: &dyn Fn(OpId) -> OpId, batch: &mut Batch) -> Result<(), Error> {
+        let prefix = key(self.folder.no(), Table::Misc, b"survives");
+        let mut sealed: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        self.folder.store().db().scan(&prefix, &[], &mut |rest, value| {
+            sealed.push(([&prefix[..], rest].concat(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        for (stored, value) in sealed {
+            let unlink = read_unlink(&self.folder.local().open(&stored, &value)?)?;
+            batch.put(&stored, &self.folder.local().seal(&stored, &unlink_row(id(unlink))));
+        }
+        Ok(())
     }
 
     pub(super) fn survives_key(&self, ino: &Ino) -> Vec<u8> {

@@ -116,6 +116,12 @@ fn deliver_logs(from: &Folder, to: &Folder, wanted: &dyn Fn(&LogId) -> bool, wit
             continue;
         }
         let known = target.log_head(to.no(), head.log).expect("readable").map_or(0, |head| head.seq);
+        // Where the two chains do not fit, everything is told again.
+        let same = |seq| {
+            target.entry_hash(to.no(), head.log, seq).expect("readable")
+                == source.entry_hash(from.no(), head.log, seq).expect("readable")
+        };
+        let known = if same(known.min(head.seq)) { known } else { 0 };
         for seq in known + 1..=head.seq {
             let entry = source.entry(from.no(), head.log, seq).expect("readable").expect("there");
             for pack in entry.header().packs.iter().filter(|pack| !without.contains(&pack.id)) {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use cobox_fs::vfs::{Cut, Errno, ROOT, RenameFlags, Vfs};
+use cobox_store::keyed::Standing;
 
 use crate::home::{Device, deliver, deliver_all};
 use crate::stories::{bytes_of, write_file};
@@ -97,4 +98,163 @@ fn log_continued_by_a_copy_is_applied_and_left() {
         assert_eq!(bytes_of(vfs, b"ours"), b"by the original");
         assert_eq!(bytes_of(vfs, b"waiting"), b"in no entry of this one yet");
     }
+}
+
+/// A name of a file that a device wrote, with what it wrote.
+type Written = (&'static [u8], &'static [u8]);
+
+fn write_and_cut(device: &Device, files: &[Written]) {
+    for (name, content) in files {
+        write_file(device.vfs(), name, content);
+        device.vfs().cut(Cut::Now).expect("cut");
+    }
+}
+
+#[test]
+fn two_copies_of_a_device_that_both_worked_offline_end_with_one_tree() {
+    for seed in 0..4 {
+        two_copies(seed);
+    }
+}
+
+/// Who meets whom first depends on the seed.
+fn two_copies(seed: u64) {
+    let mut one = Device::new();
+    write_and_cut(&one, &[(b"both", b"before the copy"), (b"gone", b"removed by one of them")]);
+    let third = one.recovered();
+    write_file(one.vfs(), b"waiting", b"in no entry when the copy was made");
+    one.stop();
+    let mut two = Device { dir: tempfile::tempdir().expect("a folder"), ..one.alike() };
+    copy_dir(one.dir.path(), two.dir.path());
+    one.restart();
+    two.restart();
+    // The third has written, so that both know its log, and builds on the first copy alone.
+    write_and_cut(&one, &[(b"ones", b"by the first"), (b"both", b"changed by the first")]);
+    write_and_cut(&two, &[(b"twos", b"by the second"), (b"two more", b"by the second, too")]);
+    two.vfs().unlink(ROOT, b"gone").expect("removed");
+    two.vfs().cut(Cut::Now).expect("cut");
+    if seed % 2 == 0 {
+        deliver_all(one.vfs().folder(), third.vfs().folder());
+        third.vfs().catch_up().expect("applied");
+        write_file(third.vfs(), b"ones", b"changed by the third");
+        third.vfs().cut(Cut::Now).expect("cut");
+    }
+    // What is written and waits when the fork becomes known is of neither branch.
+    write_file(one.vfs(), b"late one", b"in no entry of the first");
+    let log = one.vfs().folder().log();
+    let (mut one, mut two, mut third) = (one, two, third);
+    for round in 0..4 {
+        for (from, to) in [(&two, &third), (&third, &one), (&one, &two), (&third, &two), (&two, &one)] {
+            deliver_all(from.vfs().folder(), to.vfs().folder());
+            if seed >= 2 {
+                to.vfs().catch_up().expect("applied");
+            }
+        }
+        for device in [&mut one, &mut two, &mut third] {
+            if device.vfs().is_stale().expect("reads") {
+                device.restart();
+            }
+            device.vfs().catch_up().expect("applied");
+            if round > 0 {
+                device.vfs().cut(Cut::Now).expect("cut");
+            }
+        }
+    }
+    let mut expected = vec!["both", "late one", "ones", "two more", "twos", "waiting"];
+    expected.sort_unstable();
+    let ones: &[u8] = if seed % 2 == 0 { b"changed by the third" } else { b"by the first" };
+    for (who, device) in [("one", &one), ("two", &two), ("third", &third)] {
+        let vfs = device.vfs();
+        let found: Vec<String> = names(vfs).into_iter().filter(|name| !name.contains("(conflict")).collect();
+        assert_eq!(found, expected, "seed {seed}: {who}");
+        assert_eq!(bytes_of(vfs, b"both"), b"changed by the first");
+        assert_eq!(bytes_of(vfs, b"ones"), ones);
+        assert_eq!(bytes_of(vfs, b"twos"), b"by the second");
+        assert_eq!(bytes_of(vfs, b"late one"), b"in no entry of the first");
+        assert_eq!(bytes_of(vfs, b"waiting"), b"in no entry when the copy was made");
+        assert_eq!(names(vfs), names(third.vfs()), "seed {seed}: {who}");
+    }
+    for device in [&one, &two] {
+        assert_ne!(device.vfs().folder().log(), log, "a fresh log");
+    }
+    assert_ne!(one.vfs().folder().log(), two.vfs().folder().log());
+    // It stays so after a restart, and all go on writing.
+    write_and_cut(&two, &[(b"after", b"under the fresh log")]);
+    deliver_all(two.vfs().folder(), one.vfs().folder());
+    one.restart();
+    assert_eq!(bytes_of(one.vfs(), b"after"), b"under the fresh log");
+    assert_eq!(names(one.vfs()), names(two.vfs()));
+}
+
+#[test]
+fn home_set_back_with_its_mark_that_signed_before_it_met_anybody_loses_nothing() {
+    let mut device = Device::new();
+    write_and_cut(&device, &[(b"old", b"before the image")]);
+    device.stop();
+    let image = tempfile::tempdir().expect("a folder");
+    copy_dir(device.dir.path(), image.path());
+    device.restart();
+    write_and_cut(&device, &[(b"lost", b"after the image"), (b"old", b"changed after the image")]);
+    let peer = device.recovered();
+    device.stop();
+    std::fs::remove_dir_all(device.dir.path()).expect("removed");
+    copy_dir(image.path(), device.dir.path());
+    device.restart();
+    assert_eq!(names(device.vfs()), ["old"]);
+    write_and_cut(&device, &[(b"new", b"by the restored one")]);
+    let mut peer = peer;
+    for _ in 0..3 {
+        deliver_all(peer.vfs().folder(), device.vfs().folder());
+        deliver_all(device.vfs().folder(), peer.vfs().folder());
+        for one in [&mut device, &mut peer] {
+            if one.vfs().is_stale().expect("reads") {
+                one.restart();
+            }
+            one.vfs().catch_up().expect("applied");
+        }
+    }
+    for vfs in [device.vfs(), peer.vfs()] {
+        assert_eq!(names(vfs), ["lost", "new", "old"]);
+        assert_eq!(bytes_of(vfs, b"old"), b"changed after the image");
+        assert_eq!(bytes_of(vfs, b"new"), b"by the restored one");
+    }
+    assert_eq!(device.vfs().folder().standing(), Standing::Good);
+}
+
+#[test]
+fn device_removed_while_it_was_away_comes_back_with_the_words_and_its_unpublished_work() {
+    let mut away = Device::new();
+    write_and_cut(&away, &[(b"known", b"before it was away")]);
+    let stays = away.recovered();
+    // What it writes meanwhile is signed and sealed, and nobody gets it; some of it is in no entry yet.
+    write_and_cut(&away, &[(b"signed", b"while it was away"), (b"known", b"changed while it was away")]);
+    write_file(away.vfs(), b"large", &vec![9; 300_000]);
+    away.vfs().rename(ROOT, b"signed", ROOT, b"renamed", RenameFlags::Replace).expect("renamed");
+    away.vfs().cut(Cut::Now).expect("cut");
+    write_file(away.vfs(), b"waiting", b"in no entry");
+    let log = away.vfs().folder().log();
+    stays.vfs().folder().remove_device(log).expect("removed");
+    write_and_cut(&stays, &[(b"meanwhile", b"by the one that stays")]);
+    deliver(stays.vfs().folder(), away.vfs().folder());
+    let (folder, secret) = (stays.vfs().folder(), away.secret.clone());
+    let records = folder.store().access_records(folder.no()).expect("records");
+    let index = folder.index();
+    away.vfs = None;
+    let home = away.home.clone().expect("running");
+    let again = home.folder_recover(&secret, index, "model", records).expect("joined again");
+    assert_ne!(again.log(), log, "under a fresh log");
+    drop((again, home));
+    away.restart();
+    away.vfs().catch_up().expect("applied");
+    away.vfs().cut(Cut::Now).expect("cut");
+    deliver(away.vfs().folder(), stays.vfs().folder());
+    stays.vfs().catch_up().expect("applied");
+    for (who, vfs) in [("away", away.vfs()), ("stays", stays.vfs())] {
+        assert_eq!(names(vfs), ["known", "large", "meanwhile", "renamed", "waiting"], "{who}");
+        assert_eq!(bytes_of(vfs, b"known"), b"changed while it was away", "{who}");
+        assert_eq!(bytes_of(vfs, b"renamed"), b"while it was away", "{who}");
+        assert_eq!(bytes_of(vfs, b"large"), vec![9; 300_000], "{who}");
+        assert_eq!(bytes_of(vfs, b"waiting"), b"in no entry", "{who}");
+    }
+    assert!(stays.vfs().folder().store().log_heads(stays.vfs().folder().no()).expect("reads").len() >= 2);
 }

@@ -148,17 +148,22 @@ impl Engine {
     /// way.
     pub(super) fn on_log_heads(&mut self, conn: Conn, id: SessionId, heads: &[LogHead]) {
         let Some(no) = self.access_folder(conn, id) else { return };
-        let Some(session) = self.session(conn, id) else { return };
-        for head in heads {
-            if session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&head.log) {
-                let seq = session.theirs.entry(head.log).or_default();
-                *seq = head.seq.max(*seq);
-            }
-        }
+        let held: Vec<(LogId, u64)> = heads.iter().flat_map(|head| self.held_with(no, head)).collect();
+        self.note_held(conn, id, held);
         if self.open_folder(conn, id).is_some() {
             self.doubt_heads(conn, id, no, heads);
         }
         self.dirty.insert(no);
+    }
+
+    fn note_held(&mut self, conn: Conn, id: SessionId, held: Vec<(LogId, u64)>) {
+        let Some(session) = self.session(conn, id) else { return };
+        for (log, reached) in held {
+            if session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&log) {
+                let seq = session.theirs.entry(log).or_default();
+                *seq = reached.max(*seq);
+            }
+        }
     }
 
     /// Asks for entries that a peer holds and we do not, each log from one peer at a time.
@@ -185,8 +190,7 @@ impl Engine {
             for (log, seq) in &session.theirs {
                 let ours = folder.heads.get(log).map_or(0, |head| head.seq);
                 let bad = session.bad_logs.get(log).copied().filter(|until| now < *until);
-                let closed = folder.forks.iter().any(|(forked, at, _)| forked == log && *at <= ours + 1);
-                if *seq <= ours || closed || folder.pulls.contains_key(log) {
+                if *seq <= ours || folder.pulls.contains_key(log) {
                     continue;
                 }
                 if let Some(until) = bad {
@@ -239,24 +243,34 @@ impl Engine {
             self.out.push(super::Output::Close { conn });
             return;
         };
-        let (log, seq) = (entry.header().log, entry.header().seq);
-        if let Some(session) = self.session(conn, id)
-            && (session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&log))
-        {
-            let theirs = session.theirs.entry(log).or_default();
-            *theirs = seq.max(*theirs);
-        }
+        let header = entry.header();
+        let (device, seq) = (header.log, header.seq);
+        let head = LogHead { log: device, seq, hash: header.hash() };
         if self.open_folder(conn, id).is_none() {
             // It is asked for once the access log lists who sent it.
-            return;
+            let held = self.held_with(no, &head);
+            return self.note_held(conn, id, held);
         }
-        if let Some(pull) = self.folders.get_mut(&no).and_then(|folder| folder.pulls.get_mut(&log)) {
-            pull.since = now;
+        let added = self.store.entry_add(no, &entry);
+        let held = self.held_with(no, &head);
+        let log = held.first().map_or(device, |(log, _)| *log);
+        self.note_held(conn, id, held);
+        if let Some(folder) = self.folders.get_mut(&no) {
+            let mut pulls = folder.pulls.iter_mut();
+            let pull = pulls.find(|(asked, _)| **asked == log || folder.branches.origin(asked) == device);
+            if let Some((_, pull)) = pull {
+                pull.since = now;
+            }
         }
-        match self.store.entry_add(no, &entry) {
-            Ok(Added::New) => self.mark(no),
+        match added {
+            Ok(Added::New) => {
+                if let Some(session) = self.session(conn, id) {
+                    session.doubts.remove(&device);
+                }
+                self.mark(no);
+            }
             Ok(Added::Known) => {}
-            Err(error) => self.entry_refused(conn, id, no, log, &error, now),
+            Err(error) => self.entry_refused(conn, id, no, device, &error, now),
         }
         self.dirty.insert(no);
     }

@@ -350,6 +350,7 @@ impl Engine {
                 heads: BTreeMap::new(),
                 access,
                 forks: Vec::new(),
+                branches: Arc::default(),
                 lack: Lack::default(),
                 surveyed: false,
                 next_survey: now,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use cobox_store::blind::Access;
+use cobox_store::blind::{Access, Branches};
 use cobox_store::format::entry::LogHead;
 use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
@@ -48,6 +48,17 @@ impl Offer {
     }
 }
 
+/// How far back a peer was asked for the entry at which its chain left ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Doubt {
+    /// The log or branch that was asked for.
+    pub asked_as: LogId,
+    /// From which number on.
+    pub from: u64,
+    /// How far that was before what was asked for earlier.
+    pub step: u64,
+}
+
 /// How far a session is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
@@ -79,13 +90,15 @@ pub(super) struct Session {
     /// Heads the peer was told.
     pub told: BTreeMap<LogId, u64>,
     pub told_access: Option<Vec<RecordHash>>,
+    /// Hashes of the proofs of forks that the peer was told, or told us.
+    pub told_forks: HashSet<[u8; 32]>,
+    /// Logs that the peer continues from an entry that is not here, by their devices.
+    pub doubts: HashMap<LogId, Doubt>,
     /// Access heads that the peer told, and when we asked for what is behind them last.
     pub their_access: Vec<RecordHash>,
     pub access_asked: Option<Instant>,
     /// Which contacts the peer was told, or told us: when each was said.
     pub told_contacts: BTreeMap<LogId, u64>,
-    /// Where the logs forked of whose forks the peer was told, or told us.
-    pub told_forks: BTreeMap<LogId, u64>,
     pub told_lack: Option<Lack>,
     /// What the peer said it lacks.
     pub lack: Option<Lack>,
@@ -111,10 +124,11 @@ impl Session {
             theirs: BTreeMap::new(),
             told: BTreeMap::new(),
             told_access: None,
+            told_forks: HashSet::new(),
+            doubts: HashMap::new(),
             their_access: Vec::new(),
             access_asked: None,
             told_contacts: BTreeMap::new(),
-            told_forks: BTreeMap::new(),
             told_lack: None,
             lack: None,
             absent: HashSet::new(),
@@ -166,7 +180,8 @@ pub(super) struct Folder {
     pub heads: BTreeMap<LogId, LogHead>,
     pub access: Arc<Access>,
     /// Closed logs, where each forked, and the proofs.
-    pub forks: Vec<(LogId, u64, Vec<u8>)>,
+    pub forks: Vec<Vec<u8>>,
+    pub branches: Arc<Branches>,
     pub lack: Lack,
     pub surveyed: bool,
     pub next_survey: Instant,

@@ -243,8 +243,9 @@ fn records_in_any_causal_order_give_one_state() {
             assert_eq!(*replay(&world.all, &mut dice).resolved(), state, "seed {seed}");
         }
     }
+    // One history that is played again need not exercise all.
     assert!(
-        admitted > refused / 10 && bounds > 100,
+        seeds().count() < 1_000 || (admitted > refused / 10 && bounds > 100),
         "{admitted} admitted, {refused} refused, {bounds} removals"
     );
 }
@@ -313,7 +314,7 @@ fn dismissed_admin_cannot_turn_it_around_with_records_of_an_old_past() {
         assert_eq!(after.invites, before.invites, "seed {seed}");
         assert!(after.sealing.is_empty(), "seed {seed}: an epoch of the dismissed would be sealed with");
     }
-    assert!(tried > 100, "{tried} records of the dismissed were well formed");
+    assert!(seeds().count() < 1_000 || tried > 100, "{tried} records of the dismissed were well formed");
 }
 
 #[test]
@@ -330,6 +331,45 @@ fn concurrent_acts_of_a_removed_admin_fall_with_all_that_builds_on_them() {
     assert!(heads.contains(&child));
     world.act(4, vouch(8, 3));
     assert_eq!(world.state().ends.get(&log(8)).map(|end| end.seq), Some(3));
+}
+
+#[test]
+fn device_lists_another_of_its_own_person_at_its_own_role_and_no_other() {
+    let mut world = group();
+    let heads = world.heads();
+    let own = |number, role| Act::AddDevice { device: device(number, 4, role) };
+    assert!(world.try_at(4, &heads, own(7, Role::Admin)).is_none(), "not above its role");
+    assert!(world.try_at(4, &heads, own(7, Role::Read)).is_none(), "nor below");
+    assert!(world.try_at(4, &heads, add(7, Role::Write)).is_none(), "of nobody else");
+    assert!(world.try_at(5, &heads, own(7, Role::Write)).is_none(), "nor for somebody else");
+    world.at(4, &heads, own(7, Role::Write));
+    world.at(5, &heads, Act::AddDevice { device: device(8, 5, Role::Read) });
+    assert_eq!((world.role(7), world.role(8)), (Some(Role::Write), Some(Role::Read)));
+    // What it does counts as its person's: with the person it goes.
+    world.act(1, remove(4));
+    assert_eq!((world.role(4), world.role(7)), (None, None));
+}
+
+#[test]
+fn device_that_was_removed_or_demoted_meanwhile_lists_nobody() {
+    let gone = || Act::RemoveDevice { last: LogHead { log: log(4), seq: 0, hash: EntryHash([0; 32]) } };
+    for (act, stays) in [(gone(), None), (remove(4), None), (set_role(4, Role::Read), None)] {
+        for listed_first in [false, true] {
+            let mut world = group();
+            let base = world.heads();
+            let list = |world: &mut World| {
+                world.at(4, &base, Act::AddDevice { device: device(7, 4, Role::Write) });
+            };
+            if listed_first {
+                list(&mut world);
+            }
+            world.at(1, &base, act.clone());
+            if !listed_first {
+                list(&mut world);
+            }
+            assert_eq!(world.role(7), stays, "{act:?}");
+        }
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::tables::{Table, key};
 use crate::error::Result;
 use crate::format::access::{Act, Record};
 use crate::format::entry::{Entry, UnverifiedEntry};
-use crate::id::{EntryHash, FolderNo, LogId};
+use crate::id::{EntryHash, FolderNo, LogId, PackId};
 
 impl Store {
     /// Brings the logs of a seeder to their ends, after `record` was taken.
@@ -27,12 +27,14 @@ impl Store {
             return Ok(());
         }
         let access = self.access(no)?;
+        let branches = self.branches(no)?;
         for head in self.log_heads(no)? {
-            if !access.admits(&head.log, head.seq, &head.hash) {
+            if !access.admits(&branches.origin(&head.log), head.seq, &head.hash) {
                 self.set_back(no, &access, head.log, head.seq)?;
             }
         }
-        for log in access.devices.keys().chain(access.ends.keys()) {
+        let branched = branches.iter().map(|(id, _)| id);
+        for log in access.devices.keys().chain(access.ends.keys()).chain(branched) {
             self.bring_back(no, *log)?;
         }
         Ok(())
@@ -42,10 +44,12 @@ impl Store {
     fn set_back(&self, no: FolderNo, access: &Access, log: LogId, from: u64) -> Result<()> {
         let (mut seq, mut packs, mut bytes) = (from, BTreeSet::new(), 0);
         let mut kept = EntryHash([0; 32]);
-        while seq > 0 {
+        let branches = self.branches(no)?;
+        let (device, begin) = (branches.origin(&log), branches.get(&log).map_or(1, |branch| branch.from));
+        while seq >= begin {
             let Some(entry) = self.entry_unchecked(no, log, seq)? else { break };
             let hash = entry.header().hash();
-            if access.admits(&log, seq, &hash) {
+            if access.admits(&device, seq, &hash) {
                 kept = hash;
                 break;
             }
@@ -56,7 +60,7 @@ impl Store {
         let row = self.head_row(no, log)?;
         let mut batch = Batch::default();
         let head_key = key(no, Table::LogHead, &log.0);
-        if seq == 0 {
+        if seq < begin {
             batch.delete(&head_key);
         } else {
             let row = HeadRow { seq, hash: kept, bytes: row.bytes.saturating_sub(bytes) };
@@ -66,6 +70,33 @@ impl Store {
         self.unlist_beyond(no, (log, seq), &packs)?;
         self.logs.totals.lock().remove(&no);
         tracing::info!(%log, from, seq, "a log that ends was set back");
+        Ok(())
+    }
+
+    /// Adds the removal of entries of a device's own log that nobody takes, those after `seq`.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn stage_cut_off(&self, no: FolderNo, log: LogId, seq: u64, batch: &mut Batch) -> Result<()> {
+        let head = self.head_row(no, log)?;
+        let (mut bytes, mut packs) = (0, BTreeSet::new());
+        for beyond in seq + 1..=head.seq {
+            packs.extend(self.entry_unchecked(no, log, beyond)?.iter().flat_map(packs_of));
+            bytes += self.entry_bytes(no, log, beyond)?.map_or(0, |bytes| bytes.len() as u64);
+            for table in [Table::EntryHeader, Table::EntryBody] {
+                batch.delete(&entry_key(no, table, log, beyond));
+            }
+        }
+        self.stage_unlisted(no, (log, seq), &packs, batch)?;
+        let head_key = key(no, Table::LogHead, &log.0);
+        match self.entry_hash(no, log, seq)? {
+            Some(hash) => {
+                let row = HeadRow { seq, hash, bytes: head.bytes.saturating_sub(bytes) };
+                batch.put(&head_key, &row.encode());
+            }
+            None => batch.delete(&head_key),
+        }
+        self.logs.totals.lock().remove(&no);
         Ok(())
     }
 
@@ -91,6 +122,10 @@ impl Store {
         let entry = UnverifiedEntry::decode(&bytes)?.verify();
         Ok(entry.ok())
     }
+}
+
+fn packs_of(entry: &Entry) -> impl Iterator<Item = PackId> + '_ {
+    entry.header().packs.iter().map(|pack| pack.id)
 }
 
 #[cfg(test)]

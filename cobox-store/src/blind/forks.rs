@@ -1,96 +1,107 @@
-//! Logs that forked: which device signed two entries with one number, and the proof.
+//! Logs that forked: which device signed two entries that follow one, and the proofs.
 //!
-//! A proof closes its log: entries from the number on that are not here yet are refused, whoever brings
-//! them. What is here stays, because others may have built on it. Of each log the earliest proof is kept.
+//! A proof makes both of them begin branches (`branches.rs`), at everybody who has it. Nothing that is here is
+//! taken back, and what others hold of either branch is taken as before.
 
 use std::ops::ControlFlow;
 
 use super::batch::{Batch, Durability};
+use super::branches::{BRANCHES_MAX, branch_id};
 use super::logs::entry_key;
 use super::store::{Added, Store};
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
-use crate::format::entry::Entry;
 use crate::format::equivocation::{Equivocation, UnverifiedEquivocation};
 use crate::id::{EntryHash, FolderNo, LogId, hash};
 
 const SIGNATURE_BYTES: usize = 64;
 
-fn fork_key(no: FolderNo, log: LogId, seq: u64) -> Vec<u8> {
-    entry_key(no, Table::Equivocation, log, seq)
+fn proof_key(no: FolderNo, proof: &Equivocation) -> Vec<u8> {
+    let mut stored = entry_key(no, Table::Equivocation, proof.log(), proof.seq());
+    stored.extend_from_slice(&hash(&proof.encode()));
+    stored
 }
 
 impl Store {
-    /// All closed logs: where each forked, and the encoded proof.
+    /// The proofs that logs of a folder forked.
     ///
     /// # Errors
-    /// When the disk cannot be read.
-    pub fn forks(&self, no: FolderNo) -> Result<Vec<(LogId, u64, Vec<u8>)>> {
-        let mut forks: Vec<(LogId, u64, Vec<u8>)> = Vec::new();
-        self.db().scan(&key(no, Table::Equivocation, &[]), &[], &mut |rest, proof| {
-            let (log, seq) = rest.split_at(rest.len().min(LogId::LEN));
-            if let (Ok(log), Ok(seq)) = (log.try_into(), seq.try_into())
-                && forks.last().is_none_or(|(last, ..)| last.0 != log)
-            {
-                forks.push((LogId(log), u64::from_be_bytes(seq), proof.to_vec()));
+    /// When the disk cannot be read, or changed a proof.
+    pub fn proofs(&self, no: FolderNo) -> Result<Vec<Equivocation>> {
+        let mut proofs = Vec::new();
+        let mut wrong = Ok(());
+        self.db().scan(&key(no, Table::Equivocation, &[]), &[], &mut |_, row| {
+            match UnverifiedEquivocation::decode(row).map(UnverifiedEquivocation::verify) {
+                Ok(Ok(proof)) => proofs.push(proof),
+                Ok(Err(_)) => wrong = Err(Error::Sealed),
+                Err(error) => wrong = Err(error.into()),
             }
-            ControlFlow::Continue(())
+            if wrong.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        Ok(forks)
+        wrong.map(|()| proofs)
     }
 
-    /// The proof that closes a log, if there is one.
-    ///
-    /// # Errors
-    /// When the disk cannot be read, or changed the proof.
-    pub fn equivocation(&self, no: FolderNo, log: LogId) -> Result<Option<Equivocation>> {
-        let mut proof = None;
-        self.db().scan(&key(no, Table::Equivocation, &log.0), &[], &mut |_, value| {
-            proof = Some(value.to_vec());
-            ControlFlow::Break(())
-        })?;
-        let Some(proof) = proof else { return Ok(None) };
-        UnverifiedEquivocation::decode(&proof)?.verify().map(Some).map_err(|_| Error::Sealed)
-    }
-
-    /// From which number on a log takes no entries.
-    pub(crate) fn forked_at(&self, no: FolderNo, log: LogId) -> Result<Option<u64>> {
-        let mut forked = None;
-        self.db().scan(&key(no, Table::Equivocation, &log.0), &[], &mut |seq, _| {
-            forked = seq.try_into().ok().map(u64::from_be_bytes);
-            ControlFlow::Break(())
-        })?;
-        Ok(forked)
-    }
-
-    /// Closes a log; durable on return. A proof that is no earlier than the one that is here is
-    /// [`Added::Known`].
+    /// Takes a proof that a log forked; durable on return. Both of its entries begin branches from then on,
+    /// at once or when what they follow is here.
     ///
     /// # Errors
     /// [`Error::UnknownFolder`] for a proof of another folder; [`Error::NotPermitted`] when the log is of no
-    /// device of this one.
+    /// device of this one; [`Error::Equivocation`] when its device made too many branches.
     pub fn equivocation_add(&self, no: FolderNo, proof: &Equivocation) -> Result<Added> {
-        let (log, seq) = (proof.log(), proof.seq());
+        let _one = self.logs.adding();
+        let log = proof.log();
         let access = self.access(no)?;
         if proof.folder() != access.folder {
             return Err(Error::UnknownFolder(proof.folder()));
         }
-        if !access.devices.contains_key(&log) && !access.former.contains_key(&log) {
+        // Of a device that was removed nothing begins anew.
+        if !access.may_write(&log) {
             return Err(Error::NotPermitted { log });
         }
-        let before = self.forked_at(no, log)?;
-        if before.is_some_and(|before| before <= seq) {
+        let branches = self.branches(no)?;
+        let known = proof.entries().iter().all(|first| branches.get(&branch_id(&log, first)).is_some());
+        if known || branches.waiting.contains(proof) {
             return Ok(Added::Known);
         }
-        let mut batch = Batch::default();
-        if let Some(before) = before {
-            batch.delete(&fork_key(no, log, before));
+        match self.forks_within(no, proof)? {
+            Some(within) => self.fork(no, within, proof)?,
+            None if branches.waiting.iter().filter(|other| other.log() == log).count() >= BRANCHES_MAX => {
+                return Err(Error::Equivocation { log, seq: proof.seq() });
+            }
+            None => self.keep_proof(no, proof, Batch::default())?,
         }
-        batch.put(&fork_key(no, log, seq), &proof.encode());
-        self.db().commit(batch, Durability::Synced)?;
-        tracing::error!(%log, seq, "a device signed two entries with one number: its log is closed");
-        self.watch().bump(no);
         Ok(Added::New)
+    }
+
+    /// Begins the branches of a proof that waited for what they follow.
+    pub(super) fn fork_waiting(&self, no: FolderNo, log: LogId) -> Result<()> {
+        for proof in self.branches(no)?.waiting.iter().filter(|proof| proof.log() == log) {
+            if let Some(within) = self.forks_within(no, proof)? {
+                self.fork(no, within, proof)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the branches of a proof off `within`; durable on return.
+    pub(super) fn fork(&self, no: FolderNo, within: LogId, proof: &Equivocation) -> Result<()> {
+        // No entry of this device comes between what is read and what is moved.
+        let _held = self.hold(no, within)?;
+        let mut batch = Batch::default();
+        self.stage_branches(no, within, proof, &mut batch)?;
+        self.keep_proof(no, proof, batch)?;
+        let (log, seq) = (proof.log(), proof.seq());
+        tracing::error!(%log, seq, "a device signed two entries that follow one: its log goes on in branches");
+        Ok(())
+    }
+
+    fn keep_proof(&self, no: FolderNo, proof: &Equivocation, mut batch: Batch) -> Result<()> {
+        batch.put(&proof_key(no, proof), &proof.encode());
+        self.db().commit(batch, Durability::Synced)?;
+        self.logs.branches.lock().remove(&no);
+        self.logs.totals.lock().remove(&no);
+        self.watch().bump(no);
+        Ok(())
     }
 
     /// The name of an entry that is here.
@@ -98,56 +109,182 @@ impl Store {
     /// # Errors
     /// When the disk cannot be read.
     pub fn entry_hash(&self, no: FolderNo, log: LogId, seq: u64) -> Result<Option<EntryHash>> {
-        let row = self.db().get(&entry_key(no, Table::EntryHeader, log, seq))?;
-        let header = row.as_ref().and_then(|row| row.get(..row.len().checked_sub(SIGNATURE_BYTES)?));
-        Ok(header.map(|header| EntryHash(hash(header))))
+        self.stored_hash(no, self.branches(no)?.owner(log, seq), seq)
     }
 
-    /// Whether the entry is the one that is here under its number; if not, that is proved.
-    pub(super) fn check_known(&self, no: FolderNo, entry: &Entry) -> Result<()> {
-        let (log, seq) = (entry.header().log, entry.header().seq);
-        if self.entry_hash(no, log, seq)? == Some(entry.header().hash()) {
-            return Ok(());
-        }
-        let ours = self.entry(no, log, seq)?.ok_or(Error::Chain { log, seq })?;
-        let Some(proof) = Equivocation::of(&ours, entry) else { return Ok(()) };
-        self.equivocation_add(no, &proof)?;
-        Err(Error::Equivocation { log, seq })
+    /// The name of the entry whose row lies under this log or branch itself.
+    pub(super) fn stored_hash(&self, no: FolderNo, id: LogId, seq: u64) -> Result<Option<EntryHash>> {
+        let row = self.db().get(&entry_key(no, Table::EntryHeader, id, seq))?;
+        let header = row.as_ref().and_then(|row| row.get(..row.len().checked_sub(SIGNATURE_BYTES)?));
+        Ok(header.map(|header| EntryHash(hash(header))))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Author, Founder, new_store};
+    use super::super::testing::{Author, Founder, add_device, device_of, new_store, sign_record};
     use super::*;
+    use crate::format::access::{Act, Role};
+    use crate::format::entry::{Entry, LogHead};
+
+    fn heads(store: &Store, no: FolderNo) -> Vec<(LogId, u64)> {
+        store.log_heads(no).expect("reads").into_iter().map(|head| (head.log, head.seq)).collect()
+    }
+
+    /// A founder's log of `first`, then two branches: `ours` of two entries and `theirs` of one.
+    struct Forked {
+        founder: Founder,
+        log: LogId,
+        first: Entry,
+        ours: Vec<Entry>,
+        theirs: Vec<Entry>,
+    }
+
+    impl Forked {
+        fn new() -> Self {
+            let founder = Founder::new(1);
+            let (_dir, store, no) = new_store(&founder);
+            let mut author = Author::new(&founder, &store, no);
+            let first = author.write(&[], b"first");
+            let mut clone = author.alike();
+            let ours = vec![author.write(&[], b"ours"), author.write(&[], b"ours too")];
+            let theirs = vec![clone.write(&[], b"theirs")];
+            Self { founder, log: author.log(), first, ours, theirs }
+        }
+
+        fn store(&self, entries: &[&[Entry]]) -> (tempfile::TempDir, std::sync::Arc<Store>, FolderNo) {
+            let (dir, store, no) = new_store(&self.founder);
+            let _ = Author::new(&self.founder, &store, no);
+            store.entry_add(no, &self.first).expect("adds");
+            for entry in entries.iter().copied().flatten() {
+                assert_eq!(store.entry_add(no, entry).expect("adds"), Added::New);
+                assert_eq!(store.entry_add(no, entry).expect("is here"), Added::Known);
+            }
+            (dir, store, no)
+        }
+
+        fn branch(&self, entries: &[Entry]) -> LogId {
+            branch_id(&self.log, &entries[0].header().hash())
+        }
+    }
 
     #[test]
-    fn proof_closes_the_log_from_the_fork_on_and_travels() {
+    fn forked_log_is_kept_in_branches_whichever_comes_first() {
+        let forked = Forked::new();
+        let (_a, one, one_no) = forked.store(&[&forked.ours, &forked.theirs]);
+        let (_b, other, other_no) = forked.store(&[&forked.theirs, &forked.ours]);
+        let mut expected =
+            vec![(forked.log, 1), (forked.branch(&forked.ours), 3), (forked.branch(&forked.theirs), 2)];
+        expected.sort_unstable();
+        for (store, no) in [(&one, one_no), (&other, other_no)] {
+            assert_eq!(heads(store, no), expected);
+            // A branch is read from the first entry on.
+            let branch = forked.branch(&forked.ours);
+            assert_eq!(store.entry(no, branch, 1).expect("reads").as_ref(), Some(&forked.first));
+            assert_eq!(store.entry(no, branch, 3).expect("reads").as_ref(), Some(&forked.ours[1]));
+            assert_eq!(store.entry(no, forked.log, 2).expect("reads"), None);
+            assert_eq!(store.proofs(no).expect("reads").len(), 1);
+            let bytes: usize = forked
+                .ours
+                .iter()
+                .chain(&forked.theirs)
+                .chain([&forked.first])
+                .map(|entry| entry.encode().len())
+                .sum();
+            assert_eq!(store.usage(no).expect("counts").entry_bytes, bytes as u64);
+        }
+    }
+
+    #[test]
+    fn proof_forks_a_log_that_is_here_or_comes_later() {
+        let forked = Forked::new();
+        let (_a, one, one_no) = forked.store(&[&forked.ours, &forked.theirs]);
+        let proof = one.proofs(one_no).expect("reads").remove(0);
+        let sent = UnverifiedEquivocation::decode(&proof.encode()).expect("decodes").verify().expect("holds");
+        let (_b, there, no) = forked.store(&[&forked.theirs]);
+        assert_eq!(there.equivocation_add(no, &sent).expect("adds"), Added::New);
+        assert_eq!(there.equivocation_add(no, &sent).expect("is here"), Added::Known);
+        assert!(heads(&there, no).contains(&(forked.branch(&forked.theirs), 2)));
+        assert!(heads(&there, no).contains(&(forked.branch(&forked.ours), 1)), "what it follows is here");
+        // Nothing of the log is here yet.
+        let (dir, later, no) = new_store(&forked.founder);
+        let _ = Author::new(&forked.founder, &later, no);
+        assert_eq!(later.equivocation_add(no, &sent).expect("adds"), Added::New);
+        assert_eq!(later.equivocation_add(no, &sent).expect("is here"), Added::Known);
+        assert!(heads(&later, no).is_empty());
+        later.entry_add(no, &forked.first).expect("adds");
+        for entry in forked.theirs.iter().chain(&forked.ours) {
+            later.entry_add(no, entry).expect("adds");
+        }
+        assert_eq!(heads(&later, no), heads(&one, one_no));
+        drop(later);
+        let later = Store::open(dir.path(), super::super::store::StoreKind::Seeder).expect("opens");
+        assert_eq!(heads(&later, no), heads(&one, one_no));
+        assert_eq!(later.branches(no).expect("reads"), one.branches(one_no).expect("reads"));
+    }
+
+    #[test]
+    fn branch_that_forks_again_and_an_earlier_fork_found_later_give_one_state() {
+        let founder = Founder::new(1);
+        let (_dir, made, no) = new_store(&founder);
+        let mut author = Author::new(&founder, &made, no);
+        let mut lines: Vec<Vec<Entry>> = vec![vec![author.write(&[], b"0"), author.write(&[], b"1")]];
+        let mut early = author.alike();
+        lines[0].push(author.write(&[], b"2"));
+        lines[0].push(author.write(&[], b"3"));
+        let (mut late, mut third) = (author.alike(), author.alike());
+        lines[0].push(author.write(&[], b"4"));
+        lines.push((0..4).map(|at| early.write(&[], &[10 + at])).collect());
+        lines.push((0..2).map(|at| late.write(&[], &[20 + at])).collect());
+        lines.push((0..2).map(|at| third.write(&[], &[30 + at])).collect());
+        let mut seen = None;
+        for order in [[0, 1, 2, 3], [0, 2, 3, 1], [0, 3, 1, 2], [0, 3, 2, 1]] {
+            let (_dir, store, no) = new_store(&founder);
+            let _ = Author::new(&founder, &store, no);
+            for line in order {
+                for entry in &lines[line] {
+                    store.entry_add(no, entry).expect("adds");
+                }
+            }
+            let state = (store.log_heads(no).expect("reads"), (*store.branches(no).expect("reads")).clone());
+            assert_eq!(*seen.get_or_insert_with(|| state.clone()), state, "order {order:?}");
+        }
+    }
+
+    #[test]
+    fn device_that_makes_branches_without_end_is_stopped() {
         let founder = Founder::new(1);
         let (_dir, store, no) = new_store(&founder);
-        let mut author = Author::new(&founder, &store, no);
-        let first = author.write(&[], b"first");
-        let twin = author.draft(&[], b"twin");
-        let (second, third) = (author.write(&[], b"second"), author.write(&[], b"third"));
-        for entry in [&first, &second] {
-            store.entry_add(no, entry).expect("adds");
+        let author = Author::new(&founder, &store, no);
+        let mut taken = 0;
+        for at in 0..200u8 {
+            match store.entry_add(no, &author.draft(&[], &[at])) {
+                Ok(_) => taken += 1,
+                Err(error) => assert!(matches!(error, Error::Equivocation { .. }), "{error}"),
+            }
         }
-        assert!(matches!(store.entry_add(no, &twin), Err(Error::Equivocation { seq: 2, .. })));
-        assert!(matches!(store.entry_add(no, &third), Err(Error::Equivocation { seq: 3, .. })));
-        assert_eq!(store.entry_add(no, &second).expect("is here"), Added::Known);
-        let proof = store.equivocation(no, author.log()).expect("reads").expect("is proved");
-        assert_eq!((proof.log(), proof.seq()), (author.log(), 2));
-        // Another seeder has the other branch; the proof alone closes the log there as well.
-        let (_dir, other, other_no) = new_store(&founder);
-        let _ = Author::new(&founder, &other, other_no);
-        for entry in [&first, &twin] {
-            other.entry_add(other_no, entry).expect("adds");
-        }
-        let sent = UnverifiedEquivocation::decode(&proof.encode()).expect("decodes").verify().expect("holds");
-        assert_eq!(other.equivocation_add(other_no, &sent).expect("adds"), Added::New);
-        assert_eq!(other.equivocation_add(other_no, &sent).expect("is here"), Added::Known);
-        assert_eq!(other.forks(other_no).expect("reads"), [(author.log(), 2, proof.encode())]);
-        assert!(matches!(other.entry_add(other_no, &third), Err(Error::Equivocation { .. })));
+        assert_eq!(taken, BRANCHES_MAX);
+    }
+
+    #[test]
+    fn removed_device_begins_no_branch() {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let author = Author::new(&founder, &store, no);
+        let leaver = ed25519_dalek::SigningKey::from_bytes(&[50; 32]);
+        let added = add_device(&founder.key, &founder, &author.heads(), device_of(&leaver, 60, Role::Write));
+        store.access_add(no, &added).expect("admitted");
+        let mut leaving = author.with_key(leaver);
+        let (first, twin) = (leaving.draft(&[], b"one"), leaving.draft(&[], b"two"));
+        store.entry_add(no, &first).expect("adds");
+        let last = LogHead { log: leaving.log(), seq: 1, hash: first.header().hash() };
+        let removal = sign_record(&founder.key, &founder, &[added.hash()], Act::RemoveDevice { last });
+        store.access_add(no, &removal).expect("admitted");
+        assert!(store.entry_add(no, &twin).is_err());
+        let proof = Equivocation::of(&first, &twin).expect("two entries");
+        assert!(matches!(store.equivocation_add(no, &proof), Err(Error::NotPermitted { .. })));
+        let _ = leaving.write(&[], b"");
+        assert_eq!(heads(&store, no), [(leaving.log(), 1)]);
     }
 
     #[test]
@@ -163,6 +300,6 @@ mod tests {
             Author::new(&founder, &store, no).with_key(ed25519_dalek::SigningKey::from_bytes(&[99; 32]));
         let proof = Equivocation::of(&stranger.draft(&[], b"a"), &stranger.draft(&[], b"b")).expect("two");
         assert!(matches!(store.equivocation_add(no, &proof), Err(Error::NotPermitted { .. })));
-        assert!(store.forks(no).expect("reads").is_empty());
+        assert!(store.proofs(no).expect("reads").is_empty());
     }
 }

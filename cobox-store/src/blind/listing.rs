@@ -227,6 +227,37 @@ impl Store {
         Ok(listed)
     }
 
+    /// Adds that entries of a log beyond `seq` list no packs.
+    pub(super) fn stage_unlisted(
+        &self,
+        no: FolderNo,
+        (log, seq): (LogId, u64),
+        packs: &BTreeSet<PackId>,
+        batch: &mut Batch,
+    ) -> Result<()> {
+        let before = self.listed_by(no, log, seq)?;
+        for pack in packs {
+            let row = listing_key(no, *pack, &log);
+            match before.get(pack) {
+                Some(listing) => batch.put(&row, &listing.encode()),
+                None => batch.delete(&row),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds that a branch lists a pack which its log listed so far.
+    pub(super) fn stage_listed(
+        &self,
+        no: FolderNo,
+        (log, seq): (LogId, u64),
+        pack: PackRef,
+        batch: &mut Batch,
+    ) {
+        let listing = Listing { size: pack.size, seq, seen_ms: self.hold_now_ms() };
+        batch.put(&listing_key(no, pack.id, &log), &listing.encode());
+    }
+
     /// Forgets that entries of a log beyond `seq` list packs, and settles those.
     pub(super) fn unlist_beyond(
         &self,
@@ -238,15 +269,8 @@ impl Store {
             return Ok(());
         }
         self.ensure_listed(no)?;
-        let before = self.listed_by(no, log, seq)?;
         let mut batch = Batch::default();
-        for pack in packs {
-            let row = listing_key(no, *pack, &log);
-            match before.get(pack) {
-                Some(listing) => batch.put(&row, &listing.encode()),
-                None => batch.delete(&row),
-            }
-        }
+        self.stage_unlisted(no, (log, seq), packs, &mut batch)?;
         self.db().commit(batch, Durability::Synced)?;
         packs.iter().try_for_each(|pack| self.settle_pack(no, *pack))
     }

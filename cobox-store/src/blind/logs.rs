@@ -11,6 +11,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::batch::{Batch, Durability};
+use super::branches::{Branches, Place};
 use super::store::{Added, Store};
 use super::tables::{Table, key};
 use super::usage::Totals;
@@ -29,6 +30,8 @@ pub(super) struct Logs {
     claims: Arc<Claims>,
     /// One remote entry at a time: two peers often deliver the same one.
     adding: Mutex<()>,
+    /// Branches of each folder, as far as they were read.
+    pub(super) branches: Mutex<HashMap<FolderNo, Arc<Branches>>>,
     /// Folder totals, as far as they were counted.
     pub(super) totals: Mutex<HashMap<FolderNo, Totals>>,
 }
@@ -127,6 +130,7 @@ impl Store {
     /// # Errors
     /// When the disk cannot be read.
     pub fn entry_bytes(&self, no: FolderNo, log: LogId, seq: u64) -> Result<Option<Vec<u8>>> {
+        let log = self.branches(no)?.owner(log, seq);
         let header = self.db().get(&entry_key(no, Table::EntryHeader, log, seq))?;
         let body = self.db().get(&entry_key(no, Table::EntryBody, log, seq))?;
         Ok(header.zip(body).map(|(mut bytes, body)| {
@@ -143,25 +147,18 @@ impl Store {
     /// # Errors
     /// [`Error::Premature`] when an earlier entry or an access record is missing;
     /// [`Error::NotPermitted`], [`Error::UnknownEpoch`], [`Error::Quota`]; [`Error::Chain`] when it is here
-    /// already, or does not continue the log; [`Error::Equivocation`] when another entry has its number, or the
-    /// log is closed.
+    /// already, or does not continue the log; [`Error::Equivocation`] when another entry follows the same one.
     pub fn entry_stage(&self, no: FolderNo, entry: &Entry, batch: &mut Batch) -> Result<EntryStaged> {
         let header = entry.header();
-        let (log, seq, hash) = (header.log, header.seq, header.hash());
+        let (seq, hash) = (header.seq, header.hash());
         self.check_author(no, entry)?;
+        let log = match self.place(no, entry)? {
+            Place::Next(log) => log,
+            Place::Known => return Err(Error::Chain { log: header.log, seq }),
+            Place::Fork(..) => return Err(Error::Equivocation { log: header.log, seq }),
+        };
         let head = self.head_row(no, log)?;
-        if seq <= head.seq {
-            self.check_known(no, entry)?;
-            return Err(Error::Chain { log, seq });
-        }
-        if seq > head.seq + 1 {
-            return Err(Error::Premature);
-        }
-        if self.access(no)?.may_write(&log) && self.forked_at(no, log)?.is_some_and(|forked| seq >= forked) {
-            // Of a device that was removed, what others vouched for counts, on whichever branch.
-            return Err(Error::Equivocation { log, seq });
-        }
-        if header.prev != head.hash {
+        if seq != head.seq + 1 || header.prev != head.hash {
             return Err(Error::Chain { log, seq });
         }
         let mut signed = header.encode();
@@ -184,9 +181,14 @@ impl Store {
         }
         self.check_quota(no, &grown)?;
         self.claim(no, log, seq, hash)?;
-        batch.append(rows);
         let claims = Arc::clone(&self.logs.claims);
-        Ok(EntryStaged { claims, no, log, seq, packs: header.packs.clone(), grown })
+        let staged = EntryStaged { claims, no, log, seq, packs: header.packs.clone(), grown };
+        // The log may have forked since its head was read.
+        if self.head_row(no, log)?.seq + 1 != seq {
+            return Err(Error::Chain { log, seq });
+        }
+        batch.append(rows);
+        Ok(staged)
     }
 
     /// Tells that a staged entry is durable: counts it and wakes those who watch.
@@ -214,14 +216,26 @@ impl Store {
         if header.folder != self.folder_id(no)? {
             return Err(Error::UnknownFolder(header.folder));
         }
-        if header.seq <= self.head_row(no, header.log)?.seq {
-            self.check_known(no, entry)?;
+        let place = self.place(no, entry);
+        if matches!(place, Ok(Place::Known)) {
             return Ok(Added::Known);
+        }
+        self.check_author(no, entry)?;
+        match place? {
+            Place::Known | Place::Next(_) => {}
+            Place::Fork(within, proof) => {
+                if !self.access(no)?.may_write(&header.log) {
+                    // Of a device that was removed nothing begins anew, whatever it signs.
+                    return Err(Error::Equivocation { log: header.log, seq: header.seq });
+                }
+                self.fork(no, within, &proof)?;
+            }
         }
         let mut batch = Batch::default();
         let staged = self.entry_stage(no, entry, &mut batch)?;
         self.db().commit(batch, Durability::Synced)?;
         self.entry_committed(no, staged);
+        self.fork_waiting(no, header.log)?;
         Ok(Added::New)
     }
 
@@ -268,6 +282,13 @@ impl Store {
         let mut bytes = 0;
         self.visit_heads(no, &mut |_, row| bytes += row.bytes)?;
         Ok(bytes)
+    }
+
+    /// Keeps others from adding to a log for as long as the value lives.
+    pub(super) fn hold(&self, no: FolderNo, log: LogId) -> Result<EntryStaged> {
+        self.claim(no, log, 0, EntryHash([0; 32]))?;
+        let claims = Arc::clone(&self.logs.claims);
+        Ok(EntryStaged { claims, no, log, seq: 0, packs: Vec::new(), grown: Totals::default() })
     }
 
     fn claim(&self, no: FolderNo, log: LogId, seq: u64, hash: EntryHash) -> Result<()> {

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod batch;
+pub mod branches;
 #[cfg(test)]
 mod dags;
 mod damage;
@@ -42,6 +43,7 @@ pub mod watch;
 
 pub use access::{Access, InviteState, LogEnd, Member};
 pub use batch::{Batch, Durability, Generation};
+pub use branches::{Branch, Branches};
 pub use db::Db;
 pub use have::Have;
 pub use logs::EntryStaged;

@@ -118,7 +118,10 @@ impl<'a> View<'a> {
                 // A recovery key adds devices of its own member, at the role the member has.
                 let recovers =
                     device.member.0 == *author && member.is_some_and(|member| member.role == device.role);
-                self.is_new(device, member) && (recovers || admin())
+                // So does a device, at its own role: it goes on under a fresh log where the old one cannot.
+                let succeeds = role == Some(device.role)
+                    && self.device(&LogId(*author)).is_some_and(|old| old.member == device.member);
+                self.is_new(device, member) && (recovers || succeeds || admin())
             }
             Act::Redeem { device, redemption } => {
                 let fresh = self.member(&device.member).is_none();
@@ -279,6 +282,10 @@ impl Resolver<'_> {
             Act::Genesis { .. } | Act::NewEpoch(_) => return false,
             Act::Vouch { .. } => Role::Read,
             _ if !is_device => Role::Read,
+            // A device of its own member: what it lists it may itself be.
+            Act::AddDevice { device } if self.member_of(&LogId(*node.author())) == Some(device.member) => {
+                device.role
+            }
             _ => Role::Admin,
         };
         Some(needed) > bound.ceiling && self.targets(bound, node.author()) && self.apart(bound, nth)

@@ -31,7 +31,7 @@ pub enum Table {
     EntryHeader = 0x08,
     /// log id, seq (u64 BE) → sealed body.
     EntryBody = 0x09,
-    /// log id, seq (u64 BE) → two signed headers with that number.
+    /// log id, seq (u64 BE), hash of the proof → two signed headers that follow one entry.
     Equivocation = 0x0a,
     /// pack id → size, ordinal, have-state of a pack that is here, wholly or partly.
     PackInfo = 0x0b,
@@ -61,6 +61,8 @@ pub enum Table {
     Named = 0x17,
     /// pack id → size, until when it is kept: no entry that counts lists it any more.
     Released = 0x18,
+    /// branch id → its log, what it branches off, from which seq (u64 LE), its first entry.
+    Branch = 0x1b,
     // keyed: 0x20..=0x3f
     /// Keys of the folder, sealed.
     Secret = 0x20,

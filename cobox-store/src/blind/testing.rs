@@ -127,6 +127,11 @@ impl Author {
         Self { key, folder: self.folder, epoch: self.epoch, seq: 0, prev: EntryHash([0; 32]) }
     }
 
+    /// A copy of it.
+    pub(super) fn alike(&self) -> Self {
+        Self { key: self.key.clone(), ..*self }
+    }
+
     /// What a record may build on at first.
     pub(super) fn heads(&self) -> Vec<RecordHash> {
         vec![self.epoch]

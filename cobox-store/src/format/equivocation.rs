@@ -1,4 +1,5 @@
-//! Two signed entries with one number (`docs/format.md`, section 9.3): proof that a device was cloned or lies.
+//! Two signed entries that follow the same one (`docs/format.md`, section 9.3): proof that a device was
+//! cloned or lies.
 //!
 //! Headers say all there is to prove, so anybody can check it without the bodies.
 
@@ -7,7 +8,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use super::codec::{DecodeError, Reader, Writer};
 use super::entry::{Entry, Header};
 use crate::error::WrongProof;
-use crate::id::{FolderId, LogId};
+use crate::id::{EntryHash, FolderId, LogId};
 
 /// A header and its signature at the most: 64 packs, 64 access heads, and what stands around them.
 const SIGNED_BYTES_MAX: usize = 8192;
@@ -28,7 +29,7 @@ pub struct Equivocation(Signed, Signed);
 pub struct UnverifiedEquivocation(Equivocation);
 
 impl Equivocation {
-    /// Of two verified entries; `None` where they are one, or have different numbers, logs or folders.
+    /// Of two verified entries; `None` where they are one, or do not follow the same entry of one log.
     #[must_use]
     pub fn of(one: &Entry, other: &Entry) -> Option<Self> {
         let signed = |entry: &Entry| Signed { header: entry.header().clone(), signature: *entry.signature() };
@@ -37,6 +38,17 @@ impl Equivocation {
             std::mem::swap(&mut one, &mut other);
         }
         let proof = Self(one, other);
+        proof.is_one().then_some(proof)
+    }
+
+    /// Of an entry that follows the same one as the two that are proved; `None` where it does not, or is the
+    /// lower of them.
+    #[must_use]
+    pub fn beside(&self, entry: &Entry) -> Option<Self> {
+        let one = self.0.clone();
+        let other = Signed { header: entry.header().clone(), signature: *entry.signature() };
+        let swap = one.header.hash() > other.header.hash();
+        let proof = if swap { Self(other, one) } else { Self(one, other) };
         proof.is_one().then_some(proof)
     }
 
@@ -58,6 +70,18 @@ impl Equivocation {
         self.0.header.seq
     }
 
+    /// The entry that both follow; zeros for none.
+    #[must_use]
+    pub fn prev(&self) -> EntryHash {
+        self.0.header.prev
+    }
+
+    /// The two entries, ascending.
+    #[must_use]
+    pub fn entries(&self) -> [EntryHash; 2] {
+        [self.0.header.hash(), self.1.header.hash()]
+    }
+
     /// `version ‖ two of (header ‖ signature), ascending by the headers' hashes`.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -71,7 +95,8 @@ impl Equivocation {
 
     fn is_one(&self) -> bool {
         let (one, other) = (&self.0.header, &self.1.header);
-        one.hash() < other.hash() && (one.folder, one.log, one.seq) == (other.folder, other.log, other.seq)
+        one.hash() < other.hash()
+            && (one.folder, one.log, one.seq, one.prev) == (other.folder, other.log, other.seq, other.prev)
     }
 }
 

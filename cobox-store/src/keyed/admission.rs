@@ -13,13 +13,15 @@ use zeroize::Zeroizing;
 
 use super::folder::{Folder, sign_record};
 use super::home::{Home, NewDevice};
+use super::keyring::Keyring;
 use super::local::LocalKeys;
-use super::secret::MemberSecret;
+use super::secret::{MemberSecret, Secret32};
 use crate::blind::kembox::KemSecret;
+use crate::blind::tables::STORE;
 use crate::blind::{Batch, Durability, Store, Table, key};
 use crate::error::{Error, Result};
 use crate::format::access::{Act, Device, Record, Role, UnverifiedRecord};
-use crate::format::device::FolderRow;
+use crate::format::device::{DeviceRow, FolderRow};
 use crate::id::{FolderNo, LogId};
 
 const FORMER: &[u8] = b"former kem";
@@ -95,8 +97,8 @@ impl Home {
         self.store.db().commit(batch, Durability::Synced)
     }
 
-    /// Lets a device whose store was set back go on under a fresh log: as an admin by its own key, or by
-    /// the member's words. A folder handed out before does not change; open it anew afterwards.
+    /// Lets a device whose store was set back go on under a fresh log: by its own key where it may write, or
+    /// by the member's words. A folder handed out before does not change; open it anew afterwards.
     ///
     /// What was written and is in no entry stays, and is written again under the fresh log by whoever
     /// opens the tree next; see [`Folder::set_back`].
@@ -107,23 +109,49 @@ impl Home {
         words: Option<&MemberSecret>,
     ) -> Result<Rejoin> {
         let access = self.store.access(folder.no())?;
-        let Some(old) = access.devices.get(&folder.log()) else { return Ok(Rejoin::NotPermitted) };
+        let listed = access.devices.get(&folder.log());
+        let Some(old) = listed.or_else(|| access.former.get(&folder.log())) else {
+            return Ok(Rejoin::NotPermitted);
+        };
         let recovery = words.map(|words| words.recovery(row.index));
+        // The words list a device at its person's role, and also where the device itself was removed.
+        let role = match (&recovery, access.members.get(&old.member)) {
+            (Some(_), Some(member)) => member.role,
+            (Some(_), None) => return Ok(Rejoin::NotPermitted),
+            (None, _) => old.role,
+        };
         let signer: &SigningKey = match &recovery {
             Some(recovery) if recovery.member() == old.member => &recovery.sign,
             Some(_) => return Ok(Rejoin::NotPermitted),
-            None if old.role == Role::Admin => folder.signing_key(),
+            // A device may list another of its own member, at its own role.
+            None if listed.is_some() && role >= Role::Write => folder.signing_key(),
             None => return Ok(Rejoin::NotPermitted),
         };
+        if let Some(recovery) = &recovery {
+            // Epochs that began while the device was out are boxed to the person's key, which is gone later.
+            let known = folder.keyring.read().epochs().clone();
+            self.epochs_keep(folder.no(), &Keyring::open(&access, known, &recovery.kem)?)?;
+        }
         let new = NewDevice::random()?;
         let labels = folder.keyring.read().labels();
         let device: Device =
-            new.describe(old.member, old.recovery_kem, old.role, &folder.device_label(), &labels);
+            new.describe(old.member, old.recovery_kem, role, &folder.device_label(), &labels);
         let admission = sign_record(signer, access.folder, access.heads.clone(), Act::AddDevice { device });
         let mut batch = Batch::default();
         // Boxes of epochs that are still on their way are for the key of the device that was.
         let former = key(folder.no(), Table::Secret, &[FORMER, &folder.log().0].concat());
         batch.put(&former, &folder.local().seal(&former, row.kem_seed.as_slice()));
+        // A copy of this device calls itself by the same name on the network: from the next start on it does not.
+        let known = &self.device;
+        let row_of_device = DeviceRow {
+            label: known.label.clone(),
+            net_seed: Zeroizing::new(*Secret32::random()?.expose()),
+            locator_sign: known.locator_sign.clone(),
+            locator_seal: known.locator_seal.clone(),
+            recovery: known.recovery.clone(),
+        };
+        let row_key = key(STORE, Table::Secret, b"device");
+        batch.put(&row_key, &self.local.seal(&row_key, &row_of_device.encode()));
         // Once more before the tree was made anew: the ops that wait are still the first log's.
         if folder.set_back()?.is_none() {
             let written = folder.written()?.map_or(0, |head| head.seq);

@@ -169,7 +169,7 @@ impl Folder {
     #[must_use]
     pub fn label_of(&self, log: &LogId) -> Option<String> {
         let access = self.store.access(self.no).ok()?;
-        let device = access.devices.get(log)?;
+        let device = access.devices.get(log).or_else(|| access.former.get(log))?;
         self.keyring.read().labels().open(LabelOf::Device, &device.label).ok()
     }
 
@@ -177,8 +177,10 @@ impl Folder {
     #[must_use]
     pub fn label_of_number(&self, log_number: u64) -> Option<String> {
         let access = self.store.access(self.no).ok()?;
-        let log = access.devices.keys().find(|log| log.number() == log_number)?;
-        self.label_of(log)
+        let log = access.devices.keys().find(|log| log.number() == log_number).copied();
+        let branches = self.store.branches(self.no).ok()?;
+        let branched = || branches.iter().find(|(id, _)| id.number() == log_number).map(|(_, it)| it.log);
+        self.label_of(&log.or_else(branched)?)
     }
 
     /// The swarm secret of the newest epoch.

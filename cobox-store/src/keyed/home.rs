@@ -343,6 +343,16 @@ impl Home {
         Ok(folder)
     }
 
+    /// Opens a folder anew whose log cannot go on: under a fresh one, where the device may write. What was
+    /// handed out before stays as it is, and must not be used any more.
+    ///
+    /// # Errors
+    /// See [`Self::folder`].
+    pub fn folder_renew(&self, no: FolderNo) -> Result<Arc<Folder>> {
+        let _one_at_a_time = self.changing.lock();
+        self.folder_reopen(no)
+    }
+
     /// Opens a folder anew, with the keys that its row has now.
     pub(super) fn folder_reopen(&self, no: FolderNo) -> Result<Arc<Folder>> {
         self.folders.lock().remove(&no);

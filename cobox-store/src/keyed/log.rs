@@ -49,8 +49,8 @@ impl LogWriter {
         let behind = mark.is_some_and(|mark| {
             written.is_none_or(|written| written.seq < mark.seq || written.seq == mark.seq && written != mark)
         });
-        // A log that is closed by a proof goes on under another name as well.
-        let closed = store.forked_at(no, log)?.is_some();
+        // A log that forked goes on under another name as well.
+        let closed = store.branches(no)?.is_forked(&log);
         let other = behind || closed || store.log_head(no, log)? != head;
         let standing = if other { Standing::RolledBack } else { Standing::Good };
         if standing == Standing::RolledBack {
@@ -205,8 +205,56 @@ impl Folder {
     /// # Errors
     /// When the store fails.
     pub fn written(&self) -> Result<Option<LogHead>> {
-        let mark = written(self.store(), self.no(), self.log(), self.local())?;
+        self.written_under(self.log())
+    }
+
+    /// The last entry that this store wrote itself under `log`, which may be one that it gave up.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn written_under(&self, log: LogId) -> Result<Option<LogHead>> {
+        let mark = written(self.store(), self.no(), log, self.local())?;
         Ok(mark.map(|mark| LogHead { log: mark.log, seq: mark.seq, hash: mark.hash }))
+    }
+
+    /// What this device wrote under a log that it gave up, beyond the end of that log: nobody takes it any
+    /// more. Adds to `batch` that those entries are gone and that their packs wait for the next one.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn take_back(&self, log: LogId, batch: &mut Batch) -> Result<Vec<OpGroup>> {
+        let access = self.store().access(self.no())?;
+        let Some(head) = self.store().log_head(self.no(), log)? else { return Ok(Vec::new()) };
+        if access.may_write(&log) {
+            return Ok(Vec::new());
+        }
+        let (mut seq, mut taken) = (head.seq, Vec::new());
+        while seq > 0 {
+            let Some(entry) = self.store().entry(self.no(), log, seq)? else { break };
+            if access.admits(&log, seq, &entry.header().hash()) {
+                break;
+            }
+            let body = self.open_entry(&entry)?;
+            let packs = entry.header().packs.iter().zip(body.directories);
+            for (pack, directory) in packs {
+                let Some(directory) = directory else { continue };
+                let row = PendingRow { pack: *pack, epoch: entry.header().epoch, directory };
+                self.pending_put(&row, batch);
+            }
+            taken.push(body.groups);
+            seq -= 1;
+        }
+        self.store().stage_cut_off(self.no(), log, seq, batch)?;
+        Ok(taken.into_iter().rev().flatten().collect())
+    }
+
+    /// Reads again which packs wait for an entry.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn packs_reload(&self) -> Result<()> {
+        self.packer.resume(self.pending_load()?);
+        Ok(())
     }
 
     /// Whether this device may go on with its log.
@@ -215,7 +263,7 @@ impl Folder {
         // Who holds the lock is writing, so that all is well.
         let Some(writer) = self.writer.try_lock() else { return Standing::Good };
         let (stored, written) = (self.store().log_head(self.no(), self.log()), self.written());
-        let closed = !matches!(self.store().forked_at(self.no(), self.log()), Ok(None));
+        let closed = !matches!(self.store().branches(self.no()), Ok(all) if !all.is_forked(&self.log()));
         match (writer.standing, stored, written) {
             (Standing::Good, ..) if closed => Standing::RolledBack,
             (Standing::Good, Ok(stored), Ok(written)) if stored != written => Standing::RolledBack,
@@ -224,7 +272,7 @@ impl Folder {
     }
 
     fn check_standing(&self, writer: &mut LogWriter) -> Result<()> {
-        let closed = self.store().forked_at(self.no(), self.log())?.is_some();
+        let closed = self.store().branches(self.no())?.is_forked(&self.log());
         let same = !closed && self.store().log_head(self.no(), self.log())? == writer.head;
         if writer.standing == Standing::Good && !same {
             // A commit that failed on a full disk may have reached it all the same: what the database says
@@ -369,7 +417,7 @@ mod tests {
         assert!(matches!(write(2 << 16), Err(Error::NoSpace)));
         // Its second entry is there now, and this one is the third.
         assert_eq!(write(3 << 16).expect("written").seq, 3);
-        assert!(folder.store().equivocation(folder.no(), folder.log()).expect("reads").is_none());
+        assert!(folder.store().branches(folder.no()).expect("reads").is_empty());
         let entry = folder.store().entry(folder.no(), folder.log(), 2).expect("reads").expect("there");
         assert_eq!(folder.open_entry(&entry).expect("opens").hlc, 2 << 16);
         assert_eq!(folder.standing(), Standing::Good);

@@ -68,7 +68,11 @@ impl Home {
     fn folder_again(&self, secret: &MemberSecret, no: FolderNo) -> Result<Arc<Folder>> {
         let folder = self.folder(no)?;
         let row = self.folder_row(no)?.ok_or(Error::NoSuchName)?;
-        if folder.standing() == Standing::Good || self.rejoin(&folder, &row, Some(secret))? != Rejoin::Done {
+        // A device that was removed is none of the folder's any more; its person may bring it back.
+        let listed = self.store.access(no)?.devices.contains_key(&folder.log());
+        if listed && folder.standing() == Standing::Good
+            || self.rejoin(&folder, &row, Some(secret))? != Rejoin::Done
+        {
             return Ok(folder);
         }
         self.folder_reopen(no)

@@ -64,7 +64,11 @@ impl Folder {
     }
 
     fn end_of(&self, log: LogId) -> Result<LogHead> {
-        let head = self.store().log_head(self.no(), log)?;
+        // Where the log forked, the longest of its branches.
+        let branches = self.store().branches(self.no())?;
+        let heads = self.store().log_heads(self.no())?.into_iter();
+        let head = heads.filter(|head| branches.origin(&head.log) == log).max_by_key(|head| head.seq);
+        let head = head.map(|head| LogHead { log, ..head });
         Ok(head.unwrap_or(LogHead { log, seq: 0, hash: EntryHash([0; 32]) }))
     }
 
@@ -91,7 +95,10 @@ impl Folder {
             return Ok(0);
         }
         let mut vouches = 0;
-        for head in self.store().log_heads(self.no())? {
+        let branches = self.store().branches(self.no())?;
+        for mut head in self.store().log_heads(self.no())? {
+            // What lies in a branch was signed as its device's log.
+            head.log = branches.origin(&head.log);
             let ends = head.log != self.log() && !access.admits(&head.log, head.seq, &head.hash);
             if ends && (access.devices.contains_key(&head.log) || access.former.contains_key(&head.log)) {
                 self.add_record(Act::Vouch { last: head })?;

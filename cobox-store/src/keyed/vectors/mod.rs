@@ -52,6 +52,7 @@ fn derivations() -> Value {
         ("object key", [seed("object"), seed("tag")].concat()),
         ("content digest", vec![0, 0, 0]),
         ("key file slot", seed("key file").to_vec()),
+        ("branch", [seed("log"), seed("first entry of a branch")].concat()),
     ];
     let cases: Vec<Value> = cases
         .iter()
