@@ -120,6 +120,7 @@ fn prune_now(state: &FolderState, vfs: &Vfs) -> Outcome<PruneReport> {
             Called::Out(found) => survey = Some(found),
             Called::Nothing(found) => return Ok(report_of(&found, PruneState::Nothing)),
             Called::Before => {}
+            Called::Forked => return Err(forked()),
         }
         // This device answers too, and where it is alone that is all.
         vfs.acknowledge()?;
@@ -142,8 +143,16 @@ fn prune_now(state: &FolderState, vfs: &Vfs) -> Outcome<PruneReport> {
             report.waits_for = logs.iter().map(label).collect();
         }
         Released::NotCalled | Released::Void => report.state = PruneState::Void,
+        Released::Forked => return Err(forked()),
     }
     Ok(report)
+}
+
+fn forked() -> Problem {
+    Problem::refused(
+        "A device of this folder was in use as two copies at once: what one of them needs, the other cannot say.",
+        "Nothing is released in this folder. To give its space back, copy what is in it into a new folder.",
+    )
 }
 
 fn report_of(survey: &Survey, state: PruneState) -> PruneReport {

@@ -206,6 +206,8 @@ impl Daemon {
         }
         let fresh = if state.folder.standing() == Standing::RolledBack {
             tracing::warn!(folder = %state.folder.id(), "the folder goes on under a fresh log");
+            // Nobody looks at the tree of the old one meanwhile.
+            let _turn = state.mount_turn.lock();
             self.adopt(self.home.folder_renew(state.no())?)?
         } else {
             Arc::clone(state)

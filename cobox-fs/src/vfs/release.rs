@@ -42,6 +42,8 @@ pub enum Called {
     Nothing(Survey),
     /// An earlier call is not over.
     Before,
+    /// A log forked: see [`Released::Forked`].
+    Forked,
 }
 
 /// How far a release is.
@@ -55,6 +57,9 @@ pub enum Released {
     Void,
     /// These packs were released.
     Done(Vec<PackRef>),
+    /// A device was two copies at once. One of them may have answered for both, and cuts speak of logs: nothing is
+    /// released in such a folder.
+    Forked,
 }
 
 /// Rules of giving space back, for tests that show that breaking any of them is noticed.
@@ -131,6 +136,9 @@ impl Vfs {
     /// # Errors
     /// See [`Self::survey`]; `EACCES` when this device is no admin.
     pub fn call_for_release(&self) -> Result<Called, Errno> {
+        if self.has_forks()? {
+            return Ok(Called::Forked);
+        }
         if self.calling()?.is_some() {
             return Ok(Called::Before);
         }
@@ -142,6 +150,10 @@ impl Vfs {
             self.called.store(false, Ordering::SeqCst);
         }
         called
+    }
+
+    fn has_forks(&self) -> Result<bool, Errno> {
+        Ok(!self.folder.store().branches(self.folder.no())?.is_empty())
     }
 
     fn call_now(&self) -> Result<Called, Errno> {
@@ -176,6 +188,9 @@ impl Vfs {
     /// # Errors
     /// See [`Self::call_for_release`].
     pub fn release_dead(&self) -> Result<Released, Errno> {
+        if self.has_forks()? {
+            return Ok(Released::Forked);
+        }
         let Some(calling) = self.calling()? else { return Ok(Released::NotCalled) };
         let Some(cut) = self.release_cut(&calling)? else {
             self.forget_call()?;
@@ -412,7 +427,12 @@ impl Vfs {
 
     fn has_applied(&self, cut: &LogCut) -> Result<bool, Error> {
         let now = self.cut_now()?;
-        Ok(cut.iter().all(|(log, seq)| covers(&now, log) >= *seq))
+        let branches = self.folder.store().branches(self.folder.no())?;
+        // What was called for when nobody knew that the log forked lies in one of its branches.
+        let branched = |log: &LogId, seq: u64| {
+            branches.iter().any(|(id, branch)| branch.log == *log && covers(&now, id) >= seq)
+        };
+        Ok(cut.iter().all(|(log, seq)| covers(&now, log) >= *seq || branched(log, *seq)))
     }
 
     /// Up to where listings are let go of, if all have answered: each device's answer, and the ends of logs.
