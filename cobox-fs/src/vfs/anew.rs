@@ -17,8 +17,8 @@ use super::branches::Renaming;
 use super::{Errno, Vfs};
 
 /// Rows that follow from entries.
-const DERIVED: [Table; 6] =
-    [Table::Node, Table::Link, Table::Dirent, Table::Xattr, Table::DirMove, Table::Applied];
+const DERIVED: [Table; 7] =
+    [Table::Node, Table::Link, Table::Dirent, Table::Xattr, Table::DirMove, Table::Note, Table::Applied];
 
 /// How the tree is made anew.
 pub(super) enum Anew {

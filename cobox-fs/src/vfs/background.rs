@@ -199,8 +199,12 @@ impl Vfs {
         let mut seen = watch.seen();
         while !stop.load(Ordering::SeqCst) {
             match self.catch_up() {
-                Ok(touched) if touched.is_empty() => {}
-                Ok(touched) => {
+                Ok(mut touched) => {
+                    touched.append(&mut self.untold.lock());
+                    if touched.is_empty() {
+                        seen = watch.wait(seen, CATCH_UP_MAX);
+                        continue;
+                    }
                     let notifier = self.notifier.read().clone();
                     if let Some(notify) = notifier {
                         notify(touched);

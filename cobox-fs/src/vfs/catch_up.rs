@@ -152,7 +152,7 @@ impl Vfs {
             }
         }
         self.behind.store(!self.may_begin()?, Ordering::Relaxed);
-        Ok(touched.into_iter().map(|what| self.invalidation(what)).collect())
+        Ok(touched.into_iter().map(Self::invalidation).collect())
     }
 
     /// Whether our own log holds entries that this store did not write: it was set back, or copied. They
@@ -198,7 +198,7 @@ impl Vfs {
         self.applied.lock().ahead.iter().map(|(log, ms)| (*log, *ms)).collect()
     }
 
-    fn invalidation(&self, touched: Touched) -> Invalidate {
+    pub(super) fn invalidation(touched: Touched) -> Invalidate {
         match touched {
             Touched::Inode(ino) => Invalidate::Node(names::number(&ino)),
             Touched::Name { parent, name } => Invalidate::Name { parent: names::number(&parent), name },
@@ -344,7 +344,7 @@ impl Vfs {
     }
 
     /// Open files that are not dirty show the new content; dirty ones keep theirs.
-    fn reload_clean(&self, touched: &[Touched]) -> Result<(), Errno> {
+    pub(super) fn reload_clean(&self, touched: &[Touched]) -> Result<(), Errno> {
         let inos: BTreeSet<Ino> = touched
             .iter()
             .filter_map(|what| if let Touched::Inode(ino) = what { Some(*ino) } else { None })
