@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::conflicts::KeepHow;
 use crate::contracts::{Told, Wishes};
 use crate::exit::Problem;
 use crate::people::PersonRole;
@@ -268,6 +269,18 @@ pub enum Request {
     Check {
         /// Which, by name.
         folder: Option<String>,
+    },
+    /// What devices did at the same time.
+    Conflicts {
+        /// In which folder, by name.
+        folder: Option<String>,
+    },
+    /// Settles a conflict.
+    ConflictKeep {
+        /// Where, absolute, inside a mount; any bytes.
+        path: Vec<u8>,
+        /// How.
+        how: KeepHow,
     },
     /// Gives back the space of what the folder does not need any more.
     Prune {

@@ -7,6 +7,7 @@
 pub mod advice;
 mod api;
 pub mod cli;
+pub mod conflicts;
 pub mod contracts;
 pub mod control;
 pub mod daemon;

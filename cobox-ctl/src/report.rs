@@ -28,6 +28,9 @@ pub struct FolderReport {
     pub mount: Option<MountReport>,
     /// What lies on this device.
     pub local: LocalReport,
+    /// Conflicts that nobody has settled; `None` while it is not mounted.
+    #[serde(default)]
+    pub conflicts: Option<u64>,
     /// What a person must know and do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<Alarm>,

@@ -30,7 +30,7 @@ use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
 use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
 use crate::tally::Tally;
-use crate::transfer::control::INBOX_KIB;
+use crate::transfer::control::{INBOX_KIB, Rooms};
 use crate::transfer::pull::{Batcher, Job};
 use crate::transfer::serve::READERS_MAX;
 use crate::transfer::{Buffers, CREDIT_SLICES, Tap};
@@ -66,6 +66,7 @@ pub struct Shared {
     pub tap: Tap,
     pub credit: Arc<Semaphore>,
     pub inbox: Arc<Semaphore>,
+    pub rooms: Rooms,
     pub readers: Arc<Semaphore>,
     pub provers: Arc<Semaphore>,
     pub batcher: Batcher,
@@ -149,6 +150,7 @@ impl Driver {
             tap: Tap::open(config.frame_tap.as_deref())?,
             credit: Arc::new(Semaphore::new(CREDIT_SLICES)),
             inbox: Arc::new(Semaphore::new(INBOX_KIB)),
+            rooms: Rooms::default(),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
             provers: Arc::new(Semaphore::new(2)),
             batcher: Batcher::start(Arc::clone(&store)),

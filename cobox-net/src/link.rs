@@ -130,10 +130,11 @@ impl Link {
         let (read, write) = stream.split();
         let (conn, peer, side) = (self.conn, self.peer, self.side);
         shared.input(Input::Up { conn, peer, side, nonce });
-        let (tap, inbox, hearer) = (shared.tap.clone(), Arc::clone(&shared.inbox), Arc::clone(shared));
-        let frames = Arc::clone(&self.frames);
+        let (tap, hearer, open) = (shared.tap.clone(), Arc::clone(shared), Arc::clone(&self.open));
+        let (inbox, frames) = ((Arc::clone(&shared.inbox), shared.rooms.clone()), Arc::clone(&self.frames));
         Some(Box::pin(async move {
-            let reading = read_loop(read, inbox, tap.clone(), move |frame, permit| {
+            let is_known = move || !open.lock().is_empty();
+            let reading = read_loop(read, inbox, is_known, tap.clone(), move |frame, permit| {
                 frames.fetch_add(1, Ordering::Relaxed);
                 hearer.input_with(Input::Frame { conn, frame }, Some(permit));
             });

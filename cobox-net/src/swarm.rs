@@ -31,6 +31,14 @@ use crate::tally::{Refusal, Tally};
 const CONNECTIONS_MAX: u32 = 4096;
 /// Inbound connections whose handshake is under way.
 const PENDING_MAX: u32 = 256;
+/// Inbound connections that opened no control stream yet: each may fill the windows of a few streams, so more
+/// of them would take more memory than a small box has. The oldest gives way.
+const SILENT_MAX: usize = 64;
+/// Inbound streams of one connection that agree on a protocol at once: control, bulk, and what libp2p itself
+/// says. Each holds a window of 256 KiB before anybody looks at it; libp2p's own limit is 128.
+const NEGOTIATING_MAX: usize = 10;
+/// Streams of one connection over Yamux, in both directions: enough for many circuits; Yamux's own limit is 512.
+const YAMUX_STREAMS_MAX: usize = 128;
 /// Two while both sides dialed, and one being replaced.
 const CONNECTIONS_PER_PEER: u32 = 3;
 /// QUIC's window for one stream: 2.5 MB fill 1 Gbit/s at 20 ms, and 10 MB overshoot (measured).
@@ -113,6 +121,8 @@ struct Known {
     peer: PeerId,
     side: Side,
     transport: Transport,
+    /// Whether its control stream is there.
+    speaks: bool,
 }
 
 /// Base58 of a peer id's bytes; hex where they are none.
@@ -149,7 +159,7 @@ pub fn listen(
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER));
     let mut swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux_config)
         .map_err(|error| other(error.to_string()))?
         .with_quic_config(|mut config| {
             config.max_stream_data = QUIC_STREAM_WINDOW;
@@ -170,6 +180,7 @@ pub fn listen(
             lan: look_around(lan, key.public().to_peer_id()).into(),
         })
         .map_err(|error| other(error.to_string()))?
+        .with_swarm_config(|config| config.with_max_negotiating_inbound_streams(NEGOTIATING_MAX))
         .build();
     for text in listen {
         let bad = || Error::BadAddress { text: text.clone() };
@@ -224,6 +235,12 @@ fn without_peer(mut address: Multiaddr) -> Vec<u8> {
         address.pop();
     }
     address.to_vec()
+}
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(YAMUX_STREAMS_MAX);
+    config
 }
 
 fn transport_of(address: &Multiaddr) -> Option<Transport> {
@@ -431,7 +448,8 @@ impl Runner {
             .collect();
         let conn = Conn(self.next);
         self.next += 1;
-        self.known.insert(id, Known { conn, peer, side, transport });
+        self.known.insert(id, Known { conn, peer, side, transport, speaks: false });
+        self.drop_silent();
         for (other, other_side) in others {
             if other_side != side {
                 self.swarm.close_connection(if side == keep { other } else { id });
@@ -441,17 +459,31 @@ impl Runner {
         }
     }
 
+    /// Where too many connections say nothing, the oldest of them goes.
+    fn drop_silent(&mut self) {
+        let silent = |known: &Known| known.side == Side::Listener && !known.speaks;
+        let all = || self.known.iter().filter(|(_, known)| silent(known));
+        if all().count() > SILENT_MAX
+            && let Some(id) = all().min_by_key(|(_, known)| known.conn).map(|(id, _)| *id)
+        {
+            self.tally.refuse(Refusal::Connection);
+            self.swarm.close_connection(id);
+            // Gone from the count at once; its end is told when it has come.
+            if let Some(known) = self.known.get_mut(&id) {
+                known.speaks = true;
+            }
+        }
+    }
+
     fn stream(&mut self, id: ConnectionId, kind: Kind, stream: Option<libp2p::Stream>) {
-        let Some(known) = self.known.get(&id) else { return };
+        let Some(known) = self.known.get_mut(&id) else { return };
+        known.speaks |= kind == Kind::Control;
+        let Known { conn, peer, side, transport, .. } = *known;
         match stream {
-            Some(stream) => self.tell(Event::Stream {
-                conn: known.conn,
-                peer: known.peer,
-                side: known.side,
-                transport: known.transport,
-                kind,
-                stream: Box::pin(stream),
-            }),
+            Some(stream) => {
+                let stream: ByteStream = Box::pin(stream);
+                self.tell(Event::Stream { conn, peer, side, transport, kind, stream });
+            }
             None => {
                 self.swarm.close_connection(id);
             }

@@ -104,16 +104,16 @@ fn assert_survives_full_disk(disk: &Path, folder: &Folder, ballast: &dyn Fn() ->
     assert!(packs.len() > 20, "{} packs", packs.len());
     packs.extend(packs_until_full(folder, &mut dice, 4096));
     let filler = ballast();
-    while rows < 100_000 {
-        match put_row(store, rows, &value) {
-            Ok(()) => rows += 1,
-            Err(Error::NoSpace) => break,
-            Err(error) => panic!("another error than a full disk: {error:?}"),
+    // A flush that ends meanwhile gives a log's room back, and a few more rows fit: they count as well.
+    for _ in 0..4 {
+        while rows < 100_000 {
+            match put_row(store, rows, &value) {
+                Ok(()) => rows += 1,
+                Err(Error::NoSpace) => break,
+                Err(error) => panic!("another error than a full disk: {error:?}"),
+            }
         }
-    }
-    assert!(rows < 100_000, "the disk never fills up");
-    for _ in 0..3 {
-        assert!(matches!(put_row(store, rows, &value), Err(Error::NoSpace)));
+        assert!(rows < 100_000, "the disk never fills up");
         assert_rows(store, rows);
     }
     assert_packs(store, no, &packs);

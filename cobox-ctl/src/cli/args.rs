@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::agreement::{AgreementVerb, SeedCode};
+use super::conflicts::Conflicts;
 use super::member::{DeviceVerb, Invite, Join, MemberVerb};
 use super::owned::{Claim, Manage};
 use crate::render::units::{parse_bytes, parse_date, parse_span};
@@ -75,6 +76,8 @@ pub enum Verb {
         /// A file or folder inside a mount
         path: PathBuf,
     },
+    /// What several devices did to the same files at the same time, and settling it
+    Conflicts(Conflicts),
     /// Wait until so many seeders proved that they hold all that was written so far
     Wait(Wait),
     /// Read everything that this device stores, and say what does not hold
@@ -448,6 +451,10 @@ mod tests {
             "key show",
             "key export",
             "doctor",
+            "conflicts",
+            "conflicts photos --json",
+            "conflicts keep /mnt/a",
+            "conflicts keep /mnt/a --both",
             "api show",
             "api listen 127.0.0.1:7741 --remote",
             "api off --json",

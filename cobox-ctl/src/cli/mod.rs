@@ -6,6 +6,7 @@
 mod agreement;
 mod args;
 mod client;
+mod conflicts;
 mod doctor;
 mod member;
 mod owned;
@@ -158,6 +159,7 @@ impl Session<'_> {
                 Answer::new(&report, whereis::text(&report))
             }
             Verb::Alarm(verb) => self.alarm(verb),
+            Verb::Conflicts(args) => self.conflicts(args),
             Verb::Wait(args) => {
                 let timeout_ms =
                     args.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));

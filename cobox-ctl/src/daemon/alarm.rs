@@ -306,6 +306,7 @@ mod tests {
             agreement: None,
         };
         FolderReport {
+            conflicts: None,
             name: "photos".into(),
             id: String::new(),
             mount: None,

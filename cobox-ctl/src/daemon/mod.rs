@@ -8,6 +8,7 @@ mod alarm;
 mod alarms;
 mod check;
 mod chores;
+mod conflicts;
 mod departing;
 mod folder;
 mod giving;

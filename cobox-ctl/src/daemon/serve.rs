@@ -222,6 +222,14 @@ fn answer_about_people(daemon: &Daemon, request: Request, tell: super::wait::Tel
         Request::MemberRemove { folder, member } => value(&daemon.person_remove(&folder, &member)?),
         Request::DeviceLapse { folder, device } => value(&daemon.device_lapse(&folder, &device)?),
         Request::DeviceRemove { folder, device } => value(&daemon.device_remove(&folder, &device)?),
+        other => answer_about_conflicts(daemon, other),
+    }
+}
+
+fn answer_about_conflicts(daemon: &Daemon, request: Request) -> Outcome<Value> {
+    match request {
+        Request::Conflicts { folder } => value(&daemon.conflicts(folder.as_deref())?),
+        Request::ConflictKeep { path, how } => value(&daemon.conflict_keep(&path, how)?),
         _ => Err(Problem::failed("The request was answered elsewhere.")),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use cobox_fs::vfs::{FileState, StatusSource};
+use cobox_fs::vfs::{FileState, StatusSource, Vfs};
 use cobox_net::{Path, PeerId, PeerKind, PeerStatus, SessionState, Transport};
 use cobox_store::blind::PackState;
 use cobox_store::format::access::SeederGrant;
@@ -54,6 +54,7 @@ impl Daemon {
             name: state.folder.name(),
             id: state.folder.id().to_hex(),
             mount: state.mount_report(),
+            conflicts: state.conflicts_open()?,
             alarms: state
                 .alarms()?
                 .into_iter()
@@ -295,6 +296,17 @@ impl StatusSource for FolderStatusSource {
         };
         let report = daemon.folder_report(&folder).map_err(|problem| tracing::warn!(%problem, "no status"));
         let text = report.ok().and_then(|report| serde_json::to_string_pretty(&report).ok());
+        text.map_or_else(|| "{}\n".to_owned(), |text| text + "\n")
+    }
+
+    fn conflicts_text(&self, vfs: &Vfs) -> String {
+        let report = self.folder.upgrade().and_then(|folder| folder.conflicts(vfs).ok());
+        report.map_or_else(String::new, |report| crate::render::conflicts::folder(&report))
+    }
+
+    fn conflicts_json(&self, vfs: &Vfs) -> String {
+        let report = self.folder.upgrade().and_then(|folder| folder.conflicts(vfs).ok());
+        let text = report.and_then(|report| serde_json::to_string_pretty(&report).ok());
         text.map_or_else(|| "{}\n".to_owned(), |text| text + "\n")
     }
 

@@ -115,6 +115,7 @@ mod tests {
 
     fn folder(copies_claimed: u32, copies_proved: u32, copies_late: u32) -> FolderReport {
         FolderReport {
+            conflicts: None,
             name: "photos".into(),
             id: String::new(),
             mount: None,

@@ -107,6 +107,9 @@ pub fn folder(folder: &FolderReport) -> String {
     for alarm in &folder.alarms {
         line!(text, "  WRONG    {} {}", alarm.what, alarm.advice);
     }
+    if let Some(count @ 1..) = folder.conflicts {
+        line!(text, "  settle   {count}: `cobox-ctl conflicts {}` says what met", folder.name);
+    }
     let local = &folder.local;
     line!(text, "  local    {} in {} packs, {} entries", bytes(local.pack_bytes), local.packs, local.entries);
     let elsewhere = local.packs_missing.saturating_sub(local.packs_lost);

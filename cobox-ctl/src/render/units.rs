@@ -7,6 +7,16 @@ pub use cobox_net::shown::{bytes, time};
 
 use crate::exit::{Outcome, Problem};
 
+/// A time in the zone of this machine, as people read it on their clock.
+#[must_use]
+pub fn local_time(unix_ms: u64) -> String {
+    let ms = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    ms.map_or_else(
+        || time(unix_ms),
+        |at| at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
+}
+
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Bytes a second, in the units of [`bytes`].

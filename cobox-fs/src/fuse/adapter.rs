@@ -308,7 +308,13 @@ impl Filesystem for Adapter {
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let flags = convert::open_flags(flags);
         match guarded("open", ino.0, || self.vfs.open_file(ino.0, flags)) {
-            Ok(fh) => reply.opened(FileHandle(fh), open_answer(ino.0, flags)),
+            Ok(fh) => {
+                let mut answer = open_answer(ino.0, flags);
+                if self.vfs.take_stale(ino.0) {
+                    answer.remove(FopenFlags::FOPEN_KEEP_CACHE);
+                }
+                reply.opened(FileHandle(fh), answer);
+            }
             Err(errno) => reply.error(convert::errno(errno)),
         }
     }

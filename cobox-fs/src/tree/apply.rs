@@ -115,7 +115,7 @@ fn apply_make(tx: &mut Tx<'_>, id: OpId, make: &Make, policy: &Policy) -> Result
         add_dot(row, id);
         if row.kind != Kind::Dir {
             add_place(row, place, policy);
-        } else if row.places.first().is_none_or(|base| id < base.id) {
+        } else if row.places.first().is_none_or(|base| id < base.id || !policy.rules.oldest_spelling_counts) {
             // The oldest spelling of a directory's first name counts, wherever it was moved since.
             row.places.splice(..row.places.len().min(1), [place]);
         }

@@ -4,8 +4,8 @@
 //! file with one name, made and not changed) is kept short, because each create and delete writes four.
 
 use super::row::{
-    DirMoveRow, Head, LinkRow, Listed, MoveEffect, NodeRow, Placement, Row, RowKey, Seen, Slot, SlotEntry,
-    Stamped, Versions, XattrRow,
+    DirMoveRow, Head, LinkRow, Listed, MoveEffect, NodeRow, Note, Placement, Row, RowKey, Seen, Slot,
+    SlotEntry, SlotHash, Stamped, Versions, XattrRow,
 };
 use cobox_store::format::content::Content;
 use cobox_store::format::op::Kind;
@@ -36,6 +36,7 @@ impl Row {
             }
             Self::DirMove(row) => row.encode(&mut writer),
             Self::NewestDirMove(id) => writer.op_id(*id),
+            Self::Note(note) => note.encode(&mut writer),
         }
         writer.into_bytes()
     }
@@ -54,6 +55,13 @@ impl Row {
             RowKey::Xattr(..) => Self::Xattr(XattrRow::decode(&mut reader)?),
             RowKey::DirMove(_) => Self::DirMove(DirMoveRow::decode(&mut reader)?),
             RowKey::NewestDirMove => Self::NewestDirMove(reader.op_id("newest move")?),
+            RowKey::Note(note) => {
+                let read = Note::decode(&mut reader)?;
+                if read != *note {
+                    return Err(DecodeError::Invalid { field: "note" });
+                }
+                Self::Note(read)
+            }
         };
         reader.finish()?;
         Ok(row)
@@ -302,6 +310,61 @@ impl XattrRow {
             return Err(DecodeError::Invalid { field });
         }
         Ok(Self { id, value })
+    }
+}
+
+impl Note {
+    fn encode(&self, writer: &mut Writer) {
+        match self {
+            Self::Slot(parent, hash) => {
+                writer.u8(0);
+                writer.fixed(&parent.0);
+                writer.fixed(&hash.0);
+            }
+            Self::Node(ino) => {
+                writer.u8(1);
+                writer.fixed(&ino.0);
+            }
+            Self::Link(link) => {
+                writer.u8(2);
+                writer.fixed(&link.0);
+            }
+            Self::Move(id) => {
+                writer.u8(3);
+                writer.op_id(*id);
+            }
+        }
+    }
+
+    /// The bytes that its stored key is a hash of.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut writer = Writer::new();
+        self.encode(&mut writer);
+        writer.into_bytes()
+    }
+
+    /// Reads the row of a note whose key is not known.
+    ///
+    /// # Errors
+    /// On anything [`Row::encode`] does not write for a note.
+    pub fn from_row(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        reader.version(ROW_VERSION, "row")?;
+        let note = Self::decode(&mut reader)?;
+        reader.finish()?;
+        Ok(note)
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let field = "note";
+        Ok(match reader.u8(field)? {
+            0 => Self::Slot(reader.ino(field)?, SlotHash(reader.link_id(field)?.0)),
+            1 => Self::Node(reader.ino(field)?),
+            2 => Self::Link(reader.link_id(field)?),
+            3 => Self::Move(reader.op_id(field)?),
+            _ => return Err(DecodeError::Invalid { field }),
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod apply;
 mod codec;
+pub mod conflicts;
 mod dirs;
 mod listing;
 pub mod names;
@@ -15,9 +16,13 @@ mod tx;
 mod view;
 
 #[cfg(test)]
+mod exhaust;
+#[cfg(test)]
 mod merges;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod settling;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -30,12 +35,50 @@ pub use row::{NodeRow, Row, RowKey};
 pub use tx::{NameHash, Policy, Read, Touched, Tx};
 pub use view::{Attrs, Labels, Shown, Version, View};
 
+/// The rules that decide which versions of a file show, where no [`Policy`] is at hand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadRules {
+    /// Versions of equal content are one.
+    pub equal_collapse: bool,
+    /// The greatest op shows under the name.
+    pub newest_shows: bool,
+    /// Where settlements that crossed took all versions out, the one that was settled first shows.
+    pub first_settled_shows: bool,
+}
+
+impl HeadRules {
+    pub(crate) const RIGHT: Self =
+        Self { equal_collapse: true, newest_shows: true, first_settled_shows: true };
+
+    #[cfg(not(test))]
+    pub(crate) fn now() -> Self {
+        Self::RIGHT
+    }
+
+    /// In tests, what this thread broke.
+    #[cfg(test)]
+    pub(crate) fn now() -> Self {
+        BROKEN_HEADS.get()
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    pub(crate) static BROKEN_HEADS: std::cell::Cell<HeadRules> = const { std::cell::Cell::new(HeadRules::RIGHT) };
+}
+
 /// One switch for each merge rule, so that tests can show that breaking any of them is noticed.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "a set of switches is what it is")]
 pub(crate) struct Rules {
     /// A slot's clean name goes to a directory first.
     pub directory_keeps_name: bool,
+    /// Of several directories the oldest.
+    pub oldest_directory_keeps_name: bool,
+    /// Where there is no directory, the newest placement.
+    pub newest_keeps_name: bool,
+    /// A directory that was made under two spellings has the oldest.
+    pub oldest_spelling_counts: bool,
     /// `Move` and `Unlink` remove only the dots they saw.
     pub unseen_dots_stay: bool,
     /// `Put` supersedes only the heads it was based on.
@@ -70,6 +113,9 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             directory_keeps_name: true,
+            oldest_directory_keeps_name: true,
+            newest_keeps_name: true,
+            oldest_spelling_counts: true,
             unseen_dots_stay: true,
             unseen_heads_stay: true,
             newest_attr_wins: true,

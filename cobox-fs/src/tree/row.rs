@@ -25,6 +25,22 @@ pub enum RowKey {
     DirMove(OpId),
     /// [`Row::NewestDirMove`]: one per folder.
     NewestDirMove,
+    /// [`Row::Note`].
+    Note(Note),
+}
+
+/// Where a person may have to look: kept beside the rows it points at, so that a list of conflicts need
+/// not read the whole tree. It follows from that one row alone ([`Row::note`]).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Note {
+    /// A name with several things or versions behind it.
+    Slot(Ino, SlotHash),
+    /// A removed file that an unseen edit brought back.
+    Node(Ino),
+    /// A removed directory that something in it keeps visible.
+    Link(LinkId),
+    /// A move of a directory that was skipped.
+    Move(OpId),
 }
 
 /// A row.
@@ -42,6 +58,8 @@ pub enum Row {
     DirMove(DirMoveRow),
     /// The greatest id of a [`Row::DirMove`].
     NewestDirMove(OpId),
+    /// Repeats its key, which is not stored in the clear.
+    Note(Note),
 }
 
 /// A field that the greatest op id decides.
@@ -273,6 +291,27 @@ impl LinkRow {
 }
 
 impl Row {
+    /// The note that belongs beside this row, if one does.
+    #[must_use]
+    pub fn note(&self, key: &RowKey) -> Option<Note> {
+        match (key, self) {
+            (RowKey::Dirent(parent, hash), Self::Dirent(slot)) => {
+                let several = |entry: &SlotEntry| entry.versions == Versions::Several;
+                let noted = slot.entries.len() > 1 || slot.entries.iter().any(several);
+                noted.then_some(Note::Slot(*parent, *hash))
+            }
+            (RowKey::Node(ino), Self::Node(node)) => node.revived.map(|_| Note::Node(*ino)),
+            (RowKey::Link(link), Self::Link(row)) => {
+                let returned = row.kind == Kind::Dir && row.listed == Listed::Yes && row.dots.is_empty();
+                returned.then_some(Note::Link(*link))
+            }
+            (RowKey::DirMove(id), Self::DirMove(row)) => {
+                (row.effect == MoveEffect::Skipped).then_some(Note::Move(*id))
+            }
+            _ => None,
+        }
+    }
+
     /// Bytes of memory outside the row itself, near enough for a cache's bound.
     pub(crate) fn heap_bytes(&self) -> usize {
         match self {
@@ -294,7 +333,7 @@ impl Row {
             }
             Self::Xattr(row) => row.value.as_ref().map_or(0, Vec::len),
             Self::DirMove(row) => row.name.len(),
-            Self::NewestDirMove(_) => 0,
+            Self::NewestDirMove(_) | Self::Note(_) => 0,
         }
     }
 

@@ -1,9 +1,10 @@
 //! Devices in memory: what the merge tests and the random histories are played on.
 
+use super::conflicts::{self, Conflict, Keep};
 use super::names::CaseRule;
 use super::ops::{self, NewNode, PosixError, Rename};
 use super::oracle::{NodePicture, Picture};
-use super::row::{Listed, MoveEffect, Row, RowKey};
+use super::row::{Listed, MoveEffect, Note, Row, RowKey};
 use super::{Policy, Shown, Tx, Version, View, apply};
 use cobox_store::format::content::Content;
 use cobox_store::format::op::{AttrChange, Kind, Op, OpGroup, is_legal_name};
@@ -78,6 +79,26 @@ impl Device {
         self.hlc = self.hlc.max(group.hlc_last());
     }
 
+    /// What is stored as notes.
+    pub fn notes(&self) -> Vec<Note> {
+        let note = |key: &RowKey| if let RowKey::Note(note) = key { Some(*note) } else { None };
+        self.rows.keys().filter_map(note).collect()
+    }
+
+    /// What people hear about.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let notes = self.notes();
+        self.view(|view| conflicts::conflicts(view, &notes)).expect("memory can be read")
+    }
+
+    /// The process dies and reads its rows again.
+    pub fn restart(&mut self) {
+        let read = |(key, row): (&RowKey, &Row)| {
+            (key.clone(), Row::decode(key, &row.encode()).expect("what was stored can be read"))
+        };
+        self.rows = self.rows.iter().map(read).collect();
+    }
+
     /// Every name that any directory shows.
     pub fn names(&self) -> Vec<(Ino, Shown)> {
         self.view(|view| {
@@ -137,6 +158,9 @@ impl Device {
                 self.check_way_to_root(link.place().expect("a listed link stands somewhere").parent);
             }
         }
+        let rows = self.rows.iter().filter(|(key, _)| !matches!(key, RowKey::Note(_)));
+        let noted: BTreeSet<Note> = rows.filter_map(|(key, row)| row.note(key)).collect();
+        assert_eq!(self.notes(), noted.into_iter().collect::<Vec<_>>(), "notes are kept up");
         for (key, row) in &self.rows {
             let (RowKey::Node(ino), Row::Node(node)) = (key, row) else { continue };
             let names = listed.get(ino).copied().unwrap_or(0);
@@ -198,6 +222,10 @@ pub struct World {
     pub devices: Vec<Device>,
     pub logs: Vec<Vec<Written>>,
     pub clock_ms: u64,
+    /// How far each device's clock is ahead of the world's.
+    pub ahead_ms: Vec<u64>,
+    /// Devices that are no longer of the folder.
+    pub removed: BTreeSet<usize>,
 }
 
 impl World {
@@ -207,6 +235,8 @@ impl World {
             devices: vec![Device::new(devices, policy); devices],
             logs: (0..devices).map(|_| Vec::new()).collect(),
             clock_ms: 1_791_037_353_000,
+            ahead_ms: vec![0; devices],
+            removed: BTreeSet::new(),
         }
     }
 
@@ -232,11 +262,72 @@ impl World {
         }
         self.clock_ms += 1;
         let device = &mut self.devices[on];
-        let group = OpGroup { hlc: (self.clock_ms << 16).max(device.hlc + 1), ops };
+        let now_ms = self.clock_ms + self.ahead_ms.get(on).copied().unwrap_or(0);
+        let group = OpGroup { hlc: (now_ms << 16).max(device.hlc + 1), ops };
         device.apply_group(on, &group);
         self.logs[on].push(Written { group, deps: device.applied.clone() });
         device.applied[on] += 1;
         Ok(())
+    }
+
+    /// Writes that no visible name of device `on` shows, though no op that saw them replaced, settled or
+    /// removed them.
+    pub fn lost_writes(&self, on: usize) -> Vec<OpId> {
+        let ops = self.all_ops();
+        let mut seen: BTreeSet<OpId> = BTreeSet::new();
+        for (_, op) in &ops {
+            match op {
+                Op::Put { parents, .. } => seen.extend(parents),
+                Op::Keep { take, drop, .. } => seen.extend(drop.iter().filter(|head| *head != take)),
+                // The fork's own first write stands for it.
+                Op::Fork { head, .. } => seen.extend([*head]),
+                Op::Unlink { seen_heads, last: true, .. } => seen.extend(seen_heads),
+                _ => {}
+            }
+        }
+        let visible: BTreeSet<(Ino, Vec<u8>)> = self.contents(on);
+        let lost = ops.iter().filter_map(|(id, op)| match op {
+            Op::Put { ino, content: Content::Inline(bytes), .. } if !seen.contains(id) => {
+                (!visible.contains(&(*ino, bytes.clone()))).then_some(*id)
+            }
+            _ => None,
+        });
+        lost.collect()
+    }
+
+    /// The bytes that names show, and of which file.
+    fn contents(&self, on: usize) -> BTreeSet<(Ino, Vec<u8>)> {
+        let device = &self.devices[on];
+        let shown = |(_, shown): (Ino, Shown)| {
+            let head = device.view(|view| match shown.version {
+                Version::Winner => view.content(shown.ino),
+                Version::Conflict(id) => view.head(shown.ino, id),
+            });
+            match head.expect("memory can be read")?.content {
+                Content::Inline(bytes) => Some((shown.ino, bytes)),
+                _ => None,
+            }
+        };
+        device.names().into_iter().filter_map(shown).collect()
+    }
+
+    /// Removes a device: of its log counts what another device has applied.
+    pub fn remove(&mut self, gone: usize) {
+        let others = self.devices.iter().enumerate().filter(|(on, _)| *on != gone);
+        let end = others.map(|(_, device)| device.applied[gone]).max().unwrap_or(0);
+        self.logs[gone].truncate(end);
+        self.removed.insert(gone);
+    }
+
+    /// Puts a device back to an earlier state of its disk, unless another one knows of something newer.
+    pub fn crash_back_to(&mut self, on: usize, earlier: &Device) {
+        let others = self.devices.iter().enumerate().filter(|(other, _)| *other != on);
+        let told = others.map(|(_, device)| device.applied[on]).max().unwrap_or(0);
+        if told <= earlier.applied[on] {
+            self.logs[on].truncate(earlier.applied[on]);
+            self.devices[on] = earlier.clone();
+        }
+        self.devices[on].restart();
     }
 
     /// The logs whose next entry `device` may apply.
@@ -258,6 +349,9 @@ impl World {
     /// Brings every device everything, in an order that `dice` decides.
     pub fn sync(&mut self, dice: &mut Dice) {
         for on in 0..self.devices.len() {
+            if self.removed.contains(&on) {
+                continue;
+            }
             let mut device = self.devices[on].clone();
             self.catch_up(&mut device, dice);
             self.devices[on] = device;
@@ -297,12 +391,16 @@ impl World {
     }
 
     fn split<'p>(&self, on: usize, path: &'p str) -> (Ino, &'p [u8]) {
+        self.try_split(on, path).unwrap_or_else(|_| panic!("no directory for {path}"))
+    }
+
+    fn try_split<'p>(&self, on: usize, path: &'p str) -> Result<(Ino, &'p [u8]), PosixError> {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
-        (self.ino(on, dir), name.as_bytes())
+        Ok((self.find(on, dir).ok_or(PosixError::NoEntry)?.0, name.as_bytes()))
     }
 
     pub fn try_make(&mut self, on: usize, path: &str, kind: Kind, target: &str) -> Result<(), PosixError> {
-        let (parent, name) = self.split(on, path);
+        let (parent, name) = self.try_split(on, path)?;
         let mode = if kind == Kind::Dir { 0o755 } else { 0o644 };
         let target = target.as_bytes().to_vec();
         let node = NewNode { kind, mode, mtime_ns: 1, uid: 0, gid: 0, rdev: 0, target };
@@ -315,8 +413,28 @@ impl World {
 
     /// Creates or overwrites; a conflict entry becomes a file of its own.
     pub fn write(&mut self, on: usize, path: &str, text: &str) {
-        if self.find(on, path).is_none() {
-            self.try_make(on, path, Kind::File, "").expect("create");
+        self.try_write(on, path, text).expect("write");
+    }
+
+    pub fn try_keep(&mut self, on: usize, path: &str) -> Result<(), PosixError> {
+        self.settle(on, path, Keep::This)
+    }
+
+    pub fn settle(&mut self, on: usize, path: &str, how: Keep) -> Result<(), PosixError> {
+        let place = self.try_split(on, path)?;
+        let notes = self.devices[on].notes();
+        self.write_group(on, |view| conflicts::keep(view, place, &notes, how))
+    }
+
+    pub fn try_write(&mut self, on: usize, path: &str, text: &str) -> Result<(), PosixError> {
+        match self.find(on, path) {
+            None => self.try_make(on, path, Kind::File, "")?,
+            Some((ino, _)) => {
+                let node = self.devices[on].view(|view| view.node(ino))?;
+                if node.is_some_and(|node| node.kind != Kind::File) {
+                    return Err(PosixError::IsDir);
+                }
+            }
         }
         let (parent, name) = self.split(on, path);
         let content = Content::Inline(text.as_bytes().to_vec());
@@ -327,18 +445,16 @@ impl World {
                 let (ops, fork) = ops::fork(view, &shown, parent)?;
                 ino = fork;
                 Ok(ops)
-            })
-            .expect("fork");
+            })?;
         }
         self.write_group(on, |view| {
             let base: Vec<OpId> = view.content(ino)?.iter().map(|head| head.id).collect();
             ops::put(view, ino, &base, content, 2)
         })
-        .expect("write");
     }
 
     pub fn try_rename(&mut self, on: usize, from: &str, to: &str, how: Rename) -> Result<(), PosixError> {
-        let (from, to) = (self.split(on, from), self.split(on, to));
+        let (from, to) = (self.try_split(on, from)?, self.try_split(on, to)?);
         self.write_group(on, |view| ops::rename(view, from, to, how))
     }
 
@@ -347,7 +463,7 @@ impl World {
     }
 
     pub fn try_unlink(&mut self, on: usize, path: &str) -> Result<(), PosixError> {
-        let (parent, name) = self.split(on, path);
+        let (parent, name) = self.try_split(on, path)?;
         self.write_group(on, |view| ops::unlink(view, parent, name))
     }
 
@@ -356,7 +472,7 @@ impl World {
     }
 
     pub fn try_rmdir(&mut self, on: usize, path: &str) -> Result<(), PosixError> {
-        let (parent, name) = self.split(on, path);
+        let (parent, name) = self.try_split(on, path)?;
         self.write_group(on, |view| ops::rmdir(view, parent, name))
     }
 
@@ -365,14 +481,18 @@ impl World {
     }
 
     pub fn try_link(&mut self, on: usize, old: &str, new: &str) -> Result<(), PosixError> {
-        let ino = self.ino(on, old);
-        let (parent, name) = self.split(on, new);
+        let ino = self.find(on, old).ok_or(PosixError::NoEntry)?.0;
+        let (parent, name) = self.try_split(on, new)?;
         self.write_group(on, |view| ops::link(view, ino, parent, name))
     }
 
     pub fn attr(&mut self, on: usize, path: &str, change: AttrChange) {
-        let ino = self.ino(on, path);
-        self.write_group(on, |view| ops::attr(view, ino, change)).expect("attr");
+        self.try_attr(on, path, change).expect("attr");
+    }
+
+    pub fn try_attr(&mut self, on: usize, path: &str, change: AttrChange) -> Result<(), PosixError> {
+        let ino = self.find(on, path).ok_or(PosixError::NoEntry)?.0;
+        self.write_group(on, |view| ops::attr(view, ino, change))
     }
 
     /// Every path with its content, conflict names without time and digits.

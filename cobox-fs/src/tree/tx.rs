@@ -3,7 +3,7 @@
 //! It never writes: the caller takes [`Tx::into_changes`] and commits them with the op.
 
 use super::names::{CaseRule, name_key};
-use super::row::{DirMoveRow, LinkRow, NodeRow, Row, RowKey, Slot, SlotHash, XattrRow};
+use super::row::{DirMoveRow, LinkRow, NodeRow, Note, Row, RowKey, Slot, SlotHash, XattrRow};
 use cobox_store::Error;
 use cobox_store::id::{Ino, LinkId, OpId};
 use std::collections::BTreeMap;
@@ -47,6 +47,8 @@ pub enum Touched {
 struct Cell {
     row: Option<Row>,
     changed: bool,
+    /// The note that is stored beside the stored row.
+    noted: Option<Note>,
 }
 
 /// Changed rows over stored rows.
@@ -99,9 +101,17 @@ impl<'a> Tx<'a> {
         }
     }
 
-    /// The rows to store (`None`: to delete), in key order.
+    /// The rows to store (`None`: to delete), each with the change of its note.
     pub fn into_changes(self) -> impl Iterator<Item = (RowKey, Option<Row>)> {
-        self.cells.into_iter().filter(|(_, cell)| cell.changed).map(|(key, cell)| (key, cell.row))
+        self.cells.into_iter().filter(|(_, cell)| cell.changed).flat_map(|(key, cell)| {
+            let note = cell.row.as_ref().and_then(|row| row.note(&key));
+            let changed = match (cell.noted, note) {
+                (None, Some(note)) => Some((RowKey::Note(note), Some(Row::Note(note)))),
+                (Some(note), None) => Some((RowKey::Note(note), None)),
+                _ => None,
+            };
+            std::iter::once((key, cell.row)).chain(changed)
+        })
     }
 
     typed_rows! {
@@ -152,11 +162,17 @@ impl<'a> Tx<'a> {
     }
 
     pub(crate) fn put(&mut self, key: RowKey, row: Row) {
-        self.cells.insert(key, Cell { row: Some(row), changed: true });
+        self.replace(key, Some(row));
     }
 
     pub(crate) fn delete(&mut self, key: RowKey) {
-        self.cells.insert(key, Cell { row: None, changed: true });
+        self.replace(key, None);
+    }
+
+    /// Rows that may have a note are read before they are replaced.
+    fn replace(&mut self, key: RowKey, row: Option<Row>) {
+        let noted = self.cells.get(&key).and_then(|cell| cell.noted);
+        self.cells.insert(key, Cell { row, changed: true, noted });
     }
 
     pub(crate) fn slot_hash(&self, parent: &Ino, name: &[u8], policy: &Policy) -> SlotHash {
@@ -168,7 +184,8 @@ impl<'a> Tx<'a> {
             std::collections::btree_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
             std::collections::btree_map::Entry::Vacant(entry) => {
                 let row = (self.read)(entry.key())?;
-                Ok(entry.insert(Cell { row, changed: false }))
+                let noted = row.as_ref().and_then(|row| row.note(entry.key()));
+                Ok(entry.insert(Cell { row, changed: false, noted }))
             }
         }
     }

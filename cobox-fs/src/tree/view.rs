@@ -110,10 +110,22 @@ impl<'a> View<'a> {
     }
 
     pub(crate) fn slot(&self, parent: Ino, name: &[u8]) -> Result<Slot, Error> {
-        Ok(match (self.read)(&self.slot_key(parent, name))? {
+        self.slot_row(&self.slot_key(parent, name))
+    }
+
+    pub(crate) fn slot_at(&self, parent: Ino, hash: SlotHash) -> Result<Slot, Error> {
+        self.slot_row(&RowKey::Dirent(parent, hash))
+    }
+
+    fn slot_row(&self, key: &RowKey) -> Result<Slot, Error> {
+        Ok(match (self.read)(key)? {
             Some(Row::Dirent(slot)) => slot,
             _ => Slot::default(),
         })
+    }
+
+    pub(crate) fn row(&self, key: &RowKey) -> Result<Option<Row>, Error> {
+        (self.read)(key)
     }
 
     /// What `name` in `parent` shows; conflict names included, except one whose stem was cut to fit into
@@ -178,12 +190,12 @@ impl<'a> View<'a> {
 
     /// The entry that keeps the clean name: the oldest directory, else the newest placement.
     pub(crate) fn winner<'s>(&self, slot: &'s Slot) -> Option<&'s SlotEntry> {
-        let oldest_dir = slot
-            .entries
-            .iter()
-            .filter(|entry| entry.kind == Kind::Dir && self.policy.rules.directory_keeps_name)
-            .min_by_key(|entry| (entry.placed, entry.link));
-        oldest_dir.or_else(|| slot.entries.iter().max_by_key(|entry| (entry.placed, entry.link)))
+        let rules = &self.policy.rules;
+        let age = |entry: &&SlotEntry| (entry.placed, entry.link);
+        let dirs = slot.entries.iter().filter(|entry| entry.kind == Kind::Dir && rules.directory_keeps_name);
+        let dir = if rules.oldest_directory_keeps_name { dirs.min_by_key(age) } else { dirs.max_by_key(age) };
+        let newest = || slot.entries.iter().max_by_key(age);
+        dir.or_else(|| if rules.newest_keeps_name { newest() } else { slot.entries.iter().min_by_key(age) })
     }
 
     /// What `stat` shows.
@@ -264,16 +276,26 @@ impl NodeRow {
         if self.heads.len() <= 1 {
             return self.heads.iter().collect();
         }
+        let rules = super::HeadRules::now();
         let mut shown: Vec<&Head> = Vec::new();
         for head in self.heads.iter().rev().filter(|head| head.settled.is_none()) {
-            if shown.iter().all(|other| other.content != head.content) {
+            if shown.iter().all(|other| other.content != head.content || !rules.equal_collapse) {
                 shown.push(head);
             }
+        }
+        if !rules.newest_shows {
+            shown.reverse();
         }
         if shown.is_empty() {
             // Two settlements took different heads out. The one that was settled first is the one
             // that the later settlement meant to keep.
-            shown.extend(self.heads.iter().min_by_key(|head| (head.settled, std::cmp::Reverse(head.id))));
+            let order = |head: &&Head| (head.settled, std::cmp::Reverse(head.id));
+            let heads = self.heads.iter();
+            shown.extend(if rules.first_settled_shows {
+                heads.min_by_key(order)
+            } else {
+                heads.max_by_key(order)
+            });
         }
         shown
     }

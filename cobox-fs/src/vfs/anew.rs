@@ -17,8 +17,8 @@ use super::branches::Renaming;
 use super::{Errno, Vfs};
 
 /// Rows that follow from entries.
-const DERIVED: [Table; 6] =
-    [Table::Node, Table::Link, Table::Dirent, Table::Xattr, Table::DirMove, Table::Applied];
+const DERIVED: [Table; 7] =
+    [Table::Node, Table::Link, Table::Dirent, Table::Xattr, Table::DirMove, Table::Note, Table::Applied];
 
 /// How the tree is made anew.
 pub(super) enum Anew {
@@ -144,7 +144,7 @@ impl Vfs {
         for group in &groups {
             self.stage_pending(group, &mut batch);
         }
-        self.owe_all(&groups, &mut batch)?;
+        self.owe_all(&groups, &changes, &mut batch)?;
         self.stage_based_on(&|id| fresh.id(id), &mut batch)?;
         self.folder.stage_made_anew(&mut batch);
         batch.delete(&self.anew_key());

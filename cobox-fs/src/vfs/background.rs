@@ -126,7 +126,9 @@ impl Vfs {
 
     /// Whether every change is refused.
     pub(super) fn is_read_only(&self) -> bool {
-        self.options.read_only || self.forbidden.load(Ordering::Relaxed)
+        self.options.read_only
+            || self.forbidden.load(Ordering::Relaxed)
+            || self.behind.load(Ordering::Relaxed)
     }
 
     fn cut_loop(&self, stop: &AtomicBool) {
@@ -197,8 +199,12 @@ impl Vfs {
         let mut seen = watch.seen();
         while !stop.load(Ordering::SeqCst) {
             match self.catch_up() {
-                Ok(touched) if touched.is_empty() => {}
-                Ok(touched) => {
+                Ok(mut touched) => {
+                    touched.append(&mut self.untold.lock());
+                    if touched.is_empty() {
+                        seen = watch.wait(seen, CATCH_UP_MAX);
+                        continue;
+                    }
                     let notifier = self.notifier.read().clone();
                     if let Some(notify) = notifier {
                         notify(touched);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use cobox_store::Error;
 use cobox_store::blind::tables::{Table, key};
@@ -150,7 +151,8 @@ impl Vfs {
                 }
             }
         }
-        Ok(touched.into_iter().map(|what| self.invalidation(what)).collect())
+        self.behind.store(!self.may_begin()?, Ordering::Relaxed);
+        Ok(touched.into_iter().map(Self::invalidation).collect())
     }
 
     /// Whether our own log holds entries that this store did not write: it was set back, or copied. They
@@ -196,7 +198,7 @@ impl Vfs {
         self.applied.lock().ahead.iter().map(|(log, ms)| (*log, *ms)).collect()
     }
 
-    fn invalidation(&self, touched: Touched) -> Invalidate {
+    pub(super) fn invalidation(touched: Touched) -> Invalidate {
         match touched {
             Touched::Inode(ino) => Invalidate::Node(names::number(&ino)),
             Touched::Name { parent, name } => Invalidate::Name { parent: names::number(&parent), name },
@@ -342,7 +344,7 @@ impl Vfs {
     }
 
     /// Open files that are not dirty show the new content; dirty ones keep theirs.
-    fn reload_clean(&self, touched: &[Touched]) -> Result<(), Errno> {
+    pub(super) fn reload_clean(&self, touched: &[Touched]) -> Result<(), Errno> {
         let inos: BTreeSet<Ino> = touched
             .iter()
             .filter_map(|what| if let Touched::Inode(ino) = what { Some(*ino) } else { None })

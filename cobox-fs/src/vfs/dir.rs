@@ -7,7 +7,7 @@ use cobox_store::format::op::Kind;
 
 use super::attr::{Attr, DirEntry, Full, Listing};
 use super::file::Handle;
-use super::numbers::{MAGIC_DIR, MAGIC_STATUS, NodeRef};
+use super::numbers::{MAGIC_DIR, NodeRef, Report};
 use super::{Errno, ROOT, Vfs};
 use crate::tree::names;
 use crate::tree::row::SlotHash;
@@ -68,14 +68,13 @@ impl Vfs {
         }
         match node {
             NodeRef::Tree(ino) => lister.names(ino, offset.max(OFFSET_FIRST - 1)),
-            NodeRef::MagicDir if offset < OFFSET_FIRST => {
-                lister.entry(
-                    &NodeRef::MagicStatus,
-                    MAGIC_STATUS,
-                    Kind::File,
-                    OFFSET_FIRST,
-                    b"status.json",
-                )?;
+            NodeRef::MagicDir => {
+                for (at, report) in (OFFSET_FIRST..).zip(Report::ALL).filter(|(at, _)| *at > offset) {
+                    let node = NodeRef::MagicReport(report);
+                    if lister.entry(&node, report.number(), Kind::File, at, report.name())? == Full::Yes {
+                        break;
+                    }
+                }
                 Ok(())
             }
             _ => Ok(()),

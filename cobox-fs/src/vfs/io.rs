@@ -93,9 +93,9 @@ impl Vfs {
             return Err(Errno::EROFS);
         }
         match self.numbers.get(ino)? {
-            NodeRef::MagicStatus if flags.write => Err(Errno::EACCES),
-            NodeRef::MagicStatus => {
-                Ok(self.handles.add(Handle::Text(Arc::new(self.status_text().into_bytes()))))
+            NodeRef::MagicReport(_) if flags.write => Err(Errno::EACCES),
+            NodeRef::MagicReport(report) => {
+                Ok(self.handles.add(Handle::Text(Arc::new(self.report_text(report).into_bytes()))))
             }
             NodeRef::MagicDir => Err(Errno::EISDIR),
             NodeRef::Tree(ino) => self.open_inode(ino, flags),

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use cobox_store::format::NAME_BYTES_MAX;
 use cobox_store::format::content::Content;
-use cobox_store::format::op::{AttrChange, Kind, MODE_MASK};
+use cobox_store::format::op::{AttrChange, Kind, MODE_MASK, Op};
 use cobox_store::id::Ino;
 
 use super::attr::{Creator, RenameFlags, SetAttr};
 use super::file::File;
-use super::numbers::{ConflictRef, MAGIC_DIR, MAGIC_STATUS, NodeRef};
+use super::numbers::{ConflictRef, MAGIC_DIR, NodeRef, Report};
 use super::sequencer::now_ns;
 use super::{Attr, Errno, ROOT, Vfs, content};
 use crate::tree::names::{self, RESERVED_NAME};
@@ -22,7 +22,6 @@ const BLOCK_BYTES: u64 = 512;
 const SETGID: u32 = 0o2000;
 /// Access times that are remembered.
 const ATIMES_MAX: usize = 65_536;
-const STATUS_NAME: &[u8] = b"status.json";
 
 impl Vfs {
     /// The inode behind a number; conflict entries and `.cobox` are none.
@@ -30,7 +29,7 @@ impl Vfs {
         match self.numbers.get(number)? {
             NodeRef::Tree(ino) => Ok(ino),
             NodeRef::Conflict(_) => Err(Errno::ENOTDIR),
-            NodeRef::MagicDir | NodeRef::MagicStatus => Err(Errno::EACCES),
+            NodeRef::MagicDir | NodeRef::MagicReport(_) => Err(Errno::EACCES),
         }
     }
 
@@ -44,8 +43,10 @@ impl Vfs {
 
     pub(super) fn find(&self, parent: u64, name: &[u8]) -> Result<NodeRef, Errno> {
         match self.numbers.get(parent)? {
-            NodeRef::MagicDir if name == STATUS_NAME => return Ok(NodeRef::MagicStatus),
-            NodeRef::MagicDir => return Err(Errno::ENOENT),
+            NodeRef::MagicDir => {
+                let report = Report::ALL.into_iter().find(|report| report.name() == name);
+                return report.map(NodeRef::MagicReport).ok_or(Errno::ENOENT);
+            }
             _ if parent == ROOT && name == RESERVED_NAME => return Ok(NodeRef::MagicDir),
             _ => {}
         }
@@ -92,8 +93,8 @@ impl Vfs {
             NodeRef::Tree(ino) => self.inode_attr(*ino),
             NodeRef::Conflict(conflict) => self.conflict_attr(conflict),
             NodeRef::MagicDir => Ok(self.magic_attr(MAGIC_DIR, Kind::Dir, 0)),
-            NodeRef::MagicStatus => {
-                Ok(self.magic_attr(MAGIC_STATUS, Kind::File, self.status_text().len() as u64))
+            NodeRef::MagicReport(report) => {
+                Ok(self.magic_attr(report.number(), Kind::File, self.report_text(*report).len() as u64))
             }
         }
     }
@@ -408,10 +409,15 @@ impl Vfs {
             RenameFlags::NoReplace => Rename::NoReplace,
             RenameFlags::Exchange => Rename::Exchange,
         };
-        let replaced = self.change(|view| {
+        let (replaced, settled) = self.change(|view| {
             let replaced = view.lookup(to, new_name)?.map(|shown| shown.ino);
-            ops::rename(view, (from, name), (to, new_name), how).map(|ops| (ops, replaced))
+            let ops = ops::rename(view, (from, name), (to, new_name), how)?;
+            let settled = ops.iter().any(|op| matches!(op, Op::Keep { .. }));
+            Ok((ops, (replaced, settled)))
         })?;
+        if settled && let Some(ino) = replaced {
+            self.show_settled(ino)?;
+        }
         self.drop_dead(replaced)
     }
 

@@ -12,6 +12,7 @@ mod branches;
 mod catch_up;
 mod chunks;
 mod coalesce;
+mod conflicts;
 pub mod content;
 mod cut;
 mod damage;
@@ -35,7 +36,7 @@ mod survey;
 mod survive;
 mod xattr;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -44,6 +45,7 @@ use cobox_store::id::{Ino, PackId};
 use cobox_store::keyed::Folder;
 use parking_lot::{Mutex, RwLock};
 
+pub use crate::tree::conflicts::{Conflict, Keep, Named, VersionOf, What};
 pub use attr::{
     Attr, Creator, DirEntry, Fallocate, FsyncKind, Full, Kind, Listing, OpenFlags, RenameFlags, SetAttr,
     StatFs, Whence, XattrSet,
@@ -155,10 +157,14 @@ pub struct VfsStats {
     pub last_cut_ms: u64,
 }
 
-/// What the daemon knows and a file cannot: `.cobox/status.json` and `user.cobox.*`.
+/// What the daemon knows and a file cannot: the files in `.cobox` and `user.cobox.*`.
 pub trait StatusSource: Send + Sync {
     /// The JSON text of `.cobox/status.json`.
     fn status_json(&self) -> String;
+    /// The text of `.cobox/conflicts`, from [`Vfs::conflicts`].
+    fn conflicts_text(&self, vfs: &Vfs) -> String;
+    /// The same as JSON, for `.cobox/conflicts.json`.
+    fn conflicts_json(&self, vfs: &Vfs) -> String;
     /// The value of `user.cobox.NAME` (`name` without the prefix) for the file whose content lies in
     /// `packs`; `None` where there is no such attribute.
     fn xattr(&self, name: &str, packs: &[PackId], state: FileState) -> Option<Vec<u8>>;
@@ -208,11 +214,17 @@ pub struct Vfs {
     allocated: Mutex<HashMap<ChunkRef, u64>>,
     status: RwLock<Option<Arc<dyn StatusSource>>>,
     notifier: RwLock<Option<Arc<Notifier>>>,
+    /// Numbers of files that the kernel must read anew when they are opened.
+    stale: Mutex<HashSet<u64>>,
+    /// What the catch-up thread tells the kernel next.
+    untold: Mutex<Vec<Invalidate>>,
     wake: background::Wake,
     streamer: stream::Streamer,
     ahead: ahead::Ahead,
     connected: AtomicBool,
     forbidden: AtomicBool,
+    /// Whether this device is new and lacks entries that an admin called for.
+    behind: AtomicBool,
     /// Whether this device waits for answers to its call.
     called: AtomicBool,
     /// Whether the cut that runs answers calls.
@@ -254,11 +266,14 @@ impl Vfs {
             allocated: Mutex::default(),
             status: RwLock::default(),
             notifier: RwLock::default(),
+            stale: Mutex::default(),
+            untold: Mutex::default(),
             wake: background::Wake::default(),
             streamer: stream::Streamer::default(),
             ahead: ahead::Ahead::default(),
             connected: AtomicBool::new(false),
             forbidden: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
             called: AtomicBool::new(false),
             answering: AtomicBool::new(false),
             broken_rule: AtomicU8::new(0),
@@ -269,6 +284,7 @@ impl Vfs {
         };
         vfs.load_applied()?;
         let anew = vfs.forget_tree()?;
+        vfs.rows.note_all_once()?;
         if anew.is_some() {
             vfs.forget_call()?;
         }

@@ -16,8 +16,41 @@ use super::{Errno, ROOT};
 
 /// Number of `.cobox`; the tree's numbers begin at 16.
 pub const MAGIC_DIR: u64 = 2;
-/// Number of `.cobox/status.json`.
-pub const MAGIC_STATUS: u64 = 3;
+/// Number of the first [`Report`]; the others follow.
+const MAGIC_REPORTS: u64 = 3;
+
+/// A text in `.cobox` that CoBox writes itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// `status.json`.
+    Status,
+    /// `conflicts`, in words.
+    Conflicts,
+    /// `conflicts.json`, the same for programs.
+    ConflictsJson,
+}
+
+impl Report {
+    /// All of them, in the order of their numbers and of a listing.
+    pub const ALL: [Self; 3] = [Self::Status, Self::Conflicts, Self::ConflictsJson];
+
+    /// Its name in `.cobox`.
+    #[must_use]
+    pub fn name(self) -> &'static [u8] {
+        match self {
+            Self::Status => b"status.json",
+            Self::Conflicts => b"conflicts",
+            Self::ConflictsJson => b"conflicts.json",
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        let at = Self::ALL.iter().position(|report| *report == self).unwrap_or_default();
+        MAGIC_REPORTS + at as u64
+    }
+}
 
 /// What a number stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,8 +61,8 @@ pub enum NodeRef {
     Conflict(Box<ConflictRef>),
     /// `.cobox`.
     MagicDir,
-    /// `.cobox/status.json`.
-    MagicStatus,
+    /// A file in it.
+    MagicReport(Report),
 }
 
 /// Another version of a file.
@@ -65,7 +98,7 @@ impl NodeRef {
             Self::Tree(ino) => names::number(ino),
             Self::Conflict(conflict) => names::number(&conflict.fork),
             Self::MagicDir => MAGIC_DIR,
-            Self::MagicStatus => MAGIC_STATUS,
+            Self::MagicReport(report) => report.number(),
         }
     }
 }
@@ -136,8 +169,10 @@ impl Numbers {
         match number {
             ROOT => Ok(NodeRef::Tree(Ino::ROOT)),
             MAGIC_DIR => Ok(NodeRef::MagicDir),
-            MAGIC_STATUS => Ok(NodeRef::MagicStatus),
-            _ => self.shard(number).get(&number).map(|known| known.node.clone()).ok_or(Errno::ESTALE),
+            _ => match Report::ALL.into_iter().find(|report| report.number() == number) {
+                Some(report) => Ok(NodeRef::MagicReport(report)),
+                None => self.shard(number).get(&number).map(|known| known.node.clone()).ok_or(Errno::ESTALE),
+            },
         }
     }
 

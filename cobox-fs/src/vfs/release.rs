@@ -302,10 +302,23 @@ impl Vfs {
             .try_for_each(|chunk| self.folder.owe(chunk, batch))
     }
 
-    /// The same for ops that are made again from an older state of the tree: all that they refer to.
-    pub(super) fn owe_all(&self, groups: &[OpGroup], batch: &mut Batch) -> Result<(), Error> {
+    /// The same for ops that are made again from an older state of the tree: all that they refer to, and all of
+    /// the files that they change.
+    pub(super) fn owe_all(
+        &self,
+        groups: &[OpGroup],
+        changes: &[Change],
+        batch: &mut Batch,
+    ) -> Result<(), Error> {
         if !self.folder.is_called()? {
             return Ok(());
+        }
+        for (_, row) in changes {
+            let Some(Row::Node(node)) = row else { continue };
+            for head in &node.heads {
+                let chunks = self.with_io(|io| beyond(io, &head.content, &[]))?;
+                chunks.iter().try_for_each(|chunk| self.folder.owe(chunk, batch))?;
+            }
         }
         for op in groups.iter().flat_map(|group| &group.ops) {
             if let Op::Put { content, .. } = op {
@@ -332,8 +345,14 @@ impl Vfs {
         Ok(())
     }
 
-    /// Whether this device may write entries: a fresh one first gets all that admins called for, so that it
-    /// changes nothing that others have buried.
+    /// Whether every change is refused because this device is new and lacks entries that an admin called for.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
+    }
+
+    /// Whether this device may change anything: a fresh one first gets all that admins called for, so that it
+    /// brings back nothing that others have buried and let go of.
     pub(super) fn may_begin(&self) -> Result<bool, Error> {
         if self.folder.written()?.is_some() || !self.keeps(Rule::FreshCatchesUp) {
             return Ok(true);

@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use cobox_store::Error;
 use cobox_store::blind::tables::{Table, key};
-use cobox_store::blind::{Batch, Generation};
+use cobox_store::blind::{Batch, Durability, Generation};
 use cobox_store::id::{Ino, OpId};
 use cobox_store::keyed::Folder;
 use parking_lot::Mutex;
 
-use crate::tree::row::{Slot, SlotHash};
+use crate::tree::row::{Note, Slot, SlotHash};
 use crate::tree::{Row, RowKey};
 
 /// Memory of one generation of the cache, as [`weight`] counts it; there are two. Some 60,000 files
@@ -176,6 +176,90 @@ impl Rows {
         Ok(slots)
     }
 
+    /// Where people may have to look, in no order that means anything; at most `max`.
+    ///
+    /// # Errors
+    /// When the store cannot be read or a row does not open.
+    pub fn notes(&self, max: usize) -> Result<Vec<Note>, Error> {
+        let prefix = key(self.folder.no(), Table::Note, b"");
+        let mut notes = Vec::new();
+        self.each(&prefix, max, &mut |_, plain| {
+            notes.push(Note::from_row(plain)?);
+            Ok(())
+        })?;
+        Ok(notes)
+    }
+
+    /// Makes the notes of a tree that an older version wrote, once.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written, or a row does not open.
+    pub fn note_all_once(&self) -> Result<(), Error> {
+        let (no, db) = (self.folder.no(), self.folder.store().db());
+        let marker = key(no, Table::Misc, b"noted");
+        if db.get(&marker)?.is_some() {
+            return Ok(());
+        }
+        let mut found: Vec<(RowKey, Row)> = Vec::new();
+        let mut slots = Vec::new();
+        self.each(&key(no, Table::Dirent, b""), usize::MAX, &mut |rest, plain| {
+            let hash = rest.get(16..).and_then(|hash| <[u8; 16]>::try_from(hash).ok()).unwrap_or_default();
+            let hash = SlotHash(hash);
+            if let Row::Dirent(slot) = Row::decode(&RowKey::Dirent(Ino::ROOT, hash), plain)? {
+                slots.push((hash, slot));
+            }
+            Ok(())
+        })?;
+        for (hash, slot) in slots {
+            let Some(first) = slot.entries.first() else { continue };
+            let Some(Row::Link(link)) = self.get(&RowKey::Link(first.link))? else { continue };
+            let parent = link.place().map_or(Ino::ROOT, |place| place.parent);
+            for entry in &slot.entries {
+                for row_key in [RowKey::Link(entry.link), RowKey::Node(entry.ino)] {
+                    found.extend(self.get(&row_key)?.map(|row| (row_key, row)));
+                }
+            }
+            found.push((RowKey::Dirent(parent, hash), Row::Dirent(slot)));
+            found.retain(|(row_key, row)| row.note(row_key).is_some());
+        }
+        self.each(&key(no, Table::DirMove, b""), usize::MAX, &mut |rest, plain| {
+            let (hlc, log) = rest.split_at_checked(8).unwrap_or_default();
+            let number = |bytes: &[u8]| u64::from_be_bytes(<[u8; 8]>::try_from(bytes).unwrap_or_default());
+            let row_key = RowKey::DirMove(OpId { hlc: number(hlc), log: number(log) });
+            found.push((row_key.clone(), Row::decode(&row_key, plain)?));
+            Ok(())
+        })?;
+        let notes = found.iter().filter_map(|(row_key, row)| row.note(row_key));
+        let changes: Vec<Change> = notes.map(|note| (RowKey::Note(note), Some(Row::Note(note)))).collect();
+        let mut batch = Batch::default();
+        self.stage(&changes, &mut batch);
+        batch.put(&marker, &[]);
+        db.commit(batch, Durability::Unsynced)?;
+        self.install(changes);
+        Ok(())
+    }
+
+    /// Opens at most `max` rows below a prefix, one after the other.
+    fn each(
+        &self,
+        prefix: &[u8],
+        max: usize,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (mut done, mut failed) = (0, None);
+        self.folder.store().db().scan(prefix, &[], &mut |rest, value| {
+            let stored = [prefix, rest].concat();
+            let opened = self.folder.local().open(&stored, value).map_err(Error::from);
+            if let Err(error) = opened.and_then(|plain| visit(rest, &plain)) {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+            done += 1;
+            if done >= max { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
     /// What stands in a key for an inode.
     #[must_use]
     pub fn hidden(&self, ino: &Ino) -> [u8; 16] {
@@ -196,6 +280,9 @@ impl Rows {
                 key(no, Table::DirMove, &[hlc.to_be_bytes(), log.to_be_bytes()].concat())
             }
             RowKey::NewestDirMove => key(no, Table::Misc, b"newest dir move"),
+            RowKey::Note(note) => {
+                key(no, Table::Note, &self.folder.local().name_hash(&Ino::ROOT, &note.to_bytes()))
+            }
         }
     }
 }

@@ -107,6 +107,18 @@ impl Vfs {
         self.change_with(build, |_, _| {}).map(|(result, _)| result)
     }
 
+    /// Like [`Self::change`], for a change that the kernel did not ask for: returns what it must forget.
+    pub(super) fn change_telling<R>(
+        &self,
+        build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
+    ) -> Result<(R, Vec<Touched>), Errno> {
+        if self.is_read_only() {
+            return Err(Errno::EROFS);
+        }
+        self.room(0)?;
+        self.commit_change(build, |_, _| {}).map(|(result, _, touched)| (result, touched))
+    }
+
     /// Like [`Self::change`], also when space is short; `extra` may add rows to the batch, knowing the
     /// id of the last op. Returns that id as well; without ops it is zero and `extra` is not called.
     pub(super) fn change_with<R>(
@@ -114,6 +126,14 @@ impl Vfs {
         build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
         extra: impl FnOnce(OpId, &mut Batch),
     ) -> Result<(R, OpId), Errno> {
+        self.commit_change(build, extra).map(|(result, last, _)| (result, last))
+    }
+
+    fn commit_change<R>(
+        &self,
+        build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
+        extra: impl FnOnce(OpId, &mut Batch),
+    ) -> Result<(R, OpId, Vec<Touched>), Errno> {
         let mut sequencer = self.sequencer.lock();
         // What was refused on a full disk may appear when there is room again: before anything builds on it.
         let db = self.folder.store().db();
@@ -121,12 +141,12 @@ impl Vfs {
         let generation = db.generation();
         let (ops, result) = self.view(build)?;
         if ops.is_empty() {
-            return Ok((result, OpId::ZERO));
+            return Ok((result, OpId::ZERO, Vec::new()));
         }
         let before = sequencer.hlc_last;
         let group = OpGroup { hlc: sequencer.take(ops.len()), ops };
         let last = OpId { hlc: group.hlc_last(), log: self.folder.log_number() };
-        let (changes, _) = self.apply_groups(self.folder.log_number(), std::slice::from_ref(&group))?;
+        let (changes, touched) = self.apply_groups(self.folder.log_number(), std::slice::from_ref(&group))?;
         let mut batch = Batch::default();
         batch.made_at(generation);
         self.rows.stage(&changes, &mut batch);
@@ -142,7 +162,7 @@ impl Vfs {
         self.pending_groups.fetch_add(1, Ordering::Relaxed);
         self.pending_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.wake.note_op();
-        Ok((result, last))
+        Ok((result, last, touched))
     }
 
     /// Applies groups of one log over the stored rows; nothing is stored yet.

@@ -21,7 +21,7 @@ impl Vfs {
         match self.numbers.get(number)? {
             NodeRef::Tree(ino) => Ok(ino),
             NodeRef::Conflict(conflict) => Ok(conflict.shown.ino),
-            NodeRef::MagicDir | NodeRef::MagicStatus => Err(Errno::ENODATA),
+            NodeRef::MagicDir | NodeRef::MagicReport(_) => Err(Errno::ENODATA),
         }
     }
 

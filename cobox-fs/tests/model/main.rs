@@ -3,6 +3,8 @@
 
 mod giving;
 mod home;
+mod merging;
+mod parted;
 mod set_back;
 mod stories;
 mod tree;

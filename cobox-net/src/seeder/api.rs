@@ -294,6 +294,20 @@ async fn metrics(State(api): Api) -> Result<Exposition, Fault> {
     each("cobox_grant_packs_missing", "Packs of a folder that are not here yet.", &|folder| {
         Some(folder.packs_missing)
     });
+    each("cobox_grant_held_bytes", "Released bytes that are kept for a while.", &|folder| {
+        Some(folder.held_bytes)
+    });
+    each("cobox_packs_damaged", "Packs in which damage was found since the folder is here.", &|folder| {
+        Some(folder.packs_damaged)
+    });
+    each("cobox_packs_unmended", "Those of them that no other holder has mended yet.", &|folder| {
+        Some(folder.packs_unmended)
+    });
+    each(
+        "cobox_scrub_ended_seconds",
+        "When all of a folder was last read for damage, since 1970.",
+        &|folder| (folder.scrubbed_ms > 0).then_some(folder.scrubbed_ms / 1000),
+    );
     each("cobox_grant_peers", "Peers with an open session, by folder.", &|folder| Some(folder.peers));
     Ok(page)
 }

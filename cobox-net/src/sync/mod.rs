@@ -50,6 +50,9 @@ pub const TICK: Duration = Duration::from_millis(50);
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// A connection on which no folder was opened is closed after this long.
 const STRANGER_WAIT: Duration = Duration::from_secs(30);
+/// Connections on which nothing was opened: twice as many as grants that may wait, since members are strangers
+/// for a moment too. The one that was idle longest gives way, so that a crowd takes neither memory nor places.
+const STRANGERS_MAX: usize = 128;
 /// Questions that a peer may ask in one go; one more each [`TOKEN_EVERY`].
 const TOKENS_MAX: u32 = 64;
 /// See [`TOKENS_MAX`].
@@ -313,6 +316,25 @@ impl Engine {
         };
         self.conns.insert(conn, connection);
         self.send(conn, Frame::Hello { nonce });
+        self.drop_stranger();
+    }
+
+    /// Closes one stranger's connection where there are too many.
+    fn drop_stranger(&mut self) {
+        let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
+        let strangers = || {
+            self.conns.iter().filter(|(conn, connection)| {
+                let ours = connection.side == Side::Dialer || asking.contains(conn);
+                connection.sessions.is_empty() && !ours && !self.dialer.wants(&connection.peer)
+            })
+        };
+        if strangers().count() > STRANGERS_MAX
+            && let Some(conn) = strangers().min_by_key(|(conn, connection)| (connection.used_at, **conn))
+        {
+            let conn = *conn.0;
+            self.tally.refuse(Refusal::Connection);
+            self.out.push(Output::Close { conn });
+        }
     }
 
     fn down(&mut self, conn: Conn, now: Instant) {

@@ -20,12 +20,12 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::{Tap, Way, read_frame};
 use crate::error::{Error, Result};
 use crate::swarm::ByteStream;
-use crate::wire::{
-    Ask, BULK_BYTES_MAX, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SessionId, decode_bulk, slices_head,
-};
+use crate::wire::{Ask, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SessionId, decode_bulk, slices_head};
 
 /// Asks that wait; an asker has at most a credit's worth of them on the way.
 const ASKS_MAX: usize = 512;
+/// Bytes of an ask, with some to spare: what is longer is none, and is not waited for.
+const ASK_BYTES_MAX: usize = 128;
 /// Answers that wait to be sent, of up to 256 KiB each.
 const ANSWERS_MAX: usize = 6;
 /// Packs read at once in the whole node.
@@ -67,7 +67,7 @@ pub async fn serve(stream: ByteStream, server: Server) -> Result<()> {
 
 async fn read_asks(mut stream: ReadHalf<ByteStream>, asks: Sender<Ask>, tap: Tap) -> Result<()> {
     loop {
-        let bytes = read_frame(&mut stream, BULK_BYTES_MAX).await?;
+        let bytes = read_frame(&mut stream, ASK_BYTES_MAX).await?;
         tap.note(Way::In, &[&bytes]);
         let BulkFrame::Ask(ask) = decode_bulk(&bytes)? else {
             return Err(Error::Decode(cobox_store::format::DecodeError::Invalid { field: "ask" }));

@@ -107,6 +107,8 @@ pub enum Table {
     Orphan = 0x48,
     /// Moves of directories.
     DirMove = 0x49,
+    /// Where people may have to look.
+    Note = 0x4a,
     /// Everything of the tree that is one row.
     Misc = 0x4f,
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cobox_fs::vfs::{FileState, StatusSource};
+use cobox_fs::vfs::{FileState, StatusSource, Vfs};
 use cobox_store::id::PackId;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -134,6 +134,14 @@ struct Growing(AtomicUsize);
 impl StatusSource for Growing {
     fn status_json(&self) -> String {
         format!("[{}]", "1,".repeat(self.0.fetch_add(1, Ordering::Relaxed)) + "1")
+    }
+
+    fn conflicts_text(&self, _: &Vfs) -> String {
+        String::new()
+    }
+
+    fn conflicts_json(&self, _: &Vfs) -> String {
+        String::new()
     }
 
     fn xattr(&self, _: &str, _: &[PackId], _: FileState) -> Option<Vec<u8>> {
