@@ -224,14 +224,32 @@ fn fault(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<()
                     fault(document, wanted, item, &format!("{at}[{number}]"))?;
                 }
             }
-            "properties" => {
-                for (name, item) in value.as_object().into_iter().flatten() {
-                    // What is sent is described: a document that leaves something out is wrong, too.
-                    let schema = wanted.get(name).ok_or_else(|| format!("{at}: {name} is not described"))?;
-                    fault(document, schema, item, &format!("{at}.{name}"))?;
-                }
-            }
+            "properties" | "additionalProperties" => fault_of_members(document, words, word, value, at)?,
             other => panic!("{at}: the check does not know the word {other:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with the members of an object, by one of the two words that speak of them.
+fn fault_of_members(
+    document: &Value,
+    words: &serde_json::Map<String, Value>,
+    word: &str,
+    value: &Value,
+    at: &str,
+) -> Result<(), String> {
+    let described = |name: &String| words.get("properties").and_then(|all| all.get(name));
+    let others = words.get("additionalProperties");
+    for (name, item) in value.as_object().into_iter().flatten() {
+        let undescribed = || Err(format!("{at}: {name} is not described"));
+        match (word, described(name), others) {
+            ("properties", Some(schema), _) => fault(document, schema, item, &format!("{at}.{name}"))?,
+            // What is sent is described: a document that leaves something out is wrong, too.
+            ("properties", None, None) | (_, None, Some(Value::Bool(false))) => return undescribed(),
+            ("properties", None, Some(_)) | (_, Some(_), _) | (_, None, Some(Value::Bool(true))) => {}
+            (_, None, Some(schema)) => fault(document, schema, item, &format!("{at}.{name}"))?,
+            (_, None, None) => return undescribed(),
         }
     }
     Ok(())
