@@ -37,8 +37,13 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let first = Device::new();
-        let others: Vec<Device> = (1..DEVICES).map(|_| first.recovered()).collect();
-        let devices = std::iter::once(first).chain(others).collect();
+        let mut devices = vec![first];
+        while devices.len() < DEVICES {
+            let next = devices[0].recovered();
+            // So that the next one knows of this one, and its epoch is for all.
+            devices.iter().for_each(|device| deliver(next.vfs().folder(), device.vfs().folder()));
+            devices.push(next);
+        }
         let (written, seen) = (BTreeSet::new(), BTreeSet::new());
         Self { devices, dice: Dice::new(seed), next: 0, written, seen, calls: 0 }
     }
