@@ -35,8 +35,10 @@ impl Scene {
         Self { ann, seeder, dir }
     }
 
+    /// `null` while it starts and does not answer yet.
     fn seeder_status(&self) -> serde_json::Value {
-        json(&self.seeder.run(&["status", "--json"]).ok())
+        let said = self.seeder.run(&["status", "--json"]);
+        if said.code == 0 { json(&said) } else { serde_json::Value::Null }
     }
 }
 

@@ -12,7 +12,6 @@ use cobox_store::Error;
 use cobox_store::format::SEEN_MAX;
 use cobox_store::format::op::{Kind, Op};
 use cobox_store::id::{Ino, LinkId, OpId};
-use std::collections::BTreeSet;
 
 /// Directories above a name that are shown; deeper paths begin with `…`.
 const DEPTH_MAX: usize = 256;
@@ -92,12 +91,12 @@ pub enum Keep {
 /// # Errors
 /// When the store cannot be read.
 pub fn conflicts(view: &View<'_>, notes: &[Note]) -> Result<Vec<Conflict>, Error> {
-    let (mut found, mut files) = (Vec::new(), BTreeSet::new());
+    let mut found = Vec::new();
     let mut notes = notes.to_vec();
     notes.sort_unstable();
     for note in notes {
         match note {
-            Note::Slot(parent, hash) => of_slot(view, (parent, hash), &mut files, &mut found)?,
+            Note::Slot(parent, hash) => of_slot(view, (parent, hash), &mut found)?,
             Note::Node(ino) => found.extend(of_node(view, ino)?),
             Note::Link(link) => found.extend(of_dir(view, link)?),
             Note::Move(id) => found.extend(of_move(view, id)?),
@@ -107,12 +106,7 @@ pub fn conflicts(view: &View<'_>, notes: &[Note]) -> Result<Vec<Conflict>, Error
     Ok(found)
 }
 
-fn of_slot(
-    view: &View<'_>,
-    (parent, hash): (Ino, SlotHash),
-    files: &mut BTreeSet<Ino>,
-    found: &mut Vec<Conflict>,
-) -> Result<(), Error> {
+fn of_slot(view: &View<'_>, (parent, hash): (Ino, SlotHash), found: &mut Vec<Conflict>) -> Result<(), Error> {
     let slot = view.slot_at(parent, hash)?;
     let shown = view.visible_names(parent, &slot)?;
     let above = path_of(view, parent)?;
@@ -128,7 +122,8 @@ fn of_slot(
     }
     for file in shown.iter().filter(|shown| shown.version == Version::Winner) {
         let Some(node) = view.node(file.ino)?.filter(|node| node.shown_heads().len() > 1) else { continue };
-        if !files.insert(file.ino) {
+        // Of a file with several names the first link tells, as slots have another order on each device.
+        if node.links.first().copied().or(node.revived).is_some_and(|first| first != file.link) {
             continue;
         }
         let mut versions = Vec::new();
