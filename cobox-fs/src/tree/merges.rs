@@ -55,6 +55,16 @@ fn create_beside_create_with_equal_content_is_one_file() {
 }
 
 #[test]
+fn symlink_beside_symlink_with_another_target_keeps_both() {
+    let mut world = shared(&[]);
+    world.try_make(0, "l", Kind::Symlink, "zero").expect("made");
+    world.try_make(1, "l", Kind::Symlink, "one").expect("made");
+    world.try_make(0, "same", Kind::Symlink, "target").expect("made");
+    world.try_make(1, "same", Kind::Symlink, "target").expect("made");
+    both_show(&mut world, &["l (conflict dev0)->zero", "l->one", "same->target"]);
+}
+
+#[test]
 fn mkdir_beside_mkdir_is_one_directory() {
     let mut world = shared(&[]);
     world.mkdir(0, "d");

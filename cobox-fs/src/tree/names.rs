@@ -55,6 +55,18 @@ pub fn ino_of(parent: &Ino, kind: Kind, generation: u32, key: &[u8]) -> Ino {
     Ino(first16(derive("ino", &[&parent.0, &[kind as u8], &generation.to_le_bytes(), key])))
 }
 
+/// The generation that is tried first. What can never change (a target, a device number) is in it: two
+/// symbolic links of one name that are made at the same time are one where they are equal, and two where not.
+#[must_use]
+pub fn first_generation(kind: Kind, target: &[u8], rdev: u32) -> u32 {
+    let full = match kind {
+        Kind::Symlink => derive("generation", &[target]),
+        Kind::CharDev | Kind::BlockDev => derive("generation", &[&rdev.to_le_bytes()]),
+        _ => return 0,
+    };
+    u32::from_le_bytes([full[0], full[1], full[2], full[3]])
+}
+
 /// The first name of an inode.
 #[must_use]
 pub fn first_link(ino: &Ino, parent: &Ino, key: &[u8]) -> LinkId {

@@ -155,11 +155,13 @@ pub fn make(
         _ => {}
     }
     let key = name_key(name, view.policy.case);
-    let used = |generation: u32| -> Result<bool, Error> {
-        let ino = names::ino_of(&parent, node.kind, generation, &key);
+    let first = names::first_generation(node.kind, &node.target, node.rdev);
+    let used = |nth: u32| -> Result<bool, Error> {
+        let ino = names::ino_of(&parent, node.kind, first.wrapping_add(nth), &key);
         Ok(number_taken(names::number(&ino)) || view.node(ino)?.is_some())
     };
-    let generation = first_unused(&used)?.ok_or(PosixError::TooManyLinks)?;
+    let nth = first_unused(&used)?.ok_or(PosixError::TooManyLinks)?;
+    let generation = first.wrapping_add(nth);
     let is_device = matches!(node.kind, Kind::CharDev | Kind::BlockDev);
     let is_symlink = node.kind == Kind::Symlink;
     ops.push(Op::Make(Make {
@@ -177,7 +179,7 @@ pub fn make(
     Ok((ops, names::ino_of(&parent, node.kind, generation, &key)))
 }
 
-/// The smallest unused generation. Used ones form a prefix (whoever made one had seen those below), so
+/// The first unused generation. Used ones form a prefix (whoever made one had seen those below), so
 /// doubling and halving find the end even for a lock file that was made a million times.
 fn first_unused(used: &dyn Fn(u32) -> Result<bool, Error>) -> Result<Option<u32>, Error> {
     if !used(0)? {

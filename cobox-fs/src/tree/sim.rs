@@ -512,6 +512,12 @@ impl World {
                 self.walk(on, names, shown.ino, &format!("{path}/"), lines);
                 continue;
             }
+            if shown.kind == Kind::Symlink {
+                let node = self.devices[on].view(|view| view.node(shown.ino)).expect("readable");
+                let target = node.expect("a name has an inode").target;
+                lines.push(format!("{path}->{}", String::from_utf8_lossy(&target)));
+                continue;
+            }
             let content = self.devices[on].view(|view| match shown.version {
                 Version::Winner => view.content(shown.ino),
                 Version::Conflict(id) => view.head(shown.ino, id),

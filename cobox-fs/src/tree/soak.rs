@@ -97,7 +97,17 @@ fn create(world: &mut World, on: usize, dice: &mut Dice, (parent, name): (Ino, &
     let target = if kind == Kind::Symlink { vec![b'0' + dice.roll(9) as u8] } else { Vec::new() };
     let mode = if dice.roll(2) == 0 { 0o644 } else { 0o600 };
     let node = NewNode { kind, mode, mtime_ns: dice.roll(100) as i64, uid: 0, gid: 0, rdev: 0, target };
-    ignore(world.write_group(on, |view| ops::make(view, parent, name, node, &|_| false).map(|made| made.0)));
+    // Whoever takes generations as it likes makes symbolic links with different targets that coincide.
+    let own_generation = kind == Kind::Symlink && dice.roll(3) == 0;
+    ignore(world.write_group(on, |view| {
+        let mut made = ops::make(view, parent, name, node, &|_| false)?.0;
+        for op in &mut made {
+            if let (Op::Make(make), true) = (op, own_generation) {
+                make.generation = 0;
+            }
+        }
+        Ok(made)
+    }));
 }
 
 fn change(world: &mut World, on: usize, dice: &mut Dice, (parent, shown): (Ino, &Shown), to: (Ino, &[u8])) {
