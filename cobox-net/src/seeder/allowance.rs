@@ -64,6 +64,11 @@ impl Holding {
 
     /// Whether what a seed code grants may be taken, which nobody has seen before; a sentence where not.
     pub(super) fn takes_unseen(&self, granted: Limits, held: Option<FolderNo>) -> Result<Unseen> {
+        // The owner accepted as much before, seeing it.
+        let accepted = held.map(|no| self.accepted(no)).transpose()?;
+        if accepted.is_some_and(|accepted| accepted.min(granted) == granted) {
+            return Ok(Unseen::Taken);
+        }
         let now_ms = crate::driver::now_ms();
         let given = self.given(held)?;
         let said = |of: &str| {
@@ -198,6 +203,8 @@ mod tests {
                 [(folder.id(), endless(large))]
             );
             holding.settle(&waiting[0].id(), GrantAnswer::Accepted).expect("the owner has seen it");
+            assert_eq!(quota(no), Some(large));
+            holding.import_granted(&folder.records).expect("it was accepted");
             assert_eq!(quota(no), Some(large));
         }
         let scene = Scene::new(Accept::Any);

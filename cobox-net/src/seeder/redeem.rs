@@ -70,6 +70,7 @@ impl Holding {
         let mut batch = Batch::default();
         batch.put(&row(name), &[&now_ms().to_le_bytes()[..], canonical.as_bytes()].concat());
         self.store.db().commit(batch, Durability::Synced)?;
+        self.unseen.lock().remove(&name);
         Ok(name)
     }
 
