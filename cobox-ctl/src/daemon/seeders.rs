@@ -20,6 +20,9 @@ use crate::report::{AuditReport, Holding, ProofReport, SeederAddReport};
 /// takes a few round trips of under a second.
 const ADD_WAIT: Duration = Duration::from_secs(10);
 const ADD_POLL: Duration = Duration::from_millis(100);
+/// How long a folder may be waiting before `seeder add` says that somebody has to accept it: a seeder that takes it by
+/// its rule answers so within moments, but not at first.
+const RULE_WAIT: Duration = Duration::from_secs(2);
 
 impl Daemon {
     /// Gives the network a folder's newest secrets and seeders, if the access log moved since.
@@ -78,10 +81,20 @@ impl Daemon {
         self.tell_network(&state)?;
         self.node.connect(&address);
         let deadline = Instant::now() + ADD_WAIT;
+        let mut pending_since = None;
         loop {
             let peers = self.node.status(state.no())?.peers;
             let peer = peers.into_iter().find(|peer| peer.peer == peer_id);
             let session = peer.as_ref().map_or(SessionState::Offline, |peer| peer.session);
+            let waits_more = match session {
+                SessionState::Open | SessionState::Refused => false,
+                SessionState::Pending => pending_since.get_or_insert_with(Instant::now).elapsed() < RULE_WAIT,
+                _ => Instant::now() < deadline,
+            };
+            if waits_more {
+                std::thread::sleep(ADD_POLL);
+                continue;
+            }
             let link = match session {
                 SessionState::Open => "connected",
                 SessionState::Pending => "pending",
@@ -94,7 +107,7 @@ impl Daemon {
                         "The grant is recorded, but this seeder stores nothing: ask its owner.",
                     ));
                 }
-                _ if Instant::now() >= deadline => {
+                _ => {
                     return Err(Problem::new(
                         Exit::NotReached,
                         format!(
@@ -103,10 +116,6 @@ impl Daemon {
                         ),
                         "The grant is recorded and the daemon keeps trying: check that the seeder is running and that nothing blocks its address.",
                     ));
-                }
-                _ => {
-                    std::thread::sleep(ADD_POLL);
-                    continue;
                 }
             };
             let folder = state.folder.name();

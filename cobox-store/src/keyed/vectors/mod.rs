@@ -85,7 +85,8 @@ fn vectors_match_the_code() {
         if write {
             std::fs::write(&path, &text).expect("docs/vectors is writable");
         }
-        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        let found =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name} cannot be read: {error}"));
         assert!(found == text, "{name} is not what the code makes");
     }
 }
