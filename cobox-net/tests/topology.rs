@@ -53,6 +53,65 @@ fn world(rng: &mut Rng) -> World {
     world
 }
 
+/// An admin, a writer, one who is removed; a seeder that withholds records, and an honest one.
+const REMOVED: usize = 2;
+const WITHHOLDING: usize = 3;
+const HONEST: usize = 4;
+
+fn withheld(seed: u64, all: &[Arc<Store>]) {
+    let nodes = all[..3].iter().chain(&all[DEVICES_MAX..DEVICES_MAX + 2]).cloned().collect();
+    // The removed device reaches nobody but the seeder that helps it; the writer reaches both seeders.
+    let dials = vec![(REMOVED, WITHHOLDING), (1, WITHHOLDING), (1, HONEST), (0, HONEST)];
+    let mut sim =
+        Sim::new(seed, World { devices: 3, seeders: 2, dials, knows: vec![3; 5], ..World::default() }, nodes);
+    sim.write(REMOVED);
+    let both = |sim: &Sim| (0..2).all(|at| sim.has(at, REMOVED) == 1);
+    for _ in 0..900 {
+        sim.run_for(Duration::from_secs(1));
+        if both(&sim) {
+            break;
+        }
+    }
+    assert!(both(&sim), "seed {seed}: the first entry did not arrive");
+    sim.withholding.push(WITHHOLDING);
+    // One of both comes first: the word of the removal to the writer, or what is written after it.
+    let late = sim.rng.one_in(2);
+    if late {
+        sim.divide(vec![1, 0, 0, 0, 1]);
+    }
+    assert_eq!(sim.remove(REMOVED), 1);
+    for _ in 0..5 {
+        sim.write(REMOVED);
+        let ms = sim.rng.below(4000);
+        sim.run_for(Duration::from_millis(ms));
+    }
+    sim.run_for(Duration::from_secs(120));
+    assert_eq!(sim.has(WITHHOLDING, REMOVED), 6, "seed {seed}: the attack did not take place");
+    if late {
+        assert_eq!(sim.has(1, REMOVED), 6, "seed {seed}: nobody told the writer yet");
+        sim.heal();
+    }
+    sim.run_for(SETTLE);
+    for at in [0, 1, HONEST] {
+        assert_eq!(sim.has(at, REMOVED), 1, "seed {seed}: node {at} took what came after the removal");
+    }
+    // Whoever still takes part gets everything, past the seeder that withholds.
+    sim.write(0);
+    sim.write(1);
+    sim.run_for(SETTLE);
+    assert!([0, 1, HONEST].iter().all(|at| sim.has(*at, 0) == 1 && sim.has(*at, 1) == 1), "seed {seed}");
+}
+
+#[test]
+fn removal_that_a_seeder_withholds_is_learned_past_it_and_what_came_after_is_not_kept() {
+    let dir = common::memory_dir();
+    let all = stores(dir.path(), DEVICES_MAX, SEEDERS_MAX);
+    let times = if std::env::var_os("COBOX_SOAK").is_some() { SOAK_TIMES } else { 1 };
+    for seed in 0..8 * times {
+        withheld(seed, &all);
+    }
+}
+
 fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
     let world = world(&mut Rng::new(!seed));
     let chosen = all[..world.devices].iter().chain(&all[DEVICES_MAX..DEVICES_MAX + world.seeders]);
