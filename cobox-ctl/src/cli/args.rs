@@ -226,6 +226,9 @@ pub struct FolderSet {
     /// How long a proof counts, from 1h to 365d; 7d unless set. It is renewed after a seventh of it
     #[arg(long, value_parser = span, value_name = "SPAN")]
     pub tolerance: Option<Duration>,
+    /// For this device alone, instead of for everybody (which only admins can say)
+    #[arg(long)]
+    pub here: bool,
 }
 
 /// `alarm`.
