@@ -232,7 +232,7 @@ mkdir anna-club/photos
 for number in {01..20}; do head -c 2M /dev/urandom >"anna-club/photos/picture-$number.jpg"; done
 typed bob cp film.mkv bob-club/
 head -c 48M /dev/urandom >bob-club/film.mkv
-for name in anna bob; do must "$name" cobox-ctl folder set club --copies 2; done
+must anna cobox-ctl folder set club --copies 2
 must anna cobox-ctl wait club --copies 2 --timeout 90s
 must anna cobox-ctl health club
 healthy() { on "$1" cobox-ctl health club; }
