@@ -92,6 +92,8 @@ pub enum PolicyFor {
     Folder,
     /// This device.
     Device,
+    /// Nobody: what this device wanted for itself is taken back.
+    Nobody,
 }
 
 /// What `cobox-ctl` asks of the daemon.

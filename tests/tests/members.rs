@@ -89,6 +89,8 @@ fn invited_person_joins_writes_and_is_removed() {
     let said = scene.bob.ctl(&["folder", "set", "club", "--copies", "3"]).ok();
     assert!(said.out.contains("for this device alone"), "{said:?}");
     assert_eq!(wanted(&scene.bob), (Some(3), Some("device".into())));
+    scene.bob.ctl(&["folder", "set", "club", "--follow"]).ok();
+    assert_eq!(wanted(&scene.bob), (Some(2), Some("folder".into())));
     scene.ann.ctl(&["folder", "set", "club", "--copies", "1"]).ok();
     assert_eq!(wanted(&scene.ann), (Some(1), Some("folder".into())));
 

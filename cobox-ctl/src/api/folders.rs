@@ -41,7 +41,8 @@ struct Patch {
     copies: Option<u32>,
     /// How long a proof counts, in milliseconds.
     tolerance_ms: Option<u64>,
-    /// Whom it holds for: `folder`, where this device is an admin's, or this `device` alone.
+    /// Whom it holds for: `folder`, where this device is an admin's, this `device` alone, or `nobody`: it wants
+    /// nothing else than the folder any more.
     #[serde(default)]
     whom: PolicyFor,
 }

@@ -338,7 +338,11 @@ impl Session<'_> {
                     folder: args.name.clone(),
                     copies: args.copies,
                     tolerance_ms: args.tolerance.map(millis),
-                    whom: if args.here { PolicyFor::Device } else { PolicyFor::Folder },
+                    whom: match (args.follow, args.here) {
+                        (true, _) => PolicyFor::Nobody,
+                        (false, true) => PolicyFor::Device,
+                        (false, false) => PolicyFor::Folder,
+                    },
                 })?;
                 Answer::new(&report, text::folder_set(&report))
             }

@@ -133,6 +133,9 @@ impl FolderState {
     /// # Errors
     /// When the wish makes no sense, or the store fails.
     pub fn set_policy(&self, copies: Option<u32>, tolerance_ms: Option<u64>, whom: PolicyFor) -> Outcome<()> {
+        if whom == PolicyFor::Nobody {
+            return Ok(self.folder.store().setting_put(self.no(), SETTING, &[])?);
+        }
         let policy = self.policy().with(copies, tolerance_ms)?;
         if whom == PolicyFor::Device || self.folder.role()? != Some(Role::Admin) {
             return self.keep_policy(&policy);
