@@ -411,6 +411,12 @@ impl Sim {
         heads.into_iter().find(|head| head.log == self.log(whose))
     }
 
+    /// Whether two nodes have the same access log.
+    pub fn knows_what(&self, one: usize, other: usize) -> bool {
+        let heads = |at: usize| self.stores[at].access(self.nos[at]).expect("reads").heads.clone();
+        heads(one) == heads(other)
+    }
+
     /// How many entries of a device's log another node has.
     pub fn has(&self, at: usize, whose: usize) -> u64 {
         self.head(at, whose).map_or(0, |head| head.seq)
