@@ -105,11 +105,11 @@ show() { # NAME PROGRAM…
 must() { show "$@"; [[ $code -eq 0 ]] || fail "${*:2} ended with $code"; }
 field() { grep -o "\"$1\":\"[^\"]*\"" | sed -n "1{s/^\"$1\":\"//; s/\"\$//; p}"; } # NAME: of JSON, the first
 number() { grep -o "\"$1\":[0-9]*" | sed -n "1{s/^\"$1\"://; p}"; }
-until_true() { # WHAT COMMAND…: a minute and a half at the most
+until_true() { # WHAT COMMAND…: three minutes at the most
     local what=$1
     shift
-    for _ in {1..450}; do "$@" >/dev/null 2>&1 && return 0; sleep 0.2; done
-    fail "$what: not within 90 s"
+    for _ in {1..900}; do "$@" >/dev/null 2>&1 && return 0; sleep 0.2; done
+    fail "$what: not within three minutes"
 }
 
 power_on() { # SEEDER OPTIONS…: runs it until its power is cut
@@ -233,7 +233,7 @@ for number in {01..20}; do head -c 2M /dev/urandom >"anna-club/photos/picture-$n
 typed bob cp film.mkv bob-club/
 head -c 48M /dev/urandom >bob-club/film.mkv
 must anna cobox-ctl folder set club --copies 2
-must anna cobox-ctl wait club --copies 2 --timeout 90s
+must anna cobox-ctl wait club --copies 2 --timeout 3m
 must anna cobox-ctl health club
 healthy() { on "$1" cobox-ctl health club; }
 until_true "Bob sees two copies" healthy bob
@@ -286,7 +286,7 @@ code_for_malmo=$(on anna cobox-ctl seeder code club --quota 2G | grep -o 'coboxs
 printf '%s\n' "$code_for_malmo"
 say "(and as a QR code)"
 must malmo cobox-seeder seed "$code_for_malmo" --data malmo
-must anna cobox-ctl wait club --copies 2 --timeout 90s
+must anna cobox-ctl wait club --copies 2 --timeout 3m
 for name in anna bob; do told "$name" "${lines_of[$name]}" 'all is well again'; done
 must anna cobox-ctl health club
 must malmo cobox-seeder status --data malmo
@@ -303,7 +303,7 @@ typed bob rm bob-club/film.mkv
 rm bob-club/film.mkv
 gone() { [[ ! -e anna-club/film.mkv ]]; }
 until_true "the film is gone at Anna's" gone
-must anna cobox-ctl wait club --copies 2 --timeout 90s
+must anna cobox-ctl wait club --copies 2 --timeout 3m
 say "" "Nothing is given back by itself. An admin asks, and every device that writes has to answer first:"
 must anna cobox-ctl prune club --dry-run
 before=$(du -sm anna | cut -f1)
@@ -322,7 +322,7 @@ step "11. Everything that is wanted is there"
 same() { diff -r --exclude=.cobox anna-club bob-club; }
 until_true "both mounts show the same" same
 say "diff -r of both drives: no difference, $(find anna-club -type f -not -path '*/.cobox/*' | wc -l) files"
-must anna cobox-ctl wait club --copies 2 --timeout 90s
+must anna cobox-ctl wait club --copies 2 --timeout 3m
 must anna cobox-ctl check club
 must anna cobox-ctl health club
 
