@@ -84,7 +84,8 @@ fn withheld(seed: u64, all: &[Arc<Store>]) {
         let ms = sim.rng.below(4000);
         sim.run_for(Duration::from_millis(ms));
         if sim.rng.one_in(3) {
-            sim.restart([1, HONEST][sim.rng.index(2)]);
+            let at = [1, HONEST][sim.rng.index(2)];
+            sim.restart(at);
         }
     }
     sim.run_for(SETTLE);

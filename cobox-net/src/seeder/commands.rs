@@ -19,7 +19,7 @@ use super::holding::{Holding, Settled};
 use super::leaving::Leaving;
 use super::orders::{Orders, RefusalView};
 use super::owner::{Console, claim_text, console_secret};
-use super::report::{self, AdminView, CodeView, CommandView};
+use super::report::{AdminView, CodeView, CommandView};
 use super::{Exit, Failure, STOP_LOOK};
 use crate::agreement::{AgreementView, percent};
 use crate::node::Node;
