@@ -301,13 +301,12 @@ fn seeding() -> Vec<Act> {
         };
         RedeemedSeed { grant, code: request.code, signature: request.signature }
     };
-    let ours = Notice { by: Side::Folder, ..notice() };
     vec![
         Act::Policy(CopiesPolicy { copies: 2, tolerance_ms: 604_800_000 }),
         Act::Propose(terms()),
         Act::Agree(signed_terms()),
         Act::EndAgreement(notice()),
-        Act::EndAgreement(ours),
+        Act::EndAgreement(Notice { by: Side::Folder, ..notice() }),
         Act::OpenSeed(OpenSeed { code: redeemed.code, quota_bytes: 1 << 40, until_ms: 0, expires_ms: 9 }),
         Act::RedeemSeed(redeemed),
     ]
