@@ -23,6 +23,7 @@ use crate::behaviour::{Kind, StreamReady, Streams};
 use crate::error::{Error, Result};
 use crate::node::LanDiscovery;
 use crate::peer_id::PeerId;
+use crate::shown::places;
 use crate::status::Transport;
 use crate::sync::{Conn, Side};
 use crate::tally::{Refusal, Tally};
@@ -504,9 +505,9 @@ fn dial_text(error: &DialError) -> String {
             let wrong = tried.iter().any(|(_, error)| error.to_string().contains("eer id"));
             let list: Vec<String> = tried.iter().map(|(address, _)| address.to_string()).collect();
             if wrong {
-                format!("another peer answers at {}", list.join(", "))
+                format!("another peer answers at {}", places(&list))
             } else {
-                format!("nothing answers at {}", list.join(", "))
+                format!("nothing answers at {}", places(&list))
             }
         }
         other => other.to_string(),

@@ -493,6 +493,10 @@ def read_act(r):
         act = {"invite": r.id32()}
     elif kind == 9:
         act = {"peer_id": r.bytes16(64)}
+    elif kind == 12:
+        act = {"copies": r.u8(), "tolerance": r.u64()}
+        need(1 <= act["copies"] <= 64, "copies")
+        need(3_600_000 <= act["tolerance"] <= 31_536_000_000, "tolerance")
     elif kind == 13:
         act = {"device": read_device(r), "invite": r.id32(), "redemption": r.take(64)}
     elif kind == 14:

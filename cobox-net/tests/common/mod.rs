@@ -20,7 +20,7 @@ use cobox_store::format::access::{
     Act, BOX_BYTES, Device, NewEpoch, Record, Role, SEALED_LABEL_BYTES, SeederGrant, Unsigned,
 };
 use cobox_store::format::address::SeederAddress;
-use cobox_store::format::entry::{Entry, Header};
+use cobox_store::format::entry::{Entry, Header, LogHead};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::Outboard;
 use cobox_store::id::{EntryHash, EpochId, FolderId, FolderNo, KemKey, LogId, MemberId, RecordHash, hash};
@@ -113,6 +113,11 @@ impl Made {
     pub fn admit(&mut self, key: &SigningKey) -> Record {
         let recovery = SigningKey::from_bytes(&hash(&key.to_bytes()));
         self.sign(Act::AddDevice { device: device(key, &recovery, Role::Write) })
+    }
+
+    /// Removes a device, whose log ends here.
+    pub fn remove(&mut self, last: LogHead) -> Record {
+        self.sign(Act::RemoveDevice { last })
     }
 
     /// Grants a seeder.

@@ -11,7 +11,7 @@ use cobox_net::wire::{Contact, Frame, SessionId, decode_frame};
 use cobox_store::blind::{PackStatus, Store, StoreKind};
 use cobox_store::format::SLICE_BYTES;
 use cobox_store::format::address::SeederAddress;
-use cobox_store::format::entry::{Entry, Header};
+use cobox_store::format::entry::{Entry, Header, LogHead};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Outboard, slice_len};
 use cobox_store::id::{EntryHash, EpochId, FolderNo, KemKey, LogId, PackId, hash};
@@ -117,6 +117,8 @@ pub struct Sim {
     pub side: Vec<u8>,
     /// Chance that a transfer breaks at a slice, one in so many; 0 for never.
     pub breaks: u64,
+    /// Nodes that keep access records to themselves, and take none.
+    pub withholding: Vec<usize>,
     /// Frames and their bytes that were sent over connections older than this.
     pub sent: (u64, u64),
     counted: u64,
@@ -184,6 +186,7 @@ impl Sim {
             kept: vec![Vec::new(); nodes],
             side: vec![0; nodes],
             breaks: 40,
+            withholding: Vec::new(),
             sent: (0, 0),
             counted: u64::MAX,
             trace: blake3::Hasher::new(),
@@ -248,6 +251,7 @@ impl Sim {
 
     fn output(&mut self, at: usize, output: Output) {
         match output {
+            Output::Send { frame: Frame::Records { .. }, .. } if self.withholding.contains(&at) => {}
             Output::Send { conn, frame } => {
                 let delay = self.rng.below(20);
                 let bytes = frame.encode();
@@ -388,6 +392,36 @@ impl Sim {
         self.input(at, Input::Changed { no });
     }
 
+    /// The first device removes another one at the last entry that it has of it; returns that entry's number.
+    pub fn remove(&mut self, whom: usize) -> u64 {
+        let log = self.log(whom);
+        let last = self.head(0, whom).unwrap_or(LogHead { log, seq: 0, hash: EntryHash([0; 32]) });
+        let record = self.made.remove(last);
+        self.stores[0].access_add(self.nos[0], &record).expect("admitted");
+        self.input(0, Input::Changed { no: self.nos[0] });
+        last.seq
+    }
+
+    fn log(&self, at: usize) -> LogId {
+        LogId(self.keys[at].verifying_key().to_bytes())
+    }
+
+    fn head(&self, at: usize, whose: usize) -> Option<LogHead> {
+        let heads = self.stores[at].log_heads(self.nos[at]).expect("heads");
+        heads.into_iter().find(|head| head.log == self.log(whose))
+    }
+
+    /// Whether two nodes have the same access log.
+    pub fn knows_what(&self, one: usize, other: usize) -> bool {
+        let heads = |at: usize| self.stores[at].access(self.nos[at]).expect("reads").heads.clone();
+        heads(one) == heads(other)
+    }
+
+    /// How many entries of a device's log another node has.
+    pub fn has(&self, at: usize, whose: usize) -> u64 {
+        self.head(at, whose).map_or(0, |head| head.seq)
+    }
+
     /// What a driver's transfer does: slices from the other node's store, verified into this one's.
     fn transfer(&mut self, fetch: &Fetch) -> Fetched {
         if !self.wires.contains_key(&fetch.wire) {
@@ -438,7 +472,9 @@ impl Sim {
             for side in 0..2 {
                 while let Some((to, conn, bytes)) = self.arrived(id, side) {
                     let frame: Frame = decode_frame(&bytes).expect("engines send what decodes");
-                    self.input(to, Input::Frame { conn, frame });
+                    if !(matches!(frame, Frame::Records { .. }) && self.withholding.contains(&to)) {
+                        self.input(to, Input::Frame { conn, frame });
+                    }
                 }
             }
         }

@@ -11,7 +11,7 @@ use super::entry::LogHead;
 use super::membership::{self, OpenInvite, Redemption};
 use super::release::{Call, Release};
 pub use super::seeding::SeederGrant;
-use super::seeding::{self, OpenSeed, RedeemedSeed};
+use super::seeding::{self, CopiesPolicy, OpenSeed, RedeemedSeed};
 use super::{BOXES_MAX, HEADS_MAX};
 use crate::id::{EpochId, FolderId, InviteKey, KemKey, LogId, MemberId, RecordHash, hash};
 
@@ -174,6 +174,8 @@ pub enum Act {
     Call(Call),
     /// Packs that nobody needs any more.
     Release(Release),
+    /// How many copies there should be.
+    Policy(CopiesPolicy),
     /// What the folder's side would agree on with a seeder.
     Propose(Terms),
     /// What both sides agreed on.
