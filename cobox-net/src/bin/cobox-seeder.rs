@@ -292,9 +292,13 @@ fn seed(common: &Common, code: &str, timeout: Duration) -> Result<ExitCode, Fail
     };
     let deadline = Instant::now() + timeout;
     loop {
-        let Answer::Seeking { waiting, .. } = answer(common, &Request::Seeking { key: key.clone() })? else {
+        let asked = answer(common, &Request::Seeking { key: key.clone() })?;
+        let Answer::Seeking { waiting, refused, .. } = asked else {
             return Err(Failure::failed("The seeder gave another answer."));
         };
+        if let Some(text) = refused.filter(|_| !waiting) {
+            return Err(Failure { exit: Exit::Refused, text });
+        }
         if !waiting {
             let fresh = folders(common)?.into_iter().find(|folder| !before.contains(folder));
             return match fresh {

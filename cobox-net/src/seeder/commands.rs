@@ -185,6 +185,9 @@ pub enum Answer {
     Seeking {
         key: String,
         waiting: bool,
+        /// Why what was granted was not taken.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<String>,
     },
     Admins {
         admins: Vec<AdminView>,
@@ -335,11 +338,12 @@ pub(super) fn carry_out(
         }
         Request::Seed { code } => {
             let key = holding.redeem_later(code)?.to_hex();
-            return Ok(Answer::Seeking { key, waiting: true });
+            return Ok(Answer::Seeking { key, waiting: true, refused: None });
         }
         Request::Seeking { key } => {
             let code = InviteKey::from_hex(key).ok_or_else(|| Failure::failed("That is no code's key."))?;
-            return Ok(Answer::Seeking { key: key.clone(), waiting: holding.is_waiting(code)? });
+            let (waiting, refused) = (holding.is_waiting(code)?, holding.said_of(code));
+            return Ok(Answer::Seeking { key: key.clone(), waiting, refused });
         }
         Request::Accept { id } => Order::Seed { id: id.clone() },
         Request::Refuse { id } => Order::Refuse { id: id.clone() },

@@ -3,6 +3,7 @@
 //! [`run`] is the program's body; [`commands`] is what a running seeder answers over the Unix socket in
 //! its data folder. It links no code that opens chunks, packs, entries or epochs.
 
+mod allowance;
 pub mod api;
 pub mod asking;
 pub mod commands;
@@ -18,6 +19,8 @@ mod pending;
 pub mod redeem;
 pub mod report;
 pub mod rules;
+#[cfg(test)]
+mod testing;
 
 use std::fs::DirBuilder;
 use std::io::Write as _;

@@ -14,9 +14,10 @@ use cobox_store::id::{FolderId, InviteKey, derive};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::allowance::Unseen;
 use super::holding::Holding;
 use super::limits::Limits;
+use super::{Exit, Failure};
 use crate::driver::now_ms;
 use crate::error::Error;
 use crate::node::Node;
@@ -98,6 +99,19 @@ impl Holding {
         Ok(found)
     }
 
+    /// Why the grant of a code was not taken, if that is so.
+    pub fn said_of(&self, code: InviteKey) -> Option<String> {
+        self.unseen.lock().get(&code).cloned()
+    }
+
+    fn say_of(&self, code: InviteKey, text: String) {
+        let mut unseen = self.unseen.lock();
+        if unseen.len() >= WAITING_MAX {
+            unseen.pop_first();
+        }
+        unseen.insert(code, text);
+    }
+
     fn forget_code(&self, code: InviteKey) {
         let mut batch = Batch::default();
         batch.delete(&row(code));
@@ -142,7 +156,10 @@ impl Holding {
                         Ok((folder, limits)) => {
                             tracing::info!(%folder, quota = limits.quota_bytes, "a seed code was granted");
                         }
-                        Err(failure) => tracing::warn!(reason = failure.text, "a grant cannot be taken"),
+                        Err(failure) => {
+                            tracing::warn!(reason = failure.text, "a grant cannot be taken");
+                            self.say_of(name, failure.text);
+                        }
                     }
                     self.forget_code(name);
                     return;
@@ -164,7 +181,8 @@ impl Holding {
         }
     }
 
-    fn import_granted(
+    /// Takes what a code granted, unless it is more than may be taken unseen: then it waits for the owner.
+    pub(super) fn import_granted(
         &self,
         records: &[cobox_store::format::access::Record],
     ) -> std::result::Result<(FolderId, Limits), Failure> {
@@ -173,8 +191,16 @@ impl Holding {
         let limits = self
             .asked_by(folder, records)
             .ok_or_else(|| Failure::failed("The folder's access log grants this seeder nothing."))?;
-        match self.import(records, Some(limits))? {
-            GrantAnswer::Accepted => Ok((folder, limits)),
+        let unseen = self.takes_unseen(limits, self.store.folder_no(folder).ok())?;
+        let taken = match &unseen {
+            Unseen::Taken => self.import(records, Some(limits))?,
+            // What waits is shown with what is granted; a folder that is held goes on with what was accepted.
+            Unseen::Waits(_) if self.store.folder_no(folder).is_ok() => self.import(records, None)?,
+            Unseen::Waits(_) => self.import(records, Some(Limits::NONE))?,
+        };
+        match (taken, unseen) {
+            (GrantAnswer::Accepted, Unseen::Taken) => Ok((folder, limits)),
+            (GrantAnswer::Accepted, Unseen::Waits(text)) => Err(Failure { exit: Exit::Refused, text }),
             _ => Err(Failure::failed("The grant does not hold.")),
         }
     }
