@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cobox_store::blind::{Access, Branches};
 use cobox_store::format::entry::LogHead;
@@ -112,6 +112,8 @@ pub(super) struct Session {
     pub denied: HashSet<PackId>,
     /// Logs that could not be continued from this peer, until when not to ask again.
     pub bad_logs: HashMap<LogId, Instant>,
+    /// How long pulls of entries from it took, together.
+    pub waited: Duration,
     /// Packs it is sending us.
     pub fetching: usize,
     pub grant_refused: bool,
@@ -140,6 +142,7 @@ impl Session {
             absent: HashSet::new(),
             denied: HashSet::new(),
             bad_logs: HashMap::new(),
+            waited: Duration::ZERO,
             fetching: 0,
             grant_refused: false,
         }
@@ -164,7 +167,9 @@ pub(super) struct Pull {
     pub conn: Conn,
     pub session: SessionId,
     pub from: u64,
+    /// When it was asked for, or brought something new last.
     pub since: Instant,
+    pub asked_at: Instant,
 }
 
 /// One folder.
