@@ -9,6 +9,7 @@ use cobox_store::format::entry::LogHead;
 use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
 
+use super::contacts::Teller;
 use super::{Conn, Identity, Side};
 use crate::node::SwarmKey;
 use crate::peer_id::PeerId;
@@ -184,7 +185,9 @@ pub(super) struct Folder {
     /// Whether somebody may not have been told one of them.
     pub contacts_news: bool,
     /// The same of devices that the access log does not list yet.
-    pub unlisted: BTreeMap<LogId, Contact>,
+    pub unlisted: BTreeMap<LogId, (Teller, Contact)>,
+    /// The peer id under which each device proved itself last.
+    pub proved: BTreeMap<LogId, PeerId>,
     /// Whom the folder is offered: those two.
     pub peers: BTreeSet<PeerId>,
     pub sessions: BTreeSet<(Conn, SessionId)>,
