@@ -12,7 +12,6 @@ use cobox_store::blind::Store;
 use common::sim::{Rng, Sim, World, stores};
 
 const SEEDS: u64 = 200;
-const SOAK_TIMES: u64 = 50;
 const DEVICES_MAX: usize = 6;
 const SEEDERS_MAX: usize = 2;
 /// Long enough for the longest pauses, some times over.
@@ -97,16 +96,10 @@ fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
 
 #[test]
 fn histories_in_any_topology_end_with_everybody_holding_everything() {
-    let dir = common::memory_dir();
-    let all = stores(dir.path(), DEVICES_MAX, SEEDERS_MAX);
-    if let Some(seed) = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse().ok()) {
-        history(seed, &all);
-        return;
-    }
-    let times = if std::env::var_os("COBOX_SOAK").is_some() { SOAK_TIMES } else { 1 };
-    for seed in 0..SEEDS * times {
-        history(seed, &all);
-    }
+    let all = |dir: &std::path::Path| stores(dir, DEVICES_MAX, SEEDERS_MAX);
+    common::play(common::seeds(SEEDS), all, |seed, all| {
+        history(seed, all);
+    });
 }
 
 #[test]
