@@ -12,7 +12,6 @@ use cobox_store::blind::Store;
 use common::sim::{Rng, Sim, World, stores};
 
 const SEEDS: u64 = 200;
-const SOAK_TIMES: u64 = 50;
 const DEVICES_MAX: usize = 6;
 const SEEDERS_MAX: usize = 2;
 /// Long enough for the longest pauses, some times over.
@@ -104,8 +103,7 @@ fn withheld(seed: u64, all: &[Arc<Store>]) {
 fn removal_that_a_seeder_withholds_is_learned_past_it_and_nobody_takes_what_came_after() {
     let dir = common::memory_dir();
     let all = stores(dir.path(), DEVICES_MAX, SEEDERS_MAX);
-    let times = if std::env::var_os("COBOX_SOAK").is_some() { SOAK_TIMES } else { 1 };
-    for seed in 0..8 * times {
+    for seed in common::seeds(8) {
         withheld(seed, &all);
     }
 }
@@ -154,16 +152,10 @@ fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
 
 #[test]
 fn histories_in_any_topology_end_with_everybody_holding_everything() {
-    let dir = common::memory_dir();
-    let all = stores(dir.path(), DEVICES_MAX, SEEDERS_MAX);
-    if let Some(seed) = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse().ok()) {
-        history(seed, &all);
-        return;
-    }
-    let times = if std::env::var_os("COBOX_SOAK").is_some() { SOAK_TIMES } else { 1 };
-    for seed in 0..SEEDS * times {
-        history(seed, &all);
-    }
+    let all = |dir: &std::path::Path| stores(dir, DEVICES_MAX, SEEDERS_MAX);
+    common::play(common::seeds(SEEDS), all, |seed, all| {
+        history(seed, all);
+    });
 }
 
 #[test]

@@ -507,7 +507,7 @@ def read_act(r):
         need(not set(act["packs"]) & set(act["young"]), "released packs")
     elif kind == 11:
         act = {"commit": r.id32(), "boxes": read_boxes(r), "swarm_boxes": read_boxes(r)}
-        previous = r.list(64, lambda r: (r.id32(), r.take(72)))
+        previous = r.list(1024, lambda r: (r.id32(), r.take(72)))
         act["previous"] = ascending(previous, key=lambda item: item[0])
     elif kind == 20:
         act = {"terms": read_terms(r.bytes16(948))}

@@ -126,6 +126,11 @@ pub struct Sim {
     trace: blake3::Hasher,
 }
 
+/// `/ip4/10.0.<node>.0/tcp/7741`; a restart may count the last number up.
+fn place(at: usize) -> Vec<u8> {
+    vec![4, 10, 0, at as u8, 0, 6, 0x1e, 0x3d]
+}
+
 pub fn peer(key: &SigningKey) -> PeerId {
     PeerId::of_key(key.verifying_key().to_bytes())
 }
@@ -182,7 +187,7 @@ impl Sim {
             dials: VecDeque::new(),
             chains: BTreeMap::new(),
             packs: Vec::new(),
-            addresses: (0..nodes).map(|at| vec![at as u8, 0]).collect(),
+            addresses: (0..nodes).map(place).collect(),
             kept: vec![Vec::new(); nodes],
             side: vec![0; nodes],
             breaks: 40,
@@ -219,7 +224,7 @@ impl Sim {
         self.input(at, Input::Recall { no, contacts });
         let hinted = self.world.hints.iter().filter(|(from, _)| *from == at).map(|(_, to)| *to);
         let named: Vec<usize> = (self.world.devices..self.world.nodes()).chain(hinted).collect();
-        let peers = named.into_iter().map(|to| (peer(&self.keys[to]), vec![vec![to as u8, 0]])).collect();
+        let peers = named.into_iter().map(|to| (peer(&self.keys[to]), vec![place(to)])).collect();
         self.input(at, Input::Peers { no, peers });
         self.look_around(at);
     }
@@ -355,7 +360,7 @@ impl Sim {
         self.dials.retain(|dial| dial.0 != at);
         self.kept[at] = self.engines[at].contacts(self.nos[at]);
         if at < self.world.devices && self.rng.one_in(2) {
-            self.addresses[at][1] += 1;
+            self.addresses[at][4] += 1;
         }
         self.engines[at] = Engine::new(Arc::clone(&self.stores[at]), peer(&self.keys[at]));
         self.configure(at);
