@@ -11,7 +11,8 @@ use cobox_net::agreement::AgreementView;
 use cobox_net::http::recent::Recorder;
 use cobox_net::http::{Place, Reach};
 use cobox_net::patrol::{self, Pace};
-use cobox_net::seeder::commands::{Answer, Request, ask_running, ask_store};
+use cobox_net::seeder::asking;
+use cobox_net::seeder::commands::{Answer, Request};
 use cobox_net::seeder::identity::saved_address;
 use cobox_net::seeder::rules::Rule as Limits;
 use cobox_net::seeder::{Accept, Exit, Failure, LISTEN_DEFAULT, RunOptions, run};
@@ -360,10 +361,7 @@ fn show_agreement(common: &Common, start: &str) -> Result<ExitCode, Failure> {
 }
 
 fn answer(common: &Common, request: &Request) -> Result<Answer, Failure> {
-    match ask_running(&common.data, request)? {
-        Some(answer) => Ok(answer),
-        None => ask_store(&common.data, request),
-    }
+    asking::ask(&common.data, request)
 }
 
 fn ask(common: &Common, request: &Request) -> Result<ExitCode, Failure> {

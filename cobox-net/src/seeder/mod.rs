@@ -5,6 +5,7 @@
 
 mod allowance;
 pub mod api;
+pub mod asking;
 pub mod commands;
 mod contracts;
 pub mod holding;
@@ -128,10 +129,14 @@ pub struct RunOptions {
 /// # Errors
 /// When it is in use or cannot be opened.
 pub fn open_store(data: &Path) -> Result<Arc<Store>, Failure> {
+    Ok(try_store(data)?)
+}
+
+fn try_store(data: &Path) -> cobox_store::error::Result<Arc<Store>> {
     match Store::open(data, StoreKind::Seeder) {
         // Where there is something else, making a store fails and says so.
-        Err(cobox_store::Error::NotAStore { .. }) => Ok(Store::create(data, StoreKind::Seeder)?),
-        opened => Ok(opened?),
+        Err(cobox_store::Error::NotAStore { .. }) => Store::create(data, StoreKind::Seeder),
+        opened => opened,
     }
 }
 

@@ -29,6 +29,9 @@ const WAITING: &str = "seed-code ";
 const WAIT_MS_MAX: u64 = 14 * 24 * 60 * 60 * 1000;
 /// Between two rounds of questions.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often one address is asked that knows the code and waits for an admin, before the next one's turn: that
+/// one may be off, and is waited for half a minute.
+const ASKS_IN_A_ROW: usize = 5;
 /// Codes that wait at once.
 const WAITING_MAX: usize = 16;
 
@@ -131,17 +134,13 @@ impl Holding {
                     self.forget_code(name);
                     continue;
                 }
-                self.ask_hints(node, &code, name);
+                self.ask_hints(node, &code, name, stop);
             }
-            let mut slept = Duration::ZERO;
-            while slept < ASK_EVERY && !stop() {
-                std::thread::sleep(super::STOP_LOOK);
-                slept += super::STOP_LOOK;
-            }
+            pause(stop);
         }
     }
 
-    fn ask_hints(&self, node: &Node, code: &InviteCode, name: InviteKey) {
+    fn ask_hints(&self, node: &Node, code: &InviteCode, name: InviteKey, stop: &dyn Fn() -> bool) {
         let mut request = SeedRequest {
             folder: code.folder,
             code: name,
@@ -152,7 +151,7 @@ impl Holding {
         let (mut refused, mut asked) = (0, 0);
         for hint in &code.hints {
             asked += 1;
-            match node.redeem_seed(hint, &request) {
+            match until_answered(|| node.redeem_seed(hint, &request), || !pause(stop)) {
                 Ok(Some(records)) => {
                     match self.import_granted(&records) {
                         Ok((folder, limits)) => {
@@ -205,5 +204,56 @@ impl Holding {
             (GrantAnswer::Accepted, Unseen::Waits(text)) => Err(Failure { exit: Exit::Refused, text }),
             _ => Err(Failure::failed("The grant does not hold.")),
         }
+    }
+}
+
+/// Waits until the next round; whether it was to stop.
+fn pause(stop: &dyn Fn() -> bool) -> bool {
+    let mut slept = Duration::ZERO;
+    while slept < ASK_EVERY && !stop() {
+        std::thread::sleep(super::STOP_LOOK);
+        slept += super::STOP_LOOK;
+    }
+    stop()
+}
+
+/// Asks one address again while it says that it waits for an admin, a few times in a row.
+fn until_answered<T, E>(
+    mut ask: impl FnMut() -> std::result::Result<Option<T>, E>,
+    mut may_go_on: impl FnMut() -> bool,
+) -> std::result::Result<Option<T>, E> {
+    for _ in 1..ASKS_IN_A_ROW {
+        match ask() {
+            Ok(None) if may_go_on() => {}
+            answer => return answer,
+        }
+    }
+    ask()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(answers: &[std::result::Result<Option<u8>, u8>]) -> (std::result::Result<Option<u8>, u8>, usize) {
+        let mut asked = 0;
+        let answer = until_answered(
+            || {
+                asked += 1;
+                answers.get(asked - 1).copied().unwrap_or(Ok(None))
+            },
+            || true,
+        );
+        (answer, asked)
+    }
+
+    #[test]
+    fn address_that_waits_for_an_admin_is_asked_again_before_the_next() {
+        assert_eq!(ask(&[Ok(None), Ok(None), Ok(Some(7))]), (Ok(Some(7)), 3));
+        assert_eq!(ask(&[Ok(None), Err(4)]), (Err(4), 2));
+        assert_eq!(ask(&[Err(4)]), (Err(4), 1));
+        assert_eq!(ask(&[]), (Ok(None), ASKS_IN_A_ROW));
+        let stopped = until_answered(|| Ok::<Option<u8>, u8>(None), || false);
+        assert_eq!(stopped, Ok(None));
     }
 }

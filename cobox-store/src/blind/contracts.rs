@@ -230,7 +230,7 @@ mod tests {
     use crate::error::Error;
     use crate::format::access::{BOX_BYTES, Record, SeederGrant};
     use crate::format::agreement::{Side, tests as agreements};
-    use crate::format::seeding::{RedeemedSeed, seed_bytes};
+    use crate::format::seeding::{CopiesPolicy, RedeemedSeed, seed_bytes};
     use crate::id::{EpochId, FolderNo, KemKey};
 
     fn terms(founder: &Founder, quota_bytes: u64) -> Terms {
@@ -270,6 +270,29 @@ mod tests {
         fn access(&self) -> std::sync::Arc<Access> {
             self.store.access(self.no).expect("reads")
         }
+    }
+
+    #[test]
+    fn newest_policy_of_an_admin_counts_and_one_built_beside_it_changes_nothing_by_its_arrival() {
+        let policy = |copies| CopiesPolicy { copies, tolerance_ms: 86_400_000 };
+        let (log, other) = (Log::new(), Log::new());
+        assert_eq!(log.access().policy, None);
+        let base = log.access().heads.clone();
+        let (two, three) = (log.sign(&base, Act::Policy(policy(2))), log.sign(&base, Act::Policy(policy(3))));
+        for (log, order) in [(&log, [&two, &three]), (&other, [&three, &two])] {
+            order.iter().for_each(|record| {
+                log.store.access_add(log.no, record).expect("admitted");
+            });
+        }
+        assert!(log.access().policy.is_some());
+        assert_eq!(log.access().policy, other.access().policy, "the order of arrival does not matter");
+        log.add(Act::Policy(policy(5)));
+        assert_eq!(log.access().policy, Some(policy(5)));
+        // Nobody but an admin says so.
+        let stranger = ed25519_dalek::SigningKey::from_bytes(&[77; 32]);
+        let forged = sign_record(&stranger, &log.founder, &log.access().heads, Act::Policy(policy(1)));
+        assert!(matches!(log.store.access_add(log.no, &forged), Err(Error::Access { .. })));
+        assert_eq!(log.access().policy, Some(policy(5)));
     }
 
     #[test]
