@@ -37,16 +37,19 @@ fail() {
 # -- machines ------------------------------------------------------------------------------------
 
 alive() { [[ -n $1 ]] && kill -0 "$1" 2>/dev/null; }
-end() { # PID: asks, then insists
+end() { # PID NAME: asks, then insists, and says so
     alive "$1" || return 0
     kill "$1" 2>/dev/null || true
-    for _ in {1..100}; do alive "$1" || return 0; sleep 0.1; done
+    for _ in {1..150}; do alive "$1" || return 0; sleep 0.1; done
+    printf '%s did not end within 15 s and is killed; the end of its log:\n' "$2" >&2
+    tail -n 6 "$tmp/$2.log" >&2
     kill -9 "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
 }
 cleanup() {
     local status=$? at
     trap - EXIT ERR INT TERM HUP
-    for at in "${!pid_of[@]}"; do end "${pid_of[$at]}"; done
+    for at in "${!pid_of[@]}"; do end "${pid_of[$at]}" "$at"; done
     for at in "${mounts[@]}"; do
         grep -qF " $at " /proc/self/mounts || continue
         fusermount3 -uzq "$at" 2>/dev/null || umount -l "$at" 2>/dev/null || true
