@@ -2,6 +2,8 @@
 //!
 //! Nothing here decides a test: the programs print figures, people compare ratios within one run.
 
+pub mod seeder;
+
 use std::time::Instant;
 
 /// Incompressible bytes that are the same for the same `seed`.

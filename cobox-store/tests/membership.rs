@@ -32,6 +32,11 @@ fn carry(from: &Folder, to: &Folder) -> usize {
         to.store().access_add(to.no(), &record).expect("admitted");
     }
     to.tend().expect("tends");
+    show(from, to)
+}
+
+/// Shows `to` the entries of `from`, and no record of the access log. Says how many it refused.
+fn show(from: &Folder, to: &Folder) -> usize {
     let mut refused = 0;
     for head in from.store().log_heads(from.no()).expect("reads") {
         for seq in 1..=head.seq {
@@ -161,4 +166,78 @@ fn removed_device_cannot_read_what_is_written_later_and_its_entries_are_refused(
     let access = folder.store().access(folder.no()).expect("reads");
     assert!(!access.devices.contains_key(&theirs.log()) && access.former.contains_key(&theirs.log()));
     assert_eq!(theirs.role().expect("reads"), None);
+}
+
+#[test]
+fn removal_that_a_seeder_withholds_holds_back_what_builds_on_it_and_counts_when_it_comes() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (ann, bob, cat) = (home(dir.path(), "ann"), home(dir.path(), "bob"), home(dir.path(), "cat"));
+    let (folder, theirs, _) = joined(&ann, &bob, Role::Write);
+    let code = folder.invite(Role::Write, now_ms() + HOUR_MS).expect("invites");
+    folder.admit(&cat.join_request(&code).expect("asks")).expect("lets in");
+    let records = folder.store().access_records(folder.no()).expect("reads");
+    let cats = cat.join_finish(&code, None, &records).expect("joins").expect("has keys");
+    carry(&folder, &theirs);
+    write(&theirs, 1 << 20).expect("writes");
+    assert_eq!((carry(&theirs, &folder), carry(&theirs, &cats)), (0, 0));
+    let member = folder.store().access(folder.no()).expect("reads").devices[&theirs.log()].member;
+    folder.remove_member(member).expect("removes");
+    write(&folder, 2 << 20).expect("writes under the new keys");
+    write(&theirs, 3 << 20).expect("Bob is on the seeder's side");
+    // The seeder keeps the removal from Cat, and shows her what Bob goes on writing: she cannot know.
+    assert_eq!(show(&theirs, &cats), 0);
+    // But nothing that was written since the removal: that names the records it builds on.
+    assert_eq!(show(&folder, &cats), 1);
+    assert_eq!(cats.store().log_head(cats.no(), folder.log()).expect("reads"), None);
+    // What she writes meanwhile is hers all the same.
+    write(&cats, 4 << 20).expect("writes");
+    // The removal comes another way. She vouches for what she had of Bob's, and takes no more of it.
+    assert_eq!(carry(&folder, &cats), 0);
+    write(&theirs, 5 << 20).expect("writes on");
+    assert_eq!(show(&theirs, &cats), 1);
+    assert_eq!(carry(&cats, &folder), 0, "what she vouched for comes with it");
+    assert_eq!(show(&theirs, &folder), 1);
+    let head = |of: &Folder, log| of.store().log_head(of.no(), log).expect("reads").map(|head| head.seq);
+    for log in [folder.log(), theirs.log(), cats.log()] {
+        assert_eq!(head(&folder, log), head(&cats, log), "both have the same");
+    }
+    assert_eq!(head(&folder, theirs.log()), Some(2));
+}
+
+#[test]
+fn code_used_by_two_at_once_lets_nobody_in_and_the_keys_change() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (ann, bob, cat, eve) =
+        (home(dir.path(), "ann"), home(dir.path(), "bob"), home(dir.path(), "cat"), home(dir.path(), "eve"));
+    let (folder, second, _) = joined(&ann, &bob, Role::Admin);
+    let code = folder.invite(Role::Write, now_ms() + HOUR_MS).expect("invites");
+    carry(&folder, &second);
+    // Two admins that do not hear of one another let in two people with one code.
+    let lets_in = |admin: &Folder, newcomer: &Home| {
+        admin.admit(&newcomer.join_request(&code).expect("asks")).expect("lets in");
+        let records = admin.store().access_records(admin.no()).expect("reads");
+        newcomer.join_finish(&code, None, &records).expect("joins").expect("has keys")
+    };
+    let (cats, eves) = (lets_in(&folder, &cat), lets_in(&second, &eve));
+    write(&cats, 1 << 20).expect("nobody has heard of the other yet");
+    carry(&second, &folder);
+    carry(&folder, &second);
+    for admin in [&folder, &second] {
+        let access = admin.store().access(admin.no()).expect("reads");
+        assert_eq!(access.invites[&InviteKeys::of(&code).invite()].1, InviteState::Clashed);
+        assert_eq!(access.devices.len(), 2, "neither is in");
+        assert_eq!(carry(&cats, admin), 1, "what they write is refused");
+    }
+    write(&folder, 2 << 20).expect("writes");
+    let entry = folder.store().entry(folder.no(), folder.log(), 1).expect("reads").expect("there");
+    for outsider in [&cats, &eves] {
+        carry(&folder, outsider);
+        assert!(matches!(outsider.open_entry(&entry), Err(Error::UnknownEpoch(_))));
+        assert!(write(outsider, 3 << 20).is_err());
+    }
+    carry(&folder, &second);
+    second.open_entry(&entry).expect("who belongs here reads on");
+    // And a third who comes with that code is not let in.
+    let late = home(dir.path(), "dan").join_request(&code).expect("asks");
+    assert!(matches!(folder.admit(&late), Err(Error::InviteSpent)));
 }

@@ -6,5 +6,6 @@ pub mod group;
 pub mod hosts;
 pub mod http;
 pub mod load;
+pub mod memory;
 pub mod process;
 pub mod tree;

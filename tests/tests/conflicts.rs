@@ -78,6 +78,8 @@ impl Scene {
     fn conflict(&self) {
         self.cut();
         fs::write(self.at(0, "f.txt"), "of ann").expect("writes");
+        // A write has the time at which it is entered in the log, a moment after the close.
+        until("ann's write is in her log", || entries(&self.devices()[0]).1 == 0);
         fs::write(self.at(1, "f.txt"), "of bob").expect("writes");
         self.heal();
         until("both see both", || (0..2).all(|on| self.names(on).len() == 2));

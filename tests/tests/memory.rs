@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use cobox_tests::load::Rng;
+use cobox_tests::memory::resident_bytes;
 use cobox_tests::process::{Device, Seeder, can_mount};
 
 const ALLOWANCE_BYTES: u64 = 64 << 20;
@@ -41,13 +42,6 @@ impl Drop for Limit {
         // The processes in it end with the test; where one has not yet, the empty group stays behind.
         drop(fs::remove_dir(&self.0));
     }
-}
-
-fn resident_bytes(pid: u32, field: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find(|line| line.starts_with(field)).expect("the field is there");
-    let kib: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number");
-    kib << 10
 }
 
 #[test]

@@ -7,12 +7,12 @@
 #[path = "../../../cobox-net/tests/common/mod.rs"]
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cobox_benches::load;
-use cobox_net::seeder::identity::{Identity, saved_address};
+use cobox_benches::seeder::Seeder;
+use cobox_net::seeder::identity::Identity;
 use cobox_store::blind::{Store, StoreKind};
 use cobox_store::format::entry::{Entry, Header};
 use cobox_store::format::proof::Outboard;
@@ -26,19 +26,8 @@ const PACK_BYTES: usize = 4096;
 const SYNC_BYTES: usize = 32 << 20;
 const PACKS_PER_ENTRY: usize = 64;
 const QUOTA_BYTES: u64 = 1 << 40;
-/// How long a start may take.
-const LIMIT: Duration = Duration::from_secs(600);
 
 type Failure = Box<dyn std::error::Error>;
-
-struct Seeder(Child);
-
-impl Drop for Seeder {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<usize> =
@@ -61,21 +50,14 @@ fn measure(folders: usize, packs: usize) -> Result<(), Failure> {
         started.elapsed().as_secs_f64()
     );
     let started = Instant::now();
-    let seeder = start(&data)?;
-    let pid = seeder.0.id();
-    while !answers(&data) {
-        if started.elapsed() > LIMIT {
-            return Err("the seeder does not start".into());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let seeder = Seeder::start(&data)?;
     println!("{:<44} {:>8.2} s", "start until the first status", started.elapsed().as_secs_f64());
-    let (before, wait) = (processor_s(pid), Duration::from_secs(10));
+    let (before, wait) = (seeder.processor_s(), Duration::from_secs(10));
     std::thread::sleep(wait);
-    let idle = (processor_s(pid) - before) / wait.as_secs_f64();
-    print_memory(pid, "memory after 10 s");
+    let idle = (seeder.processor_s() - before) / wait.as_secs_f64();
+    seeder.print_memory("memory after 10 s");
     println!("{:<44} {:>8.1} % of a core", "processor when idle", idle * 100.0);
-    let address = saved_address(&data).map_err(|failure| failure.text)?;
+    let address = seeder.address()?;
     let peer = cobox_net::PeerId::from_bytes(&address.peer_id).ok_or("a peer id")?;
     let key = first.founder.clone();
     // The member has what the seeder has of its folder, so that it can audit.
@@ -90,7 +72,7 @@ fn measure(folders: usize, packs: usize) -> Result<(), Failure> {
         member.node.audit(member.no, peer)?;
     }
     println!("{:<44} {:>8.1} a second", "audits", 20.0 / started.elapsed().as_secs_f64());
-    print_memory(pid, "memory after audits");
+    seeder.print_memory("memory after audits");
     let started = Instant::now();
     for number in 0..SYNC_BYTES >> 21 {
         member.write(&[bytes(900 + number as u64, 2 << 20)]);
@@ -101,25 +83,8 @@ fn measure(folders: usize, packs: usize) -> Result<(), Failure> {
         "sync of 32 MiB",
         SYNC_BYTES as f64 / 1e6 / started.elapsed().as_secs_f64()
     );
-    print_memory(pid, "memory after a sync");
+    seeder.print_memory("memory after a sync");
     Ok(())
-}
-
-fn start(data: &Path) -> Result<Seeder, Failure> {
-    let program = std::env::var_os("COBOX_SEEDER").map_or_else(beside, PathBuf::from);
-    let mut command = Command::new(program);
-    command.arg("run").arg("--data").arg(data).args(["--accept", "any", "--listen", "/ip4/127.0.0.1/tcp/0"]);
-    command.env("COBOX_LOG", "error").stdout(Stdio::null());
-    Ok(Seeder(command.spawn()?))
-}
-
-fn beside() -> PathBuf {
-    std::env::current_exe().unwrap_or_default().with_file_name("cobox-seeder")
-}
-
-fn answers(data: &Path) -> bool {
-    use cobox_net::seeder::commands::{Request, ask_running};
-    matches!(ask_running(data, &Request::Pending), Ok(Some(_))) && saved_address(data).is_ok()
 }
 
 /// The packs of one entry of a folder.
@@ -166,29 +131,4 @@ fn make(data: &Path, folders: usize, packs: usize) -> Result<Made, Failure> {
         first.get_or_insert(made);
     }
     first.ok_or_else(|| "no folder was made".into())
-}
-
-fn print_memory(pid: u32, what: &str) {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mib = |field: &str| {
-        let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) >> 10
-    };
-    println!(
-        "{what:<44} {:>8} MiB, of it {} MiB of files; {} MiB at most",
-        mib("VmRSS"),
-        mib("RssFile"),
-        mib("VmHWM")
-    );
-}
-
-/// Processor seconds of a process so far.
-fn processor_s(pid: u32) -> f64 {
-    /// `USER_HZ`, which is 100 on every Linux that Rust's standard library runs on.
-    const TICKS_PER_S: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-    let field =
-        |at: usize| after.split_whitespace().nth(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    (field(11) + field(12)) / TICKS_PER_S
 }

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::format::access::{Act, Device, NewEpoch, Record, Role, SeederGrant, UnverifiedRecord};
 use crate::format::membership::OpenInvite;
 use crate::format::release::{Call, Release};
-use crate::format::seeding::OpenSeed;
+use crate::format::seeding::{CopiesPolicy, OpenSeed};
 use crate::id::{EntryHash, EpochId, FolderId, FolderNo, InviteKey, KemKey, LogId, MemberId, RecordHash};
 
 /// A person in a folder.
@@ -82,6 +82,8 @@ pub struct Access {
     pub agreements: Vec<Agreed>,
     /// What waits for a seeder's answer.
     pub proposals: Vec<Proposal>,
+    /// How many copies the group wants, where it said so.
+    pub policy: Option<CopiesPolicy>,
     /// Codes that a seeder redeems.
     pub seed_codes: BTreeMap<InviteKey, (OpenSeed, SeedState)>,
     /// Calls to acknowledge that are not over for good, by their records.

@@ -331,10 +331,14 @@ mod tests {
         let removal = sign_record(&founder.key, &founder, &[added.hash()], Act::RemoveDevice { last });
         store.access_add(no, &removal).expect("admitted");
         assert!(matches!(store.entry_add(no, &twin), Err(Error::NotPermitted { .. })));
-        let _ = leaving.write(&[], b"");
+        assert_eq!(heads(&store, no), [(leaving.log(), 1)]);
         // What is here is called what all call it who know of the other; of that nothing is taken.
+        let proof = Equivocation::of(&first, &twin).expect("two entries");
+        assert_eq!(store.equivocation_add(no, &proof).expect("adds"), Added::New);
         let ours = branch_id(&leaving.log(), &first.header().hash());
         assert_eq!(heads(&store, no), [(ours, 1)]);
+        assert!(matches!(store.entry_add(no, &twin), Err(Error::NotPermitted { .. })));
+        let _ = leaving.write(&[], b"");
         let proof = Equivocation::of(&leaving.alike().draft(&[], b"3"), &leaving.draft(&[], b"4"));
         let later = store.equivocation_add(no, &proof.expect("two entries"));
         assert!(matches!(later, Err(Error::NotPermitted { .. })), "neither of the two is here");

@@ -11,6 +11,7 @@ use crate::format::access::{Act, Device, NewEpoch, Role, SeederGrant};
 use crate::format::entry::LogHead;
 use crate::format::membership::OpenInvite;
 use crate::format::release::{Call, Release};
+use crate::format::seeding::CopiesPolicy;
 use crate::id::{EntryHash, EpochId, FolderId, InviteKey, KemKey, LogId, RecordHash};
 
 /// Epochs with the parents of their records.
@@ -63,6 +64,7 @@ pub(super) fn summarise(
         revoked,
         agreements: contracts::agreements(graph, counts),
         proposals: contracts::proposals(graph, counts),
+        policy: policy(graph, counts),
         seed_codes: contracts::seed_codes(graph, counts),
         calls,
         releases,
@@ -131,6 +133,16 @@ fn ends(
         }
     }
     (ends, named)
+}
+
+/// The last in the order of folding.
+fn policy(graph: &Graph, counts: &[bool]) -> Option<CopiesPolicy> {
+    graph.canonical.iter().rev().filter(|deed| counts[**deed]).find_map(|deed| {
+        match graph.node(*deed).act() {
+            Act::Policy(policy) => Some(*policy),
+            _ => None,
+        }
+    })
 }
 
 type Granted = Vec<(RecordHash, SeederGrant)>;
