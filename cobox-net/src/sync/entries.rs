@@ -321,13 +321,22 @@ impl Engine {
                 tracing::warn!(no = no.0, %log, %error, "an entry is not taken");
                 self.tally.refuse(Refusal::Entry);
                 self.bad_log(conn, id, log, now + BAD_LOG_WAIT);
+                // A branch is asked for by a name of its own, and not again at once.
+                let asked = self.folders.get(&no).and_then(|folder| {
+                    let mut pulls = folder.pulls.iter().filter(|(_, it)| (it.conn, it.session) == (conn, id));
+                    pulls.find(|(asked, _)| folder.branches.origin(asked) == log).map(|(asked, _)| *asked)
+                });
+                if let Some(asked) = asked {
+                    self.bad_log(conn, id, asked, now + BAD_LOG_WAIT);
+                }
             }
         }
     }
 
     fn bad_log(&mut self, conn: Conn, id: SessionId, log: LogId, until: Instant) {
         if let Some(session) = self.session(conn, id) {
-            session.bad_logs.insert(log, until);
+            let bad = session.bad_logs.entry(log).or_insert(until);
+            *bad = until.max(*bad);
         }
     }
 

@@ -71,6 +71,8 @@ pub struct Access {
     pub members: BTreeMap<MemberId, Member>,
     /// Ends of logs whose devices do not write (any more).
     pub ends: BTreeMap<LogId, LogEnd>,
+    /// Entries of those logs that removals and vouches name: what leads to them counts, in whichever branch.
+    pub named: BTreeMap<LogId, BTreeSet<(u64, EntryHash)>>,
     /// Grants with their records, earlier ones first.
     pub seeders: Vec<(RecordHash, SeederGrant)>,
     /// The latest grant of each seeder that has none any more, and when it was taken back, in milliseconds
@@ -84,7 +86,7 @@ pub struct Access {
     pub policy: Option<CopiesPolicy>,
     /// Codes that a seeder redeems.
     pub seed_codes: BTreeMap<InviteKey, (OpenSeed, SeedState)>,
-    /// Calls to acknowledge, by their records.
+    /// Calls to acknowledge that are not over for good, by their records.
     pub calls: BTreeMap<RecordHash, Arc<Call>>,
     /// Releases of packs, by their records.
     pub releases: BTreeMap<RecordHash, Arc<Release>>,
@@ -108,6 +110,12 @@ impl Access {
     #[must_use]
     pub fn role_of(&self, log: &LogId) -> Option<Role> {
         self.devices.get(log).map(|device| device.role)
+    }
+
+    /// Whether a device is listed, or was.
+    #[must_use]
+    pub fn has_listed(&self, log: &LogId) -> bool {
+        self.devices.contains_key(log) || self.former.contains_key(log)
     }
 
     /// Whether a device may write entries.
