@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cobox_store::blind::{PackHealth, Rows, Store};
+use cobox_store::blind::owners::NO_ISSUER;
+use cobox_store::blind::{PackHealth, Rows, Store, StoreKind};
 use cobox_store::format::command::Order;
 use cobox_store::id::{AdminKey, InviteKey};
 use serde::{Deserialize, Serialize};
@@ -53,7 +54,7 @@ pub enum Request {
     Scrub,
     /// The code that makes whoever redeems it the owner.
     Claim {
-        /// Also where there is an owner, who is dismissed.
+        /// Also where there is an owner: all admins are dismissed, and no other code is open any more.
         #[serde(default)]
         reset: bool,
     },
@@ -211,6 +212,9 @@ pub enum Answer {
         /// The last number of the admin who was refused.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seq: Option<u64>,
+        /// It is certain that the command that was refused was not done earlier.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        undone: bool,
     },
 }
 
@@ -312,7 +316,7 @@ fn serve(stream: UnixStream, holding: &Holding, orders: &Orders, node: &Node) ->
 }
 
 pub(super) fn failed(failure: &Failure) -> Answer {
-    Answer::Failed { exit: failure.exit as u8, text: failure.text.clone(), seq: None }
+    Answer::Failed { exit: failure.exit as u8, text: failure.text.clone(), seq: None, undone: false }
 }
 
 /// Carries out a request, for the socket and for the API.
@@ -359,7 +363,7 @@ pub(super) fn carry_out(
         },
         Request::EndAgreement { folder } => Order::EndAgreement { folder: holding.folder_named(folder)? },
     };
-    orders.obey(node, &order)
+    orders.obey(node, &order, NO_ISSUER)
 }
 
 /// What a running seeder holds.
@@ -516,13 +520,27 @@ pub fn ask_running(data: &Path, request: &Request) -> Result<Option<Answer>, Fai
     }
 }
 
+/// The store of a seeder that does not run. One that was started a moment ago has the store before it listens.
+fn open_idle(data: &Path) -> Result<Arc<Store>, Failure> {
+    match Store::open(data, StoreKind::Seeder) {
+        Err(cobox_store::Error::Locked { .. }) => Err(Failure {
+            exit: Exit::NotReached,
+            text: format!(
+                "The seeder on {} is starting or ending, or another command uses its store. Try again in a moment.",
+                data.display()
+            ),
+        }),
+        opened => Ok(opened?),
+    }
+}
+
 /// The kept status of a seeder that does not run.
 ///
 /// # Errors
 /// When there is none, or the store is in use.
 pub fn ask_store(data: &Path, request: &Request) -> Result<Answer, Failure> {
     let identity = identity::Identity::open(data)?;
-    let store = super::open_store(data)?;
+    let store = open_idle(data)?;
     match request {
         Request::Status => status(&store, identity.peer().to_string(), Vec::new()),
         Request::Scrub => scrub(&store),
