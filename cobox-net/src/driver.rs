@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::link::{Link, prove};
 use crate::node::{GrantRule, NetConfig, OrderRule, REQUEST_WAIT};
 use crate::offers::{OFFERS_QUEUED, Offered, weigh_offers};
-use crate::orders::{ORDERS_QUEUED, Waiting, obey};
+use crate::orders::{Desk, Waiting, desk, obey};
 use crate::peer_id::PeerId;
 use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
@@ -82,7 +82,7 @@ pub struct Shared {
     pub tally: Arc<Tally>,
     offers: Sender<Offered>,
     pub orders: Option<OrderRule>,
-    waiting: Sender<Waiting>,
+    waiting: Desk,
 }
 
 /// A running node.
@@ -137,7 +137,7 @@ impl Driver {
         let (commands, commands_end) = unbounded_channel();
         let (events_in, events) = unbounded_channel();
         let (offers, offered) = channel(OFFERS_QUEUED);
-        let (waiting, ordered) = channel(ORDERS_QUEUED);
+        let (waiting, ordered) = desk();
         let entered = runtime.enter();
         let tally: Arc<Tally> = Arc::default();
         let idle: Idle = swarm::listen(&seed, &config.listen, config.lan, Arc::clone(&tally))?;
@@ -489,7 +489,7 @@ impl Worker {
             }
             Output::Ordered { conn, peer, question, ordered } => {
                 let waiting = Waiting { conn, peer, question, ordered };
-                if self.shared.waiting.try_send(waiting).is_err() {
+                if self.shared.waiting.put(&self.shared.store, waiting).is_err() {
                     tracing::debug!(%peer, "an order is not looked at now");
                 }
             }

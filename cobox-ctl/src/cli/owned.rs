@@ -1,10 +1,12 @@
 //! Verbs about seeders that this member commands: claiming one, and telling it what to do.
 
-use std::path::{Path, PathBuf};
+use std::io::{BufRead as _, Read as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::agreement::code_and_picture;
 use super::args::{date, size, span};
@@ -13,6 +15,9 @@ use super::{Answer, Session};
 use crate::contracts::{AdminRank, ManageReport, OwnedReport, OwnedsReport, Told};
 use crate::control::{Request, Words};
 use crate::exit::{Exit, Outcome, Problem};
+
+/// A code with its hints, and room for spaces that came in between.
+const CODE_BYTES_MAX: u64 = 16 * 1024;
 
 /// `seeder claim`.
 #[derive(Args, Debug)]
@@ -191,6 +196,8 @@ impl Session<'_> {
         let exit = match report.outcome.as_str() {
             "done" => Exit::Done,
             "refused" => Exit::Refused,
+            // Nobody knows whether it was done.
+            "interrupted" => Exit::NotReached,
             // What a seeder's own command line would have ended with.
             "failed" if report.answer.get("exit").and_then(Value::as_u64) == Some(4) => Exit::Refused,
             _ => Exit::Failed,
@@ -200,8 +207,17 @@ impl Session<'_> {
     }
 }
 
+/// A code that was given, or a line of standard input: whoever pastes it there need not end the input.
 fn secret(given: &str) -> Outcome<String> {
-    if given == "-" { Ok(read_secret(Path::new("-"))?.trim().to_owned()) } else { Ok(given.to_owned()) }
+    if given != "-" {
+        return Ok(given.to_owned());
+    }
+    let mut line = Zeroizing::new(String::new());
+    let input = std::io::stdin().lock();
+    input.take(CODE_BYTES_MAX).read_line(&mut line).map_err(|error| {
+        Problem::failed_with(format!("No code came: {error}."), "Give it on standard input, in one line.")
+    })?;
+    Ok(line.trim().to_owned())
 }
 
 fn owneds(report: &OwnedsReport) -> String {

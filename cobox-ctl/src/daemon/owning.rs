@@ -23,6 +23,9 @@ use super::{Daemon, now_ms};
 use crate::contracts::{AdminRank, ManageReport, OwnedReport, OwnedsReport, Told};
 use crate::exit::{Exit, Outcome, Problem};
 
+/// Letters of what a seeder said about an earlier command: it may say anything, at any length.
+const SAID_LETTERS_MAX: usize = 500;
+
 fn hint_of(address: &SeederAddress) -> Outcome<Hint> {
     let peer = peer_key(&address.peer_id).ok_or_else(|| Problem::failed("The seeder's key is not known."))?;
     let mut addresses = address.addresses.clone();
@@ -111,8 +114,16 @@ impl Daemon {
         };
         let peer = PeerId::of_key(claiming.claim.seeder).to_string();
         let fallback = format!("box-{}", peer.get(peer.len().saturating_sub(6)..).unwrap_or_default());
-        let name = name.map_or(fallback, str::to_owned);
-        let owned = self.home.claim_finish(claiming, &name, address, (chain, rank, seq))?;
+        let known = self.home.owned()?.into_iter().find(|known| known.address.peer_id == address.peer_id);
+        let name = name.map(str::to_owned).or(known.map(|known| known.name)).unwrap_or(fallback);
+        let owned =
+            self.home.claim_finish(claiming, &name, address, (chain, rank, seq)).map_err(|error| match error {
+                cobox_store::Error::Decode(_) => Problem::refused(
+                    "The seeder says that it took a command with a number that no device can have reached.",
+                    "It is not kept here: something is wrong with that seeder. Whoever runs it can start with `cobox-seeder claim --reset`.",
+                ),
+                error => error.into(),
+            })?;
         tracing::info!(rank = ?rank, "this device commands a seeder");
         Ok(owned_report(&owned))
     }
@@ -192,13 +203,7 @@ impl Daemon {
         let (came, text) = self.node.command(hint, owned.unanswered.clone())?;
         let (_, last_seq) = read_answer(&text);
         self.home.command_answered(peer, last_seq)?;
-        Ok(Some(match came {
-            Came::Done => format!("The command before, {word}, was done."),
-            Came::Interrupted => format!(
-                "The command before, {word}, was cut off when the seeder went down: it was done or was not, and is not done again."
-            ),
-            _ => format!("The command before, {word}, was not done."),
-        }))
+        Ok(Some(earlier(&owned.name, &word, came, &text)))
     }
 
     /// A command line as an order, and the code that it makes.
@@ -266,6 +271,26 @@ impl Daemon {
     }
 }
 
+/// What came of the command before, in a sentence. Of one that the seeder refuses now it may have lost the answer:
+/// only where it says that it never took it was it certainly not done.
+fn earlier(seeder: &str, word: &str, came: Came, text: &str) -> String {
+    let undone = matches!(serde_json::from_str(text), Ok(Answer::Failed { undone: true, .. }));
+    let said = read_answer(text).0;
+    let said = said.get("text").and_then(Value::as_str).unwrap_or_default();
+    let said: String = said.chars().filter(|letter| !letter.is_control()).take(SAID_LETTERS_MAX).collect();
+    match came {
+        Came::Done => format!("The command before, {word}, was done."),
+        Came::Interrupted => format!(
+            "The command before, {word}, was cut off when the seeder went down: it was done or was not, and is not done again."
+        ),
+        Came::Failed => format!("The command before, {word}, failed: {said}"),
+        Came::Refused if undone => format!("The command before, {word}, was not done. {said}"),
+        Came::Refused | Came::Begun => format!(
+            "It is not known whether the command before, {word}, was done. {said} Ask `cobox-ctl seeder manage {seeder} status`."
+        ),
+    }
+}
+
 fn id(text: &str) -> Outcome<String> {
     if text.is_ascii() && text.len() <= 128 {
         Ok(text.to_owned())
@@ -292,4 +317,30 @@ fn read_answer(text: &str) -> (Value, u64) {
         _ => 0,
     };
     (value, last_seq)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_that_may_have_been_done_is_never_said_to_be_undone() {
+        let refused = |undone: bool| {
+            let answer =
+                Answer::Failed { exit: 4, text: "It did not obey: dismissed.".into(), seq: Some(9), undone };
+            serde_json::to_string(&answer).expect("JSON")
+        };
+        let said = |came, text: &str| earlier("box", "pause", came, text);
+        assert!(said(Came::Refused, &refused(true)).contains("was not done. It did not obey"));
+        // A seeder of before, or one that lost the answer, cannot say.
+        for text in [refused(false), "{}".to_owned(), "nonsense".to_owned()] {
+            let text = said(Came::Refused, &text);
+            assert!(text.starts_with("It is not known whether"), "{text}");
+            assert!(text.contains("seeder manage box status"), "{text}");
+        }
+        let text = said(Came::Failed, &refused(false));
+        assert!(text.contains("failed: It did not obey") && !text.contains("not done"), "{text}");
+        assert!(said(Came::Done, "{}").contains("was done"));
+        assert!(said(Came::Interrupted, "{}").contains("it was done or was not"));
+    }
 }

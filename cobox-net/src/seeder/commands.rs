@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use cobox_store::blind::owners::NO_ISSUER;
 use cobox_store::blind::{PackHealth, Rows, Store};
 use cobox_store::format::command::Order;
 use cobox_store::id::{AdminKey, InviteKey};
@@ -51,7 +52,7 @@ pub enum Request {
     Scrub,
     /// The code that makes whoever redeems it the owner.
     Claim {
-        /// Also where there is an owner, who is dismissed.
+        /// Also where there is an owner: all admins are dismissed, and no other code is open any more.
         #[serde(default)]
         reset: bool,
     },
@@ -212,6 +213,9 @@ pub enum Answer {
         /// The last number of the admin who was refused.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seq: Option<u64>,
+        /// It is certain that the command that was refused was not done earlier.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        undone: bool,
     },
 }
 
@@ -313,7 +317,7 @@ fn serve(stream: UnixStream, holding: &Holding, orders: &Orders, node: &Node) ->
 }
 
 pub(super) fn failed(failure: &Failure) -> Answer {
-    Answer::Failed { exit: failure.exit as u8, text: failure.text.clone(), seq: None }
+    Answer::Failed { exit: failure.exit as u8, text: failure.text.clone(), seq: None, undone: false }
 }
 
 /// Carries out a request, for the socket and for the API.
@@ -361,7 +365,7 @@ pub(super) fn carry_out(
         },
         Request::EndAgreement { folder } => Order::EndAgreement { folder: holding.folder_named(folder)? },
     };
-    orders.obey(node, &order)
+    orders.obey(node, &order, NO_ISSUER)
 }
 
 /// What a running seeder holds.

@@ -219,8 +219,7 @@ fn invite_owner(holding: &Holding, node: &Node) -> Result<(), Failure> {
     let Some(secret) = owner::console_secret(&holding.store, owner::Console::First)? else { return Ok(()) };
     let code = owner::claim_text(node.peer_id(), &node.listen_addresses(), &secret)?;
     tracing::info!("nobody owns this seeder yet: `cobox-seeder claim` shows the code that makes an owner");
-    let text = "Nobody owns this seeder yet. Whoever runs this first, on any machine, does:";
-    let _ = writeln!(std::io::stdout(), "{text}\ncobox-ctl seeder claim {}", *code);
+    let _ = writeln!(std::io::stdout(), "Nobody owns this seeder yet. {}", owner::claim_hint(&code));
     Ok(())
 }
 

@@ -114,14 +114,16 @@ impl Orders {
         let unverified = UnverifiedCommand::decode(bytes).ok()?;
         let admin = unverified.admin();
         let Ok(command) = unverified.verify() else {
-            return Some(self.refuse(peer, admin, "a command", "the signature is wrong"));
+            // Whoever has no key learns nothing of those who have.
+            self.note_refusal(peer, admin, "a command", "the signature is wrong");
+            return Some((Outcome::Refused, refused_text("the signature is wrong", None, Undone::Yes)));
         };
         let word = command.order.word();
         if command.seeder != *self.holding.identity.peer().key() {
-            return Some(self.refuse(peer, admin, word, "it is for another seeder"));
+            return Some(self.refuse(peer, admin, word, "it is for another seeder", Undone::Yes));
         }
         match self.holding.store.command_begin(&command, now_ms()) {
-            Ok(Begin::Refused(why)) => Some(self.refuse(peer, admin, word, refusal(why))),
+            Ok(Begin::Refused(why)) => Some(self.refuse(peer, admin, word, refusal(why), Undone::after(why))),
             Ok(Begin::Before(taken)) => {
                 tracing::info!(%admin, seq = taken.seq, "a command came again and got its answer");
                 Some((taken.outcome, taken.text))
@@ -143,7 +145,7 @@ impl Orders {
     }
 
     fn carry_out(&self, node: &Node, command: &Command) -> (Outcome, String) {
-        let answered = self.obey(node, &command.order);
+        let answered = self.obey(node, &command.order, command.admin);
         let (outcome, answer) = match answered {
             Ok(answer) => (Outcome::Done, answer),
             Err(failure) => (Outcome::Failed, commands::failed(&failure)),
@@ -161,11 +163,12 @@ impl Orders {
         (outcome, serde_json::to_string(&long).unwrap_or_default())
     }
 
-    /// Does one thing: of the console, which is the owner's, or of an admin whose rank was checked.
+    /// Does one thing: of the console, which is the owner's and no author's, or of an admin whose rank was
+    /// checked.
     ///
     /// # Errors
     /// When it does not work, with the reason.
-    pub fn obey(&self, node: &Node, order: &Order) -> Result<Answer, Failure> {
+    pub fn obey(&self, node: &Node, order: &Order, author: AdminKey) -> Result<Answer, Failure> {
         let holding = &self.holding;
         let said = |text: String| Ok(Answer::Said { text });
         match order {
@@ -191,21 +194,32 @@ impl Orders {
             Order::Report => self.report(),
             Order::Admins => report::admins(&holding.store),
             Order::Invite { claim, rank, expires_ms, name } => {
-                let claim = OpenClaim {
+                let open = OpenClaim {
                     key: *claim,
                     rank: *rank,
                     expires_ms: *expires_ms,
                     name: name.clone(),
                     secret: [0; 16],
+                    issuer: author,
                 };
-                holding.store.claim_open(&claim, now_ms())?;
-                said(format!("The code {} is open.", claim.key))
+                self.invite(&open)
             }
             Order::Dismiss { key } => self.dismiss(*key),
             Order::EndAgreement { folder } => {
                 Ok(Answer::Agreements { agreements: vec![holding.end_agreement(*folder)?] })
             }
         }
+    }
+
+    fn invite(&self, claim: &OpenClaim) -> Result<Answer, Failure> {
+        let now_ms = now_ms();
+        if claim.expires_ms <= now_ms {
+            return Err(Failure::failed(
+                "A code for an admin must have an end that is to come. Say for how long it is good.",
+            ));
+        }
+        self.holding.store.claim_open(claim, now_ms)?;
+        Ok(Answer::Said { text: format!("The code {} is open.", claim.key) })
     }
 
     pub(super) fn dismiss(&self, key: AdminKey) -> Result<Answer, Failure> {
@@ -299,16 +313,19 @@ impl Orders {
         report::report(&self.holding, self.refused.lock().iter().cloned().collect())
     }
 
-    fn refuse(&self, peer: PeerId, admin: AdminKey, what: &str, why: &str) -> (Outcome, String) {
+    fn refuse(
+        &self,
+        peer: PeerId,
+        admin: AdminKey,
+        what: &str,
+        why: &str,
+        undone: Undone,
+    ) -> (Outcome, String) {
         self.note_refusal(peer, admin, what, why);
         let admins = self.holding.store.admins().unwrap_or_default();
-        let answer = Answer::Failed {
-            exit: Exit::Refused as u8,
-            text: format!("The seeder did not obey: {why}."),
-            // A device that was set back to an older copy goes on from here.
-            seq: admins.into_iter().find(|known| known.key == admin).map(|known| known.seq),
-        };
-        (Outcome::Refused, serde_json::to_string(&answer).unwrap_or_default())
+        // A device that was set back to an older copy goes on from here.
+        let seq = admins.into_iter().find(|known| known.key == admin).map(|known| known.seq);
+        (Outcome::Refused, refused_text(why, seq, undone))
     }
 
     fn note_refusal(&self, peer: PeerId, admin: AdminKey, what: &str, why: &str) {
@@ -329,6 +346,34 @@ impl Orders {
             why: why.to_owned(),
         });
     }
+}
+
+/// Whether it is certain that a command that is refused now was not done before either.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Undone {
+    Yes,
+    /// It may have been taken before its author was dismissed, or its answer forgotten.
+    Unknown,
+}
+
+impl Undone {
+    fn after(why: Refusal) -> Self {
+        match why {
+            // Its number was not taken.
+            Refusal::Expired | Refusal::OutOfScope => Self::Yes,
+            Refusal::Unknown | Refusal::Dismissed | Refusal::OtherChain | Refusal::Replayed => Self::Unknown,
+        }
+    }
+}
+
+fn refused_text(why: &str, seq: Option<u64>, undone: Undone) -> String {
+    let answer = Answer::Failed {
+        exit: Exit::Refused as u8,
+        text: format!("The seeder did not obey: {why}."),
+        seq,
+        undone: undone == Undone::Yes,
+    };
+    serde_json::to_string(&answer).unwrap_or_default()
 }
 
 fn refusal(why: Refusal) -> &'static str {

@@ -1,7 +1,7 @@
 //! How a seeder gets an owner: a code that is shown at its console, and that a member's device redeems.
 
 use cobox_store::blind::Store;
-use cobox_store::blind::owners::OpenClaim;
+use cobox_store::blind::owners::{NO_ISSUER, OpenClaim};
 use cobox_store::format::command::Rank;
 use cobox_store::format::invite::{CodeFor, FOLDER_PREFIX_BYTES, HINT_ADDRESSES_MAX, Hint, InviteCode};
 use cobox_store::id::{ClaimKey, derive, hash};
@@ -9,7 +9,6 @@ use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
 use super::Failure;
-use crate::driver::now_ms;
 use crate::peer_id::PeerId;
 
 /// What the console's code is called in lists.
@@ -48,6 +47,14 @@ pub fn claim_text(
         .map_err(|_| Failure::failed("The seeder's addresses do not fit into a code."))
 }
 
+/// How a code is used: a command line is seen by everybody on the machine, so it goes to standard input.
+#[must_use]
+pub fn claim_hint(code: &str) -> String {
+    format!(
+        "Whoever runs `cobox-ctl seeder claim -` first, on any machine, and pastes this line there, owns the seeder:\n{code}"
+    )
+}
+
 /// The first few addresses that others can use: those of this machine alone only where there are no others.
 fn short(addresses: &[Vec<u8>]) -> Vec<Vec<u8>> {
     // A binary multiaddr begins with its protocol: 4 is IPv4, 41 (0x29) IPv6.
@@ -66,39 +73,33 @@ fn short(addresses: &[Vec<u8>]) -> Vec<Vec<u8>> {
 pub enum Console {
     /// Only where nobody owns the seeder.
     First,
-    /// In any case: owners are dismissed.
+    /// In any case: all admins are dismissed, and every code that is open is void.
     Reset,
 }
 
-/// The secret of the console's code, the same until it was used; `None` where the seeder has an owner.
+/// The secret of the console's code, the same until it was used or the seeder was reset; `None` where the seeder
+/// has an owner.
 ///
 /// # Errors
 /// When the store cannot be read or written.
 pub fn console_secret(store: &Store, how: Console) -> Result<Option<Zeroizing<[u8; 16]>>, Failure> {
-    let open = store.claims()?.into_iter().find(|claim| claim.secret != [0; 16]);
-    if how == Console::Reset {
-        let owners = store.admins()?.into_iter().filter(|admin| admin.rank == Some(Rank::Owner));
-        for owner in owners {
-            tracing::warn!(admin = %owner.key, name = owner.name, "an owner was dismissed at the console");
-            store.admin_dismiss(owner.key)?;
-        }
-    } else if store.has_owner()? {
-        return Ok(None);
-    }
-    if let Some(open) = open {
-        return Ok(Some(Zeroizing::new(open.secret)));
-    }
     let mut secret = Zeroizing::new([0; 16]);
     getrandom::fill(secret.as_mut()).map_err(|_| Failure::failed("The system gives no random numbers."))?;
-    let claim = OpenClaim {
+    let fresh = OpenClaim {
         key: ClaimKey(claim_key(&secret).verifying_key().to_bytes()),
         rank: Rank::Owner,
         expires_ms: 0,
         name: CONSOLE.to_owned(),
         secret: *secret,
+        issuer: NO_ISSUER,
     };
-    store.claim_open(&claim, now_ms())?;
-    Ok(Some(secret))
+    if how == Console::Reset {
+        for admin in store.owners_reset(&fresh)? {
+            tracing::warn!(admin = %admin.key, name = admin.name, "an admin was dismissed at the console");
+        }
+        return Ok(Some(secret));
+    }
+    Ok(store.claim_console(fresh)?.map(|open| Zeroizing::new(open.secret)))
 }
 
 #[cfg(test)]
@@ -118,5 +119,9 @@ mod tests {
         assert!(text.starts_with("coboxclaim1"), "{}", text.len());
         let code = InviteCode::from_text_for(CodeFor::Claim, &text).expect("reads");
         assert_eq!((*code.secret, code.folder), (*secret, claim_about(PeerId::of_key([7; 32]))));
+        let reset = console_secret(&store, Console::Reset).expect("makes").expect("always one");
+        assert_ne!(reset, secret, "whoever saw the code before the reset has nothing");
+        assert_eq!(console_secret(&store, Console::First).expect("reads"), Some(reset));
+        assert_eq!(store.claims().expect("reads").len(), 1);
     }
 }

@@ -10,12 +10,18 @@ use super::batch::{Batch, Durability};
 use super::store::Store;
 use super::tables::{STORE, Table, key};
 use crate::error::{Error, Result};
-use crate::format::codec::{DecodeError, Reader, Writer};
-use crate::format::command::{ADMIN_NAME_BYTES_MAX, Claim, Command, Rank};
+use crate::format::codec::{DecodeError, Reader};
+use crate::format::command::{Claim, Command, Rank};
 use crate::id::{AdminKey, ChainId, ClaimKey, hash};
+use rows::{
+    admin_key, claim_key, command_key, command_prefix, decode_admin, decode_claim, decode_taken,
+    encode_admin, encode_claim, encode_taken, used_key,
+};
 
-/// Admins that a seeder lists, dismissed ones too.
+/// Admins that a seeder has at once.
 pub const ADMINS_MAX: usize = 64;
+/// Dismissed admins that are remembered, for reports: their commands are refused either way.
+pub const DISMISSED_KEPT: usize = 32;
 /// Codes that are open at once.
 pub const CLAIMS_MAX: usize = 16;
 /// Answers that are kept of each registration: whoever asks again does so soon.
@@ -55,6 +61,21 @@ pub struct OpenClaim {
     pub name: String,
     /// Its secret, where the seeder made it itself and shows it at its console; else zeros.
     pub secret: [u8; 16],
+    /// The admin who opened it, and with whose dismissal it closes; [`NO_ISSUER`] for the console.
+    pub issuer: AdminKey,
+}
+
+/// In place of an admin: the console, or, in a row of before issuers were kept, nobody knows.
+pub const NO_ISSUER: AdminKey = AdminKey([0; 32]);
+
+impl OpenClaim {
+    fn is_of_console(&self) -> bool {
+        self.secret != [0; 16]
+    }
+
+    fn is_over(&self, now_ms: u64) -> bool {
+        self.expires_ms != 0 && self.expires_ms < now_ms
+    }
 }
 
 /// What became of a command.
@@ -174,6 +195,25 @@ impl Store {
         Ok(self.admins()?.iter().any(|admin| admin.rank == Some(Rank::Owner)))
     }
 
+    /// Whether a key commands this seeder now.
+    ///
+    /// # Errors
+    /// As [`Self::admins`].
+    pub fn is_admin(&self, admin: AdminKey) -> Result<bool> {
+        let Some(bytes) = self.db().get(&admin_key(admin))? else { return Ok(false) };
+        Ok(decode_admin(&admin.0, &bytes)?.rank.is_some())
+    }
+
+    /// Whether a claim's key is of a code that is open or was used, or takes the place of a lost device.
+    ///
+    /// # Errors
+    /// As [`Self::admins`].
+    pub fn is_claim_known(&self, claim: ClaimKey) -> Result<bool> {
+        Ok(self.db().contains(&claim_key(claim))?
+            || self.db().contains(&used_key(claim))?
+            || self.admins()?.iter().any(|admin| admin.rank.is_some() && admin.recovery == claim))
+    }
+
     /// Codes that are open.
     ///
     /// # Errors
@@ -189,15 +229,52 @@ impl Store {
     pub fn claim_open(&self, claim: &OpenClaim, now_ms: u64) -> Result<()> {
         let _held = self.owners.lock();
         let mut batch = Batch::default();
-        let open = self.claims()?;
         let (over, open): (Vec<_>, Vec<_>) =
-            open.into_iter().partition(|other| other.expires_ms != 0 && other.expires_ms < now_ms);
+            self.claims()?.into_iter().partition(|other| other.is_over(now_ms));
         over.iter().for_each(|other| batch.delete(&claim_key(other.key)));
         if open.len() >= CLAIMS_MAX {
             return Err(Error::TooMany { what: "codes", max: CLAIMS_MAX });
         }
         batch.put(&claim_key(claim.key), &encode_claim(claim));
         self.db().commit(batch, Durability::Synced)
+    }
+
+    /// The console's code: the one that is open, or else `fresh`, which is opened; `None` where the seeder has
+    /// an owner. Whatever else is open does not stand in its way. Durable on return.
+    ///
+    /// # Errors
+    /// When the disk cannot be read or written.
+    pub fn claim_console(&self, fresh: OpenClaim) -> Result<Option<OpenClaim>> {
+        let _held = self.owners.lock();
+        if self.has_owner()? {
+            return Ok(None);
+        }
+        if let Some(open) = self.claims()?.into_iter().find(OpenClaim::is_of_console) {
+            return Ok(Some(open));
+        }
+        let mut batch = Batch::default();
+        batch.put(&claim_key(fresh.key), &encode_claim(&fresh));
+        self.db().commit(batch, Durability::Synced)?;
+        Ok(Some(fresh))
+    }
+
+    /// Begins anew: nobody commands the seeder, no code is open but `fresh`, and all of that at once. Says who
+    /// was dismissed. Durable on return.
+    ///
+    /// # Errors
+    /// When the disk cannot be read or written: then nothing changed.
+    pub fn owners_reset(&self, fresh: &OpenClaim) -> Result<Vec<Admin>> {
+        let _held = self.owners.lock();
+        let mut batch = Batch::default();
+        let mut admins = self.admins()?;
+        let active: Vec<Admin> = admins.iter().filter(|admin| admin.rank.is_some()).cloned().collect();
+        for admin in &active {
+            self.dismiss(&mut admins, admin.key, &mut batch)?;
+        }
+        self.claims()?.iter().for_each(|open| batch.delete(&claim_key(open.key)));
+        batch.put(&claim_key(fresh.key), &encode_claim(fresh));
+        self.db().commit(batch, Durability::Synced)?;
+        Ok(active)
     }
 
     /// Takes back a code; whether there was one. Durable on return.
@@ -214,48 +291,39 @@ impl Store {
     }
 
     /// Makes a device an admin, if its code is open, or it shows the recovery key of a place that is then its
-    /// own. The same device asking again gets the same answer. Durable on return.
+    /// own. The same device asking again gets the same answer, and one that is an admin keeps its rank where
+    /// the code gives a lower one, and its numbers. Durable on return.
     ///
     /// # Errors
     /// [`Error::TooMany`] when the list is full; when the disk cannot be read or written.
     pub fn claim_redeem(&self, claim: &Claim, chain: ChainId, now_ms: u64) -> Result<Claimed> {
         let _held = self.owners.lock();
-        let admins = self.admins()?;
-        let open = self
-            .claims()?
-            .into_iter()
-            .find(|open| open.key == claim.claim && (open.expires_ms == 0 || now_ms <= open.expires_ms));
+        let mut admins = self.admins()?;
+        let open = self.claims()?.into_iter().find(|open| open.key == claim.claim && !open.is_over(now_ms));
         let lost = admins.iter().find(|admin| {
             admin.recovery == claim.claim && admin.recovery != ClaimKey([0; 32]) && admin.rank.is_some()
         });
-        let known = admins.iter().find(|admin| admin.key == claim.admin);
+        let known = admins.iter().find(|admin| admin.key == claim.admin).cloned();
         let mut batch = Batch::default();
-        let (rank, recovery) = match (&open, lost) {
+        let (rank, recovery, lost) = match (&open, lost.cloned()) {
             (Some(open), _) => {
                 batch.delete(&claim_key(open.key));
-                (open.rank, claim.recovery)
+                (open.rank, claim.recovery, None)
             }
-            (None, Some(lost)) if lost.key == claim.admin => return Ok(Claimed::Yes(lost.clone())),
-            (None, Some(lost)) => {
-                batch.put(&admin_key(lost.key), &encode_admin(&Admin { rank: None, ..lost.clone() }));
-                (lost.rank.unwrap_or(Rank::Watcher), lost.recovery)
-            }
+            (None, Some(lost)) if lost.key == claim.admin => return Ok(Claimed::Yes(lost)),
+            (None, Some(lost)) => (lost.rank.unwrap_or(Rank::Watcher), lost.recovery, Some(lost.key)),
             // The answer may have been lost on its way.
             (None, None) => {
                 let before = self.db().get(&used_key(claim.claim))?;
                 let same =
                     known.filter(|known| before.as_deref() == Some(&known.key.0) && known.rank.is_some());
-                return Ok(same.map_or(Claimed::No, |admin| Claimed::Yes(admin.clone())));
+                return Ok(same.map_or(Claimed::No, Claimed::Yes));
             }
         };
-        // A key that was dismissed does not come back: another code is for another key.
-        if known.is_some_and(|known| known.rank.is_none()) {
-            return Ok(Claimed::No);
+        if let Some(lost) = lost {
+            self.dismiss(&mut admins, lost, &mut batch)?;
         }
-        if known.is_none() && admins.len() >= ADMINS_MAX {
-            return Err(Error::TooMany { what: "admins", max: ADMINS_MAX });
-        }
-        let admin = Admin {
+        let fresh = Admin {
             key: claim.admin,
             rank: Some(rank),
             chain,
@@ -264,24 +332,64 @@ impl Store {
             name: claim.name.clone(),
             since_ms: now_ms,
         };
+        // Whoever was dismissed and is given a code anew begins anew: nothing signed before counts.
+        if known.as_ref().is_some_and(|known| known.rank.is_none()) {
+            batch.delete_prefix(&key(STORE, Table::Command, &claim.admin.0));
+        }
+        let admin = match known.filter(|known| known.rank.is_some()) {
+            Some(known) => {
+                let recovery = if recovery == ClaimKey([0; 32]) { known.recovery } else { recovery };
+                Admin { rank: known.rank.max(Some(rank)), recovery, name: fresh.name, ..known }
+            }
+            None if admins.iter().filter(|admin| admin.rank.is_some()).count() >= ADMINS_MAX => {
+                return Err(Error::TooMany { what: "admins", max: ADMINS_MAX });
+            }
+            None => fresh,
+        };
         batch.put(&admin_key(admin.key), &encode_admin(&admin));
         batch.put(&used_key(claim.claim), &admin.key.0);
         self.db().commit(batch, Durability::Synced)?;
         Ok(Claimed::Yes(admin))
     }
 
-    /// Dismisses an admin; whether there was one. Durable on return.
+    /// Dismisses an admin, and closes the codes that it opened; whether there was one. Durable on return.
     ///
     /// # Errors
     /// When the disk cannot be read or written.
     pub fn admin_dismiss(&self, admin: AdminKey) -> Result<bool> {
         let _held = self.owners.lock();
-        let Some(known) = self.admins()?.into_iter().find(|known| known.key == admin) else {
-            return Ok(false);
-        };
+        let mut admins = self.admins()?;
         let mut batch = Batch::default();
-        batch.put(&admin_key(admin), &encode_admin(&Admin { rank: None, ..known }));
+        let known = self.dismiss(&mut admins, admin, &mut batch)?;
         self.db().commit(batch, Durability::Synced)?;
+        Ok(known)
+    }
+
+    /// Puts a dismissal into a batch: the admin's codes go with it, and the longest listed of too many that are
+    /// dismissed is forgotten. Its key may come back with a code, under another chain: what it signed before is
+    /// refused for that.
+    fn dismiss(&self, admins: &mut Vec<Admin>, admin: AdminKey, batch: &mut Batch) -> Result<bool> {
+        let Some(known) = admins.iter_mut().find(|known| known.key == admin) else { return Ok(false) };
+        known.rank = None;
+        batch.put(&admin_key(admin), &encode_admin(known));
+        let opened =
+            |open: &OpenClaim| open.issuer == admin || (open.issuer == NO_ISSUER && !open.is_of_console());
+        self.claims()?.iter().filter(|open| opened(open)).for_each(|open| batch.delete(&claim_key(open.key)));
+        let gone = || admins.iter().filter(|other| other.rank.is_none());
+        if gone().count() > DISMISSED_KEPT
+            && let Some(oldest) = gone().filter(|other| other.key != admin).min_by_key(|other| other.since_ms)
+        {
+            let oldest = oldest.key;
+            batch.delete(&admin_key(oldest));
+            batch.delete_prefix(&key(STORE, Table::Command, &oldest.0));
+            self.db().scan(&key(STORE, Table::ClaimUsed, &[]), &[], &mut |claim, by| {
+                if by == oldest.0 {
+                    batch.delete(&key(STORE, Table::ClaimUsed, claim));
+                }
+                ControlFlow::Continue(())
+            })?;
+            admins.retain(|other| other.key != oldest);
+        }
         Ok(true)
     }
 
@@ -419,127 +527,6 @@ impl Store {
     }
 }
 
-fn admin_key(admin: AdminKey) -> Vec<u8> {
-    key(STORE, Table::Admin, &admin.0)
-}
-
-fn claim_key(claim: ClaimKey) -> Vec<u8> {
-    key(STORE, Table::Claim, &claim.0)
-}
-
-fn used_key(claim: ClaimKey) -> Vec<u8> {
-    key(STORE, Table::ClaimUsed, &claim.0)
-}
-
-fn command_prefix(admin: AdminKey, chain: ChainId) -> Vec<u8> {
-    key(STORE, Table::Command, &[&admin.0[..], &chain.0].concat())
-}
-
-fn command_key(admin: AdminKey, chain: ChainId, seq: u64) -> Vec<u8> {
-    [command_prefix(admin, chain), seq.to_be_bytes().to_vec()].concat()
-}
-
-fn encode_admin(admin: &Admin) -> Vec<u8> {
-    let mut writer = Writer::new();
-    writer.u8(1);
-    writer.u8(admin.rank.map_or(0, |rank| rank as u8));
-    writer.fixed(&admin.chain.0);
-    writer.u64(admin.seq);
-    writer.fixed(&admin.recovery.0);
-    writer.u64(admin.since_ms);
-    writer.bytes16(admin.name.as_bytes());
-    writer.into_bytes()
-}
-
-fn decode_admin(rest: &[u8], value: &[u8]) -> std::result::Result<Admin, DecodeError> {
-    let field = "admin";
-    let key = AdminKey(rest.try_into().map_err(|_| DecodeError::Invalid { field })?);
-    let mut reader = Reader::new(value);
-    reader.version(1, field)?;
-    let rank = match reader.u8(field)? {
-        0 => None,
-        byte => Some(Rank::from_byte(byte)?),
-    };
-    let admin = Admin {
-        key,
-        rank,
-        chain: ChainId(reader.array(field)?),
-        seq: reader.u64(field)?,
-        recovery: ClaimKey(reader.array(field)?),
-        since_ms: reader.u64(field)?,
-        name: name(&mut reader)?,
-    };
-    reader.finish()?;
-    Ok(admin)
-}
-
-fn encode_claim(claim: &OpenClaim) -> Vec<u8> {
-    let mut writer = Writer::new();
-    writer.u8(1);
-    writer.u8(claim.rank as u8);
-    writer.u64(claim.expires_ms);
-    writer.fixed(&claim.secret);
-    writer.bytes16(claim.name.as_bytes());
-    writer.into_bytes()
-}
-
-fn decode_claim(rest: &[u8], value: &[u8]) -> std::result::Result<OpenClaim, DecodeError> {
-    let field = "claim";
-    let key = ClaimKey(rest.try_into().map_err(|_| DecodeError::Invalid { field })?);
-    let mut reader = Reader::new(value);
-    reader.version(1, field)?;
-    let claim = OpenClaim {
-        key,
-        rank: Rank::from_byte(reader.u8(field)?)?,
-        expires_ms: reader.u64(field)?,
-        secret: reader.array(field)?,
-        name: name(&mut reader)?,
-    };
-    reader.finish()?;
-    Ok(claim)
-}
-
-fn encode_taken(taken: &Taken) -> Vec<u8> {
-    let mut writer = Writer::new();
-    writer.u8(1);
-    writer.fixed(&taken.hash);
-    writer.u64(taken.at_ms);
-    writer.u8(taken.outcome as u8);
-    writer.bytes16(taken.word.as_bytes());
-    writer.bytes32(taken.text.as_bytes());
-    writer.into_bytes()
-}
-
-fn decode_taken(
-    admin: AdminKey,
-    chain: ChainId,
-    seq: u64,
-    value: &[u8],
-) -> std::result::Result<Taken, DecodeError> {
-    let field = "command";
-    let mut reader = Reader::new(value);
-    reader.version(1, field)?;
-    let taken = Taken {
-        admin,
-        chain,
-        seq,
-        hash: reader.array(field)?,
-        at_ms: reader.u64(field)?,
-        outcome: Outcome::from_byte(reader.u8(field)?)?,
-        word: utf8(reader.bytes16(ADMIN_NAME_BYTES_MAX, field)?)?,
-        text: utf8(reader.bytes32(ANSWER_BYTES_MAX, field)?)?,
-    };
-    reader.finish()?;
-    Ok(taken)
-}
-
-fn name(reader: &mut Reader<'_>) -> std::result::Result<String, DecodeError> {
-    utf8(reader.bytes16(ADMIN_NAME_BYTES_MAX, "name")?)
-}
-
-fn utf8(bytes: &[u8]) -> std::result::Result<String, DecodeError> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Invalid { field: "text" })
-}
-
+mod rows;
 #[cfg(test)]
 mod tests;

@@ -95,6 +95,17 @@ impl Claim {
         bytes
     }
 
+    /// The claim's key in what may be a claim; nothing else of it is looked at.
+    #[must_use]
+    pub fn key_in(bytes: &[u8]) -> Option<ClaimKey> {
+        let field = "claim";
+        let mut reader = Reader::new(bytes);
+        reader.version(1, field).ok()?;
+        reader.suite().ok()?;
+        reader.array::<32>(field).ok()?;
+        reader.array(field).ok().map(ClaimKey)
+    }
+
     /// Reads what [`Self::encode`] wrote, and checks both signatures.
     ///
     /// # Errors

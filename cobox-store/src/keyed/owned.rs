@@ -14,7 +14,9 @@ use super::secret::{MemberSecret, Secret32};
 use crate::blind::tables::STORE;
 use crate::blind::{Batch, Durability, Table, key};
 use crate::error::{Error, Result};
+use crate::format::access::ADDRESSES_MAX;
 use crate::format::address::SeederAddress;
+use crate::format::codec::DecodeError;
 use crate::format::command::{ADMIN_NAME_BYTES_MAX, Claim, Command, Order, Rank};
 use crate::format::invite::InviteCode;
 use crate::format::locator::LOCATOR_FOLDERS_MAX;
@@ -26,8 +28,18 @@ use crate::id::{AdminKey, ChainId, ClaimKey};
 pub const COMMAND_VALID_MS: u64 = 10 * 60 * 1000;
 /// Recovery keys, counted from the last, that a member's seeders may use.
 pub const OWNED_MAX: usize = 16;
+/// Commands that a device gives at the most: a thousand each second for more than a hundred years. A seeder may
+/// say any number, and one from which a device cannot count on would lock it out.
+const SEQ_MAX: u64 = 1 << 42;
+/// What is wrong with a number above [`SEQ_MAX`].
+const NUMBER: DecodeError = DecodeError::Invalid { field: "command number" };
 /// No recovery key.
 const NO_RECOVERY: u8 = 255;
+
+/// A number that a seeder says it took last.
+fn believable(seq: u64) -> Result<u64> {
+    if seq <= SEQ_MAX { Ok(seq) } else { Err(NUMBER.into()) }
+}
 
 fn row_key(seeder: &[u8; 32]) -> Vec<u8> {
     key(STORE, Table::Secret, &[b"seeder".as_slice(), seeder].concat())
@@ -86,6 +98,14 @@ impl Home {
         Ok(OwnedRow::decode(&Zeroizing::new(self.local.open(&row, &sealed)?))?)
     }
 
+    fn owned_known(&self, seeder: &[u8; 32]) -> Result<Option<OwnedRow>> {
+        match self.owned_row(seeder) {
+            Ok(owned) => Ok(Some(owned)),
+            Err(Error::NoSuchName) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn owned_put(&self, seeder: &[u8; 32], owned: &OwnedRow, mut batch: Batch) -> Result<()> {
         let row = row_key(seeder);
         batch.put(&row, &self.local.seal(&row, &owned.encode()));
@@ -93,13 +113,15 @@ impl Home {
     }
 
     /// What to ask a seeder with its code. The key is kept, so that asking again, also after a crash, asks for
-    /// the same admin: a code is good for one.
+    /// the same admin: a code is good for one. Where this device commands the seeder already, the key is the
+    /// one that it has: the code adds to what may be ordered, and takes nothing.
     ///
     /// # Errors
     /// When the store fails.
     pub fn claim_begin(&self, code: &InviteCode, seeder: [u8; 32]) -> Result<Claiming> {
         let _one_at_a_time = self.changing.lock();
-        let recovery = self.free_recovery()?;
+        let kept = self.owned_known(&seeder)?.map(|owned| owned.recovery).filter(|kept| *kept != NO_RECOVERY);
+        let recovery = if kept.is_some() { kept } else { self.free_recovery()? };
         let public = recovery
             .and_then(|index| self.device.recovery.get(usize::from(index)))
             .map_or(ClaimKey([0; 32]), |(member, _)| ClaimKey(member.0));
@@ -149,8 +171,11 @@ impl Home {
         Ok(Claiming { claim, seed, recovery })
     }
 
-    /// The seed for a claim: the one that was kept, or a fresh one.
+    /// The seed for a claim: the one that commands the seeder already, the one that was kept, or a fresh one.
     fn claiming_seed(&self, claim: ClaimKey, seeder: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>> {
+        if let Some(owned) = self.owned_known(seeder)? {
+            return Ok(owned.sign_seed);
+        }
         let row = claiming_key(claim);
         if let Some(sealed) = self.store.db().get(&row)? {
             let plain = Zeroizing::new(self.local.open(&row, &sealed)?);
@@ -181,7 +206,7 @@ impl Home {
     /// Keeps a seeder that took the claim.
     ///
     /// # Errors
-    /// When the store fails, or the address is not the seeder's.
+    /// When the store fails, the address is not the seeder's, or its number is none that a device can have reached.
     pub fn claim_finish(
         &self,
         claiming: &Claiming,
@@ -193,15 +218,21 @@ impl Home {
         if peer_key(&address.peer_id) != Some(claiming.claim.seeder) {
             return Err(Error::NotAMember);
         }
+        let seq = believable(seq)?;
+        // The same registration goes on, with the numbers that it has; a command may be on its way.
+        let before = self
+            .owned_known(&claiming.claim.seeder)?
+            .filter(|known| known.chain == chain && known.sign_seed == claiming.seed);
+        let (sent, unanswered) = before.map_or((0, Vec::new()), |known| (known.seq, known.unanswered));
         let owned = OwnedRow {
             name: name[..name.floor_char_boundary(ADMIN_NAME_BYTES_MAX)].to_owned(),
             address,
             sign_seed: claiming.seed.clone(),
             chain,
             rank,
-            seq,
+            seq: seq.max(sent),
             recovery: claiming.recovery,
-            unanswered: Vec::new(),
+            unanswered,
         };
         let mut batch = Batch::default();
         batch.delete(&claiming_key(claiming.claim.claim));
@@ -217,7 +248,7 @@ impl Home {
         let _one_at_a_time = self.changing.lock();
         let mut owned = self.owned_row(seeder)?;
         let signer = SigningKey::from_bytes(&owned.sign_seed);
-        owned.seq += 1;
+        owned.seq = owned.seq.checked_add(1).ok_or(Error::Decode(NUMBER))?;
         let mut command = Command {
             seeder: *seeder,
             admin: AdminKey(signer.verifying_key().to_bytes()),
@@ -234,7 +265,8 @@ impl Home {
         Ok(command)
     }
 
-    /// The answer to the last command came; `seq` is the seeder's last number, where it says so.
+    /// The answer to the last command came; `seq` is the seeder's last number, where it says so. One that no
+    /// device can have reached is not taken over.
     ///
     /// # Errors
     /// As [`Self::command_make`].
@@ -242,11 +274,12 @@ impl Home {
         let _one_at_a_time = self.changing.lock();
         let mut owned = self.owned_row(seeder)?;
         owned.unanswered = Vec::new();
-        owned.seq = owned.seq.max(seq);
+        owned.seq = owned.seq.max(believable(seq).unwrap_or(0));
         self.owned_put(seeder, &owned, Batch::default())
     }
 
-    /// The seeder is to be found elsewhere; an address of another one changes nothing.
+    /// The seeder is to be found elsewhere too; an address of another one changes nothing. Where it was found
+    /// before stays, after what is new, as far as there is room: it may say where it is reached from home alone.
     ///
     /// # Errors
     /// As [`Self::command_make`].
@@ -255,7 +288,16 @@ impl Home {
         if peer_key(&address.peer_id).as_ref() != Some(seeder) || address.addresses.is_empty() {
             return Ok(());
         }
-        let owned = OwnedRow { address, ..self.owned_row(seeder)? };
+        let mut owned = self.owned_row(seeder)?;
+        let before = std::mem::replace(&mut owned.address, address);
+        for known in &before.addresses {
+            if owned.address.addresses.len() < ADDRESSES_MAX && !owned.address.addresses.contains(known) {
+                owned.address.addresses.push(known.clone());
+            }
+        }
+        if owned.address == before {
+            return Ok(());
+        }
         self.owned_put(seeder, &owned, Batch::default())
     }
 
@@ -271,3 +313,6 @@ impl Home {
         self.store.db().commit(batch, Durability::Synced)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use std::path::Path;
 use cobox_net::agreement::AgreementView;
 use cobox_net::seeder::commands::{Answer, FolderStatus};
 use cobox_net::seeder::leaving::Why;
+use cobox_net::seeder::owner::claim_hint;
 use cobox_net::seeder::report::{AdminView, CodeView};
 use cobox_net::shown::{bytes as size, time};
 
@@ -82,12 +83,11 @@ fn print_folder(folder: &FolderStatus) {
 fn print_about_owners(answer: &Answer) {
     match answer {
         Answer::Claim { code: Some(code) } => {
-            print_line("Whoever runs this first, on any machine, owns the seeder:");
-            print_line(&format!("cobox-ctl seeder claim {code}"));
+            print_line(&claim_hint(code));
         }
         Answer::Claim { code: None } => {
             print_line(
-                "The seeder has an owner. `cobox-seeder claim --reset` dismisses them and shows a code for a new one.",
+                "The seeder has an owner. `cobox-seeder claim --reset` dismisses all who command it, voids all codes, and shows a code for a new one.",
             );
         }
         Answer::Seeking { .. } => print_line("the code is asked for"),
