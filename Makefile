@@ -14,10 +14,10 @@ BIN := $(CARGO_TARGET_DIR)/release
 SEEDER := $(CARGO_TARGET_DIR)/seeder
 PREFIX ?= /usr/local
 
-.PHONY: help deps build all test posix soak bench lint deny demo install clean
+.PHONY: help deps build all test posix soak bench lint deny demo demo-seeder install clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 deps: ## install the Debian packages that building and mounting need, saying which and why
 	@scripts/install-deps.sh
@@ -56,6 +56,9 @@ lint: deps ## rustfmt, clippy and (where installed) cargo deny
 
 demo: build ## the whole story on real files, in the open (INPUT=path for your own)
 	@COBOX_BIN="$(BIN)" COBOX_SEEDER="$(SEEDER)/cobox-seeder" INPUT="$(INPUT)" scripts/demo.sh
+
+demo-seeder: build ## who has your back-ups: a claim, an agreement, a damaged disk, a seeder that is off, a release (as root)
+	@COBOX_BIN="$(BIN)" COBOX_SEEDER="$(SEEDER)/cobox-seeder" scripts/demo-seeder.sh
 
 install: build ## copy the programs and their systemd units to PREFIX (default /usr/local); packaging/README.md
 	install -D -m 0755 "$(BIN)/cobox-ctl" "$(DESTDIR)$(PREFIX)/bin/cobox-ctl"

@@ -83,6 +83,19 @@ impl std::fmt::Debug for Words {
     }
 }
 
+/// Whom a wish about copies holds for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyFor {
+    /// Everybody, where it comes from an admin's device; else this device.
+    #[default]
+    Folder,
+    /// This device.
+    Device,
+    /// Nobody: what this device wanted for itself is taken back.
+    Nobody,
+}
+
 /// What `cobox-ctl` asks of the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case")]
@@ -108,6 +121,8 @@ pub enum Request {
         copies: Option<u32>,
         /// How long a proof counts.
         tolerance_ms: Option<u64>,
+        /// Whom it holds for.
+        whom: PolicyFor,
     },
     /// Where alarms go.
     AlarmShow,

@@ -52,8 +52,24 @@ pub struct FolderReport {
     /// How long a proof counts, in milliseconds.
     #[serde(default)]
     pub tolerance_ms: u64,
+    /// Who said how many, and how long.
+    #[serde(default)]
+    pub policy_of: PolicyOf,
     /// When the youngest proof that counts was given, in milliseconds since 1970.
     pub proved_at_ms: Option<u64>,
+}
+
+/// Whose wish a folder's copies and tolerance are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PolicyOf {
+    /// An admin's, for everybody.
+    Folder,
+    /// This device's, for itself.
+    Device,
+    /// Nobody's: what holds where nothing was said.
+    #[default]
+    Nobody,
 }
 
 /// Something that is wrong with a folder, as sentences.

@@ -161,7 +161,7 @@ impl AgreementView {
         };
         let notice = agreed.notice.as_ref().map(|notice| NoticeView {
             by: if notice.by == Side::Folder { "folder" } else { "seeder" }.to_owned(),
-            at_ms: notice.at_ms,
+            at_ms: agreed.notice_ends_ms,
         });
         Self {
             ends_ms,

@@ -371,7 +371,7 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
                 shared.input(Input::Listening { addresses, now_ms: now_ms() });
             }
             Event::Seen { peer, addresses } => shared.input(Input::Seen { peer, addresses }),
-            Event::Unseen { peer } => shared.input(Input::Unseen { peer }),
+            Event::Unseen { peer, addresses } => shared.input(Input::Unseen { peer, addresses }),
             Event::Rtt { conn, rtt } => {
                 if let Some(link) = shared.links.lock().get(&conn) {
                     link.set_rtt(rtt);

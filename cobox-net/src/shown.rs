@@ -35,6 +35,20 @@ pub fn span(ms: u64) -> String {
     if count == 1 { format!("1 {name}") } else { format!("{count} {name}s") }
 }
 
+/// Addresses at which one peer was looked for, without what people need not read: its id, which stands beside them, and
+/// this machine's own loopback where there is any other.
+#[must_use]
+pub fn places(addresses: &[String]) -> String {
+    let place = |text: &String| -> String {
+        text.rsplit_once("/p2p/").map_or(text.as_str(), |(place, _)| place).to_owned()
+    };
+    let (near, far): (Vec<String>, Vec<String>) = addresses
+        .iter()
+        .map(place)
+        .partition(|text| text.starts_with("/ip4/127.") || text.starts_with("/ip6/::1/"));
+    if far.is_empty() { near.join(", ") } else { far.join(", ") }
+}
+
 /// Year, month and day of a day since 1970 (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
 #[must_use]
 pub fn civil(days: u64) -> (u64, u64, u64) {
@@ -52,6 +66,16 @@ pub fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_are_shown_without_peer_ids_and_without_loopback_where_there_are_others() {
+        let texts = |all: &[&str]| places(&all.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        let (near, far) = ("/ip4/127.0.0.1/tcp/7740/p2p/12D3K", "/ip4/10.0.0.4/udp/7740/quic-v1/p2p/12D3K");
+        assert_eq!(texts(&[near, far]), "/ip4/10.0.0.4/udp/7740/quic-v1");
+        assert_eq!(texts(&[near]), "/ip4/127.0.0.1/tcp/7740");
+        assert_eq!(texts(&["/dns4/box.example/tcp/1"]), "/dns4/box.example/tcp/1");
+        assert_eq!(texts(&[]), "");
+    }
 
     #[test]
     fn sizes_and_times_are_shown_in_one_unit() {

@@ -3,7 +3,7 @@
 //! One task owns the swarm. It hears [`Command`]s and tells [`Event`]s; streams leave it as byte streams.
 //! Two peers keep one connection: where both dialed, the one dialed by the smaller peer id stays.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use crate::behaviour::{Kind, StreamReady, Streams};
 use crate::error::{Error, Result};
 use crate::node::LanDiscovery;
 use crate::peer_id::PeerId;
+use crate::shown::places;
 use crate::status::Transport;
 use crate::sync::{Conn, Side};
 use crate::tally::{Refusal, Tally};
@@ -54,11 +55,6 @@ const PING_WAIT: Duration = Duration::from_secs(15);
 /// pulled.
 const LAN_QUERY_EVERY: Duration = Duration::from_secs(30);
 
-/// Peers on the local network that are remembered: anybody there can make them up.
-const NEAR_MAX: usize = 256;
-/// Addresses of one of them: some transports on some cards.
-const NEAR_ADDRESSES_MAX: usize = 16;
-
 /// A stream without libp2p's types.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
@@ -89,10 +85,10 @@ pub enum Event {
     Silent { conn: Conn },
     /// Where others may reach us changed.
     Listening { addresses: Vec<Vec<u8>> },
-    /// A peer is on the local network.
+    /// A peer is on the local network, at these addresses beside others.
     Seen { peer: PeerId, addresses: Vec<Vec<u8>> },
-    /// It is no longer.
-    Unseen { peer: PeerId },
+    /// It is no longer at these.
+    Unseen { peer: PeerId, addresses: Vec<Vec<u8>> },
 }
 
 #[derive(NetworkBehaviour)]
@@ -237,6 +233,16 @@ fn without_peer(mut address: Multiaddr) -> Vec<u8> {
     address.to_vec()
 }
 
+fn by_peer(found: Vec<(libp2p::PeerId, Multiaddr)>) -> BTreeMap<PeerId, Vec<Vec<u8>>> {
+    let mut of: BTreeMap<PeerId, Vec<Vec<u8>>> = BTreeMap::new();
+    for (peer, address) in found {
+        if let Some(peer) = PeerId::from_bytes(&peer.to_bytes()) {
+            of.entry(peer).or_default().push(without_peer(address));
+        }
+    }
+    of
+}
+
 fn yamux_config() -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(YAMUX_STREAMS_MAX);
@@ -267,7 +273,6 @@ impl Idle {
             events,
             known: HashMap::new(),
             dialing: HashMap::new(),
-            near: BTreeMap::new(),
             next: 1,
         };
         loop {
@@ -290,7 +295,6 @@ struct Runner {
     events: UnboundedSender<Event>,
     known: HashMap<ConnectionId, Known>,
     dialing: HashMap<ConnectionId, PeerId>,
-    near: BTreeMap<PeerId, Vec<Vec<u8>>>,
     next: u64,
 }
 
@@ -404,36 +408,16 @@ impl Runner {
         }
     }
 
-    /// Each address of a neighbour turns up on its own; all that are known are told.
-    fn seen(&mut self, found: Vec<(libp2p::PeerId, Multiaddr)>) {
-        let mut changed = BTreeSet::new();
-        for (peer, address) in found {
-            let Some(peer) = PeerId::from_bytes(&peer.to_bytes()) else { continue };
-            if self.near.len() < NEAR_MAX || self.near.contains_key(&peer) {
-                let known = self.near.entry(peer).or_default();
-                let address = without_peer(address);
-                if known.len() < NEAR_ADDRESSES_MAX && !known.contains(&address) {
-                    known.push(address);
-                    changed.insert(peer);
-                }
-            }
-        }
-        for peer in changed {
-            let addresses = self.near.get(&peer).cloned().unwrap_or_default();
+    /// What is remembered of it, and what is believed, the engine decides.
+    fn seen(&self, found: Vec<(libp2p::PeerId, Multiaddr)>) {
+        for (peer, addresses) in by_peer(found) {
             self.tell(Event::Seen { peer, addresses });
         }
     }
 
-    fn unseen(&mut self, gone: Vec<(libp2p::PeerId, Multiaddr)>) {
-        for (peer, address) in gone {
-            let Some(peer) = PeerId::from_bytes(&peer.to_bytes()) else { continue };
-            let Some(known) = self.near.get_mut(&peer) else { continue };
-            let address = without_peer(address);
-            known.retain(|other| *other != address);
-            if known.is_empty() {
-                self.near.remove(&peer);
-                self.tell(Event::Unseen { peer });
-            }
+    fn unseen(&self, gone: Vec<(libp2p::PeerId, Multiaddr)>) {
+        for (peer, addresses) in by_peer(gone) {
+            self.tell(Event::Unseen { peer, addresses });
         }
     }
 
@@ -504,9 +488,9 @@ fn dial_text(error: &DialError) -> String {
             let wrong = tried.iter().any(|(_, error)| error.to_string().contains("eer id"));
             let list: Vec<String> = tried.iter().map(|(address, _)| address.to_string()).collect();
             if wrong {
-                format!("another peer answers at {}", list.join(", "))
+                format!("another peer answers at {}", places(&list))
             } else {
-                format!("nothing answers at {}", list.join(", "))
+                format!("nothing answers at {}", places(&list))
             }
         }
         other => other.to_string(),

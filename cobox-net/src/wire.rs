@@ -20,7 +20,7 @@ pub use bulk::{
     Ask, BULK_BYTES_MAX, BULK_PROTOCOL, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SLICES_OFFSET,
     decode_bulk, slices_head,
 };
-pub use contact::{CONTACTS_MAX, Contact, decode_contacts, encode_contacts};
+pub use contact::{CONTACTS_MAX, Contact, decode_contacts, encode_contacts, place};
 
 pub use seeding::{ClaimAnswer, SEEDING_FRAMES, SeedingFrame};
 

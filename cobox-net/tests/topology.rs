@@ -12,7 +12,6 @@ use cobox_store::blind::Store;
 use common::sim::{Rng, Sim, World, stores};
 
 const SEEDS: u64 = 200;
-const SOAK_TIMES: u64 = 50;
 const DEVICES_MAX: usize = 6;
 const SEEDERS_MAX: usize = 2;
 /// Long enough for the longest pauses, some times over.
@@ -51,6 +50,62 @@ fn world(rng: &mut Rng) -> World {
         }
     }
     world
+}
+
+/// An admin, a writer, one who is removed; a seeder that withholds records, and an honest one.
+const REMOVED: usize = 2;
+const WITHHOLDING: usize = 3;
+const HONEST: usize = 4;
+
+fn withheld(seed: u64, all: &[Arc<Store>]) {
+    let nodes = all[..3].iter().chain(&all[DEVICES_MAX..DEVICES_MAX + 2]).cloned().collect();
+    // The removed device reaches nobody but the seeder that helps it; the writer reaches both seeders.
+    let dials = vec![(REMOVED, WITHHOLDING), (1, WITHHOLDING), (1, HONEST), (0, HONEST)];
+    let mut sim =
+        Sim::new(seed, World { devices: 3, seeders: 2, dials, knows: vec![3; 5], ..World::default() }, nodes);
+    sim.write(REMOVED);
+    let both = |sim: &Sim| (0..2).all(|at| sim.has(at, REMOVED) == 1);
+    for _ in 0..900 {
+        sim.run_for(Duration::from_secs(1));
+        if both(&sim) {
+            break;
+        }
+    }
+    assert!(both(&sim), "seed {seed}: the first entry did not arrive");
+    sim.withholding.push(WITHHOLDING);
+    assert_eq!(sim.remove(REMOVED), 1);
+    // Past the seeder that keeps it to itself, the others learn of it.
+    sim.run_for(Duration::from_secs(60));
+    assert!([1, HONEST].iter().all(|at| sim.knows_what(0, *at)), "seed {seed}: the removal is not known");
+    assert!(!sim.knows_what(0, WITHHOLDING) && !sim.knows_what(0, REMOVED));
+    for _ in 0..5 {
+        sim.write(REMOVED);
+        let ms = sim.rng.below(4000);
+        sim.run_for(Duration::from_millis(ms));
+        if sim.rng.one_in(3) {
+            let at = [1, HONEST][sim.rng.index(2)];
+            sim.restart(at);
+        }
+    }
+    sim.run_for(SETTLE);
+    assert_eq!(sim.has(WITHHOLDING, REMOVED), 6, "seed {seed}: the attack did not take place");
+    for at in [0, 1, HONEST] {
+        assert_eq!(sim.has(at, REMOVED), 1, "seed {seed}: node {at} took what came after the removal");
+    }
+    // Whoever still takes part gets everything, past the seeder that withholds.
+    sim.write(0);
+    sim.write(1);
+    sim.run_for(SETTLE);
+    assert!([0, 1, HONEST].iter().all(|at| sim.has(*at, 0) == 1 && sim.has(*at, 1) == 1), "seed {seed}");
+}
+
+#[test]
+fn removal_that_a_seeder_withholds_is_learned_past_it_and_nobody_takes_what_came_after() {
+    let dir = common::memory_dir();
+    let all = stores(dir.path(), DEVICES_MAX, SEEDERS_MAX);
+    for seed in common::seeds(8) {
+        withheld(seed, &all);
+    }
 }
 
 fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
@@ -97,16 +152,10 @@ fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
 
 #[test]
 fn histories_in_any_topology_end_with_everybody_holding_everything() {
-    let dir = common::memory_dir();
-    let all = stores(dir.path(), DEVICES_MAX, SEEDERS_MAX);
-    if let Some(seed) = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse().ok()) {
-        history(seed, &all);
-        return;
-    }
-    let times = if std::env::var_os("COBOX_SOAK").is_some() { SOAK_TIMES } else { 1 };
-    for seed in 0..SEEDS * times {
-        history(seed, &all);
-    }
+    let all = |dir: &std::path::Path| stores(dir, DEVICES_MAX, SEEDERS_MAX);
+    common::play(common::seeds(SEEDS), all, |seed, all| {
+        history(seed, all);
+    });
 }
 
 #[test]

@@ -203,3 +203,41 @@ fn removal_that_a_seeder_withholds_holds_back_what_builds_on_it_and_counts_when_
     }
     assert_eq!(head(&folder, theirs.log()), Some(2));
 }
+
+#[test]
+fn code_used_by_two_at_once_lets_nobody_in_and_the_keys_change() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (ann, bob, cat, eve) =
+        (home(dir.path(), "ann"), home(dir.path(), "bob"), home(dir.path(), "cat"), home(dir.path(), "eve"));
+    let (folder, second, _) = joined(&ann, &bob, Role::Admin);
+    let code = folder.invite(Role::Write, now_ms() + HOUR_MS).expect("invites");
+    carry(&folder, &second);
+    // Two admins that do not hear of one another let in two people with one code.
+    let lets_in = |admin: &Folder, newcomer: &Home| {
+        admin.admit(&newcomer.join_request(&code).expect("asks")).expect("lets in");
+        let records = admin.store().access_records(admin.no()).expect("reads");
+        newcomer.join_finish(&code, None, &records).expect("joins").expect("has keys")
+    };
+    let (cats, eves) = (lets_in(&folder, &cat), lets_in(&second, &eve));
+    write(&cats, 1 << 20).expect("nobody has heard of the other yet");
+    carry(&second, &folder);
+    carry(&folder, &second);
+    for admin in [&folder, &second] {
+        let access = admin.store().access(admin.no()).expect("reads");
+        assert_eq!(access.invites[&InviteKeys::of(&code).invite()].1, InviteState::Clashed);
+        assert_eq!(access.devices.len(), 2, "neither is in");
+        assert_eq!(carry(&cats, admin), 1, "what they write is refused");
+    }
+    write(&folder, 2 << 20).expect("writes");
+    let entry = folder.store().entry(folder.no(), folder.log(), 1).expect("reads").expect("there");
+    for outsider in [&cats, &eves] {
+        carry(&folder, outsider);
+        assert!(matches!(outsider.open_entry(&entry), Err(Error::UnknownEpoch(_))));
+        assert!(write(outsider, 3 << 20).is_err());
+    }
+    carry(&folder, &second);
+    second.open_entry(&entry).expect("who belongs here reads on");
+    // And a third who comes with that code is not let in.
+    let late = home(dir.path(), "dan").join_request(&code).expect("asks");
+    assert!(matches!(folder.admit(&late), Err(Error::InviteSpent)));
+}

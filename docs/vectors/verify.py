@@ -493,6 +493,10 @@ def read_act(r):
         act = {"invite": r.id32()}
     elif kind == 9:
         act = {"peer_id": r.bytes16(64)}
+    elif kind == 12:
+        act = {"copies": r.u8(), "tolerance": r.u64()}
+        need(1 <= act["copies"] <= 64, "copies")
+        need(3_600_000 <= act["tolerance"] <= 31_536_000_000, "tolerance")
     elif kind == 13:
         act = {"device": read_device(r), "invite": r.id32(), "redemption": r.take(64)}
     elif kind == 14:
@@ -503,7 +507,7 @@ def read_act(r):
         need(not set(act["packs"]) & set(act["young"]), "released packs")
     elif kind == 11:
         act = {"commit": r.id32(), "boxes": read_boxes(r), "swarm_boxes": read_boxes(r)}
-        previous = r.list(64, lambda r: (r.id32(), r.take(72)))
+        previous = r.list(1024, lambda r: (r.id32(), r.take(72)))
         act["previous"] = ascending(previous, key=lambda item: item[0])
     elif kind == 20:
         act = {"terms": read_terms(r.bytes16(948))}

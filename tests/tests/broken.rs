@@ -110,8 +110,12 @@ fn copied_home_whose_copies_both_worked_offline_ends_with_one_tree() {
     scene.bob.mount("club");
     until("Ann sees what Bob wrote", || tree(&scene.ann.mount).contains_key("ones"));
     write(&scene.ann, &[("ones", "changed by ann")]);
+    // While her mount is in use her tree cannot be made anew: she is told why nothing of the twin's comes.
+    let held = fs::File::open(scene.ann.mount.join("anns")).expect("opens");
     twin.start();
     twin.mount("club");
+    until("Ann is told", || scene.ann.ctl(&["status", "club"]).ok().out.contains("it is made anew"));
+    drop(held);
     let all = |scene: &Scene, twin: &Device| {
         let found = tree(&scene.ann.mount);
         let names = ["anns", "offline", "ones", "twos", "same name", "shared/bobs", "shared/more"];

@@ -466,8 +466,6 @@ fn seeder_that_lost_its_data_is_no_copy_until_it_proves_again() {
     scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
     let address = scene.seeder.address();
     scene.seeder.kill();
-    let said = scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "500ms"]);
-    println!("with the seeder off: {said:?}");
     for entry in fs::read_dir(&scene.seeder.data).expect("lists") {
         let path = entry.expect("lists").path();
         if path.is_dir() {

@@ -76,6 +76,24 @@ fn invited_person_joins_writes_and_is_removed() {
     until("Ann sees Bob's", || reads(&scene.ann.mount, "bobs", "bob wrote this"));
     until("Bob sees Ann's", || reads(&scene.bob.mount, "anns", "ann goes on"));
 
+    // What an admin wants holds for all; what somebody else wants, for that device.
+    let wanted = |device: &Device| {
+        let said = device.ctl(&["folder", "show", "club", "--json"]).ok();
+        let report: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+        (report["copies_wanted"].as_u64(), report["policy_of"].as_str().map(str::to_owned))
+    };
+    assert_eq!(wanted(&scene.bob), (Some(1), Some("nobody".into())));
+    let said = scene.ann.ctl(&["folder", "set", "club", "--copies", "2"]).ok();
+    assert!(said.out.contains("for all its members"), "{said:?}");
+    until("Bob's device knows", || wanted(&scene.bob) == (Some(2), Some("folder".into())));
+    let said = scene.bob.ctl(&["folder", "set", "club", "--copies", "3"]).ok();
+    assert!(said.out.contains("for this device alone"), "{said:?}");
+    assert_eq!(wanted(&scene.bob), (Some(3), Some("device".into())));
+    scene.bob.ctl(&["folder", "set", "club", "--follow"]).ok();
+    assert_eq!(wanted(&scene.bob), (Some(2), Some("folder".into())));
+    scene.ann.ctl(&["folder", "set", "club", "--copies", "1"]).ok();
+    assert_eq!(wanted(&scene.ann), (Some(1), Some("folder".into())));
+
     let list = people(&scene.ann);
     assert_eq!(list["members"].as_array().map(Vec::len), Some(2), "{list}");
     let said = scene.bob.ctl(&["member", "remove", "club", "ann"]);

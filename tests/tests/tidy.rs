@@ -39,7 +39,9 @@ impl Source {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace").to_path_buf()
+    // At run time: checkouts that share a target folder may run what another one compiled.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().expect("the package lies in the workspace").to_path_buf()
 }
 
 fn collect(dir: &Path, extension: &str, found: &mut Vec<PathBuf>) {

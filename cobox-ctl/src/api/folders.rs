@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{Answer, Api, Shared};
-use crate::control::Request;
+use crate::control::{PolicyFor, Request};
 use crate::exit::Problem;
 use crate::people::{PeopleReport, PersonDevice};
 use crate::report::{CheckReport, FolderReport, StatusReport, WaitReport};
@@ -41,6 +41,10 @@ struct Patch {
     copies: Option<u32>,
     /// How long a proof counts, in milliseconds.
     tolerance_ms: Option<u64>,
+    /// Whom it holds for: `folder`, where this device is an admin's, this `device` alone, or `nobody`: it wants
+    /// nothing else than the folder any more.
+    #[serde(default)]
+    whom: PolicyFor,
 }
 
 /// What to wait for.
@@ -154,7 +158,8 @@ async fn patch(
     Input(wanted): Input<Patch>,
 ) -> Answer<FolderReport> {
     let folder = api.folder(&key)?;
-    api.ask(Request::FolderSet { folder, copies: wanted.copies, tolerance_ms: wanted.tolerance_ms }).await
+    let (copies, tolerance_ms) = (wanted.copies, wanted.tolerance_ms);
+    api.ask(Request::FolderSet { folder, copies, tolerance_ms, whom: wanted.whom }).await
 }
 
 /// Wait until so many seeders proved that they hold all that was written before

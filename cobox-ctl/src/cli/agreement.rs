@@ -36,7 +36,7 @@ pub enum AgreementVerb {
     Accept {
         /// The folder's name
         folder: String,
-        /// The beginning of the agreement's id
+        /// The agreement's id, or its first eight letters or more
         id: String,
     },
     /// Give notice: the agreement ends after the span of notice, or earlier by its own text

@@ -221,11 +221,17 @@ pub struct FolderSet {
     /// Its name
     pub name: String,
     /// Proved copies besides this device's; 1 unless set
-    #[arg(long, value_name = "N", required_unless_present = "tolerance")]
+    #[arg(long, value_name = "N", required_unless_present_any = ["tolerance", "follow"])]
     pub copies: Option<u32>,
     /// How long a proof counts, from 1h to 365d; 7d unless set. It is renewed after a seventh of it
     #[arg(long, value_parser = span, value_name = "SPAN")]
     pub tolerance: Option<Duration>,
+    /// For this device alone, instead of for everybody (which only admins can say)
+    #[arg(long)]
+    pub here: bool,
+    /// Take back what this device wanted for itself
+    #[arg(long, conflicts_with_all = ["copies", "tolerance", "here"])]
+    pub follow: bool,
 }
 
 /// `alarm`.

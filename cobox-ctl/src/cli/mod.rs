@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::control::{Audience, InUse, MountAccess, Reply, Request, Shortfall, write_line};
+use crate::control::{Audience, InUse, MountAccess, PolicyFor, Reply, Request, Shortfall, write_line};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::Paths;
 use crate::render::progress::{Progress, Style};
@@ -338,6 +338,11 @@ impl Session<'_> {
                     folder: args.name.clone(),
                     copies: args.copies,
                     tolerance_ms: args.tolerance.map(millis),
+                    whom: match (args.follow, args.here) {
+                        (true, _) => PolicyFor::Nobody,
+                        (false, true) => PolicyFor::Device,
+                        (false, false) => PolicyFor::Folder,
+                    },
                 })?;
                 Answer::new(&report, text::folder_set(&report))
             }

@@ -5,7 +5,7 @@
 
 use cobox_net::PeerId;
 use cobox_net::agreement::{AgreementView, Stage, warnings};
-use cobox_store::blind::contracts::SeedState;
+use cobox_store::blind::contracts::{Agreed, SeedState};
 use cobox_store::format::access::Role;
 use cobox_store::format::agreement::{Paper, SignedTerms, Terms};
 use cobox_store::format::invite::{CodeFor, InviteCode};
@@ -64,6 +64,12 @@ impl Daemon {
             ));
         }
         let access = state.folder.store().access(state.no())?;
+        if access.agreement(&address.peer_id).is_some_and(|agreed| agreed.before.contains(&terms.hash())) {
+            return Err(Problem::refused(
+                "These very terms were agreed on before, and replaced since.",
+                "Give another beginning with --from, so that they are not the old ones.",
+            ));
+        }
         let granted = access.seeder(&address.peer_id).map(|grant| (grant.quota_bytes, grant.until_ms));
         if access.proposal(&address.peer_id).map(|proposal| &proposal.terms) != Some(&terms) {
             state.folder.propose(terms.clone())?;
@@ -110,12 +116,15 @@ impl Daemon {
     /// Agrees to what a seeder signed of its own accord.
     pub fn agreement_accept(&self, folder: &str, id: &str) -> Outcome<AgreementsReport> {
         let state = self.folder(folder)?;
-        let fits = |signed: &SignedTerms| !id.is_empty() && signed.terms.hash().to_hex().starts_with(id);
+        let fits = |signed: &SignedTerms| is_named(&signed.terms.hash().to_hex(), id);
         let mut found = offers(&state)?.into_iter().filter(fits);
         let (Some(signed), None) = (found.next(), found.next()) else {
             return Err(Problem::failed_with(
                 "No single offer of a seeder is meant by that.",
-                "`cobox-ctl agreement list FOLDER` shows what seeders offered; a proposal of yours is for the seeder to accept.",
+                format!(
+                    "Name it by its id, or the first {ID_LETTERS_MIN} letters of it or more. `cobox-ctl agreement list FOLDER` shows what seeders \
+                     offered; a proposal of yours is for the seeder to accept."
+                ),
             ));
         };
         let address = grants(&state)?.into_iter().find(|(_, grant)| grant.peer_id == signed.terms.seeder);
@@ -261,15 +270,15 @@ impl Daemon {
         let state = self.folder(folder)?;
         let access = state.folder.store().access(state.no())?;
         let named = InviteCode::from_text_for(CodeFor::Seed, chosen).ok().map(|code| seed_code_key(&code));
-        let fits = |key: &InviteKey| {
-            named
-                .map_or_else(|| !chosen.is_empty() && key.to_hex().starts_with(chosen), |named| named == *key)
-        };
+        let fits =
+            |key: &InviteKey| named.map_or_else(|| is_named(&key.to_hex(), chosen), |named| named == *key);
         let found: Vec<InviteKey> = access.seed_codes.keys().copied().filter(|key| fits(key)).collect();
         let [key] = found[..] else {
             return Err(Problem::failed_with(
                 "No single seed code is meant by that.",
-                "`cobox-ctl seeder code FOLDER --list` shows them.",
+                format!(
+                    "Give the code, or the first {ID_LETTERS_MIN} letters of its name or more. `cobox-ctl seeder code FOLDER --list` shows them."
+                ),
             ));
         };
         state.folder.void_seed(key)?;
@@ -293,6 +302,18 @@ fn raise_grant(
     Ok(())
 }
 
+/// Letters of an id that name something, at the least: eight show that somebody looked.
+const ID_LETTERS_MIN: usize = 8;
+
+fn is_named(id: &str, chosen: &str) -> bool {
+    chosen.len() >= ID_LETTERS_MIN && id.starts_with(chosen)
+}
+
+/// Whether terms are agreed on, or were until others replaced them: an old signature is no offer.
+fn was_agreed(agreed: &Agreed, terms: &Terms) -> bool {
+    agreed.signed.terms == *terms || agreed.before.contains(&terms.hash())
+}
+
 /// What a seeder signed of its own accord and nobody agreed to.
 fn offers(state: &FolderState) -> Outcome<Vec<SignedTerms>> {
     let access = state.folder.store().access(state.no())?;
@@ -301,7 +322,7 @@ fn offers(state: &FolderState) -> Outcome<Vec<SignedTerms>> {
         let Some(bytes) = state.folder.store().setting(state.no(), &offer_name(peer_id))? else { continue };
         let Ok(Paper::Signed(signed)) = Paper::decode(&bytes) else { continue };
         let agreed = access.agreement(&grant.peer_id);
-        if agreed.is_none_or(|agreed| agreed.signed.terms != signed.terms) {
+        if !agreed.is_some_and(|agreed| was_agreed(agreed, &signed.terms)) {
             found.push(signed);
         }
     }
@@ -316,7 +337,7 @@ fn read_paper(state: &FolderState, peer_id: PeerId, paper: Paper) -> Outcome<()>
     match paper {
         Paper::Signed(signed) => {
             let agreed = access.agreement(&signed.terms.seeder);
-            if agreed.is_some_and(|agreed| agreed.signed.terms == signed.terms) {
+            if agreed.is_some_and(|agreed| was_agreed(agreed, &signed.terms)) {
                 return Ok(());
             }
             if proposal.is_some_and(|proposal| proposal.terms == signed.terms) {
@@ -333,7 +354,12 @@ fn read_paper(state: &FolderState, peer_id: PeerId, paper: Paper) -> Outcome<()>
             let known = access
                 .agreement(&notice.seeder)
                 .filter(|agreed| agreed.signed.terms.hash() == notice.terms)
-                .is_some_and(|agreed| agreed.notice.as_ref().is_none_or(|known| notice.at_ms < known.at_ms));
+                .is_some_and(|agreed| {
+                    // What the record would say: no earlier than the agreed span from now.
+                    let span_ms = agreed.signed.terms.notice_ms;
+                    let ends_ms = notice.at_ms.max(now_ms().saturating_add(span_ms));
+                    agreed.notice.is_none() || ends_ms < agreed.notice_ends_ms
+                });
             if is_admin && known {
                 tracing::warn!(folder = %state.folder.id(), at_ms = notice.at_ms, "a seeder gave notice");
                 state.folder.end_agreement(notice)?;
@@ -384,4 +410,20 @@ pub(crate) fn limits(
     };
     let ends = [grant.until_ms, agreed.until_ms()].into_iter().filter(|end| *end > 0).min();
     (grant.quota_bytes.min(agreed.signed.terms.quota_bytes), ends.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offer_is_named_by_eight_letters_or_more_and_by_nothing_else() {
+        let id = "0123456789abcdef";
+        for chosen in ["01234567", "0123456789", id] {
+            assert!(is_named(id, chosen), "{chosen}");
+        }
+        for chosen in ["", "0", "0123456", "01234568", "0123456789abcdef0", "1234567890"] {
+            assert!(!is_named(id, chosen), "{chosen}");
+        }
+    }
 }

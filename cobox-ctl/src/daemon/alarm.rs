@@ -317,6 +317,7 @@ mod tests {
             copies_proved: u32::from(holding.is_proved()),
             copies_late: u32::from(holding == Holding::Late),
             copies_wanted: 1,
+            policy_of: crate::report::PolicyOf::Nobody,
             tolerance_ms: 7 * DAY,
             alarms: Vec::new(),
             proved_at_ms: None,

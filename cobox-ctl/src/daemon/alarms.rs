@@ -25,6 +25,9 @@ impl FolderState {
             let writes = role >= Some(Role::Write);
             add(SET_BACK.to_owned(), if writes { CLOSE.to_owned() } else { RECOVER.to_owned() });
         }
+        if self.vfs().map(|vfs| vfs.is_stale()).transpose()?.unwrap_or(false) {
+            add(STALE.to_owned(), CLOSE.to_owned());
+        }
         let branches = self.folder.store().branches(self.no())?;
         for log in access.devices.keys().filter(|log| branches.is_forked(log)) {
             let label = self.folder.label_of(log).unwrap_or_else(|| String::from("a device"));
@@ -79,8 +82,10 @@ const CLOCK_ADVICE: &str = "Others hold back what is written here until their cl
 const SET_BACK: &str = "This device's store was set back to an older copy, or a copy of it is in use elsewhere: it \
      signs nothing more under its old key. What it had published comes back from seeders and other devices, and \
      what is written here is kept and waits.";
-const CLOSE: &str = "It goes on under a fresh key by itself as soon as no program uses the mount: close them. Nothing is \
-     lost by it.";
+const CLOSE: &str = "It goes on by itself as soon as no program uses the mount: close them, or leave the directory. \
+     Nothing is lost by it.";
+const STALE: &str = "A device was in use as two copies, and the tree here was made from one of them: it is made anew \
+     as soon as no program uses the mount, and until then nothing that others write is shown here.";
 const RECOVER: &str = "Make sure that no copy of this device runs, then join again with the words: `cobox-ctl daemon \
      stop`, then `cobox-ctl recover --words-file FILE --seeder ADDR --label NAME` in this home. Nothing is lost by it.";
 const NOT_LISTED: &str = "This device is not listed among the folder's devices: what is written here is kept, and is \

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cobox_fs::vfs::release::is_due;
 use cobox_fs::vfs::{Called, Errno, Released, Survey, Vfs, VfsOptions};
 use cobox_store::format::access::Role;
-use cobox_store::id::FolderNo;
+use cobox_store::id::{FolderNo, LogId};
 
 use super::Daemon;
 use super::chores::spawn;
@@ -121,6 +121,7 @@ fn prune_now(state: &FolderState, vfs: &Vfs) -> Outcome<PruneReport> {
             Called::Nothing(found) => return Ok(report_of(&found, PruneState::Nothing)),
             Called::Before => {}
             Called::Forked => return Err(forked()),
+            Called::Lacking(logs) => return Err(lacking(&labels(state, &logs))),
         }
         // This device answers too, and where it is alone that is all.
         vfs.acknowledge()?;
@@ -139,13 +140,30 @@ fn prune_now(state: &FolderState, vfs: &Vfs) -> Outcome<PruneReport> {
             vfs.drop_released()?;
         }
         Released::Waiting(logs) => {
-            let label = |log| state.folder.label_of(log).unwrap_or_else(|| log.to_string());
-            report.waits_for = logs.iter().map(label).collect();
+            report.waits_for = labels(state, &logs);
         }
         Released::NotCalled | Released::Void => report.state = PruneState::Void,
         Released::Forked => return Err(forked()),
     }
     Ok(report)
+}
+
+fn labels(state: &FolderState, logs: &[LogId]) -> Vec<String> {
+    logs.iter().map(|log| state.folder.label_of(log).unwrap_or_else(|| log.to_string())).collect()
+}
+
+/// What was written before a device was removed counts, and may need anything.
+fn lacking(labels: &[String]) -> Problem {
+    Problem::new(
+        Exit::NotReached,
+        format!(
+            "Changes that {} wrote before it was removed are known to others and not here: what they need, nobody \
+             here can say.",
+            labels.join(", ")
+        ),
+        "Try again once the devices and seeders that have them were online. Where nobody has them any more, nothing \
+         can be released in this folder: to give its space back, copy what is in it into a new folder.",
+    )
 }
 
 fn forked() -> Problem {

@@ -69,14 +69,20 @@ impl FolderState {
 
     /// Whether the folder must be opened anew: its log cannot go on, or its tree does not know of a fork yet.
     pub fn must_renew(&self) -> Outcome<bool> {
-        if self.folder.standing() == Standing::RolledBack {
-            // Who may not write has no log to go on with.
-            return Ok(self.folder.role()? >= Some(Role::Write));
+        // Who may not write has no log to go on with, and a tree that has to be made anew all the same.
+        if self.must_rejoin()? {
+            return Ok(true);
         }
         match self.vfs() {
             Some(vfs) => Ok(vfs.is_stale()?),
             None => Ok(false),
         }
+    }
+
+    /// Whether it goes on under a fresh log.
+    fn must_rejoin(&self) -> Outcome<bool> {
+        let rolled_back = self.folder.standing() == Standing::RolledBack;
+        Ok(rolled_back && self.folder.role()? >= Some(Role::Write))
     }
 
     fn wanted_mount(&self) -> Option<WantedMount> {
@@ -204,7 +210,7 @@ impl Daemon {
             }
             state.unmount()?;
         }
-        let fresh = if state.folder.standing() == Standing::RolledBack {
+        let fresh = if state.must_rejoin()? {
             tracing::warn!(folder = %state.folder.id(), "the folder goes on under a fresh log");
             // Nobody looks at the tree of the old one meanwhile.
             let _turn = state.mount_turn.lock();

@@ -1,24 +1,26 @@
 //! What a folder should have: how many proved copies, and how old a proof may get.
 //!
-//! It is kept on this device, sealed: two devices of one member may want different things. The rhythm of
-//! audits follows from the tolerance, so that one number says it all.
+//! What an admin sets holds for everybody: it is a record of the access log. A device may want something else for
+//! itself, which is kept there, sealed, and goes first. The rhythm of audits follows from the tolerance, so that one
+//! number says it all.
 
 use serde::{Deserialize, Serialize};
 
+use cobox_store::format::access::Role;
+use cobox_store::format::seeding::{COPIES_RANGE, CopiesPolicy, TOLERANCE_MS_RANGE};
+
 use super::folder::FolderState;
+use crate::control::PolicyFor;
 use crate::exit::{Outcome, Problem};
+use crate::report::PolicyOf;
 
 /// The setting under which a folder's policy is kept, sealed.
 const SETTING: &str = "policy";
 /// Without a wish, a folder should exist in one proved copy besides this device's.
 const COPIES: u32 = 1;
-/// Seeders of a folder are at most this many.
-const COPIES_MAX: u32 = 64;
 /// Without a wish, a proof counts for a week: a holiday without a device that challenges is not an alarm,
 /// and a machine that is gone for longer than that is rarely back the next day.
 const TOLERANCE_MS: u64 = 7 * DAY_MS;
-/// Audits would follow each other without pause below, and a proof of a year ago proves nothing.
-const TOLERANCE_MS_RANGE: std::ops::RangeInclusive<u64> = 3_600_000..=365 * DAY_MS;
 /// A proof is renewed when a seventh of the tolerance has passed: daily, where it is a week.
 const RENEWALS: u64 = 7;
 /// It is late when two renewals did not come.
@@ -81,10 +83,10 @@ impl Policy {
             copies: copies.unwrap_or(self.copies),
             tolerance_ms: tolerance_ms.unwrap_or(self.tolerance_ms),
         };
-        if !(1..=COPIES_MAX).contains(&new.copies) {
+        if !u8::try_from(new.copies).is_ok_and(|copies| COPIES_RANGE.contains(&copies)) {
             return Err(Problem::usage(
                 format!("{} is no number of copies to aim at.", new.copies),
-                format!("Give 1 to {COPIES_MAX}."),
+                format!("Give {} to {}.", COPIES_RANGE.start(), COPIES_RANGE.end()),
             ));
         }
         if !TOLERANCE_MS_RANGE.contains(&new.tolerance_ms) {
@@ -100,16 +102,55 @@ impl Policy {
 impl FolderState {
     /// What this folder should have.
     pub fn policy(&self) -> Policy {
-        let read = || {
-            let sealed = self.folder.store().setting(self.no(), SETTING).ok()??;
+        self.policy_and_whose().0
+    }
+
+    /// The same, and who said so.
+    pub fn policy_and_whose(&self) -> (Policy, PolicyOf) {
+        let own = || -> Option<Policy> {
+            // Without a wish, and where it was taken back, there is no row or an empty one.
+            let sealed =
+                self.folder.store().setting(self.no(), SETTING).ok()?.filter(|row| !row.is_empty())?;
             let plain = self.folder.local().open(SETTING.as_bytes(), &sealed).ok()?;
             serde_json::from_slice(&plain).ok()
         };
-        read().unwrap_or_default()
+        if let Some(own) = own() {
+            return (own, PolicyOf::Device);
+        }
+        let group = self.folder.store().access(self.no()).ok().and_then(|access| access.policy);
+        match group {
+            Some(group) => {
+                let policy = Policy { copies: u32::from(group.copies), tolerance_ms: group.tolerance_ms };
+                (policy, PolicyOf::Folder)
+            }
+            None => (Policy::default(), PolicyOf::Nobody),
+        }
     }
 
-    /// Changes what this folder should have; durable on return.
-    pub fn set_policy(&self, policy: &Policy) -> Outcome<()> {
+    /// Changes what this folder should have: for everybody where this device is an admin's, unless only it is meant.
+    /// Durable on return.
+    ///
+    /// # Errors
+    /// When the wish makes no sense, or the store fails.
+    pub fn set_policy(&self, copies: Option<u32>, tolerance_ms: Option<u64>, whom: PolicyFor) -> Outcome<()> {
+        if whom == PolicyFor::Nobody {
+            return Ok(self.folder.store().setting_put(self.no(), SETTING, &[])?);
+        }
+        let policy = self.policy().with(copies, tolerance_ms)?;
+        if whom == PolicyFor::Device || self.folder.role()? != Some(Role::Admin) {
+            return self.keep_policy(&policy);
+        }
+        let group = CopiesPolicy {
+            copies: u8::try_from(policy.copies).unwrap_or(*COPIES_RANGE.end()),
+            tolerance_ms: policy.tolerance_ms,
+        };
+        if self.folder.store().access(self.no())?.policy != Some(group) {
+            self.folder.want_copies(group)?;
+        }
+        Ok(self.folder.store().setting_put(self.no(), SETTING, &[])?)
+    }
+
+    fn keep_policy(&self, policy: &Policy) -> Outcome<()> {
         let plain = serde_json::to_vec(policy)
             .map_err(|error| Problem::failed(format!("The setting cannot be kept: {error}.")))?;
         let sealed = self.folder.local().seal(SETTING.as_bytes(), &plain);

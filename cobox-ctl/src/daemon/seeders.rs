@@ -1,11 +1,13 @@
 //! Seeders of a folder: granting, dialing, challenging.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use cobox_net::{FolderSecrets, PeerId, SessionState};
+use cobox_net::{Error as NetError, FolderSecrets, PeerId, SessionState};
 use cobox_store::format::address::SeederAddress;
+use cobox_store::id::PackId;
 use zeroize::Zeroizing;
 
 use super::departing::departing;
@@ -20,6 +22,9 @@ use crate::report::{AuditReport, Holding, ProofReport, SeederAddReport};
 /// takes a few round trips of under a second.
 const ADD_WAIT: Duration = Duration::from_secs(10);
 const ADD_POLL: Duration = Duration::from_millis(100);
+/// How long a folder may be waiting before `seeder add` says that somebody has to accept it: a seeder that takes it by
+/// its rule answers so within moments, but not at first.
+const RULE_WAIT: Duration = Duration::from_secs(2);
 
 impl Daemon {
     /// Gives the network a folder's newest secrets and seeders, if the access log moved since.
@@ -78,10 +83,20 @@ impl Daemon {
         self.tell_network(&state)?;
         self.node.connect(&address);
         let deadline = Instant::now() + ADD_WAIT;
+        let mut pending_since = None;
         loop {
             let peers = self.node.status(state.no())?.peers;
             let peer = peers.into_iter().find(|peer| peer.peer == peer_id);
             let session = peer.as_ref().map_or(SessionState::Offline, |peer| peer.session);
+            let waits_more = match session {
+                SessionState::Open | SessionState::Refused => false,
+                SessionState::Pending => pending_since.get_or_insert_with(Instant::now).elapsed() < RULE_WAIT,
+                _ => Instant::now() < deadline,
+            };
+            if waits_more {
+                std::thread::sleep(ADD_POLL);
+                continue;
+            }
             let link = match session {
                 SessionState::Open => "connected",
                 SessionState::Pending => "pending",
@@ -94,7 +109,7 @@ impl Daemon {
                         "The grant is recorded, but this seeder stores nothing: ask its owner.",
                     ));
                 }
-                _ if Instant::now() >= deadline => {
+                _ => {
                     return Err(Problem::new(
                         Exit::NotReached,
                         format!(
@@ -103,10 +118,6 @@ impl Daemon {
                         ),
                         "The grant is recorded and the daemon keeps trying: check that the seeder is running and that nothing blocks its address.",
                     ));
-                }
-                _ => {
-                    std::thread::sleep(ADD_POLL);
-                    continue;
                 }
             };
             let folder = state.folder.name();
@@ -153,17 +164,31 @@ impl Daemon {
         })
     }
 
+    fn moment(&self, state: &FolderState, peer_id: PeerId) -> Outcome<Moment> {
+        let peers = self.node.status(state.no()).map(|status| status.peers).unwrap_or_default();
+        let said = peers.iter().any(|peer| peer.peer == peer_id && !peer.is_caught_up());
+        let said = if said { Said::Lacks } else { Said::Whole };
+        Ok(Moment { live: state.live_set()?.packs.clone(), said })
+    }
+
     /// One challenge over what is live, and what its receipt is worth.
     pub fn audit(&self, state: &FolderState, peer_id: PeerId) -> Outcome<ProofReport> {
         let _turn = state.audit.lock();
         state.seeders.lock().entry(peer_id).or_default().audit_tried = Some(Instant::now());
         let live = state.live_set()?;
+        let before = self.moment(state, peer_id)?;
         let started = Instant::now();
-        let receipt = self.node.audit(state.no(), peer_id).map_err(|error| {
-            let problem = Problem::from(error);
-            state.seeders.lock().entry(peer_id).or_default().problem = Some(problem.message.clone());
-            problem
-        })?;
+        let receipt = match self.node.audit(state.no(), peer_id) {
+            Ok(receipt) => receipt,
+            Err(error) if is_on_its_way(&error, &before, &self.moment(state, peer_id)?) => {
+                return Ok(still_sending(state, peer_id));
+            }
+            Err(error) => {
+                let problem = Problem::from(error);
+                state.seeders.lock().entry(peer_id).or_default().problem = Some(problem.message.clone());
+                return Err(problem);
+            }
+        };
         let now = state.live_set()?;
         let proved = [live, now].into_iter().find(|live| covers(&receipt, live));
         let mut seeders = state.seeders.lock();
@@ -188,6 +213,42 @@ impl Daemon {
     }
 }
 
+/// What a peer said of itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Whole,
+    Lacks,
+}
+
+/// What was live at one moment, and what the peer said of it.
+struct Moment {
+    live: Arc<BTreeSet<PackId>>,
+    said: Said,
+}
+
+/// Whether what an audit missed may just be on its way: more was written while the peer was asked, or it says itself
+/// that it lacks something. That is no copy, and no lie either.
+fn is_on_its_way(error: &NetError, before: &Moment, after: &Moment) -> bool {
+    let missed = matches!(error, NetError::NotProved { .. } | NetError::EntriesNotProved { .. });
+    missed && (before.said == Said::Lacks || after.said == Said::Lacks || before.live != after.live)
+}
+
+fn still_sending(state: &FolderState, peer_id: PeerId) -> ProofReport {
+    let mut seeders = state.seeders.lock();
+    let notes = seeders.entry(peer_id).or_default();
+    (notes.problem, notes.lacks) = (None, true);
+    // Nothing failed: it is asked again as soon as it says that it has everything.
+    notes.audit_tried = None;
+    ProofReport {
+        peer_id: peer_id.to_string(),
+        holding: Holding::Behind,
+        samples: 0,
+        proved: 0,
+        time_ms: now_ms(),
+        problem: Some("It does not have everything yet.".to_owned()),
+    }
+}
+
 fn why(error: Option<String>) -> String {
     error.map(|error| format!(": {}", error.trim_end_matches('.'))).unwrap_or_default()
 }
@@ -205,4 +266,25 @@ fn bad_address() -> Problem {
 /// When it is none.
 pub(crate) fn parse_address(text: &str) -> Outcome<SeederAddress> {
     SeederAddress::from_text(text).map_err(|_| bad_address())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(packs: &[u8], said: Said) -> Moment {
+        Moment { live: Arc::new(packs.iter().map(|pack| PackId([*pack; 32])).collect()), said }
+    }
+
+    #[test]
+    fn seeder_that_still_gets_what_was_written_is_behind_and_does_not_lie() {
+        let peer = PeerId::of_key([7; 32]);
+        let missed = NetError::NotProved { peer, pack: PackId([1; 32]) };
+        let (one, two) = (moment(&[1], Said::Whole), moment(&[1, 2], Said::Whole));
+        assert!(is_on_its_way(&missed, &one, &two));
+        assert!(is_on_its_way(&missed, &moment(&[1], Said::Lacks), &one));
+        assert!(is_on_its_way(&missed, &one, &moment(&[1], Said::Lacks)));
+        assert!(!is_on_its_way(&missed, &one, &one), "it said that it has everything");
+        assert!(!is_on_its_way(&NetError::WrongReceipt { peer }, &one, &two));
+    }
 }

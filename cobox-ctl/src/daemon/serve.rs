@@ -145,9 +145,9 @@ pub(crate) fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::
             let state = daemon.folder_create(&name)?;
             value(&daemon.folder_report(&state)?)
         }
-        Request::FolderSet { folder, copies, tolerance_ms } => {
+        Request::FolderSet { folder, copies, tolerance_ms, whom } => {
             let state = daemon.folder(&folder)?;
-            state.set_policy(&state.policy().with(copies, tolerance_ms)?)?;
+            state.set_policy(copies, tolerance_ms, whom)?;
             value(&daemon.folder_report(&state)?)
         }
         Request::AlarmShow => value(&daemon.alarm_settings()?),

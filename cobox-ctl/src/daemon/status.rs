@@ -38,7 +38,7 @@ impl Daemon {
     /// The same as it would be at another time.
     pub fn folder_report_at(&self, state: &FolderState, now_ms: u64) -> Outcome<FolderReport> {
         let live = live_now(state)?;
-        let policy = state.policy();
+        let (policy, policy_of) = state.policy_and_whose();
         let peers = self.node.status(state.no())?.peers;
         let seeders: Vec<SeederReport> = grants(state)?
             .into_iter()
@@ -67,6 +67,7 @@ impl Daemon {
             copies_late: count(|holding| holding == Holding::Late),
             copies_wanted: policy.copies,
             tolerance_ms: policy.tolerance_ms,
+            policy_of,
             proved_at_ms: seeders
                 .iter()
                 .filter(|seeder| seeder.holding.is_proved())

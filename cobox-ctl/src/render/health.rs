@@ -126,6 +126,7 @@ mod tests {
             copies_proved,
             copies_late,
             copies_wanted: 2,
+            policy_of: crate::report::PolicyOf::Nobody,
             tolerance_ms: 1,
             alarms: Vec::new(),
             proved_at_ms: None,

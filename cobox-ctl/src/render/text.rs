@@ -8,8 +8,8 @@ use super::health::{HealthReport, Light};
 use super::units::{bytes, rate, span, time};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
-    KeyReport, PeerReport, PruneReport, PruneState, SeederAddReport, SeederRemoveReport, SeederReport,
-    StatusReport, WaitReport,
+    KeyReport, PeerReport, PolicyOf, PruneReport, PruneState, SeederAddReport, SeederRemoveReport,
+    SeederReport, StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -414,8 +414,13 @@ pub fn health(report: &HealthReport) -> String {
 #[must_use]
 pub fn folder_set(folder: &FolderReport) -> String {
     let copies = if folder.copies_wanted == 1 { "copy" } else { "copies" };
+    let whose = match folder.policy_of {
+        PolicyOf::Folder => ", for all its members",
+        PolicyOf::Device => ", for this device alone",
+        PolicyOf::Nobody => "",
+    };
     format!(
-        "{} should have {} proved {copies}; a proof counts for {}. It has {} now.\n",
+        "{} should have {} proved {copies}{whose}; a proof counts for {}. It has {} now.\n",
         folder.name,
         folder.copies_wanted,
         span(Duration::from_millis(folder.tolerance_ms)),

@@ -39,6 +39,22 @@ fn edit_beside_edit_keeps_both() {
 }
 
 #[test]
+fn edit_beside_edit_of_a_name_without_room_keeps_both_under_names_that_open() {
+    for name in [format!("{}.odt", "l".repeat(251)), format!("a.{}", "x".repeat(253))] {
+        let mut world = shared(&[&name]);
+        world.write(0, &name, "zero");
+        world.write(1, &name, "one");
+        world.sync(&mut Dice(7));
+        let shown = world.devices[0].names();
+        assert_eq!(shown.len(), 2, "{name}");
+        for (parent, shown) in shown {
+            let found = world.devices[1].view(|view| view.lookup(parent, &shown.name)).expect("readable");
+            assert_eq!(found, Some(shown));
+        }
+    }
+}
+
+#[test]
 fn create_beside_create_with_different_content_keeps_both() {
     let mut world = shared(&[]);
     world.write(0, "f.tar.gz", "zero");

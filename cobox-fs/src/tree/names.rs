@@ -116,14 +116,13 @@ pub fn conflict_name(name: &[u8], label: &str, id: OpId, digits: usize) -> Vec<u
 }
 
 /// The names that [`conflict_name`] may have made `shown` from, if nothing was cut off. Several, where
-/// the name itself has that form; at most 23, as each takes 11 bytes.
+/// the name itself has that form; at most 23, as each takes 11 bytes; none, where it has not that form.
 pub fn conflict_origins(shown: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     const MARK: &[u8] = b" (conflict ";
     let origin = |start: usize| {
         let (stem, rest) = shown.split_at_checked(start)?;
         let end = rest.iter().position(|byte| *byte == b')')?;
-        let origin = [stem, rest.get(end + 1..)?].concat();
-        (!origin.is_empty()).then_some(origin)
+        Some([stem, rest.get(end + 1..)?].concat())
     };
     shown
         .windows(MARK.len())

@@ -59,7 +59,8 @@ impl Device {
 
     pub fn view<T>(&self, ask: impl FnOnce(&View<'_>) -> T) -> T {
         let read = |key: &RowKey| Ok(self.rows.get(key).cloned());
-        ask(&View::new(&read, &name_hash, &label, self.policy))
+        let notes = || Ok(self.notes());
+        ask(&View::new(&read, &name_hash, &label, &notes, self.policy))
     }
 
     pub fn apply_group(&mut self, log: usize, group: &OpGroup) {

@@ -14,7 +14,12 @@ use cobox_store::id::{Ino, OpId};
 
 const HISTORIES: u64 = 500;
 /// Few names, so that devices meet; two spellings of one name among them.
-const NAMES: [&str; 6] = ["a", "b", "c.txt", "é", "e\u{301}", "d"];
+/// Two spellings are one name; of the last one, no conflict name has room for all of it.
+const NAMES: [&str; 7] = ["a", "b", "c.txt", "é", "e\u{301}", "d", LONG];
+const LONG: &str = match std::str::from_utf8(&[b'l'; 255]) {
+    Ok(text) => text,
+    Err(_) => "l",
+};
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

@@ -4,7 +4,7 @@
 //! answers about changes that are not stored yet.
 
 use super::names::{self, CONFLICT_DIGITS, CONFLICT_DIGITS_MAX, name_key};
-use super::row::{Head, LinkRow, NodeRow, Row, RowKey, Slot, SlotEntry, SlotHash, Versions};
+use super::row::{Head, LinkRow, NodeRow, Note, Row, RowKey, Slot, SlotEntry, SlotHash, Versions};
 use super::tx::{NameHash, Policy, Read};
 use cobox_store::Error;
 use cobox_store::format::content::Content;
@@ -13,6 +13,9 @@ use cobox_store::id::{Ino, LinkId, OpId};
 
 /// The label of the device whose log has this number, for conflict names.
 pub type Labels<'a> = &'a dyn Fn(u64) -> String;
+
+/// The stored notes, for names that do not tell which slot they came from.
+pub type Notes<'a> = &'a dyn Fn() -> Result<Vec<Note>, Error>;
 
 /// A name in a directory, as people see it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,14 +73,21 @@ pub struct View<'a> {
     read: Read<'a>,
     name_hash: NameHash<'a>,
     labels: Labels<'a>,
+    notes: Notes<'a>,
     pub(crate) policy: Policy,
 }
 
 impl<'a> View<'a> {
     /// A view over the rows that `read` returns.
     #[must_use]
-    pub fn new(read: Read<'a>, name_hash: NameHash<'a>, labels: Labels<'a>, policy: Policy) -> Self {
-        Self { read, name_hash, labels, policy }
+    pub fn new(
+        read: Read<'a>,
+        name_hash: NameHash<'a>,
+        labels: Labels<'a>,
+        notes: Notes<'a>,
+        policy: Policy,
+    ) -> Self {
+        Self { read, name_hash, labels, notes, policy }
     }
 
     /// An inode's row; the root always has one.
@@ -128,8 +138,7 @@ impl<'a> View<'a> {
         (self.read)(key)
     }
 
-    /// What `name` in `parent` shows; conflict names included, except one whose stem was cut to fit into
-    /// 255 bytes: that one is known only to who lists the directory.
+    /// What `name` in `parent` shows; conflict names included.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -138,11 +147,28 @@ impl<'a> View<'a> {
         if let Some(entry) = self.winner(&slot) {
             return Ok(Some(shown(entry, entry.name.clone(), Version::Winner)));
         }
+        let mut has_form = false;
         for origin in names::conflict_origins(name) {
+            has_form = true;
             let slot = self.slot(parent, &origin)?;
             let shown = self.visible_names(parent, &slot)?.into_iter().find(|shown| shown.name == name);
             if shown.is_some() {
                 return Ok(shown);
+            }
+        }
+        if has_form { self.lookup_cut(parent, name) } else { Ok(None) }
+    }
+
+    /// A conflict name that was cut to fit into 255 bytes does not tell its origin: the notes of its directory do.
+    fn lookup_cut(&self, parent: Ino, name: &[u8]) -> Result<Option<Shown>, Error> {
+        for note in (self.notes)()? {
+            let Note::Slot(dir, hash) = note else { continue };
+            if dir == parent {
+                let slot = self.slot_at(parent, hash)?;
+                let shown = self.visible_names(parent, &slot)?.into_iter().find(|shown| shown.name == name);
+                if shown.is_some() {
+                    return Ok(shown);
+                }
             }
         }
         Ok(None)

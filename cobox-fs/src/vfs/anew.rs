@@ -111,6 +111,8 @@ impl Vfs {
         let (changes, _) = self.apply_groups(self.folder.log_number(), &waiting)?;
         let mut batch = Batch::default();
         self.rows.stage(&changes, &mut batch);
+        // What they refer to was reached by the tree that they were made in, and need not be by this one.
+        self.owe_all(&waiting, &changes, &mut batch)?;
         batch.delete(&self.anew_key());
         batch.delete(&key(self.folder.no(), Table::Applied, &own.0));
         self.folder.store().db().commit(batch, Durability::Synced)?;

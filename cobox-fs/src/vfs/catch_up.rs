@@ -127,6 +127,9 @@ impl Vfs {
         let _one = self.catching_up.lock();
         if self.is_stale()? {
             // Entries of a log that forked were applied as if it had not: see [`Self::is_stale`].
+            if self.applied.lock().told.insert((self.folder.log(), u64::MAX)) {
+                tracing::warn!(folder = %self.folder.id(), "nothing is applied before the tree is made anew");
+            }
             return Ok(Vec::new());
         }
         let mut touched: BTreeSet<Touched> = BTreeSet::new();
@@ -244,8 +247,11 @@ impl Vfs {
     fn deps_applied(&self, branches: &Branches, body: &Body) -> Result<bool, Error> {
         let own = self.folder.log();
         for dep in &body.deps {
-            // An entry may build on a branch that is not here yet.
-            let Some(log) = self.dep_log(branches, dep)? else { return Ok(false) };
+            // An entry may build on a branch that is not here yet, and that is taken because it does.
+            let Some(log) = self.dep_log(branches, dep)? else {
+                self.folder.store().name_entry(self.folder.no(), dep)?;
+                return Ok(false);
+            };
             let (have, anew) = {
                 let applied = self.applied.lock();
                 (applied.reached(branches, &log).unwrap_or(0), applied.anew)
@@ -256,6 +262,7 @@ impl Vfs {
                 have
             };
             if have < dep.seq {
+                self.folder.store().name_entry(self.folder.no(), dep)?;
                 return Ok(false);
             }
         }
@@ -275,8 +282,16 @@ impl Vfs {
         if self.applied.lock().anew {
             return Ok(false);
         }
+        // What this device wrote in a branch is in the tree as the branch's, once that was made anew.
         let limit = branches.limit(&self.folder.log());
-        let own = limit.is_some() && self.folder.written()?.map(|head| head.seq) > limit;
+        let written = self.folder.written()?.filter(|head| limit.is_some_and(|limit| head.seq > limit));
+        let own = match written {
+            Some(head) => {
+                let within = self.folder.store().holder(self.folder.no(), &head)?;
+                within.and_then(|within| self.applied.lock().reached(&branches, &within)) < Some(head.seq)
+            }
+            None => false,
+        };
         Ok(own || !self.applied.lock().beyond_forks(&branches).is_empty())
     }
 

@@ -186,7 +186,7 @@ pub type Notifier = Box<dyn Fn(Vec<Invalidate>) + Send + Sync>;
 
 /// A mounted folder.
 ///
-/// Locks, in the order in which they may be taken: `cutting`, `catching_up`, `relieving`, a file's `io`,
+/// Locks, in the order in which they may be taken: `walking`, `cutting`, `catching_up`, `relieving`, a file's `io`,
 /// `freeze`, `sequencer`, `files`, a file's `inner`, and the small ones that are held for one statement.
 pub struct Vfs {
     folder: Arc<Folder>,
@@ -201,6 +201,8 @@ pub struct Vfs {
     /// Held for writing at the instant of a cut.
     freeze: RwLock<()>,
     cutting: Mutex<()>,
+    /// Held while released packs are freed.
+    walking: Mutex<()>,
     catching_up: Mutex<()>,
     relieving: Mutex<()>,
     busy: Mutex<cut::Busy>,
@@ -254,6 +256,7 @@ impl Vfs {
             files: Mutex::default(),
             freeze: RwLock::default(),
             cutting: Mutex::default(),
+            walking: Mutex::default(),
             catching_up: Mutex::default(),
             relieving: Mutex::default(),
             busy: Mutex::default(),

@@ -44,6 +44,8 @@ pub enum Called {
     Before,
     /// A log forked: see [`Released::Forked`].
     Forked,
+    /// Entries of these logs, which ended, count and are not applied here: what they need is not known.
+    Lacking(Vec<LogId>),
 }
 
 /// How far a release is.
@@ -137,6 +139,7 @@ impl Vfs {
     /// See [`Self::survey`]; `EACCES` when this device is no admin.
     pub fn call_for_release(&self) -> Result<Called, Errno> {
         if self.has_forks()? {
+            self.forget_call()?;
             return Ok(Called::Forked);
         }
         if self.calling()?.is_some() {
@@ -161,6 +164,12 @@ impl Vfs {
         let survey = self.survey_of(&cut, &reached)?;
         if survey.dead.is_empty() {
             return Ok(Called::Nothing(survey));
+        }
+        let access = self.folder.store().access(self.folder.no())?;
+        let lacking = access.ends.iter().filter(|(log, end)| covers(&cut, log) < end.seq);
+        let lacking: Vec<LogId> = lacking.map(|(log, _)| *log).collect();
+        if !lacking.is_empty() {
+            return Ok(Called::Lacking(lacking));
         }
         let no = self.folder.no();
         let mut batch = Batch::default();
@@ -189,6 +198,7 @@ impl Vfs {
     /// See [`Self::call_for_release`].
     pub fn release_dead(&self) -> Result<Released, Errno> {
         if self.has_forks()? {
+            self.forget_call()?;
             return Ok(Released::Forked);
         }
         let Some(calling) = self.calling()? else { return Ok(Released::NotCalled) };
@@ -243,6 +253,9 @@ impl Vfs {
 
     /// Frees released packs that nothing here needs, if nothing is being written.
     ///
+    /// The tree is looked at as it is at one moment while programs go on; they wait only while what they changed
+    /// meanwhile is looked at.
+    ///
     /// # Errors
     /// `EIO` when the tree cannot be read.
     pub fn drop_released(&self) -> Result<Option<Freed>, Errno> {
@@ -250,14 +263,8 @@ impl Vfs {
         if store.held(no)?.packs == 0 {
             return Ok(Some(Freed::default()));
         }
-        let _one = self.cutting.lock();
-        let _frozen = self.freeze.write();
-        let files: Vec<_> = self.files.lock().values().cloned().collect();
-        if files.iter().any(|file| file.inner().is_dirty()) {
-            return Ok(None);
-        }
-        let sequencer = self.sequencer.lock();
-        if !self.pending(1)?.is_empty() {
+        let Some(_walk) = self.walking.try_lock() else { return Ok(None) };
+        if self.is_being_written()? {
             return Ok(None);
         }
         let mut used: HashSet<PackId> = HashSet::new();
@@ -266,15 +273,30 @@ impl Vfs {
             Ok(pack) => used.extend(pack),
             Err(error) => problem = Some(error),
         };
+        let sequencer = self.sequencer.lock();
+        let changed = self.rows.note_contents();
         let mut reached = self.reach(sequencer, &mut note)?;
-        for file in files {
-            let base = std::sync::Arc::clone(file.inner().map.base());
-            self.with_io(|io| reached.take(io, &base, &mut note))?;
+        let _one = self.cutting.lock();
+        let _frozen = self.freeze.write();
+        let sequencer = self.sequencer.lock();
+        if self.is_being_written()? {
+            return Ok(None);
         }
+        let mut contents = changed.take();
+        drop(sequencer);
+        let files: Vec<_> = self.files.lock().values().cloned().collect();
+        contents.extend(files.iter().map(|file| file.inner().map.base().as_ref().clone()));
+        self.with_io(|io| contents.iter().try_for_each(|content| reached.take(io, content, &mut note)))?;
         if let Some(error) = problem {
             return Err(error.into());
         }
         Ok(Some(store.released_drop(no, &|pack| used.contains(&pack))?))
+    }
+
+    /// Whether something that programs wrote is in no entry yet.
+    fn is_being_written(&self) -> Result<bool, Errno> {
+        let files: Vec<_> = self.files.lock().values().cloned().collect();
+        Ok(files.iter().any(|file| file.inner().is_dirty()) || !self.pending(1)?.is_empty())
     }
 
     /// Chunks that a file's new content refers to and that this device's tree may not reach: their packs are
@@ -316,7 +338,8 @@ impl Vfs {
         for (_, row) in changes {
             let Some(Row::Node(node)) = row else { continue };
             for head in &node.heads {
-                let chunks = self.with_io(|io| beyond(io, &head.content, &[]))?;
+                // What is not here was not written here: its author lists it, and the folder opens without.
+                let Ok(chunks) = self.with_io(|io| beyond(io, &head.content, &[])) else { continue };
                 chunks.iter().try_for_each(|chunk| self.folder.owe(chunk, batch))?;
             }
         }
@@ -357,9 +380,9 @@ impl Vfs {
         if self.folder.written()?.is_some() || !self.keeps(Rule::FreshCatchesUp) {
             return Ok(true);
         }
-        let access = self.folder.store().access(self.folder.no())?;
+        let (access, now) = (self.folder.store().access(self.folder.no())?, self.cut_now()?);
         for call in access.calls.values() {
-            if !self.has_applied(&call.cut)? {
+            if !self.asked(&call.cut)?.is_none_or(|cut| covers_all(&now, &cut)) {
                 tracing::info!(folder = %self.folder.id(), "nothing is written before others' entries are here");
                 return Ok(false);
             }
@@ -434,9 +457,10 @@ impl Vfs {
     /// Calls that are not answered yet and whose entries are all applied.
     fn calls_to_answer(&self) -> Result<Vec<RecordHash>, Error> {
         let access = self.folder.store().access(self.folder.no())?;
-        let mut calls = Vec::new();
+        let (mut calls, now) = (Vec::new(), self.cut_now()?);
         for (record, call) in &access.calls {
-            let ready = !self.keeps(Rule::AcknowledgeApplied) || self.has_applied(&call.cut)?;
+            let Some(asked) = self.asked(&call.cut)? else { continue };
+            let ready = !self.keeps(Rule::AcknowledgeApplied) || covers_all(&now, &asked);
             if ready && !self.folder.store().db().contains(&answered_key(&self.folder, record))? {
                 calls.push(*record);
             }
@@ -444,14 +468,18 @@ impl Vfs {
         Ok(calls)
     }
 
-    fn has_applied(&self, cut: &LogCut) -> Result<bool, Error> {
-        let now = self.cut_now()?;
-        let branches = self.folder.store().branches(self.folder.no())?;
-        // What was called for when nobody knew that the log forked lies in one of its branches.
-        let branched = |log: &LogId, seq: u64| {
-            branches.iter().any(|(id, branch)| branch.log == *log && covers(&now, id) >= seq)
+    /// What a call's cut still asks for: of logs that ended, what counts. `None` where it reaches into branches:
+    /// nobody knows which it means, and no release that follows from it counts (`docs/format.md`, section 4.9).
+    fn asked(&self, cut: &LogCut) -> Result<Option<LogCut>, Error> {
+        let (store, no) = (self.folder.store(), self.folder.no());
+        let (access, branches) = (store.access(no)?, store.branches(no)?);
+        let counts = |log: &LogId, seq: u64| {
+            let end = access.ends.get(log).map_or(0, |end| end.seq);
+            if access.may_write(log) { seq } else { seq.min(end) }
         };
-        Ok(cut.iter().all(|(log, seq)| covers(&now, log) >= *seq || branched(log, *seq)))
+        let asked: LogCut = cut.iter().map(|(log, seq)| (*log, counts(log, *seq))).collect();
+        let forked = asked.iter().any(|(log, seq)| branches.limit(log).is_some_and(|limit| limit < *seq));
+        Ok((!forked).then_some(asked))
     }
 
     /// Up to where listings are let go of, if all have answered: each device's answer, and the ends of logs.
@@ -503,6 +531,11 @@ impl Vfs {
         }
         Ok(None)
     }
+}
+
+/// Whether a cut has all of another.
+fn covers_all(cut: &LogCut, other: &LogCut) -> bool {
+    other.iter().all(|(log, seq)| covers(cut, log) >= *seq)
 }
 
 /// Whether an entry's author had applied all of a cut.

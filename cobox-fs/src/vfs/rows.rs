@@ -11,6 +11,7 @@ use std::sync::Arc;
 use cobox_store::Error;
 use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{Batch, Durability, Generation};
+use cobox_store::format::content::Content;
 use cobox_store::id::{Ino, OpId};
 use cobox_store::keyed::Folder;
 use parking_lot::Mutex;
@@ -26,6 +27,24 @@ const GENERATION_BYTES: usize = 24 << 20;
 pub struct Rows {
     folder: Arc<Folder>,
     cache: Mutex<Cache>,
+    /// Contents of files that changed, while somebody asks for them.
+    noted: Mutex<Option<Vec<Content>>>,
+}
+
+/// As long as it lives, contents of files that change are noted.
+pub struct Noting<'a>(&'a Rows);
+
+impl Noting<'_> {
+    /// Those that were noted so far.
+    pub fn take(&self) -> Vec<Content> {
+        self.0.noted.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+}
+
+impl Drop for Noting<'_> {
+    fn drop(&mut self) {
+        *self.0.noted.lock() = None;
+    }
 }
 
 /// Two generations: what is used moves to the young one; when that is full, the old one goes.
@@ -90,7 +109,7 @@ impl Rows {
     /// The rows of `folder`.
     #[must_use]
     pub fn new(folder: Arc<Folder>) -> Self {
-        Self { folder, cache: Mutex::default() }
+        Self { folder, cache: Mutex::default(), noted: Mutex::default() }
     }
 
     /// A row.
@@ -137,8 +156,21 @@ impl Rows {
         }
     }
 
+    /// Notes the contents of all files that change from now on; the caller sees to it that nobody else does.
+    pub fn note_contents(&self) -> Noting<'_> {
+        *self.noted.lock() = Some(Vec::new());
+        Noting(self)
+    }
+
     /// Takes over changed rows after their batch was committed.
     pub fn install(&self, changes: Vec<Change>) {
+        if let Some(noted) = self.noted.lock().as_mut() {
+            let nodes = changes.iter().filter_map(|(_, row)| match row {
+                Some(Row::Node(node)) => Some(node),
+                _ => None,
+            });
+            noted.extend(nodes.flat_map(|node| node.heads.iter().map(|head| head.content.clone())));
+        }
         let mut cache = self.cache.lock();
         cache.version += 1;
         for (row_key, row) in changes {

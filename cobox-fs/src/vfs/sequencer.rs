@@ -92,7 +92,8 @@ impl Vfs {
         let name_hash =
             |parent: &cobox_store::id::Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
         let labels = |log: u64| self.folder.label_of_number(log).unwrap_or_else(|| String::from("unknown"));
-        ask(&View::new(read, &name_hash, &labels, self.policy))
+        let notes = || self.rows.notes(super::conflicts::NOTES_MAX);
+        ask(&View::new(read, &name_hash, &labels, &notes, self.policy))
     }
 
     /// Makes one change: `build` says which ops, from the tree as it is now.

@@ -11,8 +11,10 @@ use cobox_store::blind::{PackStatus, Store, StoreKind};
 use cobox_store::id::FolderNo;
 
 use super::Dice;
-use super::home::Device;
+use super::home::{Device, deliver, offer};
 use super::tree::{READ, WRITE, list, resolve};
+
+mod stories;
 
 const BY: Creator = Creator { mode: 0o644, uid: 1000, gid: 1000 };
 const SEEDS: u64 = 10;
@@ -22,6 +24,8 @@ const STEPS: u64 = 160;
 /// Names are few, so that devices meet in them; so are contents, so that chunks are reused.
 const NAMES: u64 = 7;
 const CONTENTS: u64 = 5;
+/// A content of many chunks, so that a small change leaves most of them as they were.
+const LARGE: u64 = 99;
 
 struct World {
     devices: Vec<Device>,
@@ -41,7 +45,9 @@ fn name(dice: &mut Dice) -> Vec<u8> {
 
 /// Bytes that no compression shortens and that are the same each time.
 fn content(number: u64) -> Vec<u8> {
-    let mut bytes = vec![0; 6_000 + 70_000 * usize::try_from(number % 3).expect("small")];
+    let len =
+        if number == LARGE { 2 << 20 } else { 6_000 + 70_000 * usize::try_from(number % 3).expect("small") };
+    let mut bytes = vec![0; len];
     blake3::Hasher::new_derive_key("giving").update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
@@ -261,35 +267,38 @@ impl World {
         }
     }
 
-    /// Every file's bytes as a device has them; panics where some are nowhere.
-    fn picture(vfs: &Vfs, who: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    /// Every file's bytes as a device has them, or which it has not.
+    fn picture(vfs: &Vfs) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, String> {
         let mut seen = BTreeMap::new();
         for (name, _) in list(vfs, ROOT) {
             let fh = vfs.open_file(resolve(vfs, &name), READ).expect("opens");
             let (mut bytes, mut at) = (Vec::new(), 0);
             loop {
-                match vfs.read_now(fh, at, 1 << 20).expect("reads") {
-                    ReadOutcome::Ready(part) if part.is_empty() => break,
-                    ReadOutcome::Ready(part) => {
+                match vfs.read_now(fh, at, 1 << 20) {
+                    Ok(ReadOutcome::Ready(part)) if part.is_empty() => break,
+                    Ok(ReadOutcome::Ready(part)) => {
                         at += part.len() as u64;
                         bytes.extend(part);
                     }
-                    ReadOutcome::Waiting(packs) => {
-                        panic!("{who}: {} needs {packs:?}", String::from_utf8_lossy(&name))
+                    Err(errno) => {
+                        return Err(format!("{} gives {errno:?}", String::from_utf8_lossy(&name)));
+                    }
+                    Ok(ReadOutcome::Waiting(packs)) => {
+                        return Err(format!("{} needs {packs:?}", String::from_utf8_lossy(&name)));
                     }
                 }
             }
             vfs.release(fh).expect("closes");
             seen.insert(name, bytes);
         }
-        seen
+        Ok(seen)
     }
 
     fn check(&mut self, seed: u64) {
         self.settle();
-        let first = Self::picture(self.vfs(0), "the first device");
+        let first = Self::picture(self.vfs(0)).expect("the first device has all");
         for at in 1..self.devices.len() {
-            assert_eq!(Self::picture(self.vfs(at), "another device"), first, "seed {seed}: device {at}");
+            assert_eq!(Self::picture(self.vfs(at)).as_ref(), Ok(&first), "seed {seed}: device {at}");
         }
         // With nothing but what the seeder holds.
         let fresh = self.devices[0].alone();
@@ -297,13 +306,14 @@ impl World {
         let last = self.devices.len() - 1;
         self.up(last);
         self.down(last);
-        assert_eq!(Self::picture(self.vfs(last), "a device with the seeder alone"), first, "seed {seed}");
+        let alone = Self::picture(self.vfs(last));
+        assert_eq!(alone.as_ref(), Ok(&first), "seed {seed}: a device with the seeder alone");
         self.devices.pop();
     }
 }
 
 /// Packs that `to` lacks and `from` holds.
-fn carry(from: &Store, from_no: FolderNo, to: &Store, no: FolderNo) {
+pub(super) fn carry(from: &Store, from_no: FolderNo, to: &Store, no: FolderNo) {
     for pack in to.packs_missing(no, None, usize::MAX).expect("reads") {
         if !matches!(from.pack_status(from_no, pack.id), Ok(PackStatus::Complete(_))) {
             continue;
@@ -345,4 +355,73 @@ fn releases_in_any_history_leave_every_visible_byte_readable() {
     }
     println!("{released} packs were released");
     assert!(released > 0, "nothing was ever released");
+}
+
+#[test]
+fn fresh_device_is_not_stopped_by_a_call_for_what_nobody_can_have() {
+    let ann = Device::new();
+    ann.vfs().mknod(ROOT, b"anns", Kind::File, BY, 0).expect("makes");
+    ann.vfs().cut(Cut::Now).expect("cut");
+    let gone = ann.recovered();
+    deliver(gone.vfs().folder(), ann.vfs().folder());
+    let (folder, log) = (ann.vfs().folder(), gone.vfs().folder().log());
+    folder.remove_device(log).expect("removed");
+    // Its author held more of that log than counts, or made it up.
+    folder.call(vec![(log, 1 << 40)]).expect("calls");
+    let fresh = ann.recovered();
+    fresh.vfs().catch_up().expect("applies");
+    assert!(!fresh.vfs().is_behind(), "it has all that counts");
+    assert!(fresh.vfs().mknod(ROOT, b"f", Kind::File, BY, 0).is_ok());
+    assert!(fresh.vfs().acknowledge().expect("answers"), "and can answer");
+    // Of a log that goes on it waits for what is said to be there, until the call is over.
+    folder.call(vec![(folder.log(), 1 << 40)]).expect("calls");
+    let late = ann.recovered();
+    late.vfs().catch_up().expect("applies");
+    assert!(late.vfs().is_behind());
+    folder.call(vec![(folder.log(), 1)]).expect("calls");
+    deliver(folder, late.vfs().folder());
+    late.vfs().catch_up().expect("applies");
+    assert!(!late.vfs().is_behind());
+}
+
+#[test]
+fn call_waits_for_entries_of_a_removed_device_that_others_had_and_says_so() {
+    let ann = Device::new();
+    let (leaver, bob) = (ann.recovered(), ann.recovered());
+    for device in [&leaver, &bob] {
+        offer(device.vfs().folder(), ann.vfs().folder());
+        offer(ann.vfs().folder(), bob.vfs().folder());
+        offer(ann.vfs().folder(), leaver.vfs().folder());
+    }
+    let put = |device: &Device, name: &[u8], number: u64| {
+        let vfs = device.vfs();
+        let _ = vfs.mknod(ROOT, name, Kind::File, BY, 0);
+        let fh = vfs.open_file(resolve(vfs, name), WRITE).expect("opens");
+        vfs.write(fh, 0, &content(number)).expect("writes");
+        vfs.flush(fh).expect("closes");
+        vfs.release(fh).expect("closes");
+        vfs.cut(Cut::Now).expect("cut");
+    };
+    put(&ann, b"dead", 1);
+    ann.vfs().unlink(ROOT, b"dead").expect("removes");
+    put(&leaver, b"left", 2);
+    offer(leaver.vfs().folder(), bob.vfs().folder());
+    let log = leaver.vfs().folder().log();
+    ann.vfs().folder().remove_device(log).expect("removed");
+    // Bob vouches; his records are here before what he vouches for.
+    let to = bob.vfs().folder();
+    for record in ann.vfs().folder().store().access_records(ann.vfs().folder().no()).expect("records") {
+        to.store().access_add(to.no(), &record).expect("admitted");
+    }
+    assert_eq!(to.tend().expect("tends").vouches, 1);
+    for record in to.store().access_records(to.no()).expect("records") {
+        ann.vfs().folder().store().access_add(ann.vfs().folder().no(), &record).expect("admitted");
+    }
+    ann.vfs().folder().refresh().expect("opens");
+    for _ in 0..2 {
+        assert_eq!(ann.vfs().call_for_release(), Ok(Called::Lacking(vec![log])));
+    }
+    offer(to, ann.vfs().folder());
+    ann.vfs().catch_up().expect("applies");
+    assert!(matches!(ann.vfs().call_for_release(), Ok(Called::Out(_))));
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cobox_fs::vfs::{Vfs, VfsOptions};
+use cobox_store::format::access::{Record, Role};
 use cobox_store::id::{LogId, PackId};
 use cobox_store::keyed::{Folder, Home, MemberSecret, PassphraseCost, Unlock};
 use zeroize::Zeroizing;
@@ -69,9 +70,29 @@ impl Device {
     /// Another device of the same member with the records that this one has, and nothing else yet.
     pub fn alone(&self) -> Self {
         let from = self.vfs().folder();
+        self.with_records(from.store().access_records(from.no()).expect("records"))
+    }
+
+    /// A device of another person, who was invited by this one.
+    pub fn invited(&self, role: Role) -> Self {
+        let folder = self.vfs().folder();
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let secret = Arc::new(MemberSecret::generate().expect("randomness"));
+        let home = make_home(dir.path(), &secret);
+        let code = folder.invite(role, u64::MAX >> 1).expect("invites");
+        let request = home.join_request(&code).expect("asks");
+        folder.admit(&request).expect("lets in");
+        let records = folder.store().access_records(folder.no()).expect("records");
+        let theirs = home.join_finish(&code, Some(FOLDER), &records).expect("joins").expect("has keys");
+        let vfs = Vfs::open(theirs, options()).expect("opens");
+        Self { dir, secret, home: Some(home), vfs: Some(vfs) }
+    }
+
+    /// Another device of the same member that knows these records, and nothing else yet.
+    pub fn with_records(&self, records: Vec<Record>) -> Self {
+        let from = self.vfs().folder();
         let dir = tempfile::tempdir().expect("temporary folder");
         let home = make_home(dir.path(), &self.secret);
-        let records = from.store().access_records(from.no()).expect("records");
         let folder = home.folder_recover(&self.secret, from.index(), FOLDER, records).expect("recovered");
         let vfs = Vfs::open(folder, options()).expect("opens");
         Self { dir, secret: Arc::clone(&self.secret), home: Some(home), vfs: Some(vfs) }
@@ -131,6 +152,32 @@ fn deliver_logs(from: &Folder, to: &Folder, wanted: &dyn Fn(&LogId) -> bool, wit
                 target.pack_put(to.no(), *pack, &outboard, &bytes).expect("stored");
             }
             target.entry_add(to.no(), &entry).expect("accepted");
+        }
+    }
+}
+
+/// Tells `to` everything that `from` has, from the beginning; what it does not take it does without.
+pub fn offer(from: &Folder, to: &Folder) {
+    let (source, target) = (from.store(), to.store());
+    for record in source.access_records(from.no()).expect("records") {
+        target.access_add(to.no(), &record).expect("accepted");
+    }
+    to.refresh().expect("refreshed");
+    for proof in source.proofs(from.no()).expect("proofs") {
+        let _ = target.equivocation_add(to.no(), &proof);
+    }
+    for head in source.log_heads(from.no()).expect("heads") {
+        for seq in 1..=head.seq {
+            let entry = source.entry(from.no(), head.log, seq).expect("readable").expect("there");
+            if target.entry_add(to.no(), &entry).is_err() {
+                break;
+            }
+            for pack in &entry.header().packs {
+                let len = usize::try_from(pack.size).expect("fits");
+                let bytes = source.pack_range(from.no(), pack.id, 0, len).expect("readable").expect("there");
+                let outboard = source.outboard(from.no(), pack.id).expect("readable").expect("there");
+                target.pack_put(to.no(), *pack, &outboard, &bytes).expect("stored");
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ mod home;
 mod merging;
 mod parted;
 mod set_back;
+mod stolen;
 mod stories;
 mod tree;
 

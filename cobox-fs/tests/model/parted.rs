@@ -16,8 +16,10 @@ use crate::{BY, Dice};
 const CALLS: u64 = 1000;
 const DEVICES: usize = 3;
 /// Few names, so that devices meet. Lengths and bytes that make conflict names hard are among them.
-const NAMES: [&[u8]; 6] =
-    [b"a", b"b.txt", b"c.tar.gz", b"d", "e\u{301}".as_bytes(), &[0xff, b'x', b'.', b'y']];
+const NAMES: [&[u8]; 7] =
+    [b"a", b"b.txt", b"c.tar.gz", b"d", "e\u{301}".as_bytes(), &[0xff, b'x', b'.', b'y'], &LONG];
+/// A conflict name of it is cut.
+const LONG: [u8; 255] = [b'l'; 255];
 
 /// What a write is known by wherever it is read: its text begins a line.
 type Token = String;

@@ -5,7 +5,7 @@ use std::path::Path;
 use cobox_fs::vfs::{Called, Cut, Errno, ROOT, Released, RenameFlags, Vfs};
 use cobox_store::keyed::Standing;
 
-use crate::home::{Device, deliver, deliver_all};
+use crate::home::{Device, deliver, deliver_all, offer};
 use crate::stories::{bytes_of, write_file};
 
 fn copy_dir(from: &Path, to: &Path) {
@@ -260,4 +260,55 @@ fn device_removed_while_it_was_away_comes_back_with_the_words_and_its_unpublishe
         assert_eq!(bytes_of(vfs, b"waiting"), b"in no entry", "{who}");
     }
     assert!(stays.vfs().folder().store().log_heads(stays.vfs().folder().no()).expect("reads").len() >= 2);
+}
+
+#[test]
+fn devices_that_built_on_two_copies_of_one_that_was_removed_since_end_with_one_tree() {
+    let mut one = Device::new();
+    write_and_cut(&one, &[(b"both", b"before the copy")]);
+    let mut ann = one.recovered();
+    let mut bob = ann.recovered();
+    for (from, to) in [(&ann, &one), (&bob, &ann), (&bob, &one), (&ann, &bob)] {
+        offer(from.vfs().folder(), to.vfs().folder());
+    }
+    one.vfs().cut(Cut::Now).expect("cut");
+    one.stop();
+    let mut two = Device { dir: tempfile::tempdir().expect("a folder"), ..one.alike() };
+    copy_dir(one.dir.path(), two.dir.path());
+    one.restart();
+    two.restart();
+    // Each of the two who stay met one of the copies, and wrote on.
+    write_and_cut(&one, &[(b"ones", b"by the first"), (b"more", b"by the first")]);
+    write_and_cut(&two, &[(b"twos", b"by the second")]);
+    for (copy, device, file) in [(&one, &ann, &b"ones"[..]), (&two, &bob, &b"twos"[..])] {
+        offer(copy.vfs().folder(), device.vfs().folder());
+        device.vfs().catch_up().expect("applied");
+        write_file(device.vfs(), file, b"changed since");
+        device.vfs().cut(Cut::Now).expect("cut");
+    }
+    // Nobody knows of the fork when the device is removed, and Ann's copy of it is the longer one.
+    ann.vfs().folder().remove_device(one.vfs().folder().log()).expect("removed");
+    for _ in 0..4 {
+        for (from, to) in [(&ann, &bob), (&bob, &ann)] {
+            offer(from.vfs().folder(), to.vfs().folder());
+            to.vfs().folder().tend().expect("tends");
+        }
+        for device in [&mut ann, &mut bob] {
+            if device.vfs().is_stale().expect("reads") {
+                device.restart();
+            }
+            device.vfs().catch_up().expect("applied");
+            device.vfs().cut(Cut::Now).expect("cut");
+        }
+    }
+    for (who, vfs) in [("Ann", ann.vfs()), ("Bob", bob.vfs())] {
+        assert_eq!(names(vfs), ["both", "more", "ones", "twos"], "{who}");
+        assert_eq!(bytes_of(vfs, b"ones"), b"changed since", "{who}");
+        assert_eq!(bytes_of(vfs, b"twos"), b"changed since", "{who}");
+    }
+    // Who was removed and does not join again makes its tree anew once, and is not stale for ever.
+    offer(bob.vfs().folder(), one.vfs().folder());
+    assert!(one.vfs().is_stale().expect("reads"));
+    one.restart();
+    assert!(!one.vfs().is_stale().expect("reads"));
 }

@@ -11,7 +11,8 @@ use cobox_net::agreement::AgreementView;
 use cobox_net::http::recent::Recorder;
 use cobox_net::http::{Place, Reach};
 use cobox_net::patrol::{self, Pace};
-use cobox_net::seeder::commands::{Answer, Request, ask_running, ask_store};
+use cobox_net::seeder::asking;
+use cobox_net::seeder::commands::{Answer, Request};
 use cobox_net::seeder::identity::saved_address;
 use cobox_net::seeder::rules::Rule as Limits;
 use cobox_net::seeder::{Accept, Exit, Failure, LISTEN_DEFAULT, RunOptions, run};
@@ -291,9 +292,13 @@ fn seed(common: &Common, code: &str, timeout: Duration) -> Result<ExitCode, Fail
     };
     let deadline = Instant::now() + timeout;
     loop {
-        let Answer::Seeking { waiting, .. } = answer(common, &Request::Seeking { key: key.clone() })? else {
+        let asked = answer(common, &Request::Seeking { key: key.clone() })?;
+        let Answer::Seeking { waiting, refused, .. } = asked else {
             return Err(Failure::failed("The seeder gave another answer."));
         };
+        if let Some(text) = refused.filter(|_| !waiting) {
+            return Err(Failure { exit: Exit::Refused, text });
+        }
         if !waiting {
             let fresh = folders(common)?.into_iter().find(|folder| !before.contains(folder));
             return match fresh {
@@ -356,10 +361,7 @@ fn show_agreement(common: &Common, start: &str) -> Result<ExitCode, Failure> {
 }
 
 fn answer(common: &Common, request: &Request) -> Result<Answer, Failure> {
-    match ask_running(&common.data, request)? {
-        Some(answer) => Ok(answer),
-        None => ask_store(&common.data, request),
-    }
+    asking::ask(&common.data, request)
 }
 
 fn ask(common: &Common, request: &Request) -> Result<ExitCode, Failure> {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::gate::{Door, gate};
@@ -43,7 +43,17 @@ pub struct Server {
     socket: PathBuf,
     runtime: Mutex<Option<Runtime>>,
     handle: Handle,
-    tcp: Mutex<Option<(SocketAddr, JoinHandle<()>)>>,
+    tcp: Mutex<Option<Tcp>>,
+    /// Goes when the server does: connections of the socket end with it.
+    _socket_open: watch::Sender<()>,
+}
+
+/// What answers on TCP.
+struct Tcp {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+    /// Goes with this: every connection that came in here ends then, also one that waits for events.
+    open: watch::Sender<()>,
 }
 
 impl std::fmt::Debug for Server {
@@ -73,27 +83,29 @@ impl Server {
             .map_err(|error| Fault::failed(format!("{} cannot be made: {error}.", socket.display())))?;
         drop(entered);
         let inner = router.clone().layer(from_fn_with_state(Arc::new(Door::Socket), gate));
+        let (socket_open, open) = watch::channel(());
         runtime.spawn(async move {
             let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
             loop {
                 let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
                 match listener.accept().await {
-                    Ok((stream, _)) => converse(stream, inner.clone(), seat),
+                    Ok((stream, _)) => converse(stream, inner.clone(), seat, open.clone()),
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             }
         });
         let handle = runtime.handle().clone();
-        Ok(Self { router, socket, runtime: Mutex::new(Some(runtime)), handle, tcp: Mutex::default() })
+        let (runtime, tcp) = (Mutex::new(Some(runtime)), Mutex::default());
+        Ok(Self { router, socket, runtime, handle, tcp, _socket_open: socket_open })
     }
 
-    /// Answers on TCP too, instead of where it did before.
+    /// Answers on TCP too, instead of where it did before: connections that came in there end.
     ///
     /// # Errors
     /// When it cannot listen there; then nothing changes.
     pub fn listen_tcp(&self, place: &Place, token: Token) -> Result<SocketAddr, Fault> {
         let mut tcp = self.tcp.lock();
-        if tcp.as_ref().is_some_and(|(address, _)| *address == place.address) {
+        if tcp.as_ref().is_some_and(|tcp| tcp.address == place.address) {
             self.end_tcp(tcp.take());
         }
         let unusable = |error: std::io::Error| {
@@ -107,39 +119,42 @@ impl Server {
         drop(entered);
         let door = Door::Tcp { token, address, reach: place.reach };
         let inner = self.router.clone().layer(from_fn_with_state(Arc::new(door), gate));
-        let task = self.handle.spawn(async move {
+        let (sender, open) = watch::channel(());
+        let accepting = self.handle.spawn(async move {
             let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
             loop {
                 let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
                 match listener.accept().await {
-                    Ok((stream, _)) => converse(stream, inner.clone(), seat),
+                    Ok((stream, _)) => converse(stream, inner.clone(), seat, open.clone()),
                     Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             }
         });
-        self.end_tcp(tcp.replace((address, task)));
+        self.end_tcp(tcp.replace(Tcp { address, accepting, open: sender }));
         Ok(address)
     }
 
     /// Where it listens on TCP.
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
-        self.tcp.lock().as_ref().map(|(address, _)| *address)
+        self.tcp.lock().as_ref().map(|tcp| tcp.address)
     }
 
-    /// Answers on TCP no more.
+    /// Answers on TCP no more, whoever is connected.
     pub fn stop_tcp(&self) {
         self.end_tcp(self.tcp.lock().take());
     }
 
-    fn end_tcp(&self, before: Option<(SocketAddr, JoinHandle<()>)>) {
-        let Some((_, task)) = before else { return };
-        task.abort();
+    fn end_tcp(&self, before: Option<Tcp>) {
+        let Some(Tcp { accepting, open, .. }) = before else { return };
+        accepting.abort();
         // Its socket is closed when the task is gone, and only then can the same address be taken again.
         let ended = std::time::Instant::now() + Duration::from_secs(2);
-        while !task.is_finished() && std::time::Instant::now() < ended {
+        while !accepting.is_finished() && std::time::Instant::now() < ended {
             std::thread::sleep(Duration::from_millis(2));
         }
+        // Whoever came in with a token that may be another by now, or while it was on.
+        drop(open);
     }
 
     /// Ends all of it.
@@ -170,6 +185,7 @@ fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
     seat: OwnedSemaphorePermit,
+    mut open: watch::Receiver<()>,
 ) {
     tokio::spawn(async move {
         let mut http = http1::Builder::new();
@@ -178,10 +194,83 @@ fn converse(
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_BYTES_MAX)
             .max_buf_size(HEAD_BYTES_MAX);
-        let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "a connection to the API ended");
+        let served = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        tokio::select! {
+            served = served => if let Err(error) = served {
+                tracing::debug!(%error, "a connection to the API ended");
+            },
+            // Nothing is ever said here: it ends when the listener does.
+            _ = open.changed() => tracing::debug!("a connection to the API was ended with its listener"),
         }
         drop(seat);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+
+    use axum::body::{Body, Bytes};
+    use axum::routing::get;
+
+    use super::*;
+    use crate::http::Reach;
+
+    /// A server with one path, whose answer begins and never ends, as a stream of events does.
+    fn server(dir: &std::path::Path) -> Server {
+        let endless = || async {
+            let begin = futures::stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"data: 1\n\n"))]);
+            Body::from_stream(futures::StreamExt::chain(begin, futures::stream::pending()))
+        };
+        Server::start(Router::new().route("/events", get(endless)), dir.join("api.sock")).expect("starts")
+    }
+
+    /// Asks for the events, and reads until the first is there.
+    fn listen(address: SocketAddr, token: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).expect("connects");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("sets a time");
+        let request =
+            format!("GET /events HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("writes");
+        let mut said = Vec::new();
+        while !said.windows(7).any(|part| part == b"data: 1") {
+            let mut part = [0; 512];
+            let read = stream.read(&mut part).expect("reads");
+            assert_ne!(read, 0, "{}", String::from_utf8_lossy(&said));
+            said.extend_from_slice(&part[..read]);
+        }
+        stream
+    }
+
+    fn is_ended(mut stream: TcpStream) -> bool {
+        use std::io::ErrorKind::{TimedOut, WouldBlock};
+        let read = stream.read_to_end(&mut Vec::new());
+        !read.is_err_and(|error| matches!(error.kind(), TimedOut | WouldBlock))
+    }
+
+    #[test]
+    fn listener_that_goes_or_is_replaced_ends_the_connections_that_came_in() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let server = server(dir.path());
+        let path = dir.path().join("api.token");
+        let place = Place { address: "127.0.0.1:0".parse().expect("an address"), reach: Reach::Loopback };
+        let on = |place: &Place| {
+            let token = Token::open_or_create(&path).expect("a token");
+            let text = std::fs::read_to_string(&path).expect("reads").trim().to_owned();
+            (server.listen_tcp(place, token).expect("listens"), text)
+        };
+        let (address, text) = on(&place);
+        let before = listen(address, &text);
+        // Another token at the same address: whoever showed the one before is out.
+        std::fs::remove_file(&path).expect("removes");
+        let (again, text) = on(&Place { address, ..place });
+        assert_eq!(again, address);
+        assert!(is_ended(before));
+        let before = listen(address, &text);
+        server.stop_tcp();
+        assert!(is_ended(before));
+        assert!(TcpStream::connect(address).is_err());
+    }
 }

@@ -17,14 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::holding::{Holding, Settled};
 use super::leaving::Leaving;
-use super::limits::Limits;
 use super::orders::{Orders, RefusalView};
 use super::owner::{Console, claim_text, console_secret};
-use super::report::{self, AdminView, CodeView, CommandView};
-use super::{Exit, Failure, STOP_LOOK, identity};
+use super::report::{AdminView, CodeView, CommandView};
+use super::{Exit, Failure, STOP_LOOK};
 use crate::agreement::{AgreementView, percent};
 use crate::node::Node;
-use crate::wire::GrantAnswer;
 
 /// A request is a verb and an id.
 const REQUEST_BYTES_MAX: u64 = 4096;
@@ -187,6 +185,9 @@ pub enum Answer {
     Seeking {
         key: String,
         waiting: bool,
+        /// Why what was granted was not taken.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<String>,
     },
     Admins {
         admins: Vec<AdminView>,
@@ -337,11 +338,12 @@ pub(super) fn carry_out(
         }
         Request::Seed { code } => {
             let key = holding.redeem_later(code)?.to_hex();
-            return Ok(Answer::Seeking { key, waiting: true });
+            return Ok(Answer::Seeking { key, waiting: true, refused: None });
         }
         Request::Seeking { key } => {
             let code = InviteKey::from_hex(key).ok_or_else(|| Failure::failed("That is no code's key."))?;
-            return Ok(Answer::Seeking { key: key.clone(), waiting: holding.is_waiting(code)? });
+            let (waiting, refused) = (holding.is_waiting(code)?, holding.said_of(code));
+            return Ok(Answer::Seeking { key: key.clone(), waiting, refused });
         }
         Request::Accept { id } => Order::Seed { id: id.clone() },
         Request::Refuse { id } => Order::Refuse { id: id.clone() },
@@ -513,69 +515,5 @@ pub fn ask_running(data: &Path, request: &Request) -> Result<Option<Answer>, Fai
             exit: Exit::NotReached,
             text: format!("The seeder on {} does not answer: {error}.", data.display()),
         }),
-    }
-}
-
-/// The kept status of a seeder that does not run.
-///
-/// # Errors
-/// When there is none, or the store is in use.
-pub fn ask_store(data: &Path, request: &Request) -> Result<Answer, Failure> {
-    let identity = identity::Identity::open(data)?;
-    let store = super::open_store(data)?;
-    match request {
-        Request::Status => status(&store, identity.peer().to_string(), Vec::new()),
-        Request::Scrub => scrub(&store),
-        Request::Admins => report::admins(&store),
-        Request::Claim { reset } => {
-            let how = if *reset { Console::Reset } else { Console::First };
-            let address = identity::saved_address(data)?;
-            let text = |secret: &[u8; 16]| claim_text(identity.peer(), &address.addresses, secret);
-            let code = console_secret(&store, how)?.map(|secret| text(&secret)).transpose()?;
-            Ok(Answer::Claim { code: code.map(|code| code.to_string()) })
-        }
-        Request::Seed { .. } | Request::Seeking { .. } | Request::Pause | Request::Resume => Err(Failure {
-            exit: Exit::NotReached,
-            text: format!(
-                "The seeder does not run. Start it with: cobox-seeder run --data {}",
-                data.display()
-            ),
-        }),
-        _ => ask_idle(request, store, identity, data),
-    }
-}
-
-/// What needs no network.
-fn ask_idle(
-    request: &Request,
-    store: std::sync::Arc<Store>,
-    identity: identity::Identity,
-    data: &Path,
-) -> Result<Answer, Failure> {
-    let holding = Holding::new(store, identity, super::Accept::Owner, data)?;
-    match request {
-        Request::Accept { id } => Ok(settled(holding.settle(id, GrantAnswer::Accepted)?)),
-        Request::Refuse { id } => Ok(settled(holding.settle(id, GrantAnswer::Refused)?)),
-        Request::Agreements => Ok(Answer::Agreements { agreements: holding.agreements()? }),
-        Request::EndAgreement { folder } => {
-            let view = holding.end_agreement(holding.folder_named(folder)?)?;
-            Ok(Answer::Agreements { agreements: vec![view] })
-        }
-        Request::Pending => Ok(Answer::Pending { grants: waiting_grants(&holding) }),
-        Request::Report => report::report(&holding, Vec::new()),
-        Request::Unseed { folder } => {
-            let folder = holding.folder_named(folder)?;
-            Orders::new(holding)?.unseed(folder)
-        }
-        Request::Quota { folder, quota_bytes, until_ms } => {
-            let folder = holding.folder_named(folder)?;
-            let limits = Limits { quota_bytes: *quota_bytes, until_ms: *until_ms };
-            Orders::new(holding)?.quota(folder, limits)
-        }
-        Request::Dismiss { key } => {
-            let key = AdminKey::from_hex(key).ok_or_else(|| Failure::failed("That is no key in hex."))?;
-            Orders::new(holding)?.dismiss(key)
-        }
-        _ => Err(Failure::failed("The seeder does not run.")),
     }
 }

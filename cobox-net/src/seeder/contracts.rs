@@ -4,9 +4,11 @@
 //! again, until one of them has put it into the access log.
 
 use cobox_store::blind::Access;
+use cobox_store::blind::contracts::Agreed;
 use cobox_store::error::Result;
 use cobox_store::format::agreement::{Notice, Paper, Side, SignedTerms, Terms};
-use cobox_store::id::{FolderId, FolderNo};
+use cobox_store::format::{Reader, Writer};
+use cobox_store::id::{FolderId, FolderNo, TermsHash};
 use ed25519_dalek::{Signer as _, SigningKey};
 
 use super::holding::Holding;
@@ -20,6 +22,8 @@ use crate::driver::now_ms;
 const SIGNED: &str = "seeder-signed";
 const NOTICE: &str = "seeder-notice";
 const DECLINED: &str = "seeder-declined";
+/// When notice by the folder's side was first seen here: terms and a time.
+const NOTICED: &str = "seeder-noticed";
 
 impl Holding {
     fn me(&self) -> Vec<u8> {
@@ -88,7 +92,10 @@ impl Holding {
         if let Some(signed) = self.signed(no)? {
             // A proposal that came after it asks for another answer.
             let newer = access.proposal(&me).is_some_and(|proposal| proposal.terms != signed.terms);
-            let known = agreed.is_some_and(|agreed| agreed.signed.terms == signed.terms);
+            // What was replaced is not agreed on again.
+            let known = agreed.is_some_and(|agreed| {
+                agreed.signed.terms == signed.terms || agreed.before.contains(&signed.terms.hash())
+            });
             if !known && !newer {
                 papers.push(Paper::Signed(signed).encode());
             }
@@ -108,9 +115,39 @@ impl Holding {
         Ok(papers)
     }
 
+    /// The agreement of a folder, with its notice by this seeder's clock: what the folder's side says takes effect
+    /// no earlier than the agreed span after this seeder saw it, whatever time the record bears.
+    fn agreed(&self, no: FolderNo, access: &Access) -> Result<Option<Agreed>> {
+        let Some(mut agreed) = access.agreement(&self.me()).cloned() else { return Ok(None) };
+        if agreed.notice.as_ref().is_some_and(|notice| notice.by == Side::Folder) {
+            let terms = &agreed.signed.terms;
+            let seen_ms = self.notice_seen_ms(no, terms.hash())?;
+            agreed.notice_ends_ms = agreed.notice_ends_ms.max(seen_ms.saturating_add(terms.notice_ms));
+        }
+        Ok(Some(agreed))
+    }
+
+    /// When notice of these terms was first seen: now, and durable on return, where it was not before.
+    fn notice_seen_ms(&self, no: FolderNo, terms: TermsHash) -> Result<u64> {
+        if let Some(bytes) = self.store.setting(no, NOTICED)? {
+            let mut reader = Reader::new(&bytes);
+            let (of, seen_ms) = (reader.array("notice")?, reader.u64("notice")?);
+            reader.finish()?;
+            if terms.0 == of {
+                return Ok(seen_ms);
+            }
+        }
+        let seen_ms = now_ms();
+        let mut writer = Writer::new();
+        writer.fixed(&terms.0);
+        writer.u64(seen_ms);
+        self.store.setting_put(no, NOTICED, &writer.into_bytes())?;
+        Ok(seen_ms)
+    }
+
     /// What the agreement allows, with its end by text or by notice.
     pub(super) fn agreed_limits(&self, no: FolderNo, access: &Access) -> Result<Option<Limits>> {
-        let Some(agreed) = access.agreement(&self.me()).filter(|agreed| agreed.binds(now_ms())) else {
+        let Some(agreed) = self.agreed(no, access)?.filter(|agreed| agreed.binds(now_ms())) else {
             return Ok(None);
         };
         let terms = &agreed.signed.terms;
@@ -119,8 +156,8 @@ impl Holding {
             return Ok(None);
         }
         let told = Limits { quota_bytes: terms.quota_bytes, until_ms: agreed.until_ms() };
-        // A notice of ours that nobody wrote down yet counts too.
-        let ours = self.notice(no)?.filter(|notice| notice.terms == terms.hash());
+        // A notice of ours that nobody wrote down yet counts too; once it is, both sides count from there.
+        let ours = self.notice(no)?.filter(|notice| notice.terms == terms.hash() && agreed.notice.is_none());
         Ok(Some(match ours {
             Some(notice) => told.min(Limits { until_ms: notice.at_ms.max(1), ..told }),
             None => told,
@@ -130,8 +167,8 @@ impl Holding {
     /// The agreement of a folder, if one binds now.
     pub(super) fn binding(&self, no: FolderNo) -> Result<Option<AgreementView>> {
         let access = self.store.access(no)?;
-        let Some(agreed) = access.agreement(&self.me()) else { return Ok(None) };
-        let view = AgreementView::agreed(agreed, &access, now_ms());
+        let Some(agreed) = self.agreed(no, &access)? else { return Ok(None) };
+        let view = AgreementView::agreed(&agreed, &access, now_ms());
         Ok((view.stage != Stage::Ended).then_some(view))
     }
 
@@ -141,7 +178,7 @@ impl Holding {
         for (no, _) in self.store.folders()? {
             let access = self.store.access(no)?;
             views.extend(
-                access.agreement(&self.me()).map(|agreed| AgreementView::agreed(agreed, &access, now_ms())),
+                self.agreed(no, &access)?.map(|agreed| AgreementView::agreed(&agreed, &access, now_ms())),
             );
             if let Some(proposal) = access.proposal(&self.me()) {
                 let declined = self.store.setting(no, DECLINED)?;
@@ -169,10 +206,10 @@ impl Holding {
         let access = self.store.access(no)?;
         let none =
             || Failure { exit: Exit::Refused, text: "No agreement on this folder is in force.".to_owned() };
-        let agreed = access.agreement(&self.me()).ok_or_else(none)?;
+        let agreed = self.agreed(no, &access)?.ok_or_else(none)?;
         let terms = &agreed.signed.terms;
         let now_ms = now_ms();
-        if AgreementView::agreed(agreed, &access, now_ms).stage == Stage::Ended {
+        if AgreementView::agreed(&agreed, &access, now_ms).stage == Stage::Ended {
             return Err(none());
         }
         let after_notice = now_ms.saturating_add(terms.notice_ms);
@@ -186,7 +223,7 @@ impl Holding {
             tracing::info!(%folder, at_ms, "gave notice of the end of an agreement");
         }
         self.refresh(no);
-        let mut view = AgreementView::agreed(agreed, &access, now_ms);
+        let mut view = AgreementView::agreed(&agreed, &access, now_ms);
         if let Some(notice) = self.notice(no)? {
             view.ending(notice.at_ms);
         }
@@ -225,5 +262,68 @@ impl Holding {
         let notice_ms = self.binding(no)?.map(|view| view.notice_ms);
         let (quota, until_ms) = (usage.quota_bytes.unwrap_or(0), usage.until_ms.unwrap_or(0));
         Ok(warnings(used, quota, until_ms, notice_ms, now_ms()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cobox_store::format::access::Act;
+
+    use super::super::orders::Orders;
+    use super::super::testing::{Folder, Scene};
+    use super::super::{Accept, Exit};
+    use super::*;
+
+    const HOUR_MS: u64 = 60 * 60 * 1000;
+    const GRANTED: Limits = Limits { quota_bytes: 200, until_ms: 0 };
+
+    fn agreed() -> (Scene, Folder, FolderNo, Terms) {
+        let scene = Scene::new(Accept::Any);
+        let mut folder = Folder::new(1).grant(&scene, GRANTED);
+        scene.offer(&folder);
+        let signed = scene.signed(&folder, 100, HOUR_MS);
+        folder.sign(Act::Agree(signed.clone()));
+        let no = scene.learn(&folder);
+        assert!(scene.holding.binding(no).expect("reads").is_some());
+        (scene, folder, no, signed.terms)
+    }
+
+    #[test]
+    fn quota_does_not_end_an_agreement_nor_anything_at_a_time_that_has_been() {
+        let (scene, folder, no, _) = agreed();
+        let orders = Orders::new(Arc::clone(&scene.holding)).expect("starts");
+        let limits = |quota_bytes, until_ms| Limits { quota_bytes, until_ms };
+        for less in [limits(200, 1), limits(200, now_ms() + HOUR_MS), limits(99, 0)] {
+            let refused = orders.quota(folder.id(), less).expect_err("another was agreed on");
+            assert_eq!(refused.exit, Exit::Refused, "{refused:?}");
+        }
+        assert_eq!(scene.holding.store.usage(no).expect("reads").until_ms.unwrap_or(0), 0);
+        orders.quota(folder.id(), limits(150, 0)).expect("it is more than was agreed on");
+
+        let other = Folder::new(2).grant(&scene, GRANTED);
+        scene.offer(&other);
+        orders.quota(other.id(), limits(50, 1)).expect_err("that has been");
+        orders.quota(other.id(), limits(50, now_ms() + HOUR_MS)).expect("nothing was agreed on");
+    }
+
+    #[test]
+    fn notice_by_the_folder_counts_from_when_the_seeder_saw_it() {
+        let (scene, mut folder, no, terms) = agreed();
+        let before_ms = now_ms();
+        let seeder = terms.seeder.clone();
+        // The clock of who signs stands at 0, and so does the end that is asked for.
+        let notice = Notice { folder: folder.id(), seeder, terms: terms.hash(), at_ms: 1, by: Side::Folder };
+        folder.sign(Act::EndAgreement(notice));
+        scene.learn(&folder);
+        let until = || scene.holding.store.usage(no).expect("reads").until_ms.unwrap_or(0);
+        let ends_ms = until();
+        assert!((before_ms + HOUR_MS..=now_ms() + HOUR_MS).contains(&ends_ms), "{ends_ms}");
+        let view = scene.holding.binding(no).expect("reads").expect("it still binds");
+        assert_eq!((view.stage, view.ends_ms), (Stage::Ending, ends_ms));
+        // Looking again later does not move it.
+        scene.holding.refresh(no);
+        assert_eq!(until(), ends_ms);
     }
 }

@@ -11,14 +11,14 @@ use cobox_store::format::Writer;
 use cobox_store::format::access::{Act, Record, SeederGrant};
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::agreement::Terms;
-use cobox_store::id::{EpochId, FolderId, FolderNo};
+use cobox_store::id::{EpochId, FolderId, FolderNo, InviteKey};
 use parking_lot::Mutex;
 
 use super::identity::Identity;
 use super::leaving::{Leaving, Why};
 use super::limits::{Kept, Limits};
 use super::pending::Pending;
-use super::rules::{Accept, Given};
+use super::rules::Accept;
 use super::{Exit, Failure};
 use crate::node::{Node, SwarmKey};
 use crate::peer_id::PeerId;
@@ -51,6 +51,10 @@ pub struct Holding {
     pub(super) node: Mutex<Option<Node>>,
     /// How full each folder was when its owner was warned last, in percent.
     pub(super) warned: Mutex<HashMap<FolderNo, u64>>,
+    /// Held while a pause begins or ends, and while a folder is given to the node: no folder takes part in a pause.
+    turning: Mutex<()>,
+    /// Why the grants of codes wait for the owner, by code.
+    pub(super) unseen: Mutex<BTreeMap<InviteKey, String>>,
 }
 
 /// A grant that waits for the owner.
@@ -91,15 +95,6 @@ impl PendingGrant {
         hash
     }
 
-    /// When it ends, in words.
-    #[must_use]
-    pub fn end(&self) -> String {
-        match self.limits.until_ms {
-            0 => "without an end".to_owned(),
-            ms => format!("until {}", shown::time(ms)),
-        }
-    }
-
     /// Who offered it, in words.
     #[must_use]
     pub fn asker(&self) -> String {
@@ -112,7 +107,7 @@ impl PendingGrant {
             text: format!(
                 "Nothing was accepted: offered now are {} {}, asked for by {}. To accept that, name it: {}",
                 shown::bytes(self.limits.quota_bytes),
-                self.end(),
+                self.limits.end(),
                 self.asker(),
                 self.id()
             ),
@@ -141,7 +136,8 @@ impl Holding {
         let pending = Pending::open(data)?;
         let opened = Mutex::default();
         let (node, warned) = (Mutex::new(None), Mutex::default());
-        Ok(Arc::new(Self { store, identity, accept, pending, opened, node, warned }))
+        let (turning, unseen) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { store, identity, accept, pending, opened, node, warned, turning, unseen }))
     }
 
     /// Gives every folder to the node, and keeps giving what changes.
@@ -186,13 +182,15 @@ impl Holding {
 
     /// Stops taking part, or goes on; durable on return.
     pub(super) fn pause(&self, pause: Pause, node: &Node) -> cobox_store::error::Result<()> {
+        let turning = self.turning.lock();
         self.store.setting_put(STORE, PAUSED, if pause == Pause::Begin { &[1] } else { &[] })?;
-        for (no, _) in self.store.folders()? {
-            match pause {
-                Pause::Begin => node.remove_folder(no),
-                Pause::End => self.refresh(no),
-            }
+        let folders = self.store.folders()?;
+        if pause == Pause::Begin {
+            folders.iter().for_each(|(no, _)| node.remove_folder(*no));
+            return Ok(());
         }
+        drop(turning);
+        folders.iter().for_each(|(no, _)| self.refresh(*no));
         Ok(())
     }
 
@@ -209,6 +207,8 @@ impl Holding {
             tracing::warn!(folder = %access.folder, %error, "the quota cannot be set");
         }
         let Some(node) = self.node.lock().clone() else { return };
+        // A pause that begins from here on waits until the folder is there to be taken out.
+        let _turning = self.turning.lock();
         if self.is_paused() {
             return;
         }
@@ -249,38 +249,6 @@ impl Holding {
         self.limit(no, granted)
     }
 
-    /// Takes what a held folder asks for now, where the owner's rule allows it.
-    fn take_by_rule(&self, no: FolderNo, access: &Access, granted: Limits) -> cobox_store::error::Result<()> {
-        let now_ms = crate::driver::now_ms();
-        if let Some(terms) = self.waiting_terms(no, access)? {
-            let limits = Limits::of_terms(&terms);
-            if self.accept.takes(limits, Some(&terms), self.given(Some(no))?, now_ms) {
-                limits.keep(&self.store, no, Kept::Accepted)?;
-                return self.sign(no, &terms);
-            }
-        }
-        let accepted = self.accepted(no)?;
-        if matches!(self.accept, Accept::Rule(_))
-            && accepted.min(granted) != granted
-            && self.accept.takes(granted, None, self.given(Some(no))?, now_ms)
-        {
-            granted.keep(&self.store, no, Kept::Accepted)?;
-        }
-        Ok(())
-    }
-
-    /// What is given to all folders but one.
-    fn given(&self, but: Option<FolderNo>) -> cobox_store::error::Result<Given> {
-        let mut given = Given { folders: 0, bytes: 0 };
-        for (no, _) in self.store.folders()? {
-            if Some(no) != but && Leaving::read(&self.store, no)?.is_none() {
-                given.folders += 1;
-                given.bytes = given.bytes.saturating_add(self.accepted(no)?.quota_bytes);
-            }
-        }
-        Ok(given)
-    }
-
     /// Takes nothing more into a folder, and keeps what is here.
     pub(super) fn leave(&self, no: FolderNo, why: Why) -> cobox_store::error::Result<()> {
         if Leaving::read(&self.store, no)?.is_some() {
@@ -291,42 +259,6 @@ impl Holding {
         self.store.quota_set(no, quota_bytes, leaving.since_ms.max(1))?;
         tracing::info!(no = no.0, ?why, "a folder is to be held no longer: what is here stays for now");
         Ok(())
-    }
-
-    /// Holds a folder to what its owner accepted and its newest grant says, whichever is less.
-    fn limit(&self, no: FolderNo, granted: Limits) -> cobox_store::error::Result<()> {
-        let accepted = match &self.accept {
-            Accept::Any => granted,
-            Accept::Owner | Accept::Rule(_) => self.accepted(no)?,
-        };
-        accepted.keep(&self.store, no, Kept::Accepted)?;
-        let limits = accepted.min(granted);
-        if limits != granted {
-            tracing::info!(no = no.0, granted = granted.quota_bytes, "a higher limit waits for the owner");
-        }
-        self.store.quota_set(no, limits.quota_bytes, limits.until_ms)
-    }
-
-    /// What the owner accepted: nothing, when a crash came between the folder and its acceptance.
-    pub(super) fn accepted(&self, no: FolderNo) -> cobox_store::error::Result<Limits> {
-        if let Some(accepted) = Limits::read(&self.store, no, Kept::Accepted)? {
-            return Ok(accepted);
-        }
-        let usage = self.store.usage(no)?;
-        // A folder that was taken before acceptances were kept has its quota alone.
-        Ok(usage.quota_bytes.map_or(Limits::NONE, |quota_bytes| Limits {
-            quota_bytes,
-            until_ms: usage.until_ms.unwrap_or(0),
-        }))
-    }
-
-    /// What the newest grant of a held folder asks for beyond what its owner accepted.
-    fn raise(&self, no: FolderNo) -> Option<Limits> {
-        let access = self.store.access(no).ok()?;
-        let granted = Limits::of(access.seeder(&self.identity.peer().to_bytes())?);
-        let accepted = self.accepted(no).ok()?;
-        let refused = Limits::read(&self.store, no, Kept::Refused).ok()?;
-        (accepted.min(granted) != granted && refused != Some(granted)).then_some(granted)
     }
 
     /// Newest first: boxes of later epochs, then the grant's own.

@@ -53,6 +53,21 @@ impl Limits {
         Self { quota_bytes: terms.quota_bytes, until_ms: terms.until_ms }
     }
 
+    /// When it ends, in words.
+    #[must_use]
+    pub fn end(self) -> String {
+        match self.until_ms {
+            0 => "without an end".to_owned(),
+            ms => format!("until {}", crate::shown::time(ms)),
+        }
+    }
+
+    /// Whether it ends earlier than that; 0 is no end.
+    #[must_use]
+    pub fn ends_before(self, until_ms: u64) -> bool {
+        end(self.until_ms) < end(until_ms)
+    }
+
     /// The lower of both.
     #[must_use]
     pub fn min(self, other: Self) -> Self {

@@ -3,7 +3,9 @@
 //! [`run`] is the program's body; [`commands`] is what a running seeder answers over the Unix socket in
 //! its data folder. It links no code that opens chunks, packs, entries or epochs.
 
+mod allowance;
 pub mod api;
+pub mod asking;
 pub mod commands;
 mod contracts;
 pub mod holding;
@@ -17,6 +19,8 @@ mod pending;
 pub mod redeem;
 pub mod report;
 pub mod rules;
+#[cfg(test)]
+mod testing;
 
 use std::fs::DirBuilder;
 use std::io::Write as _;
@@ -125,10 +129,14 @@ pub struct RunOptions {
 /// # Errors
 /// When it is in use or cannot be opened.
 pub fn open_store(data: &Path) -> Result<Arc<Store>, Failure> {
+    Ok(try_store(data)?)
+}
+
+fn try_store(data: &Path) -> cobox_store::error::Result<Arc<Store>> {
     match Store::open(data, StoreKind::Seeder) {
         // Where there is something else, making a store fails and says so.
-        Err(cobox_store::Error::NotAStore { .. }) => Ok(Store::create(data, StoreKind::Seeder)?),
-        opened => Ok(opened?),
+        Err(cobox_store::Error::NotAStore { .. }) => Store::create(data, StoreKind::Seeder),
+        opened => opened,
     }
 }
 

@@ -258,15 +258,20 @@ impl Orders {
         let holding = &self.holding;
         let no = holding.store.folder_no(folder)?;
         if let Some(view) = holding.binding(no)?
-            && limits.quota_bytes < view.quota_bytes
+            && (limits.quota_bytes < view.quota_bytes || limits.ends_before(view.ends_ms))
         {
+            let agreed = Limits { quota_bytes: view.quota_bytes, until_ms: view.ends_ms };
             return Err(Failure {
                 exit: Exit::Refused,
                 text: format!(
-                    "{} were agreed on for this folder. Less needs another agreement.",
-                    crate::shown::bytes(view.quota_bytes)
+                    "{}, {}, were agreed on for this folder. Less needs another agreement; an earlier end needs notice.",
+                    crate::shown::bytes(agreed.quota_bytes),
+                    agreed.end()
                 ),
             });
+        }
+        if limits.ends_before(now_ms().saturating_add(1)) {
+            return Err(Failure::failed("That end has come already. To let the folder go, unseed it."));
         }
         if limits.quota_bytes == 0 {
             return Err(Failure::failed("A quota of nothing is no quota. To let the folder go, unseed it."));

@@ -14,9 +14,10 @@ use cobox_store::id::{FolderId, InviteKey, derive};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
 
-use super::Failure;
+use super::allowance::Unseen;
 use super::holding::Holding;
 use super::limits::Limits;
+use super::{Exit, Failure};
 use crate::driver::now_ms;
 use crate::error::Error;
 use crate::node::Node;
@@ -28,6 +29,9 @@ const WAITING: &str = "seed-code ";
 const WAIT_MS_MAX: u64 = 14 * 24 * 60 * 60 * 1000;
 /// Between two rounds of questions.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often one address is asked that knows the code and waits for an admin, before the next one's turn: that
+/// one may be off, and is waited for half a minute.
+const ASKS_IN_A_ROW: usize = 5;
 /// Codes that wait at once.
 const WAITING_MAX: usize = 16;
 
@@ -69,6 +73,7 @@ impl Holding {
         let mut batch = Batch::default();
         batch.put(&row(name), &[&now_ms().to_le_bytes()[..], canonical.as_bytes()].concat());
         self.store.db().commit(batch, Durability::Synced)?;
+        self.unseen.lock().remove(&name);
         Ok(name)
     }
 
@@ -95,6 +100,19 @@ impl Holding {
         Ok(found)
     }
 
+    /// Why the grant of a code was not taken, if that is so.
+    pub fn said_of(&self, code: InviteKey) -> Option<String> {
+        self.unseen.lock().get(&code).cloned()
+    }
+
+    fn say_of(&self, code: InviteKey, text: String) {
+        let mut unseen = self.unseen.lock();
+        if unseen.len() >= WAITING_MAX {
+            unseen.pop_first();
+        }
+        unseen.insert(code, text);
+    }
+
     fn forget_code(&self, code: InviteKey) {
         let mut batch = Batch::default();
         batch.delete(&row(code));
@@ -116,17 +134,13 @@ impl Holding {
                     self.forget_code(name);
                     continue;
                 }
-                self.ask_hints(node, &code, name);
+                self.ask_hints(node, &code, name, stop);
             }
-            let mut slept = Duration::ZERO;
-            while slept < ASK_EVERY && !stop() {
-                std::thread::sleep(super::STOP_LOOK);
-                slept += super::STOP_LOOK;
-            }
+            pause(stop);
         }
     }
 
-    fn ask_hints(&self, node: &Node, code: &InviteCode, name: InviteKey) {
+    fn ask_hints(&self, node: &Node, code: &InviteCode, name: InviteKey, stop: &dyn Fn() -> bool) {
         let mut request = SeedRequest {
             folder: code.folder,
             code: name,
@@ -137,13 +151,16 @@ impl Holding {
         let (mut refused, mut asked) = (0, 0);
         for hint in &code.hints {
             asked += 1;
-            match node.redeem_seed(hint, &request) {
+            match until_answered(|| node.redeem_seed(hint, &request), || !pause(stop)) {
                 Ok(Some(records)) => {
                     match self.import_granted(&records) {
                         Ok((folder, limits)) => {
                             tracing::info!(%folder, quota = limits.quota_bytes, "a seed code was granted");
                         }
-                        Err(failure) => tracing::warn!(reason = failure.text, "a grant cannot be taken"),
+                        Err(failure) => {
+                            tracing::warn!(reason = failure.text, "a grant cannot be taken");
+                            self.say_of(name, failure.text);
+                        }
                     }
                     self.forget_code(name);
                     return;
@@ -165,7 +182,8 @@ impl Holding {
         }
     }
 
-    fn import_granted(
+    /// Takes what a code granted, unless it is more than may be taken unseen: then it waits for the owner.
+    pub(super) fn import_granted(
         &self,
         records: &[cobox_store::format::access::Record],
     ) -> std::result::Result<(FolderId, Limits), Failure> {
@@ -174,9 +192,68 @@ impl Holding {
         let limits = self
             .asked_by(folder, records)
             .ok_or_else(|| Failure::failed("The folder's access log grants this seeder nothing."))?;
-        match self.import(records, Some(limits))? {
-            GrantAnswer::Accepted => Ok((folder, limits)),
+        let unseen = self.takes_unseen(limits, self.store.folder_no(folder).ok())?;
+        let taken = match &unseen {
+            Unseen::Taken => self.import(records, Some(limits))?,
+            // What waits is shown with what is granted; a folder that is held goes on with what was accepted.
+            Unseen::Waits(_) if self.store.folder_no(folder).is_ok() => self.import(records, None)?,
+            Unseen::Waits(_) => self.import(records, Some(Limits::NONE))?,
+        };
+        match (taken, unseen) {
+            (GrantAnswer::Accepted, Unseen::Taken) => Ok((folder, limits)),
+            (GrantAnswer::Accepted, Unseen::Waits(text)) => Err(Failure { exit: Exit::Refused, text }),
             _ => Err(Failure::failed("The grant does not hold.")),
         }
+    }
+}
+
+/// Waits until the next round; whether it was to stop.
+fn pause(stop: &dyn Fn() -> bool) -> bool {
+    let mut slept = Duration::ZERO;
+    while slept < ASK_EVERY && !stop() {
+        std::thread::sleep(super::STOP_LOOK);
+        slept += super::STOP_LOOK;
+    }
+    stop()
+}
+
+/// Asks one address again while it says that it waits for an admin, a few times in a row.
+fn until_answered<T, E>(
+    mut ask: impl FnMut() -> std::result::Result<Option<T>, E>,
+    mut may_go_on: impl FnMut() -> bool,
+) -> std::result::Result<Option<T>, E> {
+    for _ in 1..ASKS_IN_A_ROW {
+        match ask() {
+            Ok(None) if may_go_on() => {}
+            answer => return answer,
+        }
+    }
+    ask()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(answers: &[std::result::Result<Option<u8>, u8>]) -> (std::result::Result<Option<u8>, u8>, usize) {
+        let mut asked = 0;
+        let answer = until_answered(
+            || {
+                asked += 1;
+                answers.get(asked - 1).copied().unwrap_or(Ok(None))
+            },
+            || true,
+        );
+        (answer, asked)
+    }
+
+    #[test]
+    fn address_that_waits_for_an_admin_is_asked_again_before_the_next() {
+        assert_eq!(ask(&[Ok(None), Ok(None), Ok(Some(7))]), (Ok(Some(7)), 3));
+        assert_eq!(ask(&[Ok(None), Err(4)]), (Err(4), 2));
+        assert_eq!(ask(&[Err(4)]), (Err(4), 1));
+        assert_eq!(ask(&[]), (Ok(None), ASKS_IN_A_ROW));
+        let stopped = until_answered(|| Ok::<Option<u8>, u8>(None), || false);
+        assert_eq!(stopped, Ok(None));
     }
 }

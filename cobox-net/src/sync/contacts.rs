@@ -1,33 +1,40 @@
-//! Where a folder's devices are: each says so itself, signed, and who proved the folder passes it on; and peers
-//! that were seen on the local network.
+//! Where a folder's devices are: each says so itself, signed, and who proved the folder passes it on.
 //!
-//! A contact never leaves its folder's sessions. A neighbour may be a stranger: it is offered this node's
-//! folders under blinded ids, and learns nothing from them unless it proves the folder itself.
+//! A contact never leaves its folder's sessions. What it says of its device's peer id is that device's word alone,
+//! until a peer of that id proves which device it is: so no device takes another's place, and the addresses of
+//! several that claim one peer id are all tried.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use cobox_store::format::access::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
 use cobox_store::id::{FolderNo, LogId};
 
 use super::dial::{LINKS, SHUFFLE_EVERY, Want};
+use super::reach::{SAID_MAX, Source, dialable};
 use super::state::Folder;
-use super::{Conn, Engine, Identity, Output, STRANGER_WAIT, Side};
+use super::{Conn, Engine, Identity, Output, Side};
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
 use crate::wire::{CONTACTS_MAX, Contact, Frame, SessionId};
 
-/// Neighbours that are remembered: far more than a home or an office shows, and a bound for who makes them up.
-const NEIGHBOURS_MAX: usize = 256;
-/// How long a neighbour that had none of our folders is left alone.
-const NEIGHBOUR_WAIT: Duration = Duration::from_secs(600);
-/// Folders that are offered to a neighbour: all that a device may have.
-const OFFERED_MAX: usize = 64;
+/// Who told a contact.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Teller {
+    /// The program kept it.
+    Kept,
+    /// A peer.
+    Peer(Conn),
+}
 
-/// A peer on the local network.
-pub(super) struct Neighbour {
-    addresses: Vec<Vec<u8>>,
-    meet_at: Instant,
+/// What a contact was worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Learnt {
+    /// It is newer than what was known.
+    News,
+    /// A later word of that device is known.
+    Outdated,
+    Nothing,
 }
 
 impl Engine {
@@ -37,6 +44,8 @@ impl Engine {
         self.own = (fitting(addresses), said_ms);
         for no in self.folders.keys().copied().collect::<Vec<_>>() {
             self.say_where(no);
+            // Which addresses are worth dialing depends on where we are.
+            self.regroup(no);
         }
     }
 
@@ -59,7 +68,7 @@ impl Engine {
     /// Takes what was kept, as far as the devices are still listed.
     pub(super) fn recall(&mut self, no: FolderNo, contacts: Vec<Contact>) {
         for contact in contacts {
-            self.learn(no, contact);
+            self.learn(no, contact, Teller::Kept);
         }
         self.regroup(no);
     }
@@ -73,23 +82,25 @@ impl Engine {
         contacts.filter(|contact| contact.peer != me).take(CONTACTS_MAX).cloned().collect()
     }
 
-    /// Keeps a contact that is newer than what is known; `true` if it was.
-    fn learn(&mut self, no: FolderNo, contact: Contact) -> bool {
-        let Some(folder) = self.folders.get_mut(&no) else { return false };
+    /// Keeps a contact that is newer than what is known. Nothing is done with one that its device did not sign.
+    fn learn(&mut self, no: FolderNo, contact: Contact, teller: Teller) -> Learnt {
+        let Some(folder) = self.folders.get_mut(&no) else { return Learnt::Nothing };
         let known = folder.contacts.get(&contact.log).map(|known| known.said_ms);
         let fits = contact.addresses.iter().all(|address| address.len() <= ADDRESS_BYTES_MAX);
-        let listed = folder.access.devices.contains_key(&contact.log);
-        if fits && !listed && folder.unlisted.len() < CONTACTS_MAX {
-            // It is told once, and the record that lists the device may be on its way.
-            folder.unlisted.insert(contact.log, contact);
-            return false;
+        if known.is_some_and(|known| known > contact.said_ms) {
+            return Learnt::Outdated;
         }
-        if !fits
-            || !listed
-            || known.is_some_and(|known| known >= contact.said_ms)
-            || !contact.is_genuine(folder.id)
-        {
-            return false;
+        let again = known == Some(contact.said_ms);
+        if !fits || again || !contact.is_genuine(folder.id) {
+            return Learnt::Nothing;
+        }
+        if !folder.access.devices.contains_key(&contact.log) {
+            // It is told once, and the record that lists the device may be on its way.
+            folder.keep_unlisted(contact, teller);
+            return Learnt::Nothing;
+        }
+        if !folder.believes(&contact) {
+            return Learnt::Nothing;
         }
         if let Identity::Member { log, .. } = &folder.identity
             && *log == contact.log
@@ -99,16 +110,18 @@ impl Engine {
                 self.own.1 = self.own.1.max(contact.said_ms.saturating_add(1));
                 self.say_where(no);
             }
-            return false;
+            return Learnt::Nothing;
         }
         if known.is_none() && folder.contacts.len() >= CONTACTS_MAX {
             let oldest = folder.contacts.values().filter(|old| old.peer != self.me);
-            let Some(oldest) = oldest.min_by_key(|old| old.said_ms).map(|old| old.log) else { return false };
+            let Some(oldest) = oldest.min_by_key(|old| old.said_ms).map(|old| old.log) else {
+                return Learnt::Nothing;
+            };
             folder.contacts.remove(&oldest);
         }
         folder.contacts.insert(contact.log, contact);
         folder.contacts_news = true;
-        true
+        Learnt::News
     }
 
     /// Tells every peer of the folder what it was not told yet.
@@ -120,9 +133,10 @@ impl Engine {
             let Some(session) = self.session(conn, id).filter(|session| session.is_open()) else { continue };
             let news: Vec<Contact> = contacts
                 .values()
-                .filter(|contact| session.log != Some(contact.log))
-                .filter(|contact| {
-                    session.told_contacts.get(&contact.log).is_none_or(|at| *at < contact.said_ms)
+                .filter(|contact| match session.told_contacts.get(&contact.log) {
+                    Some(at) => *at < contact.said_ms,
+                    // A device hears its own word only if it said an older one: its clock was ahead then.
+                    None => session.log != Some(contact.log),
                 })
                 .cloned()
                 .collect();
@@ -142,11 +156,24 @@ impl Engine {
         }
         let mut news = false;
         for contact in contacts {
-            if let Some(session) = self.session(conn, id) {
-                let told = session.told_contacts.entry(contact.log).or_default();
-                *told = contact.said_ms.max(*told);
+            let Some(folder) = self.folders.get_mut(&no) else { return };
+            let listed = folder.access.devices.contains_key(&contact.log);
+            let (log, said_ms) = (contact.log, contact.said_ms);
+            let Some(session) = self.session(conn, id) else { return };
+            let own = session.log == Some(log);
+            if listed {
+                // Of listed devices only: a peer can make up any number of others.
+                let told = session.told_contacts.entry(log).or_default();
+                *told = said_ms.max(*told);
             }
-            news |= self.learn(no, contact);
+            let learnt = self.learn(no, contact, Teller::Peer(conn));
+            news |= learnt == Learnt::News;
+            if own && learnt == Learnt::Outdated {
+                if let Some(folder) = self.folders.get_mut(&no) {
+                    folder.contacts_news = true;
+                }
+                self.dirty.insert(no);
+            }
         }
         if news {
             self.regroup(no);
@@ -160,8 +187,9 @@ impl Engine {
         let Some(folder) = self.folders.get_mut(&no) else { return };
         let access = &folder.access;
         folder.contacts.retain(|log, _| access.devices.contains_key(log));
-        for contact in std::mem::take(&mut folder.unlisted).into_values() {
-            self.learn(no, contact);
+        folder.proved.retain(|log, _| access.devices.contains_key(log));
+        for (teller, contact) in std::mem::take(&mut folder.unlisted).into_values() {
+            self.learn(no, contact, teller);
         }
         self.regroup(no);
     }
@@ -169,7 +197,6 @@ impl Engine {
     /// Puts together whom a folder is offered and who is dialed for it: those whom the program named, and the
     /// folder's devices. A seeder waits for devices to come.
     pub(super) fn regroup(&mut self, no: FolderNo) {
-        let me = self.me;
         let Some(folder) = self.folders.get_mut(&no) else { return };
         let mut wishes: Vec<(PeerId, Vec<Vec<u8>>, Want)> = Vec::new();
         for (peer, addresses) in &folder.named {
@@ -178,79 +205,28 @@ impl Engine {
             let seeder = folder.access.seeder(&id).is_some() || folder.access.revoked_seeder(&id).is_some();
             wishes.push((*peer, addresses.clone(), if seeder { Want::Always } else { Want::Some }));
         }
-        if matches!(folder.identity, Identity::Member { .. }) {
-            for contact in folder.contacts.values().filter(|contact| contact.peer != me) {
-                match wishes.iter_mut().find(|(peer, _, _)| *peer == contact.peer) {
-                    // Its own word is newer than what a code said.
-                    Some((_, addresses, Want::Some)) if !contact.addresses.is_empty() => {
-                        addresses.clone_from(&contact.addresses);
-                    }
-                    Some(_) => {}
-                    None => wishes.push((contact.peer, contact.addresses.clone(), Want::Some)),
+        for (peer, said) in folder.said_of_others(self.me, &self.own.0) {
+            match wishes.iter_mut().find(|(named, _, _)| *named == peer) {
+                Some((_, addresses, Want::Some)) => {
+                    // Its own word is newer than what a code said; what the code said stays true if it is not its own.
+                    let at = if folder.proved.values().any(|proved| *proved == peer) {
+                        0
+                    } else {
+                        addresses.len()
+                    };
+                    addresses.splice(at..at, said);
                 }
+                Some(_) => {}
+                None => wishes.push((peer, said, Want::Some)),
             }
         }
         folder.peers = wishes.iter().map(|(peer, _, _)| *peer).collect();
         self.dialer.set(no, &wishes);
         for peer in &folder.peers {
             if let Some(near) = self.lan.get(peer) {
-                self.dialer.seen(*peer, &near.addresses);
+                self.dialer.seen(*peer, near.addresses());
             }
         }
-    }
-
-    /// A peer is on the local network; it may be a stranger.
-    pub(super) fn seen(&mut self, peer: PeerId, addresses: Vec<Vec<u8>>, now: Instant) {
-        let known = self.lan.contains_key(&peer);
-        if peer == self.me || addresses.is_empty() || (!known && self.lan.len() >= NEIGHBOURS_MAX) {
-            return;
-        }
-        let addresses = fitting(addresses);
-        self.dialer.seen(peer, &addresses);
-        self.lan.insert(peer, Neighbour { addresses, meet_at: now });
-        self.meet_neighbours(now);
-    }
-
-    pub(super) fn unseen(&mut self, peer: PeerId) {
-        self.lan.remove(&peer);
-    }
-
-    /// Asks everybody on the local network again, because there is a folder that they may have.
-    pub(super) fn ask_neighbours(&mut self, now: Instant) {
-        self.lan.values_mut().for_each(|near| near.meet_at = now);
-    }
-
-    /// Dials neighbours of whom nothing is known, as long as this device has folders.
-    pub(super) fn meet_neighbours(&mut self, now: Instant) {
-        let mine = self.folders.values().any(|folder| matches!(folder.identity, Identity::Member { .. }));
-        if !mine || self.lan.values().all(|near| now < near.meet_at) {
-            return;
-        }
-        let mut here = Vec::new();
-        for (peer, near) in self.lan.iter_mut().filter(|(_, near)| now >= near.meet_at) {
-            near.meet_at = now + NEIGHBOUR_WAIT;
-            let conns = self.conns.iter().filter(|(_, connection)| connection.peer == *peer);
-            let conns: Vec<Conn> = conns.map(|(conn, _)| *conn).collect();
-            if conns.is_empty() && !self.dialer.wants(peer) {
-                self.dialer.once(*peer, near.addresses.clone(), now + STRANGER_WAIT);
-            }
-            here.extend(conns);
-        }
-        for conn in here {
-            if self.conns.get(&conn).is_some_and(|connection| connection.their_nonce.is_some()) {
-                self.open_all(conn, now);
-            }
-        }
-        for (peer, addresses) in self.dialer.due(now) {
-            self.out.push(Output::Dial { peer, addresses });
-        }
-    }
-
-    /// Whether a folder is offered to a peer because it is near.
-    pub(super) fn is_offered_near(&self, folder: &Folder, peer: &PeerId) -> bool {
-        matches!(folder.identity, Identity::Member { .. })
-            && self.folders.len() <= OFFERED_MAX
-            && self.lan.contains_key(peer)
     }
 
     /// Now and then makes a link more, and gives one up where there are too many: so that no two groups of
@@ -296,9 +272,76 @@ impl Engine {
         }
     }
 
-    /// The device behind a peer, if it said who it is.
+    /// The device behind a peer, if it proved or said who it is.
     pub(super) fn log_of(folder: &Folder, peer: &PeerId) -> Option<LogId> {
-        folder.contacts.values().find(|contact| contact.peer == *peer).map(|contact| contact.log)
+        let proved = folder.proved.iter().find(|(_, proved)| *proved == peer).map(|(log, _)| *log);
+        let said = || folder.contacts.values().find(|contact| contact.peer == *peer);
+        proved.or_else(|| said().map(|contact| contact.log))
+    }
+
+    /// A peer proved which device it is: others that claim its peer id are not believed any more.
+    pub(super) fn prove(&mut self, no: FolderNo, peer: PeerId, log: LogId) {
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        if folder.proved.get(&log) == Some(&peer) {
+            return;
+        }
+        // A home that joined again is another device under the same peer id.
+        folder.proved.retain(|_, proved| *proved != peer);
+        folder.proved.insert(log, peer);
+        let mut contacts = std::mem::take(&mut folder.contacts);
+        contacts.retain(|_, contact| folder.believes(contact));
+        folder.contacts = contacts;
+        self.regroup(no);
+    }
+}
+
+impl Folder {
+    /// Whether a contact may be true: no other person's device proved that the peer id is its own. A device that joined
+    /// again, under a fresh log, has its peer id still.
+    fn believes(&self, contact: &Contact) -> bool {
+        let member = |log: &LogId| self.access.devices.get(log).map(|device| device.member);
+        let other = |log: &LogId| *log != contact.log && member(log) != member(&contact.log);
+        !self.proved.iter().any(|(log, peer)| *peer == contact.peer && other(log))
+    }
+
+    /// Keeps the word of a device that is not listed yet. Who tells many gives up its own where there are too many.
+    fn keep_unlisted(&mut self, contact: Contact, teller: Teller) {
+        if self.unlisted.get(&contact.log).is_some_and(|(_, known)| known.said_ms >= contact.said_ms) {
+            return;
+        }
+        self.unlisted.insert(contact.log, (teller, contact));
+        if self.unlisted.len() > CONTACTS_MAX {
+            let mut of: BTreeMap<Teller, usize> = BTreeMap::new();
+            self.unlisted.values().for_each(|(teller, _)| *of.entry(*teller).or_default() += 1);
+            let most = of.into_iter().max_by_key(|(teller, many)| (*many, *teller)).map(|(teller, _)| teller);
+            let gone =
+                self.unlisted.iter().find(|(_, (teller, _))| Some(*teller) == most).map(|(log, _)| *log);
+            gone.and_then(|log| self.unlisted.remove(&log));
+        }
+    }
+
+    /// Where others are by what devices said, each source in turn: one of them cannot fill the list.
+    fn said_of_others(&self, me: PeerId, own: &[Vec<u8>]) -> BTreeMap<PeerId, Vec<Vec<u8>>> {
+        let mut of: BTreeMap<PeerId, Vec<Vec<Vec<u8>>>> = BTreeMap::new();
+        if matches!(self.identity, Identity::Seeder) {
+            return BTreeMap::new();
+        }
+        for contact in self.contacts.values().filter(|contact| contact.peer != me) {
+            let said = dialable(&contact.addresses, Source::Far, own);
+            of.entry(contact.peer).or_default().push(said);
+        }
+        let merge = |sources: Vec<Vec<Vec<u8>>>| {
+            let mut merged: Vec<Vec<u8>> = Vec::new();
+            for at in 0..SAID_MAX {
+                for address in sources.iter().filter_map(|source| source.get(at)) {
+                    if merged.len() < SAID_MAX && !merged.contains(address) {
+                        merged.push(address.clone());
+                    }
+                }
+            }
+            merged
+        };
+        of.into_iter().map(|(peer, sources)| (peer, merge(sources))).collect()
     }
 }
 

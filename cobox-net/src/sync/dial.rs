@@ -26,8 +26,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub const SHUFFLE_EVERY: Duration = Duration::from_secs(60);
 /// How long a link that was given up is not made again.
 const REST: Duration = Duration::from_secs(120);
-/// Addresses of one peer that are tried: three sources of up to 16.
-const ADDRESSES_MAX: usize = 32;
+/// Addresses of one peer that are tried: what was seen, what the program named and what devices said, 16 of each.
+const ADDRESSES_MAX: usize = 48;
+/// News of where a peer is ends the pause before the next attempt, but not more often: anybody on the local network
+/// can say something new all the time.
+const HURRY_EVERY: Duration = Duration::from_secs(2);
 
 /// What a peer is dialed for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +55,9 @@ struct Target {
     seen: Vec<Vec<u8>>,
     once: Option<(Instant, Vec<Vec<u8>>)>,
     attempt: u32,
+    /// Whether there is news of where it is, and when such news counted last.
+    hurry: bool,
+    hurried_at: Option<Instant>,
     next_at: Option<Instant>,
     dialing_since: Option<Instant>,
     error: Option<String>,
@@ -82,12 +88,12 @@ impl Dialer {
             target.folders.remove(&no);
         }
         for (peer, addresses, want) in peers {
+            // One that was not known has no pause to end.
+            let known = self.targets.contains_key(peer);
             let target = self.targets.entry(*peer).or_default();
             let fresh = target.folders.get(&no).is_none_or(|wish| wish.addresses != *addresses);
             target.folders.insert(no, Wish { addresses: addresses.clone(), want: *want });
-            if fresh {
-                target.at_once();
-            }
+            target.hurry |= known && fresh;
         }
         self.targets.retain(|_, target| !target.folders.is_empty() || target.once.is_some());
     }
@@ -105,7 +111,7 @@ impl Dialer {
         let Some(target) = self.targets.get_mut(&peer) else { return false };
         if target.seen != addresses {
             target.seen = addresses.to_vec();
-            target.at_once();
+            target.hurry = true;
         }
         !target.folders.is_empty()
     }
@@ -167,6 +173,12 @@ impl Dialer {
             if target.dialing_since.is_some_and(|since| now > since + ATTEMPT_MAX) {
                 target.error = Some("nothing answers at its addresses".to_owned());
                 target.retry(*peer, salt, now);
+            }
+        }
+        for target in self.targets.values_mut() {
+            if target.hurry && target.hurried_at.is_none_or(|at| now >= at + HURRY_EVERY) {
+                (target.hurry, target.hurried_at) = (false, Some(now));
+                target.at_once();
             }
         }
         let mut links = self.links(now);

@@ -21,8 +21,11 @@ const PUSH_BYTES_MAX: usize = 64 * 1024;
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Entries in one answer.
 const ANSWER_ENTRIES_MAX: usize = 256;
-/// A pull without an entry for this long is given to another peer.
+/// A pull that brings nothing new for this long is given to another peer.
 const PULL_WAIT: Duration = Duration::from_secs(10);
+/// A pull that is older is given to another peer, whatever it brings: an answer of [`ANSWER_BYTES_MAX`] comes in
+/// that time over 140 kbit/s, and over a slower line what came is kept and the rest asked for again.
+const PULL_MAX: Duration = Duration::from_secs(60);
 /// How long a log that a peer could not continue is not asked of it again.
 const BAD_LOG_WAIT: Duration = Duration::from_secs(15);
 /// A device tells devices what it lacks only if it still does after so long: most packs are there by then.
@@ -32,6 +35,12 @@ const SURVEY_PAGE: usize = 1024;
 /// A survey may take one part in ten of the time: it reads a missing pack in a few microseconds. Reckoned and not
 /// measured, so that a history can be played again exactly.
 const SURVEY_PAUSE_PER_PACK: Duration = Duration::from_micros(50);
+
+impl Pull {
+    fn is_late(&self, now: Instant) -> bool {
+        now >= self.since + PULL_WAIT || now >= self.asked_at + PULL_MAX
+    }
+}
 
 impl Engine {
     /// Reads what changed in the store.
@@ -173,20 +182,28 @@ impl Engine {
             return;
         }
         // Who did not answer is not asked again at once: somebody else may.
-        for (log, pull) in &folder.pulls {
-            let late = now >= pull.since + PULL_WAIT;
+        for (log, pull) in folder.pulls.iter().filter(|(_, pull)| pull.is_late(now)) {
             let session =
                 self.conns.get_mut(&pull.conn).and_then(|conn| conn.sessions.get_mut(&pull.session));
-            if let Some(session) = session.filter(|_| late) {
+            if let Some(session) = session {
                 session.bad_logs.insert(*log, now + BAD_LOG_WAIT);
+                session.waited += now.duration_since(pull.asked_at);
             }
         }
-        folder.pulls.retain(|_, pull| now < pull.since + PULL_WAIT);
+        folder.pulls.retain(|_, pull| !pull.is_late(now));
         folder.pull_again = None;
         let mut asks = Vec::new();
-        for (conn, id) in &folder.sessions {
+        // Those first who kept us waiting least, so that one who answers as slowly as it may costs no more time than
+        // all others together.
+        let open = folder.sessions.iter().filter_map(|(conn, id)| {
+            let session = self.conns.get(conn)?.sessions.get(id)?;
+            session.is_open().then_some((session.waited, *conn, *id))
+        });
+        let mut open: Vec<_> = open.collect();
+        open.sort_unstable();
+        for (_, conn, id) in &open {
             let session = self.conns.get(conn).and_then(|connection| connection.sessions.get(id));
-            let Some(session) = session.filter(|session| session.is_open()) else { continue };
+            let Some(session) = session else { continue };
             for (log, seq) in &session.theirs {
                 let ours = folder.heads.get(log).map_or(0, |head| head.seq);
                 let bad = session.bad_logs.get(log).copied().filter(|until| now < *until);
@@ -197,7 +214,7 @@ impl Engine {
                     let again = folder.pull_again.map_or(until, |at| at.min(until));
                     folder.pull_again = Some(again);
                 } else {
-                    let pull = Pull { conn: *conn, session: *id, from: ours + 1, since: now };
+                    let pull = Pull { conn: *conn, session: *id, from: ours + 1, since: now, asked_at: now };
                     folder.pulls.insert(*log, pull);
                     asks.push((*conn, Frame::EntriesWant { session: *id, log: *log, from: ours + 1 }));
                 }
@@ -255,15 +272,16 @@ impl Engine {
         let held = self.held_with(no, &head);
         let log = held.first().map_or(device, |(log, _)| *log);
         self.note_held(conn, id, held);
-        if let Some(folder) = self.folders.get_mut(&no) {
-            let mut pulls = folder.pulls.iter_mut();
-            let pull = pulls.find(|(asked, _)| **asked == log || folder.branches.origin(asked) == device);
-            if let Some((_, pull)) = pull {
-                pull.since = now;
-            }
-        }
         match added {
             Ok(Added::New) => {
+                if let Some(folder) = self.folders.get_mut(&no) {
+                    // Only what is new, and only from who was asked: else anybody could keep a pull waiting.
+                    let asked = folder.pulls.iter_mut().filter(|(asked, pull)| {
+                        let same = **asked == log || folder.branches.origin(asked) == device;
+                        same && (pull.conn, pull.session) == (conn, id)
+                    });
+                    asked.for_each(|(_, pull)| pull.since = now);
+                }
                 if let Some(session) = self.session(conn, id) {
                     session.doubts.remove(&device);
                 }
@@ -303,13 +321,22 @@ impl Engine {
                 tracing::warn!(no = no.0, %log, %error, "an entry is not taken");
                 self.tally.refuse(Refusal::Entry);
                 self.bad_log(conn, id, log, now + BAD_LOG_WAIT);
+                // A branch is asked for by a name of its own, and not again at once.
+                let asked = self.folders.get(&no).and_then(|folder| {
+                    let mut pulls = folder.pulls.iter().filter(|(_, it)| (it.conn, it.session) == (conn, id));
+                    pulls.find(|(asked, _)| folder.branches.origin(asked) == log).map(|(asked, _)| *asked)
+                });
+                if let Some(asked) = asked {
+                    self.bad_log(conn, id, asked, now + BAD_LOG_WAIT);
+                }
             }
         }
     }
 
     fn bad_log(&mut self, conn: Conn, id: SessionId, log: LogId, until: Instant) {
         if let Some(session) = self.session(conn, id) {
-            session.bad_logs.insert(log, until);
+            let bad = session.bad_logs.entry(log).or_insert(until);
+            *bad = until.max(*bad);
         }
     }
 
@@ -319,8 +346,11 @@ impl Engine {
         let Some(pull) = folder.pulls.get(&log).filter(|pull| (pull.conn, pull.session) == (conn, id)) else {
             return;
         };
-        let (from, ours) = (pull.from, self.store.log_heads(no).ok());
+        let (from, asked_at, ours) = (pull.from, pull.asked_at, self.store.log_heads(no).ok());
         folder.pulls.remove(&log);
+        if let Some(session) = self.session(conn, id) {
+            session.waited += now.duration_since(asked_at);
+        }
         let reached = ours.into_iter().flatten().find(|head| head.log == log).map_or(0, |head| head.seq);
         if next <= from || reached < from {
             // Nothing came, or nothing was taken: somebody else may know better.

@@ -13,8 +13,10 @@ mod entries;
 mod forks;
 mod handshake;
 mod join;
+mod near;
 mod offers;
 mod plan;
+mod reach;
 mod report;
 mod seeding;
 mod sessions;
@@ -124,10 +126,10 @@ pub enum Input {
     Listening { addresses: Vec<Vec<u8>>, now_ms: u64 },
     /// What devices said of themselves before this node began.
     Recall { no: FolderNo, contacts: Vec<Contact> },
-    /// A peer was seen on the local network.
+    /// A peer was seen on the local network, at these addresses beside others.
     Seen { peer: PeerId, addresses: Vec<Vec<u8>> },
-    /// It is no longer seen.
-    Unseen { peer: PeerId },
+    /// It is no longer seen at these.
+    Unseen { peer: PeerId, addresses: Vec<Vec<u8>> },
     /// Dial this peer now.
     Connect { peer: PeerId, addresses: Vec<Vec<u8>> },
     /// The store changed.
@@ -197,7 +199,8 @@ pub struct Engine {
     /// Where we listen, and when we said so last.
     own: (Vec<Vec<u8>>, u64),
     /// Peers on the local network.
-    lan: BTreeMap<PeerId, contacts::Neighbour>,
+    lan: BTreeMap<PeerId, near::Neighbour>,
+    meetings: near::Meetings,
     next_shuffle: Option<Instant>,
     /// Peers whose grant offer is being looked at: one at a time of each.
     deciding: BTreeSet<PeerId>,
@@ -221,6 +224,7 @@ impl Engine {
             absent_since: None,
             own: (Vec::new(), 0),
             lan: BTreeMap::new(),
+            meetings: near::Meetings::default(),
             next_shuffle: None,
             deciding: BTreeSet::new(),
             tally: Arc::default(),
@@ -249,8 +253,8 @@ impl Engine {
             Input::Peers { no, peers } => self.peers(no, &peers, now),
             Input::Listening { addresses, now_ms } => self.listening(addresses, now_ms),
             Input::Recall { no, contacts } => self.recall(no, contacts),
-            Input::Seen { peer, addresses } => self.seen(peer, addresses, now),
-            Input::Unseen { peer } => self.unseen(peer),
+            Input::Seen { peer, addresses } => self.seen(peer, &addresses, now),
+            Input::Unseen { peer, addresses } => self.unseen(peer, &addresses),
             Input::Connect { peer, addresses } => self.dialer.once(peer, addresses, now + STRANGER_WAIT),
             Input::Changed { no } => self.mark(no),
             Input::Fetched { conn, session, pack, how } => self.fetched(conn, session, pack, how, now),
@@ -383,6 +387,7 @@ impl Engine {
                 contacts: BTreeMap::new(),
                 contacts_news: true,
                 unlisted: BTreeMap::new(),
+                proved: BTreeMap::new(),
                 peers: BTreeSet::new(),
                 sessions: BTreeSet::new(),
                 heads: BTreeMap::new(),
@@ -574,7 +579,7 @@ impl std::fmt::Debug for Input {
             Self::Listening { addresses, .. } => write!(f, "Listening({})", addresses.len()),
             Self::Recall { no, contacts } => write!(f, "Recall({no:?} {})", contacts.len()),
             Self::Seen { peer, .. } => write!(f, "Seen({peer})"),
-            Self::Unseen { peer } => write!(f, "Unseen({peer})"),
+            Self::Unseen { peer, .. } => write!(f, "Unseen({peer})"),
             Self::Connect { peer, .. } => write!(f, "Connect({peer})"),
             Self::Changed { no } => write!(f, "Changed({no:?})"),
             Self::Fetched { conn, pack, how, .. } => write!(f, "Fetched({conn:?} {pack} {how:?})"),

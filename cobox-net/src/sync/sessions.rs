@@ -248,9 +248,13 @@ impl Engine {
         if let Proof::Member { log, .. } = who {
             session.log = Some(*log);
         }
-        let no = session.no;
+        let (no, log) = (session.no, session.log);
         tracing::debug!(no = no.0, ?kind, ?stage, "session");
         if stage == Stage::Open {
+            let peer = self.conns.get(&conn).map(|connection| connection.peer);
+            if let (Some(peer), Some(log)) = (peer, log) {
+                self.prove(no, peer, log);
+            }
             self.out.push(Output::Opened { conn, session: id, no });
             if kind == PeerKind::Member {
                 self.tell_joins(conn, id, no);
@@ -269,6 +273,7 @@ impl Engine {
         let Some(folder) = self.folders.get_mut(&no) else { return };
         folder.contacts_news = true;
         let access = folder.access.clone();
+        let mut proved = Vec::new();
         for (conn, id) in folder.sessions.clone() {
             let Some(connection) = self.conns.get_mut(&conn) else { continue };
             let peer = connection.peer;
@@ -281,6 +286,7 @@ impl Engine {
             match (session.stage, listed) {
                 (Stage::Restricted, true) => {
                     session.stage = Stage::Open;
+                    proved.extend(session.log.map(|log| (peer, log)));
                     self.out.push(Output::Opened { conn, session: id, no });
                 }
                 (Stage::Open, false) => {
@@ -289,6 +295,9 @@ impl Engine {
                 }
                 _ => {}
             }
+        }
+        for (peer, log) in proved {
+            self.prove(no, peer, log);
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cobox_store::blind::{Access, Branches};
 use cobox_store::format::entry::LogHead;
 use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
 
+use super::contacts::Teller;
 use super::{Conn, Identity, Side};
 use crate::node::SwarmKey;
 use crate::peer_id::PeerId;
@@ -112,6 +113,8 @@ pub(super) struct Session {
     pub denied: HashSet<PackId>,
     /// Logs that could not be continued from this peer, until when not to ask again.
     pub bad_logs: HashMap<LogId, Instant>,
+    /// How long pulls of entries from it took, together.
+    pub waited: Duration,
     /// Packs it is sending us.
     pub fetching: usize,
     pub grant_refused: bool,
@@ -140,6 +143,7 @@ impl Session {
             absent: HashSet::new(),
             denied: HashSet::new(),
             bad_logs: HashMap::new(),
+            waited: Duration::ZERO,
             fetching: 0,
             grant_refused: false,
         }
@@ -164,7 +168,9 @@ pub(super) struct Pull {
     pub conn: Conn,
     pub session: SessionId,
     pub from: u64,
+    /// When it was asked for, or brought something new last.
     pub since: Instant,
+    pub asked_at: Instant,
 }
 
 /// One folder.
@@ -179,7 +185,9 @@ pub(super) struct Folder {
     /// Whether somebody may not have been told one of them.
     pub contacts_news: bool,
     /// The same of devices that the access log does not list yet.
-    pub unlisted: BTreeMap<LogId, Contact>,
+    pub unlisted: BTreeMap<LogId, (Teller, Contact)>,
+    /// The peer id under which each device proved itself last.
+    pub proved: BTreeMap<LogId, PeerId>,
     /// Whom the folder is offered: those two.
     pub peers: BTreeSet<PeerId>,
     pub sessions: BTreeSet<(Conn, SessionId)>,

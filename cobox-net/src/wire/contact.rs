@@ -1,6 +1,8 @@
 //! What a device says of itself to who proved the folder: its peer id and where it listens, signed with its
 //! key of that folder (`docs/format.md` §14.5). Others pass it on unchanged.
 
+use std::net::{IpAddr, SocketAddr};
+
 use cobox_store::format::access::{ADDRESS_BYTES_MAX, ADDRESSES_MAX};
 use cobox_store::format::{DecodeError, Reader, Writer};
 use cobox_store::id::{FolderId, LogId};
@@ -17,6 +19,14 @@ pub(super) const CONTACTS: u8 = 40;
 const CONTACT_BYTES_MIN: usize = 32 + 32 + 8 + 2 + 64;
 /// What the signed text begins with; a session's transcript begins with 1.
 const KIND: u8 = 2;
+/// Codes of the multiaddr table; those above 127 as variable-length numbers of two bytes.
+const IP4: u8 = 4;
+const IP6: u8 = 41;
+const TCP: u8 = 6;
+const UDP_1: u8 = 0x91;
+const UDP_2: u8 = 0x02;
+const QUIC_1: u8 = 0xcd;
+const QUIC_2: u8 = 0x03;
 
 /// Where one device of a folder is, by its own word.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,6 +68,24 @@ impl Contact {
         w.u64(self.said_ms);
         w.count(self.addresses.len());
         self.addresses.iter().for_each(|address| w.bytes16(address));
+    }
+}
+
+/// IP and port of a binary multiaddr of one of the two forms that are dialed: `/ip4|ip6/…/tcp/…` and
+/// `/ip4|ip6/…/udp/…/quic-v1`. `None` for any other: a name, a relay, a path.
+#[must_use]
+pub fn place(address: &[u8]) -> Option<SocketAddr> {
+    let (ip, rest): (IpAddr, &[u8]) = match address.split_first()? {
+        (&IP4, rest) => rest.split_first_chunk::<4>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
+        (&IP6, rest) => rest.split_first_chunk::<16>().map(|(ip, rest)| (IpAddr::from(*ip), rest))?,
+        _ => return None,
+    };
+    match *rest {
+        [TCP, high, low] => Some(SocketAddr::new(ip, u16::from_be_bytes([high, low]))),
+        [UDP_1, UDP_2, high, low, QUIC_1, QUIC_2] => {
+            Some(SocketAddr::new(ip, u16::from_be_bytes([high, low])))
+        }
+        _ => None,
     }
 }
 
@@ -133,6 +161,22 @@ mod tests {
             Contact { log: LogId([1; 32]), ..contact.clone() },
         ] {
             assert!(!changed.is_genuine(here), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn place_is_read_of_the_two_forms_that_are_dialed_and_of_no_other() {
+        let tcp = [&[4, 10, 0, 0, 1, 6][..], &4001u16.to_be_bytes()].concat();
+        let quic = [&[4, 10, 0, 0, 1, 0x91, 2][..], &4001u16.to_be_bytes(), &[0xcd, 3]].concat();
+        let six = [&[41, 0x20, 1][..], &[0; 13], &[9, 6], &4001u16.to_be_bytes()].concat();
+        for address in [&tcp, &quic] {
+            assert_eq!(place(address), Some("10.0.0.1:4001".parse().expect("an address")));
+        }
+        assert_eq!(place(&six), Some("[2001::9]:4001".parse().expect("an address")));
+        let name = [&[54, 4][..], b"host", &tcp[5..]].concat();
+        let longer = [&tcp[..], &[0x91, 2, 0, 1]].concat();
+        for other in [&[][..], &tcp[..7], &quic[..9], &six[..17], &name, &longer, &[4], &[6, 0, 1]] {
+            assert_eq!(place(other), None, "{other:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod puppet;
 pub mod sim;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use cobox_store::format::access::{
     Act, BOX_BYTES, Device, NewEpoch, Record, Role, SEALED_LABEL_BYTES, SeederGrant, Unsigned,
 };
 use cobox_store::format::address::SeederAddress;
-use cobox_store::format::entry::{Entry, Header};
+use cobox_store::format::entry::{Entry, Header, LogHead};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::Outboard;
 use cobox_store::id::{EntryHash, EpochId, FolderId, FolderNo, KemKey, LogId, MemberId, RecordHash, hash};
@@ -32,6 +33,28 @@ pub fn memory_dir() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
     made.or_else(|_| tempfile::tempdir()).expect("temporary folder")
+}
+
+/// Seeds of a random test: `count` of them, fifty times as many where `COBOX_SOAK` is set, or the one in `COBOX_SEED`.
+pub fn seeds(count: u64) -> std::ops::Range<u64> {
+    let one = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse::<u64>().ok());
+    let times = if std::env::var_os("COBOX_SOAK").is_some() { 50 } else { 1 };
+    one.map_or(0..count * times, |seed| seed..seed + 1)
+}
+
+/// Plays the histories of these seeds. Each is a folder more in the stores, which are made anew now and then: they are in
+/// memory, and thousands of folders in one are another test's subject.
+pub fn play(
+    seeds: std::ops::Range<u64>,
+    stores: impl Fn(&Path) -> Vec<Arc<Store>>,
+    history: impl Fn(u64, &[Arc<Store>]),
+) {
+    for first in seeds.clone().step_by(100) {
+        let dir = memory_dir();
+        let kept = stores(dir.path());
+        (first..seeds.end.min(first + 100)).for_each(|seed| history(seed, &kept));
+        println!("seeds up to {} are fine", seeds.end.min(first + 100) - 1);
+    }
 }
 
 /// Polls until `done`, or fails the test.
@@ -113,6 +136,11 @@ impl Made {
     pub fn admit(&mut self, key: &SigningKey) -> Record {
         let recovery = SigningKey::from_bytes(&hash(&key.to_bytes()));
         self.sign(Act::AddDevice { device: device(key, &recovery, Role::Write) })
+    }
+
+    /// Removes a device, whose log ends here.
+    pub fn remove(&mut self, last: LogHead) -> Record {
+        self.sign(Act::RemoveDevice { last })
     }
 
     /// Grants a seeder.

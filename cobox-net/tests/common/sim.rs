@@ -11,7 +11,7 @@ use cobox_net::wire::{Contact, Frame, SessionId, decode_frame};
 use cobox_store::blind::{PackStatus, Store, StoreKind};
 use cobox_store::format::SLICE_BYTES;
 use cobox_store::format::address::SeederAddress;
-use cobox_store::format::entry::{Entry, Header};
+use cobox_store::format::entry::{Entry, Header, LogHead};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Outboard, slice_len};
 use cobox_store::id::{EntryHash, EpochId, FolderNo, KemKey, LogId, PackId, hash};
@@ -117,11 +117,18 @@ pub struct Sim {
     pub side: Vec<u8>,
     /// Chance that a transfer breaks at a slice, one in so many; 0 for never.
     pub breaks: u64,
+    /// Nodes that keep access records to themselves, and take none.
+    pub withholding: Vec<usize>,
     /// Frames and their bytes that were sent over connections older than this.
     pub sent: (u64, u64),
     counted: u64,
     /// Hash of everything that happened.
     trace: blake3::Hasher,
+}
+
+/// `/ip4/10.0.<node>.0/tcp/7741`; a restart may count the last number up.
+fn place(at: usize) -> Vec<u8> {
+    vec![4, 10, 0, at as u8, 0, 6, 0x1e, 0x3d]
 }
 
 pub fn peer(key: &SigningKey) -> PeerId {
@@ -180,10 +187,11 @@ impl Sim {
             dials: VecDeque::new(),
             chains: BTreeMap::new(),
             packs: Vec::new(),
-            addresses: (0..nodes).map(|at| vec![at as u8, 0]).collect(),
+            addresses: (0..nodes).map(place).collect(),
             kept: vec![Vec::new(); nodes],
             side: vec![0; nodes],
             breaks: 40,
+            withholding: Vec::new(),
             sent: (0, 0),
             counted: u64::MAX,
             trace: blake3::Hasher::new(),
@@ -216,7 +224,7 @@ impl Sim {
         self.input(at, Input::Recall { no, contacts });
         let hinted = self.world.hints.iter().filter(|(from, _)| *from == at).map(|(_, to)| *to);
         let named: Vec<usize> = (self.world.devices..self.world.nodes()).chain(hinted).collect();
-        let peers = named.into_iter().map(|to| (peer(&self.keys[to]), vec![vec![to as u8, 0]])).collect();
+        let peers = named.into_iter().map(|to| (peer(&self.keys[to]), vec![place(to)])).collect();
         self.input(at, Input::Peers { no, peers });
         self.look_around(at);
     }
@@ -248,6 +256,7 @@ impl Sim {
 
     fn output(&mut self, at: usize, output: Output) {
         match output {
+            Output::Send { frame: Frame::Records { .. }, .. } if self.withholding.contains(&at) => {}
             Output::Send { conn, frame } => {
                 let delay = self.rng.below(20);
                 let bytes = frame.encode();
@@ -351,7 +360,7 @@ impl Sim {
         self.dials.retain(|dial| dial.0 != at);
         self.kept[at] = self.engines[at].contacts(self.nos[at]);
         if at < self.world.devices && self.rng.one_in(2) {
-            self.addresses[at][1] += 1;
+            self.addresses[at][4] += 1;
         }
         self.engines[at] = Engine::new(Arc::clone(&self.stores[at]), peer(&self.keys[at]));
         self.configure(at);
@@ -386,6 +395,36 @@ impl Sim {
         store.packs_put(no, &[(outboard, pack)]).expect("stores");
         store.entry_add(no, &Entry::new(header, signature, body)).expect("takes");
         self.input(at, Input::Changed { no });
+    }
+
+    /// The first device removes another one at the last entry that it has of it; returns that entry's number.
+    pub fn remove(&mut self, whom: usize) -> u64 {
+        let log = self.log(whom);
+        let last = self.head(0, whom).unwrap_or(LogHead { log, seq: 0, hash: EntryHash([0; 32]) });
+        let record = self.made.remove(last);
+        self.stores[0].access_add(self.nos[0], &record).expect("admitted");
+        self.input(0, Input::Changed { no: self.nos[0] });
+        last.seq
+    }
+
+    fn log(&self, at: usize) -> LogId {
+        LogId(self.keys[at].verifying_key().to_bytes())
+    }
+
+    fn head(&self, at: usize, whose: usize) -> Option<LogHead> {
+        let heads = self.stores[at].log_heads(self.nos[at]).expect("heads");
+        heads.into_iter().find(|head| head.log == self.log(whose))
+    }
+
+    /// Whether two nodes have the same access log.
+    pub fn knows_what(&self, one: usize, other: usize) -> bool {
+        let heads = |at: usize| self.stores[at].access(self.nos[at]).expect("reads").heads.clone();
+        heads(one) == heads(other)
+    }
+
+    /// How many entries of a device's log another node has.
+    pub fn has(&self, at: usize, whose: usize) -> u64 {
+        self.head(at, whose).map_or(0, |head| head.seq)
     }
 
     /// What a driver's transfer does: slices from the other node's store, verified into this one's.
@@ -438,7 +477,9 @@ impl Sim {
             for side in 0..2 {
                 while let Some((to, conn, bytes)) = self.arrived(id, side) {
                     let frame: Frame = decode_frame(&bytes).expect("engines send what decodes");
-                    self.input(to, Input::Frame { conn, frame });
+                    if !(matches!(frame, Frame::Records { .. }) && self.withholding.contains(&to)) {
+                        self.input(to, Input::Frame { conn, frame });
+                    }
                 }
             }
         }

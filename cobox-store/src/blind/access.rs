@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::format::access::{Act, Device, NewEpoch, Record, Role, SeederGrant, UnverifiedRecord};
 use crate::format::membership::OpenInvite;
 use crate::format::release::{Call, Release};
-use crate::format::seeding::OpenSeed;
+use crate::format::seeding::{CopiesPolicy, OpenSeed};
 use crate::id::{EntryHash, EpochId, FolderId, FolderNo, InviteKey, KemKey, LogId, MemberId, RecordHash};
 
 /// A person in a folder.
@@ -71,6 +71,8 @@ pub struct Access {
     pub members: BTreeMap<MemberId, Member>,
     /// Ends of logs whose devices do not write (any more).
     pub ends: BTreeMap<LogId, LogEnd>,
+    /// Entries of those logs that removals and vouches name: what leads to them counts, in whichever branch.
+    pub named: BTreeMap<LogId, BTreeSet<(u64, EntryHash)>>,
     /// Grants with their records, earlier ones first.
     pub seeders: Vec<(RecordHash, SeederGrant)>,
     /// The latest grant of each seeder that has none any more, and when it was taken back, in milliseconds
@@ -80,9 +82,11 @@ pub struct Access {
     pub agreements: Vec<Agreed>,
     /// What waits for a seeder's answer.
     pub proposals: Vec<Proposal>,
+    /// How many copies the group wants, where it said so.
+    pub policy: Option<CopiesPolicy>,
     /// Codes that a seeder redeems.
     pub seed_codes: BTreeMap<InviteKey, (OpenSeed, SeedState)>,
-    /// Calls to acknowledge, by their records.
+    /// Calls to acknowledge that are not over for good, by their records.
     pub calls: BTreeMap<RecordHash, Arc<Call>>,
     /// Releases of packs, by their records.
     pub releases: BTreeMap<RecordHash, Arc<Release>>,
@@ -106,6 +110,12 @@ impl Access {
     #[must_use]
     pub fn role_of(&self, log: &LogId) -> Option<Role> {
         self.devices.get(log).map(|device| device.role)
+    }
+
+    /// Whether a device is listed, or was.
+    #[must_use]
+    pub fn has_listed(&self, log: &LogId) -> bool {
+        self.devices.contains_key(log) || self.former.contains_key(log)
     }
 
     /// Whether a device may write entries.

@@ -277,13 +277,18 @@ impl Store {
         firsts.sort_unstable();
         firsts.dedup();
         firsts.retain(|first| branches.get(&branch_id(&log, first)).is_none());
-        if branches.family(log).count() - 1 + firsts.len() > BRANCHES_MAX {
+        let count = branches.family(log).count() - 1 + firsts.len();
+        if count > BRANCHES_MAX && count > self.branches_max(no, (log, from), &firsts)? {
             return Err(Error::Equivocation { log, seq: from });
         }
+        let apart = !self.access(no)?.may_write(&log);
         for first in &firsts {
             let id = branch_id(&log, first);
             let branch = Branch { log, parent: within, from, first: *first };
             batch.put(&key(no, Table::Branch, &id.0), &branch.encode());
+            if apart && Some(*first) != ours {
+                self.stage_apart(no, &id, batch);
+            }
             if Some(*first) == ours {
                 self.stage_move(no, &branches, (within, from, proof.prev()), id, batch)?;
             } else if from > 1 {

@@ -1,12 +1,12 @@
 //! Agreements and seed codes of a folder, as its access log has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::graph::{Deed, Graph, Node};
 use crate::format::access::Act;
 use crate::format::agreement::{Notice, SignedTerms, Terms};
 use crate::format::seeding::OpenSeed;
-use crate::id::{InviteKey, LogId, RecordHash};
+use crate::id::{InviteKey, LogId, RecordHash, TermsHash};
 
 /// Terms that the folder's side would agree on; the newest for its seeder, and not answered yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +34,10 @@ pub struct Agreed {
     pub signed: SignedTerms,
     /// The notice with the earliest end, if a side gave one.
     pub notice: Option<Notice>,
+    /// When the agreement ends by it: when it says, but not before the agreed span after it was written down.
+    pub notice_ends_ms: u64,
+    /// Other terms that were agreed on with this seeder: they do not come back.
+    pub before: Vec<TermsHash>,
     /// Whether the seeder was granted the folder anew by somebody who knew of this agreement, and of the notice
     /// if there is one.
     pub renewed: bool,
@@ -43,7 +47,8 @@ impl Agreed {
     /// When it ends, by its terms or by notice; 0 for no end.
     #[must_use]
     pub fn until_ms(&self) -> u64 {
-        let ends = [self.signed.terms.until_ms, self.notice.as_ref().map_or(0, |notice| notice.at_ms.max(1))];
+        let ends =
+            [self.signed.terms.until_ms, self.notice.as_ref().map_or(0, |_| self.notice_ends_ms.max(1))];
         ends.into_iter().filter(|end| *end > 0).min().unwrap_or(0)
     }
 
@@ -73,39 +78,87 @@ fn counted<'a>(graph: &'a Graph, counts: &'a [bool]) -> impl Iterator<Item = (De
     graph.canonical.iter().filter(|deed| counts[**deed]).map(|deed| (*deed, graph.node(*deed)))
 }
 
-/// The newest agreement with each seeder, ascending by peer id.
-pub(super) fn agreements(graph: &Graph, counts: &[bool]) -> Vec<Agreed> {
-    let mut newest: BTreeMap<&[u8], Agreed> = BTreeMap::new();
-    // What a grant must build on to come after the agreement.
-    let mut last: BTreeMap<&[u8], Deed> = BTreeMap::new();
+/// An Agree, by the terms that it names.
+struct Agree<'a> {
+    deed: Deed,
+    node: &'a Node,
+    signed: &'a SignedTerms,
+    terms: TermsHash,
+}
+
+/// The Agrees of each seeder, by place, without those that build on one of the same terms: they say nothing
+/// new, and an old signature that is shown again is one of them.
+fn originals<'a>(graph: &'a Graph, counts: &'a [bool]) -> BTreeMap<&'a [u8], Vec<Agree<'a>>> {
+    let mut found: BTreeMap<&[u8], Vec<Agree<'_>>> = BTreeMap::new();
+    let mut known: HashMap<TermsHash, Vec<Deed>> = HashMap::new();
     for (deed, node) in counted(graph, counts) {
         let Act::Agree(signed) = node.act() else { continue };
-        let agreed = Agreed {
-            record: node.hash,
-            by: LogId(*node.author()),
-            issued_ms: node.record.content().issued_ms,
-            signed: signed.clone(),
+        let terms = signed.terms.hash();
+        let same = known.entry(terms).or_default();
+        // Ancestors have a lower place, so they are here already.
+        if same.iter().any(|deed| node.seen.get(*deed)) {
+            continue;
+        }
+        same.push(deed);
+        found.entry(&signed.terms.seeder).or_default().push(Agree { deed, node, signed, terms });
+    }
+    found
+}
+
+/// The Agree that counts among those of one seeder: the last by place of terms that no other terms replaced.
+fn newest<'a, 'b>(agrees: &'b [Agree<'a>]) -> Option<&'b Agree<'a>> {
+    let builds_on = |later: &Agree<'_>, terms| {
+        later.terms != terms
+            && agrees.iter().any(|agree| agree.terms == terms && later.node.seen.get(agree.deed))
+    };
+    let replaced: HashSet<TermsHash> = agrees
+        .iter()
+        .map(|agree| agree.terms)
+        .filter(|terms| agrees.iter().any(|later| builds_on(later, *terms)))
+        .collect();
+    // Where forks replace one another, nothing says which came last.
+    agrees.iter().rev().find(|agree| !replaced.contains(&agree.terms)).or(agrees.last())
+}
+
+/// The newest agreement with each seeder, ascending by peer id.
+pub(super) fn agreements(graph: &Graph, counts: &[bool]) -> Vec<Agreed> {
+    let mut agreed: BTreeMap<&[u8], Agreed> = BTreeMap::new();
+    // What a grant must build on to come after the agreement.
+    let mut last: BTreeMap<&[u8], Deed> = BTreeMap::new();
+    for (seeder, agrees) in originals(graph, counts) {
+        let Some(agree) = newest(&agrees) else { continue };
+        let before: BTreeSet<TermsHash> = agrees.iter().map(|other| other.terms).collect();
+        let one = Agreed {
+            record: agree.node.hash,
+            by: LogId(*agree.node.author()),
+            issued_ms: agree.node.record.content().issued_ms,
+            signed: agree.signed.clone(),
             notice: None,
+            notice_ends_ms: 0,
+            before: before.into_iter().filter(|terms| *terms != agree.terms).collect(),
             renewed: false,
         };
-        newest.insert(&signed.terms.seeder, agreed);
-        last.insert(&signed.terms.seeder, deed);
+        agreed.insert(seeder, one);
+        last.insert(seeder, agree.deed);
     }
     for (deed, node) in counted(graph, counts) {
         let Act::EndAgreement(notice) = node.act() else { continue };
-        let Some(agreed) = newest.get_mut(notice.seeder.as_slice()) else { continue };
-        let earlier = agreed.notice.as_ref().is_none_or(|known| notice.at_ms < known.at_ms);
-        if earlier && agreed.signed.terms.hash() == notice.terms {
-            agreed.notice = Some(notice.clone());
+        let Some(one) = agreed.get_mut(notice.seeder.as_slice()) else { continue };
+        // An agreement is not ended before it was made, whatever a clock says.
+        let given_ms = node.record.content().issued_ms.max(one.issued_ms);
+        let ends_ms = notice.at_ms.max(given_ms.saturating_add(one.signed.terms.notice_ms));
+        let earlier = one.notice.is_none() || ends_ms < one.notice_ends_ms;
+        if earlier && one.signed.terms.hash() == notice.terms {
+            (one.notice, one.notice_ends_ms) = (Some(notice.clone()), ends_ms);
             last.insert(&notice.seeder, deed);
         }
     }
     for (_, node) in counted(graph, counts) {
         let Some(grant) = node.act().grant() else { continue };
-        let Some(agreed) = newest.get_mut(grant.peer_id.as_slice()) else { continue };
-        agreed.renewed |= last.get(grant.peer_id.as_slice()).is_some_and(|deed| node.seen.get(*deed));
+        let Some(one) = agreed.get_mut(grant.peer_id.as_slice()) else { continue };
+        one.renewed |= last.get(grant.peer_id.as_slice()).is_some_and(|deed| node.seen.get(*deed));
     }
-    newest.into_values().collect()
+    agreed.into_values().collect()
 }
 
 /// The newest proposal for each seeder that no agreement knew of, ascending by peer id.
@@ -121,14 +174,13 @@ pub(super) fn proposals(graph: &Graph, counts: &[bool]) -> Vec<Proposal> {
         };
         newest.insert(&terms.seeder, (deed, proposal));
     }
-    for (_, node) in counted(graph, counts) {
-        let Act::Agree(signed) = node.act() else { continue };
-        let known = newest.get(signed.terms.seeder.as_slice());
-        let settled = known.is_some_and(|(deed, proposal)| {
-            node.seen.get(*deed) || proposal.terms.hash() == signed.terms.hash()
+    for (seeder, agrees) in originals(graph, counts) {
+        let settled = newest.get(seeder).is_some_and(|(deed, proposal)| {
+            let terms = proposal.terms.hash();
+            agrees.iter().any(|agree| agree.node.seen.get(*deed) || agree.terms == terms)
         });
         if settled {
-            newest.remove(signed.terms.seeder.as_slice());
+            newest.remove(seeder);
         }
     }
     newest.into_values().map(|(_, proposal)| proposal).collect()
@@ -178,7 +230,7 @@ mod tests {
     use crate::error::Error;
     use crate::format::access::{BOX_BYTES, Record, SeederGrant};
     use crate::format::agreement::{Side, tests as agreements};
-    use crate::format::seeding::{RedeemedSeed, seed_bytes};
+    use crate::format::seeding::{CopiesPolicy, RedeemedSeed, seed_bytes};
     use crate::id::{EpochId, FolderNo, KemKey};
 
     fn terms(founder: &Founder, quota_bytes: u64) -> Terms {
@@ -221,6 +273,29 @@ mod tests {
     }
 
     #[test]
+    fn newest_policy_of_an_admin_counts_and_one_built_beside_it_changes_nothing_by_its_arrival() {
+        let policy = |copies| CopiesPolicy { copies, tolerance_ms: 86_400_000 };
+        let (log, other) = (Log::new(), Log::new());
+        assert_eq!(log.access().policy, None);
+        let base = log.access().heads.clone();
+        let (two, three) = (log.sign(&base, Act::Policy(policy(2))), log.sign(&base, Act::Policy(policy(3))));
+        for (log, order) in [(&log, [&two, &three]), (&other, [&three, &two])] {
+            order.iter().for_each(|record| {
+                log.store.access_add(log.no, record).expect("admitted");
+            });
+        }
+        assert!(log.access().policy.is_some());
+        assert_eq!(log.access().policy, other.access().policy, "the order of arrival does not matter");
+        log.add(Act::Policy(policy(5)));
+        assert_eq!(log.access().policy, Some(policy(5)));
+        // Nobody but an admin says so.
+        let stranger = ed25519_dalek::SigningKey::from_bytes(&[77; 32]);
+        let forged = sign_record(&stranger, &log.founder, &log.access().heads, Act::Policy(policy(1)));
+        assert!(matches!(log.store.access_add(log.no, &forged), Err(Error::Access { .. })));
+        assert_eq!(log.access().policy, Some(policy(5)));
+    }
+
+    #[test]
     fn proposal_waits_until_an_agreement_knew_of_it_and_the_newest_of_each_counts() {
         let log = Log::new();
         let [small, large] = [5, 9].map(|bytes| terms(&log.founder, bytes));
@@ -253,9 +328,10 @@ mod tests {
         assert_eq!(until(), agreed.until_ms);
         log.add(Act::EndAgreement(notice(&terms(&log.founder, 6), 3)));
         assert_eq!(until(), agreed.until_ms, "a notice of other terms ends nothing");
-        log.add(Act::EndAgreement(notice(&agreed, 700)));
-        log.add(Act::EndAgreement(notice(&agreed, 900)));
-        assert_eq!(until(), 700);
+        let at_ms = log.access().agreement(&agreed.seeder).expect("agreed").issued_ms + agreed.notice_ms;
+        log.add(Act::EndAgreement(notice(&agreed, at_ms + 700)));
+        log.add(Act::EndAgreement(notice(&agreed, at_ms + 900)));
+        assert_eq!(until(), at_ms + 700);
         // A grant that knew of the end comes after it; one that did not does not outlive it.
         let granted = |parents: &[RecordHash]| {
             let record = super::super::testing::grant(&log.founder.key, &log.founder, parents, 7);
@@ -267,7 +343,59 @@ mod tests {
         let state = || log.access().agreement(&agreed.seeder).expect("agreed").clone();
         assert!(!state().renewed && state().binds(u64::MAX));
         log.add(granted(&log.access().heads));
-        assert!(state().renewed && state().binds(699) && !state().binds(700));
+        assert!(state().renewed && state().binds(at_ms + 699) && !state().binds(at_ms + 700));
+    }
+
+    #[test]
+    fn notice_of_an_end_at_once_ends_after_the_agreed_span_and_not_before() {
+        let log = Log::new();
+        let agreed = Terms { notice_ms: 5_000, until_ms: 0, ..terms(&log.founder, 5) };
+        let made = log.add(Act::Agree(signed(agreed.clone()))).content().issued_ms;
+        for at_ms in [1, made, made + 4_999] {
+            log.add(Act::EndAgreement(Notice {
+                folder: agreed.folder,
+                seeder: agreed.seeder.clone(),
+                terms: agreed.hash(),
+                at_ms,
+                by: Side::Folder,
+            }));
+            let state = log.access().agreement(&agreed.seeder).expect("agreed").clone();
+            assert_eq!(state.until_ms(), made + 5_000, "{at_ms}");
+        }
+    }
+
+    #[test]
+    fn agreement_that_was_replaced_does_not_come_back_with_its_old_signature() {
+        let log = Log::new();
+        let [old, new] = [9, 5].map(|bytes| terms(&log.founder, bytes));
+        let current = || log.access().agreement(&old.seeder).expect("agreed").clone();
+        let first = log.add(Act::Agree(signed(old.clone())));
+        log.add(Act::Agree(signed(new.clone())));
+        // On top of all; and beside what replaced it, on so much else that its place is higher.
+        log.add(Act::Agree(signed(old.clone())));
+        assert_eq!((&current().signed.terms, current().before), (&new, vec![old.hash()]));
+        for start in [first.hash(), log.founder.hash()] {
+            let mut end = start;
+            for number in 0..9 {
+                let other = Terms {
+                    seeder: crate::format::receipt::peer_id_of(&[8; 32]),
+                    ..terms(&log.founder, 100 + number)
+                };
+                let record = log.sign(&[end], Act::Propose(other));
+                log.store.access_add(log.no, &record).expect("admitted");
+                end = record.hash();
+            }
+            let replayed = log.sign(&[end], Act::Agree(signed(old.clone())));
+            log.store.access_add(log.no, &replayed).expect("admitted");
+            assert_eq!(current().signed.terms, new);
+        }
+        // Neither does it answer a proposal that waits, nor stand in the way of fresh terms.
+        let third = terms(&log.founder, 7);
+        log.add(Act::Propose(third.clone()));
+        log.add(Act::Agree(signed(old.clone())));
+        assert!(log.access().proposal(&old.seeder).is_some());
+        log.add(Act::Agree(signed(third.clone())));
+        assert_eq!(current().signed.terms, third);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What follows from a record of the access log for logs and packs, also after a crash in between: a row says
-//! that it is still to be done.
+//! What follows from a record of the access log, or from a log that forked, for logs and packs, also after a
+//! crash in between: a row says that it is still to be done.
 
 use std::ops::ControlFlow;
 
@@ -15,6 +15,16 @@ const DUE: &[u8] = b"effects of ";
 
 fn due_key(no: FolderNo, record: &RecordHash) -> Vec<u8> {
     key(STORE, Table::BlindSetting, &[DUE, &no.0.to_be_bytes(), &record.0].concat())
+}
+
+/// The same for logs that forked; it is a beginning of no other such key, for that has a record's hash.
+fn fork_due_key(no: FolderNo) -> Vec<u8> {
+    key(STORE, Table::BlindSetting, &[DUE, &no.0.to_be_bytes()].concat())
+}
+
+/// Adds to the rows of new branches what must be there together with them.
+pub(super) fn stage_fork_effects(no: FolderNo, batch: &mut Batch) {
+    batch.put(&fork_due_key(no), &[]);
 }
 
 /// Adds that nothing is to be done any more for a folder that leaves.
@@ -47,6 +57,8 @@ impl Store {
     pub(super) fn settle_effects(&self, no: FolderNo, record: &Record) -> Result<()> {
         self.settle_ends(no, record)?;
         self.settle_releases(no, record)?;
+        // What it names may be in a branch that was one too many.
+        self.take_spare(no)?;
         let due = due_key(no, &record.hash());
         if self.db().contains(&due)? {
             let mut batch = Batch::default();
@@ -56,17 +68,29 @@ impl Store {
         Ok(())
     }
 
+    /// Does what follows from new branches: releases may count no more (`docs/format.md`, section 4.9).
+    pub(super) fn settle_fork(&self, no: FolderNo) -> Result<()> {
+        self.settle_all_named(no)?;
+        let mut batch = Batch::default();
+        batch.delete(&fork_due_key(no));
+        self.db().commit(batch, Durability::Unsynced)
+    }
+
     /// Does what a crash left undone.
     pub(super) fn resume_effects(&self) -> Result<()> {
         let mut due: Vec<(FolderNo, RecordHash)> = Vec::new();
+        let mut forked: Vec<FolderNo> = Vec::new();
         self.db().scan(&key(STORE, Table::BlindSetting, DUE), &[], &mut |rest, _| {
-            if let Some((no, record)) = rest.split_first_chunk()
-                && let Ok(record) = record.try_into()
-            {
-                due.push((FolderNo(u32::from_be_bytes(*no)), RecordHash(record)));
+            if let Some((no, record)) = rest.split_first_chunk() {
+                let no = FolderNo(u32::from_be_bytes(*no));
+                match record.try_into() {
+                    Ok(record) => due.push((no, RecordHash(record))),
+                    Err(_) => forked.push(no),
+                }
             }
             ControlFlow::Continue(())
         })?;
+        forked.into_iter().try_for_each(|no| self.settle_fork(no))?;
         for (no, hash) in due {
             let records = self.access_records(no)?;
             if let Some(record) = records.iter().find(|record| record.hash() == hash) {

@@ -5,16 +5,21 @@
 
 use std::ops::ControlFlow;
 
+use super::access::Access;
 use super::batch::{Batch, Durability};
 use super::branches::{BRANCHES_MAX, branch_id};
+use super::effects::stage_fork_effects;
 use super::logs::entry_key;
 use super::store::{Added, Store};
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
+use crate::format::entry::LogHead;
 use crate::format::equivocation::{Equivocation, UnverifiedEquivocation};
 use crate::id::{EntryHash, FolderNo, LogId, hash};
 
 const SIGNATURE_BYTES: usize = 64;
+/// Proofs of branches that were too many, of one folder, in memory: 16 KiB each at the most.
+const SPARE_MAX: usize = 64;
 
 fn proof_key(no: FolderNo, proof: &Equivocation) -> Vec<u8> {
     let mut stored = entry_key(no, Table::Equivocation, proof.log(), proof.seq());
@@ -54,8 +59,7 @@ impl Store {
         if proof.folder() != access.folder {
             return Err(Error::UnknownFolder(proof.folder()));
         }
-        // Of a device that was removed nothing begins anew.
-        if !access.may_write(&log) {
+        if !access.may_write(&log) && !self.parts(no, &access, proof)? {
             return Err(Error::NotPermitted { log });
         }
         let branches = self.branches(no)?;
@@ -73,6 +77,44 @@ impl Store {
         Ok(Added::New)
     }
 
+    /// Whether a proof about a device that was removed is about what is here. Nothing of it begins anew, but who
+    /// holds one of the two calls it what all others do.
+    fn parts(&self, no: FolderNo, access: &Access, proof: &Equivocation) -> Result<bool> {
+        let (log, seq) = (proof.log(), proof.seq());
+        if access.ends.get(&log).is_none_or(|end| end.seq < seq) {
+            return Ok(false);
+        }
+        for hash in proof.entries() {
+            if self.holder(no, &LogHead { log, seq, hash })?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the proofs of branches that were too many, as far as somebody needs them by now.
+    pub(super) fn take_spare(&self, no: FolderNo) -> Result<()> {
+        let spare = self.logs.spare.lock().remove(&no).unwrap_or_default();
+        for proof in spare {
+            match self.equivocation_add(no, &proof) {
+                // It is kept again.
+                Ok(_) | Err(Error::Equivocation { .. } | Error::NotPermitted { .. }) => {}
+                // Somebody writes to that log at this moment.
+                Err(Error::Chain { .. }) => self.keep_spare(no, &proof),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_spare(&self, no: FolderNo, proof: &Equivocation) {
+        let mut spare = self.logs.spare.lock();
+        let of_folder = spare.entry(no).or_default();
+        if of_folder.len() < SPARE_MAX && !of_folder.contains(proof) {
+            of_folder.push(proof.clone());
+        }
+    }
+
     /// Begins the branches of a proof that waited for what they follow.
     pub(super) fn fork_waiting(&self, no: FolderNo, log: LogId) -> Result<()> {
         for proof in self.branches(no)?.waiting.iter().filter(|proof| proof.log() == log) {
@@ -88,8 +130,14 @@ impl Store {
         // No entry of this device comes between what is read and what is moved.
         let _held = self.hold(no, within)?;
         let mut batch = Batch::default();
-        self.stage_branches(no, within, proof, &mut batch)?;
+        let staged = self.stage_branches(no, within, proof, &mut batch);
+        if matches!(staged, Err(Error::Equivocation { .. })) {
+            self.keep_spare(no, proof);
+        }
+        staged?;
+        stage_fork_effects(no, &mut batch);
         self.keep_proof(no, proof, batch)?;
+        self.settle_fork(no)?;
         let (log, seq) = (proof.log(), proof.seq());
         tracing::error!(%log, seq, "a device signed two entries that follow one: its log goes on in branches");
         Ok(())
@@ -122,10 +170,12 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use ed25519_dalek::SigningKey;
+
     use super::super::testing::{Author, Founder, add_device, device_of, new_store, sign_record};
     use super::*;
-    use crate::format::access::{Act, Role};
-    use crate::format::entry::{Entry, LogHead};
+    use crate::format::access::{Act, Record, Role};
+    use crate::format::entry::Entry;
 
     fn heads(store: &Store, no: FolderNo) -> Vec<(LogId, u64)> {
         store.log_heads(no).expect("reads").into_iter().map(|head| (head.log, head.seq)).collect()
@@ -271,7 +321,7 @@ mod tests {
         let founder = Founder::new(1);
         let (_dir, store, no) = new_store(&founder);
         let author = Author::new(&founder, &store, no);
-        let leaver = ed25519_dalek::SigningKey::from_bytes(&[50; 32]);
+        let leaver = SigningKey::from_bytes(&[50; 32]);
         let added = add_device(&founder.key, &founder, &author.heads(), device_of(&leaver, 60, Role::Write));
         store.access_add(no, &added).expect("admitted");
         let mut leaving = author.with_key(leaver);
@@ -280,11 +330,123 @@ mod tests {
         let last = LogHead { log: leaving.log(), seq: 1, hash: first.header().hash() };
         let removal = sign_record(&founder.key, &founder, &[added.hash()], Act::RemoveDevice { last });
         store.access_add(no, &removal).expect("admitted");
-        assert!(store.entry_add(no, &twin).is_err());
-        let proof = Equivocation::of(&first, &twin).expect("two entries");
-        assert!(matches!(store.equivocation_add(no, &proof), Err(Error::NotPermitted { .. })));
-        let _ = leaving.write(&[], b"");
+        assert!(matches!(store.entry_add(no, &twin), Err(Error::NotPermitted { .. })));
         assert_eq!(heads(&store, no), [(leaving.log(), 1)]);
+        // What is here is called what all call it who know of the other; of that nothing is taken.
+        let proof = Equivocation::of(&first, &twin).expect("two entries");
+        assert_eq!(store.equivocation_add(no, &proof).expect("adds"), Added::New);
+        let ours = branch_id(&leaving.log(), &first.header().hash());
+        assert_eq!(heads(&store, no), [(ours, 1)]);
+        assert!(matches!(store.entry_add(no, &twin), Err(Error::NotPermitted { .. })));
+        let _ = leaving.write(&[], b"");
+        let proof = Equivocation::of(&leaving.alike().draft(&[], b"3"), &leaving.draft(&[], b"4"));
+        let later = store.equivocation_add(no, &proof.expect("two entries"));
+        assert!(matches!(later, Err(Error::NotPermitted { .. })), "neither of the two is here");
+    }
+
+    /// A device that was copied and wrote `ours` and `theirs`, somebody who stays, and the device's removal by
+    /// who has seen `theirs`.
+    fn removed_while_it_was_two() -> (Founder, [Record; 3], SigningKey, Entry, [Vec<Entry>; 2], Entry) {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let author = Author::new(&founder, &store, no);
+        let (leaver, stayer) = (SigningKey::from_bytes(&[50; 32]), SigningKey::from_bytes(&[51; 32]));
+        let device = device_of(&leaver, 60, Role::Write);
+        let added = add_device(&founder.key, &founder, &author.heads(), device);
+        let device = device_of(&stayer, 61, Role::Read);
+        let second = add_device(&founder.key, &founder, &[added.hash()], device);
+        let mut leaving = author.with_key(leaver);
+        let first = leaving.write(&[], b"first");
+        let mut copy = leaving.alike();
+        let junk = leaving.draft(&[], b"made up later");
+        let ours = (0..2u8).map(|at| leaving.write(&[], &[at])).collect();
+        let theirs: Vec<Entry> = (10..13u8).map(|at| copy.write(&[], &[at])).collect();
+        let last = LogHead { log: copy.log(), seq: copy.seq, hash: copy.prev };
+        let removal = sign_record(&founder.key, &founder, &[second.hash()], Act::RemoveDevice { last });
+        (founder, [added, second, removal], stayer, first, [ours, theirs], junk)
+    }
+
+    #[test]
+    fn branches_of_a_removed_device_are_taken_once_somebody_who_stays_names_them() {
+        let (founder, [added, second, removal], stayer, first, [ours, theirs], junk) =
+            removed_while_it_was_two();
+        let store_with = |entries: &[Entry]| {
+            let (dir, store, no) = new_store(&founder);
+            let _ = Author::new(&founder, &store, no);
+            for record in [&added, &second] {
+                store.access_add(no, record).expect("admitted");
+            }
+            std::iter::once(&first).chain(entries).for_each(|entry| {
+                store.entry_add(no, entry).expect("adds");
+            });
+            store.access_add(no, &removal).expect("admitted");
+            (dir, store, no)
+        };
+        let (_a, one, one_no) = store_with(&ours);
+        let (_b, other, other_no) = store_with(&theirs);
+        // The removal names one of them.
+        theirs.iter().for_each(|entry| assert_eq!(one.entry_add(one_no, entry).expect("adds"), Added::New));
+        // The other is in the past of nothing that counts, and may be made up, until one who stays had it.
+        for entry in &ours {
+            assert!(other.entry_add(other_no, entry).is_err());
+        }
+        let last = LogHead { log: first.header().log, seq: 3, hash: ours[1].header().hash() };
+        let vouch = sign_record(&stayer, &founder, &[removal.hash()], Act::Vouch { last });
+        for (store, no) in [(&one, one_no), (&other, other_no)] {
+            store.access_add(no, &vouch).expect("admitted");
+        }
+        ours.iter().for_each(|entry| assert_eq!(other.entry_add(other_no, entry).expect("adds"), Added::New));
+        assert_eq!(heads(&one, one_no), heads(&other, other_no));
+        assert_eq!(heads(&one, one_no).iter().map(|(_, seq)| *seq).max(), Some(4));
+        for (store, no) in [(&one, one_no), (&other, other_no)] {
+            assert!(matches!(store.entry_add(no, &junk), Err(Error::NotPermitted { .. })));
+        }
+    }
+
+    #[test]
+    fn branch_of_a_removed_device_that_others_build_on_is_taken() {
+        let (founder, [added, second, removal], _, first, [ours, theirs], _) = removed_while_it_was_two();
+        let (_dir, store, no) = new_store(&founder);
+        let _ = Author::new(&founder, &store, no);
+        for record in [&added, &second] {
+            store.access_add(no, record).expect("admitted");
+        }
+        std::iter::once(&first).chain(&theirs).for_each(|entry| {
+            store.entry_add(no, entry).expect("adds");
+        });
+        store.access_add(no, &removal).expect("admitted");
+        assert!(store.entry_add(no, &ours[0]).is_err());
+        let head = LogHead { log: first.header().log, seq: 3, hash: ours[1].header().hash() };
+        store.name_entry(no, &head).expect("names");
+        ours.iter().for_each(|entry| assert_eq!(store.entry_add(no, entry).expect("adds"), Added::New));
+    }
+
+    #[test]
+    fn branch_beyond_the_cap_is_taken_when_others_build_on_it() {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let author = Author::new(&founder, &store, no);
+        let all: Vec<Entry> = (0..40u8).map(|at| author.draft(&[], &[at])).collect();
+        let (taken, refused) = all.split_at(BRANCHES_MAX);
+        taken.iter().for_each(|entry| assert_eq!(store.entry_add(no, entry).expect("adds"), Added::New));
+        for entry in refused {
+            assert!(matches!(store.entry_add(no, entry), Err(Error::Equivocation { .. })));
+        }
+        let named =
+            |at: usize| (refused[at].header().hash(), branch_id(&author.log(), &refused[at].header().hash()));
+        // One is named by the log, as by somebody who knew of no fork, the other as a branch.
+        let (hash, branch) = named(2);
+        store.name_entry(no, &LogHead { log: author.log(), seq: 1, hash }).expect("names");
+        assert!(store.branches(no).expect("reads").get(&branch).is_some(), "its proof was kept");
+        let (hash, branch) = named(5);
+        store.name_entry(no, &LogHead { log: branch, seq: 1, hash }).expect("names");
+        for at in [2, 5] {
+            assert_eq!(store.entry_add(no, &refused[at]).expect("adds"), Added::New);
+        }
+        for at in [0, 3, 7] {
+            assert!(store.entry_add(no, &refused[at]).is_err(), "nobody built on it");
+        }
+        assert_eq!(heads(&store, no).len(), BRANCHES_MAX + 2);
     }
 
     #[test]
@@ -296,8 +458,7 @@ mod tests {
         let proof =
             Equivocation::of(&author.draft(&[], b"a"), &author.draft(&[], b"b")).expect("two entries");
         assert!(matches!(store.equivocation_add(no, &proof), Err(Error::UnknownFolder(_))));
-        let stranger =
-            Author::new(&founder, &store, no).with_key(ed25519_dalek::SigningKey::from_bytes(&[99; 32]));
+        let stranger = Author::new(&founder, &store, no).with_key(SigningKey::from_bytes(&[99; 32]));
         let proof = Equivocation::of(&stranger.draft(&[], b"a"), &stranger.draft(&[], b"b")).expect("two");
         assert!(matches!(store.equivocation_add(no, &proof), Err(Error::NotPermitted { .. })));
         assert!(store.proofs(no).expect("reads").is_empty());

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::batch::{Batch, Durability};
+use super::branches::Branches;
 use super::pack_info::State;
 use super::packs::size_row;
 use super::retention::Hold;
@@ -77,7 +78,8 @@ impl Store {
         if info.as_ref().is_some_and(|info| info.size != pack.size) {
             return Err(Error::PackDamaged(pack.id));
         }
-        if !is_listed(&listings, &self.releases_of(no, pack.id)?) {
+        let branches = self.branches(no)?;
+        if !is_listed(&listings, &self.releases_of(no, pack.id)?, &branches) {
             return Ok(Added::Known);
         }
         batch.put(&key(no, Table::Live, &pack.id.0), &size_row(pack));
@@ -102,12 +104,12 @@ impl Store {
     pub(super) fn settle_pack(&self, no: FolderNo, pack: PackId) -> Result<()> {
         let _held = self.ordinals.lock();
         let listings = self.listings(no, pack)?;
-        let releases = self.releases_of(no, pack)?;
+        let (releases, branches) = (self.releases_of(no, pack)?, self.branches(no)?);
         let info = self.pack_info(no, pack)?;
         let row = |table| key(no, table, &pack.0);
         let mut batch = Batch::default();
         let size = listings.values().next().map(|listing| listing.size);
-        match size.filter(|_| is_listed(&listings, &releases)) {
+        match size.filter(|_| is_listed(&listings, &releases, &branches)) {
             Some(size) => {
                 let size = size_row(PackRef { id: pack, size });
                 let whole = info.is_some_and(|info| info.state == State::Complete);
@@ -195,6 +197,20 @@ impl Store {
         release.packs.iter().chain(&release.young).try_for_each(|pack| self.settle_pack(no, *pack))
     }
 
+    /// Makes the rows of all packs agree that any release names.
+    pub(super) fn settle_all_named(&self, no: FolderNo) -> Result<()> {
+        let mut named = BTreeSet::new();
+        self.db().scan(&key(no, Table::Named, &[]), &[], &mut |rest, _| {
+            named.extend(rest.first_chunk().copied().map(PackId));
+            ControlFlow::Continue(())
+        })?;
+        if named.is_empty() {
+            return Ok(());
+        }
+        self.ensure_listed(no)?;
+        named.into_iter().try_for_each(|pack| self.settle_pack(no, pack))
+    }
+
     /// Makes the listings of entries that an earlier program stored without them.
     fn ensure_listed(&self, no: FolderNo) -> Result<()> {
         let done = key(no, Table::BlindSetting, LISTED);
@@ -277,10 +293,13 @@ impl Store {
 }
 
 /// Whether entries list the pack beyond what releases let go of: no release that names it covers all of its
-/// listings. Two that cover them only together are about different moments, and count for nothing.
-fn is_listed(listings: &BTreeMap<LogId, Listing>, releases: &[Arc<Release>]) -> bool {
-    let beyond =
-        |release: &Arc<Release>| listings.iter().any(|(log, listing)| release.covers(log) < listing.seq);
+/// listings. Two that cover them only together are about different moments, and count for nothing. Nor does one
+/// whose cut reaches into branches: one copy of a device answered for both.
+fn is_listed(listings: &BTreeMap<LogId, Listing>, releases: &[Arc<Release>], branches: &Branches) -> bool {
+    let beyond = |release: &Arc<Release>| {
+        let cuts_branches = branches.iter().any(|(_, branch)| release.covers(&branch.log) >= branch.from);
+        cuts_branches || listings.iter().any(|(log, listing)| release.covers(log) < listing.seq)
+    };
     !listings.is_empty() && releases.iter().all(beyond)
 }
 
@@ -396,6 +415,38 @@ mod tests {
             assert_eq!(world.state(&store, no), (vec![1, 2, 3], vec![0]));
         }
         assert_eq!(orders, 12);
+    }
+
+    #[test]
+    fn release_that_reaches_into_branches_counts_for_nothing_whichever_comes_first() {
+        let (world, mut author, _) = World::new();
+        let shared = author.write(&world.refs(&[0, 3]), b"before the device was copied");
+        let theirs = author.alike().write(&[], b"moves what pack 0 holds, which it lists nowhere");
+        let ours = author.write(&world.refs(&[1]), b"answers for both");
+        let late = world.release(&world.admin, vec![(author.log(), 2)], &[0, 1]);
+        // What both copies answered before they were two is let go of for good.
+        let early = world.release(&world.admin, vec![(author.log(), 1)], &[3]);
+        let (entries, records) = ([&theirs, &ours], [&late, &early]);
+        let news: Vec<News> =
+            entries.into_iter().map(News::Entry).chain(records.into_iter().map(News::Record)).collect();
+        for order in 0..24usize {
+            let mut left = vec![0, 1, 2, 3];
+            let picks = [order / 6, order / 2 % 3, order % 2, 0];
+            let (dir, store, no) = world.store();
+            store.entry_add(no, &shared).expect("adds");
+            for at in picks.iter().map(|pick| left.remove(*pick)) {
+                match &news[at] {
+                    News::Entry(entry) => store.entry_add(no, entry).map(drop),
+                    News::Record(record) => store.access_add(no, record).map(drop),
+                }
+                .expect("is taken");
+            }
+            assert_eq!(world.state(&store, no), (vec![0, 1], vec![3]), "order {order}");
+            assert_eq!(store.usage(no).expect("counts").packs, 2, "order {order}");
+            drop(store);
+            let store = Store::open(dir.path(), StoreKind::Seeder).expect("opens");
+            assert_eq!(world.state(&store, no), (vec![0, 1], vec![3]));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! their author may write, and that they fit the quota. An entry and the references to its packs become
 //! visible in one batch, so whatever the device lacks is a scan of the `missing` rows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use super::usage::Totals;
 use crate::error::{Error, Result};
 use crate::format::codec::{DecodeError, Reader, Writer};
 use crate::format::entry::{Entry, LogHead, UnverifiedEntry};
+use crate::format::equivocation::Equivocation;
 use crate::format::pack::PackRef;
 use crate::id::{EntryHash, FolderNo, LogId};
 
@@ -32,6 +33,10 @@ pub(super) struct Logs {
     adding: Mutex<()>,
     /// Branches of each folder, as far as they were read.
     pub(super) branches: Mutex<HashMap<FolderNo, Arc<Branches>>>,
+    /// Entries that others build on and that were not here when they were named.
+    pub(super) named: Mutex<HashMap<FolderNo, BTreeSet<LogHead>>>,
+    /// Proofs of branches that were too many, for when somebody needs one of them.
+    pub(super) spare: Mutex<HashMap<FolderNo, Vec<Equivocation>>>,
     /// Folder totals, as far as they were counted.
     pub(super) totals: Mutex<HashMap<FolderNo, Totals>>,
 }
@@ -157,6 +162,7 @@ impl Store {
             Place::Known => return Err(Error::Chain { log: header.log, seq }),
             Place::Fork(..) => return Err(Error::Equivocation { log: header.log, seq }),
         };
+        self.check_named(no, log, entry)?;
         let head = self.head_row(no, log)?;
         if seq != head.seq + 1 || header.prev != head.hash {
             return Err(Error::Chain { log, seq });
@@ -223,13 +229,7 @@ impl Store {
         self.check_author(no, entry)?;
         match place? {
             Place::Known | Place::Next(_) => {}
-            Place::Fork(within, proof) => {
-                if !self.access(no)?.may_write(&header.log) {
-                    // Of a device that was removed nothing begins anew, whatever it signs.
-                    return Err(Error::Equivocation { log: header.log, seq: header.seq });
-                }
-                self.fork(no, within, &proof)?;
-            }
+            Place::Fork(within, proof) => self.fork(no, within, &proof)?,
         }
         let mut batch = Batch::default();
         let staged = self.entry_stage(no, entry, &mut batch)?;
@@ -237,6 +237,18 @@ impl Store {
         self.entry_committed(no, staged);
         self.fork_waiting(no, header.log)?;
         Ok(Added::New)
+    }
+
+    /// Of a device that was removed nothing begins anew, whatever it signs, but for what others stand on.
+    fn check_named(&self, no: FolderNo, within: LogId, entry: &Entry) -> Result<()> {
+        let (log, seq) = (entry.header().log, entry.header().seq);
+        let branches = self.branches(no)?;
+        let begins = branches.get(&within).is_some_and(|branch| branch.from == seq);
+        if !begins || self.access(no)?.may_write(&log) || !self.is_apart(no, &within)? {
+            return Ok(());
+        }
+        let named = self.is_named(no, (log, seq), &entry.header().hash())?;
+        if named { Ok(()) } else { Err(Error::NotPermitted { log }) }
     }
 
     fn check_author(&self, no: FolderNo, entry: &Entry) -> Result<()> {

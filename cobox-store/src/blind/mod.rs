@@ -19,6 +19,7 @@ mod leaving;
 mod listing;
 pub mod locators;
 pub mod logs;
+mod named;
 mod ordinals;
 pub mod owners;
 mod pack_info;

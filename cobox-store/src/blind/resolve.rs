@@ -110,7 +110,7 @@ impl<'a> View<'a> {
         match act {
             Act::Genesis { .. } => false,
             Act::GrantSeeder(_) | Act::RevokeSeeder { .. } | Act::Call(_) | Act::Release(_) => admin(),
-            Act::Propose(_) | Act::Agree(_) | Act::EndAgreement(_) => admin(),
+            Act::Propose(_) | Act::Agree(_) | Act::EndAgreement(_) | Act::Policy(_) => admin(),
             Act::OpenSeed(open) => !self.graph_knows_invite(&open.code) && admin(),
             Act::RedeemSeed(redeemed) => {
                 let given = (redeemed.grant.quota_bytes, redeemed.grant.until_ms);

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::access::{Access, InviteState, LogEnd};
 use super::contracts;
-use super::graph::{Bits, Graph, Node, Nth};
+use super::graph::{Bits, Graph, Node, Nth, Target};
 use super::resolve::{Scope, View, decide, is_void};
 use crate::format::access::{Act, Device, NewEpoch, Role, SeederGrant};
 use crate::format::entry::LogHead;
 use crate::format::membership::OpenInvite;
 use crate::format::release::{Call, Release};
-use crate::id::{EpochId, FolderId, InviteKey, KemKey, LogId, RecordHash};
+use crate::format::seeding::CopiesPolicy;
+use crate::id::{EntryHash, EpochId, FolderId, InviteKey, KemKey, LogId, RecordHash};
 
 /// Epochs with the parents of their records.
 pub(super) type Epochs = BTreeMap<EpochId, (Arc<NewEpoch>, Vec<RecordHash>)>;
@@ -35,7 +36,10 @@ pub(super) fn summarise(
     let (devices, former) = people(graph, &view);
     let members: BTreeMap<_, _> =
         graph.by_member.keys().filter_map(|member| Some((*member, view.member(member)?))).collect();
-    let ends = ends(graph, counts, &devices);
+    let (ends, named) = ends(graph, counts, &devices);
+    let releases = those_that_count(graph, counts, given.releases);
+    let mut calls = those_that_count(graph, counts, given.calls);
+    retire(graph, counts, (&devices, &former), &mut calls, &releases);
     let insiders: BTreeSet<KemKey> =
         devices.values().map(|device| device.kem).chain(members.values().map(|member| member.kem)).collect();
     let is_ours = |node: &Node| {
@@ -53,15 +57,17 @@ pub(super) fn summarise(
         odd_epochs: epoch_heads.iter().filter(odd).copied().collect(),
         genesis: graph.nodes.first().expect("a log begins with its genesis").record.clone(),
         ends,
+        named,
         former,
         members,
         seeders,
         revoked,
         agreements: contracts::agreements(graph, counts),
         proposals: contracts::proposals(graph, counts),
+        policy: policy(graph, counts),
         seed_codes: contracts::seed_codes(graph, counts),
-        calls: those_that_count(graph, counts, given.calls),
-        releases: those_that_count(graph, counts, given.releases),
+        calls,
+        releases,
         invites: invites(graph, counts),
         epochs: given.epochs.clone(),
         heads,
@@ -85,14 +91,23 @@ fn people(graph: &Graph, view: &View<'_>) -> (BTreeMap<LogId, Device>, BTreeMap<
     (devices, former)
 }
 
-/// Where logs end whose devices may not write: as far as the remover or anyone who stays had them.
-fn ends(graph: &Graph, counts: &[bool], devices: &BTreeMap<LogId, Device>) -> BTreeMap<LogId, LogEnd> {
+type Named = BTreeMap<LogId, BTreeSet<(u64, EntryHash)>>;
+
+/// Where logs end whose devices may not write: as far as the remover or anyone who stays had them. And all that
+/// those named.
+fn ends(
+    graph: &Graph,
+    counts: &[bool],
+    devices: &BTreeMap<LogId, Device>,
+) -> (BTreeMap<LogId, LogEnd>, Named) {
     let writes = |log: &LogId| devices.get(log).is_some_and(|device| device.role >= Role::Write);
     let mut ends: BTreeMap<LogId, LogEnd> = BTreeMap::new();
+    let mut named = Named::new();
     let mut add = |last: &LogHead| {
         if writes(&last.log) || last.seq == 0 {
             return;
         }
+        named.entry(last.log).or_default().insert((last.seq, last.hash));
         let end = ends.entry(last.log).or_default();
         if last.seq > end.seq {
             *end = LogEnd { seq: last.seq, hashes: BTreeSet::new() };
@@ -117,7 +132,17 @@ fn ends(graph: &Graph, counts: &[bool], devices: &BTreeMap<LogId, Device>) -> BT
             _ => {}
         }
     }
-    ends
+    (ends, named)
+}
+
+/// The last in the order of folding.
+fn policy(graph: &Graph, counts: &[bool]) -> Option<CopiesPolicy> {
+    graph.canonical.iter().rev().filter(|deed| counts[**deed]).find_map(|deed| {
+        match graph.node(*deed).act() {
+            Act::Policy(policy) => Some(*policy),
+            _ => None,
+        }
+    })
 }
 
 type Granted = Vec<(RecordHash, SeederGrant)>;
@@ -156,6 +181,44 @@ fn those_that_count<T>(
         graph.nth(hash).and_then(|nth| graph.nodes[nth].deed).is_some_and(|deed| counts[deed])
     };
     all.iter().filter(|(hash, _)| counted(hash)).map(|(hash, act)| (*hash, Arc::clone(act))).collect()
+}
+
+/// Takes away the calls that are over for good, so that one that can never be answered stops nobody
+/// (`docs/format.md`, section 4.9).
+fn retire(
+    graph: &Graph,
+    counts: &[bool],
+    (devices, former): (&BTreeMap<LogId, Device>, &BTreeMap<LogId, Device>),
+    calls: &mut BTreeMap<RecordHash, Arc<Call>>,
+    releases: &BTreeMap<RecordHash, Arc<Release>>,
+) {
+    let node = |hash: &RecordHash| graph.nth(hash).map(|nth| &graph.nodes[nth]);
+    let callers: Vec<&Node> = calls.keys().filter_map(node).collect();
+    let ends = |author: LogId, builds: &Node| {
+        let member = devices.get(&author).or_else(|| former.get(&author)).map(|device| device.member);
+        graph.bounds.iter().any(|bound| {
+            let targets = match bound.target {
+                Target::Device(log) => log == author,
+                Target::Member(of) => Some(of) == member,
+            };
+            let ends = targets && bound.ceiling < Some(Role::Admin);
+            ends && counts[bound.deed] && builds.seen.get(bound.deed)
+        })
+    };
+    let is_over = |call: &Node| {
+        let Some(deed) = call.deed else { return true };
+        let author = LogId(*call.author());
+        let later = || callers.iter().filter(|other| other.seen.get(deed));
+        if later().any(|other| other.author() == call.author()) {
+            return true;
+        }
+        if devices.get(&author).is_some_and(|device| device.role == Role::Admin) {
+            return false;
+        }
+        let mut of_author = releases.keys().filter_map(node).filter(|it| it.author() == call.author());
+        !of_author.any(|release| release.seen.get(deed)) || later().any(|other| ends(author, other))
+    };
+    calls.retain(|hash, _| node(hash).is_some_and(|call| !is_over(call)));
 }
 
 fn invites(graph: &Graph, counts: &[bool]) -> BTreeMap<InviteKey, (OpenInvite, InviteState)> {
@@ -221,4 +284,57 @@ fn uppermost(graph: &Graph) -> Vec<EpochId> {
     }
     found.sort_unstable();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+
+    use super::super::testing::{Author, Founder, add_device, device_of, new_store, sign_record};
+    use super::*;
+    use crate::format::access::Record;
+    use crate::id::PackId;
+
+    #[test]
+    fn call_that_can_never_be_answered_is_over_when_its_author_calls_again_or_is_dismissed() {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let author = Author::new(&founder, &store, no);
+        let admin = SigningKey::from_bytes(&[51; 32]);
+        let device = device_of(&admin, 61, Role::Admin);
+        let add = |record: &Record| store.access_add(no, record).expect("admitted");
+        let calls = || store.access(no).expect("reads").calls.keys().copied().collect::<Vec<_>>();
+        let added = add_device(&founder.key, &founder, &author.heads(), device);
+        let act = |seq: u64| Act::Call(Call { cut: vec![(author.log(), seq)] });
+        let first = sign_record(&admin, &founder, &[added.hash()], act(1 << 40));
+        let second = sign_record(&admin, &founder, &[first.hash()], act(1 << 41));
+        add(&added);
+        add(&first);
+        assert_eq!(calls(), [first.hash()]);
+        add(&second);
+        assert_eq!(calls(), [second.hash()], "its author called again");
+        let last = LogHead { log: LogId(admin.verifying_key().to_bytes()), seq: 0, hash: EntryHash([0; 32]) };
+        let remove = |parent: &Record| {
+            sign_record(&founder.key, &founder, &[parent.hash()], Act::RemoveDevice { last })
+        };
+        // One without a release: nothing can follow from it any more.
+        let (_other_dir, other, other_no) = new_store(&founder);
+        let _ = Author::new(&founder, &other, other_no);
+        for record in [&added, &first, &second, &remove(&second)] {
+            other.access_add(other_no, record).expect("admitted");
+        }
+        assert!(other.access(other_no).expect("reads").calls.is_empty());
+        // One with a release asks until somebody else called who knew of the dismissal.
+        let release = Release { cut: vec![(author.log(), 1)], packs: vec![PackId([1; 32])], young: vec![] };
+        let release = sign_record(&admin, &founder, &[second.hash()], Act::Release(release));
+        let removal = remove(&release);
+        let beside = sign_record(&founder.key, &founder, &[release.hash()], act(1));
+        add(&release);
+        add(&removal);
+        assert_eq!(calls(), [second.hash()]);
+        add(&beside);
+        assert!(calls().contains(&second.hash()), "its author was an admin by what that call builds on");
+        add(&sign_record(&founder.key, &founder, &[removal.hash()], act(1)));
+        assert!(!calls().contains(&second.hash()));
+    }
 }

@@ -11,8 +11,8 @@ use super::entry::LogHead;
 use super::membership::{self, OpenInvite, Redemption};
 use super::release::{Call, Release};
 pub use super::seeding::SeederGrant;
-use super::seeding::{self, OpenSeed, RedeemedSeed};
-use super::{BOXES_MAX, HEADS_MAX};
+use super::seeding::{self, CopiesPolicy, OpenSeed, RedeemedSeed};
+use super::{BOXES_MAX, HEADS_MAX, PREVIOUS_EPOCHS_MAX};
 use crate::id::{EpochId, FolderId, InviteKey, KemKey, LogId, MemberId, RecordHash, hash};
 
 /// What is signed is this and the record's hash.
@@ -174,6 +174,8 @@ pub enum Act {
     Call(Call),
     /// Packs that nobody needs any more.
     Release(Release),
+    /// How many copies there should be.
+    Policy(CopiesPolicy),
     /// What the folder's side would agree on with a seeder.
     Propose(Terms),
     /// What both sides agreed on.
@@ -455,7 +457,7 @@ impl NewEpoch {
         let boxes = decode_boxes(reader)?;
         let swarm_boxes = decode_boxes(reader)?;
         let field = "previous epochs";
-        let count = reader.count(HEADS_MAX, 32 + WRAPPED_EPOCH_BYTES, field)?;
+        let count = reader.count(PREVIOUS_EPOCHS_MAX, 32 + WRAPPED_EPOCH_BYTES, field)?;
         let previous: Vec<_> = (0..count)
             .map(|_| Ok((reader.epoch_id(field)?, reader.array(field)?)))
             .collect::<Result<_, DecodeError>>()?;

@@ -43,6 +43,9 @@ pub const ENTRY_PACKS_MAX: usize = 64;
 pub const ENTRY_BODY_BYTES_MAX: usize = 960 * 1024;
 /// Access heads that an entry or record names at the most.
 pub const HEADS_MAX: usize = 64;
+/// Epochs that a new one wraps: those that were begun at once. More than there are members, since one of them may begin
+/// any number; and 104 KiB of a frame.
+pub const PREVIOUS_EPOCHS_MAX: usize = 1024;
 /// Logs that an entry depends on at the most: devices of one folder.
 pub const DEPS_MAX: usize = 1024;
 /// Ops in one group: a group is one system call's effect.

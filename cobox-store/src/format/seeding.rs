@@ -1,5 +1,5 @@
-//! Acts of the access log about seeders (`docs/format.md`, "Access log"): codes that a seeder redeems, and
-//! agreements.
+//! Acts of the access log about seeders (`docs/format.md`, "Access log"): codes that a seeder redeems,
+//! agreements, and how many copies there should be.
 //!
 //! Pure layouts, like [`super::membership`]. What they mean together is [`crate::blind::resolve`]'s work.
 
@@ -11,6 +11,12 @@ use super::agreement::{Notice, SignedTerms, TERMS_BYTES_MAX, Terms};
 use super::codec::{DecodeError, Reader, Writer};
 use super::invite::FOLDER_PREFIX_BYTES;
 use crate::id::{EpochId, FolderId, InviteKey, KemKey, hash};
+
+/// Copies that a folder may ask for: as many as it has seeders at the most.
+pub const COPIES_RANGE: std::ops::RangeInclusive<u8> = 1..=64;
+/// How long a proof may count: audits would follow each other without pause below an hour, and a proof of a year
+/// ago proves nothing.
+pub const TOLERANCE_MS_RANGE: std::ops::RangeInclusive<u64> = 3_600_000..=31_536_000_000;
 
 /// What a seed code's key signs is this and the hash of the seeder's keys.
 pub const SEED_CONTEXT: &[u8] = b"cobox/v1/seed";
@@ -32,6 +38,15 @@ pub struct SeederGrant {
     pub swarm_epoch: EpochId,
     /// See `swarm_epoch`.
     pub swarm_box: [u8; BOX_BYTES],
+}
+
+/// What the group wants of its seeders together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CopiesPolicy {
+    /// Proved copies, in [`COPIES_RANGE`].
+    pub copies: u8,
+    /// How long a proof counts, in milliseconds and [`TOLERANCE_MS_RANGE`].
+    pub tolerance_ms: u64,
 }
 
 /// A seed code as the record that opens it describes it.
@@ -184,6 +199,11 @@ impl SeedRequest {
 /// Writes the acts of this file.
 pub(super) fn encode(act: &Act, writer: &mut Writer) {
     match act {
+        Act::Policy(policy) => {
+            writer.u8(12);
+            writer.u8(policy.copies);
+            writer.u64(policy.tolerance_ms);
+        }
         Act::Propose(terms) => {
             writer.u8(20);
             writer.bytes16(&terms.encode());
@@ -216,6 +236,17 @@ pub(super) fn encode(act: &Act, writer: &mut Writer) {
 /// Reads the act of type `kind`, where it is of this file.
 pub(super) fn decode(kind: u8, reader: &mut Reader<'_>) -> Result<Act, DecodeError> {
     Ok(match kind {
+        12 => {
+            let policy =
+                CopiesPolicy { copies: reader.u8("copies")?, tolerance_ms: reader.u64("tolerance")? };
+            if !COPIES_RANGE.contains(&policy.copies) {
+                return Err(DecodeError::Invalid { field: "copies" });
+            }
+            if !TOLERANCE_MS_RANGE.contains(&policy.tolerance_ms) {
+                return Err(DecodeError::Invalid { field: "tolerance" });
+            }
+            Act::Policy(policy)
+        }
         20 => Act::Propose(Terms::decode(reader.bytes16(TERMS_BYTES_MAX, "terms")?)?),
         21 => Act::Agree(SignedTerms::decode(reader)?),
         22 => Act::EndAgreement(Notice::decode(reader)?),
@@ -270,6 +301,7 @@ pub(crate) fn one_of_each() -> Vec<Act> {
     let mut ours = tests::notice();
     ours.by = super::agreement::Side::Folder;
     vec![
+        Act::Policy(CopiesPolicy { copies: 3, tolerance_ms: 7 * 86_400_000 }),
         Act::Propose(tests::terms()),
         Act::Agree(tests::signed()),
         Act::EndAgreement(tests::notice()),

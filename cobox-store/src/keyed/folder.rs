@@ -24,10 +24,10 @@ use super::secret::{SESSION_CONTEXT, Secret32};
 use crate::blind::kembox::{self, KemSecret, Purpose};
 use crate::blind::{Access, Batch, Durability, Store, Table, key};
 use crate::error::{Error, Result};
-use crate::format::HEADS_MAX;
-use crate::format::access::{Act, BOX_BYTES, KeyBox, NewEpoch, Record, Unsigned};
+use crate::format::access::{Act, BOX_BYTES, KeyBox, NewEpoch, Record, Unsigned, UnverifiedRecord};
 use crate::format::address::SeederAddress;
 use crate::format::device::FolderRow;
+use crate::format::{HEADS_MAX, PREVIOUS_EPOCHS_MAX};
 use crate::id::{EpochId, FolderId, FolderNo, KemKey, LogId, RecordHash, hash};
 
 /// A folder that this device can read and, where its role allows, write.
@@ -40,7 +40,7 @@ pub struct Folder {
     device_label: String,
     log: LogId,
     log_number: u64,
-    sign: SigningKey,
+    pub(super) sign: SigningKey,
     kem: KemSecret,
     /// Keys of the devices that this one was before it joined again.
     former: Vec<KemSecret>,
@@ -287,6 +287,8 @@ impl Folder {
     pub(super) fn add_record(&self, act: Act) -> Result<Record> {
         let access = self.store.access(self.no)?;
         let record = sign_record(&self.sign, self.id, access.heads.clone(), act);
+        // What nobody could read again would close the folder for good.
+        UnverifiedRecord::decode(&record.encode())?;
         self.store.access_add(self.no, &record)?;
         Ok(record)
     }
@@ -315,7 +317,8 @@ pub(super) fn now_ms() -> u64 {
 
 /// An epoch of secret `secret` for everyone in `access`, wrapping the newest epochs that open.
 pub(super) fn new_epoch(access: &Access, secret: &Secret32, keyring: &Keyring) -> Result<NewEpoch> {
-    let newest = access.epoch_heads.iter().filter_map(|id| keyring.get(id));
+    // Somebody may have begun any number at once. All seal with the greatest, so that those come first.
+    let newest = access.epoch_heads.iter().rev().filter_map(|id| keyring.get(id)).take(PREVIOUS_EPOCHS_MAX);
     let mut previous: Vec<_> =
         newest.map(|older| (older.id(), epoch::wrap(secret, access.folder, older))).collect();
     previous.sort_unstable_by_key(|(id, _)| *id);

@@ -118,3 +118,44 @@ fn unwrap_earlier(access: &Access, epochs: &mut BTreeMap<EpochId, Arc<EpochKeys>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::super::folder::{new_epoch, sign_record};
+    use super::super::{Home, MemberSecret, PassphraseCost, Unlock};
+    use crate::format::access::{Act, UnverifiedRecord};
+
+    use super::*;
+
+    #[test]
+    fn epochs_begun_at_once_without_end_leave_a_folder_that_opens_and_changes_its_keys() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let unlock = || Unlock::Passphrase(Zeroizing::new("pass".into()));
+        let (secret, cost) =
+            (MemberSecret::generate().expect("random"), PassphraseCost::cheapest_for_tests());
+        let home =
+            Home::init_at_cost(&dir.path().join("home"), "ann", &unlock(), &secret, cost).expect("a home");
+        let folder = home.folder_create("club").expect("creates");
+        let (store, no) = (folder.store(), folder.no());
+        let access = store.access(no).expect("reads");
+        // As a device that works against the others would: none builds on another.
+        for _ in 0..100 {
+            let keyring = folder.keyring.read().clone();
+            let epoch = new_epoch(&access, &Secret32::random().expect("random"), &keyring).expect("seals");
+            let record = sign_record(&folder.sign, folder.id(), access.heads.clone(), Act::NewEpoch(epoch));
+            store.access_add(no, &record).expect("admitted");
+        }
+        folder.refresh().expect("reads");
+        assert_eq!(store.access(no).expect("reads").epoch_heads.len(), 100);
+        let record = folder.rotate().expect("begins another");
+        UnverifiedRecord::decode(&record.encode()).expect("can be read again");
+        let Act::NewEpoch(epoch) = &record.content().act else { panic!("an epoch") };
+        assert_eq!(epoch.previous.len(), 100, "who joins later reads all of them");
+        drop((folder, home));
+        let home = Home::open(&dir.path().join("home"), unlock()).expect("opens");
+        let folder = home.folder(no).expect("opens");
+        assert_eq!(folder.keyring.read().epochs().len(), 102);
+    }
+}

@@ -2,7 +2,7 @@
 //! it learns of that: it says how far it had the logs that end, and sees to an epoch of those who stay.
 
 use super::folder::Folder;
-use crate::blind::Access;
+use crate::blind::{Access, Branches};
 use crate::error::{Error, Result};
 use crate::format::access::{Act, Role};
 use crate::format::entry::LogHead;
@@ -97,15 +97,34 @@ impl Folder {
         let mut vouches = 0;
         let branches = self.store().branches(self.no())?;
         for mut head in self.store().log_heads(self.no())? {
+            let unnamed = self.is_unnamed(&access, &branches, &head)?;
             // What lies in a branch was signed as its device's log.
             head.log = branches.origin(&head.log);
-            let ends = head.log != self.log() && !access.admits(&head.log, head.seq, &head.hash);
+            let beyond = !access.admits(&head.log, head.seq, &head.hash);
+            let ends = head.log != self.log() && (beyond || unnamed);
             if ends && (access.devices.contains_key(&head.log) || access.former.contains_key(&head.log)) {
                 self.add_record(Act::Vouch { last: head })?;
                 vouches += 1;
             }
         }
         Ok(vouches)
+    }
+
+    /// Whether a head is in a branch of a log that ended, of which nobody named an entry: who does not hold it takes
+    /// nothing of it, and nothing that was built on it.
+    fn is_unnamed(&self, access: &Access, branches: &Branches, head: &LogHead) -> Result<bool> {
+        let Some(branch) = branches.get(&head.log).filter(|branch| head.seq >= branch.from) else {
+            return Ok(false);
+        };
+        let Some(named) = access.named.get(&branch.log) else { return Ok(false) };
+        for (seq, hash) in named {
+            let named = LogHead { log: branch.log, seq: *seq, hash: *hash };
+            let Some(within) = self.store().holder(self.no(), &named)? else { continue };
+            if *seq >= branch.from && branches.line(within).iter().any(|(id, _)| *id == head.log) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether no epoch is for exactly those who are here: somebody left or came.

@@ -12,7 +12,7 @@ use crate::format::access::{Act, Record, SeederGrant};
 use crate::format::address::SeederAddress;
 use crate::format::agreement::{Notice, Side, SignedTerms, Terms};
 use crate::format::invite::{FOLDER_PREFIX_BYTES, InviteCode};
-use crate::format::seeding::{OpenSeed, RedeemedSeed, SeedRequest};
+use crate::format::seeding::{CopiesPolicy, OpenSeed, RedeemedSeed, SeedRequest};
 use crate::id::InviteKey;
 
 use super::invite::Admission;
@@ -103,6 +103,15 @@ impl Folder {
         }))?;
         tracing::info!(folder = %self.id(), "a seeder with a code was granted the folder");
         Ok(Admission::New)
+    }
+
+    /// Says for everybody how many copies there should be.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] when the device is no admin; or when the store fails.
+    pub fn want_copies(&self, policy: CopiesPolicy) -> Result<Record> {
+        self.require_admin()?;
+        self.add_record(Act::Policy(policy))
     }
 
     /// Proposes terms to a seeder.

@@ -23,7 +23,7 @@ use cobox_store::format::pack::{
 use cobox_store::format::proof::{Challenge, Outboard};
 use cobox_store::format::receipt::{Receipt, live_set_digest, peer_id_of};
 use cobox_store::format::release::{Call, Release};
-use cobox_store::format::seeding::{OpenSeed, RedeemedSeed, SeedRequest};
+use cobox_store::format::seeding::{CopiesPolicy, OpenSeed, RedeemedSeed, SeedRequest};
 use cobox_store::format::slots::{Slot, SlotKind, WRAPPED_KEY_BYTES, encode_slots};
 use cobox_store::format::{SLICE_BYTES, Writer};
 use cobox_store::id::{
@@ -301,12 +301,12 @@ fn seeding() -> Vec<Act> {
         };
         RedeemedSeed { grant, code: request.code, signature: request.signature }
     };
-    let ours = Notice { by: Side::Folder, ..notice() };
     vec![
+        Act::Policy(CopiesPolicy { copies: 2, tolerance_ms: 604_800_000 }),
         Act::Propose(terms()),
         Act::Agree(signed_terms()),
         Act::EndAgreement(notice()),
-        Act::EndAgreement(ours),
+        Act::EndAgreement(Notice { by: Side::Folder, ..notice() }),
         Act::OpenSeed(OpenSeed { code: redeemed.code, quota_bytes: 1 << 40, until_ms: 0, expires_ms: 9 }),
         Act::RedeemSeed(redeemed),
     ]

@@ -15,6 +15,7 @@ use crate::format::op::{Op, OpGroup};
 use crate::format::pack::{Footer, PackRef, decode_directory, encode_directory};
 use crate::format::proof::{Challenge, LeafProof, Outboard};
 use crate::format::release::{self, Call, Release};
+use crate::format::seeding::CopiesPolicy;
 use crate::format::{membership, seeding};
 use crate::id::{EntryHash, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId, PackId, RecordHash, hex};
 use crate::keyed::MemberSecret;
@@ -146,6 +147,15 @@ fn signed(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
         records = records.with_faults(&format!("coming and going {number}"), &record.encode(), Value::Null);
     }
     records = giving_back(records);
+    let wanted = |copies, tolerance_ms| sign(Act::Policy(CopiesPolicy { copies, tolerance_ms })).encode();
+    for (name, bytes) in [
+        ("no copies wanted", wanted(0, 86_400_000)),
+        ("65 copies wanted", wanted(65, 86_400_000)),
+        ("proofs that count for a second", wanted(2, 1000)),
+        ("proofs that count for longer than a year", wanted(2, 31_536_000_001)),
+    ] {
+        records = records.refuse(name, &bytes, Value::Null);
+    }
     let genesis = story.records[0].encode();
     records = records
         .refuse("version 2", &set(&genesis, 0, 2), Value::Null)

@@ -1,0 +1,192 @@
+//! One engine among peers whose every word the test speaks: they have keys and prove a folder, and send what they like.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cobox_net::PeerId;
+use cobox_net::sync::{Binding, Conn, Engine, Identity, Input, Output, Side, Speaker, TICK, signed_bytes};
+use cobox_net::wire::{Contact, Frame, Proof, SessionId};
+use cobox_store::blind::{Store, StoreKind};
+use cobox_store::format::entry::{Entry, Header};
+use cobox_store::id::{EntryHash, EpochId, FolderNo, LogId, hash};
+use ed25519_dalek::{Signer as _, SigningKey};
+use zeroize::Zeroizing;
+
+use super::{Made, bytes};
+
+/// A peer of the engine: a device of the folder, or what claims to be one.
+pub struct Puppet {
+    pub conn: Conn,
+    pub session: SessionId,
+    pub peer: PeerId,
+    pub key: SigningKey,
+}
+
+/// The engine of a folder's founder, and the time.
+pub struct Stage {
+    pub engine: Engine,
+    pub store: Arc<Store>,
+    pub no: FolderNo,
+    pub made: Made,
+    pub now: Instant,
+    next: u64,
+    _dir: tempfile::TempDir,
+}
+
+pub fn key(at: u8) -> SigningKey {
+    SigningKey::from_bytes(&[at; 32])
+}
+
+pub fn log_of(key: &SigningKey) -> LogId {
+    LogId(key.verifying_key().to_bytes())
+}
+
+/// The peer id of a device: another key than the folder's.
+pub fn peer_of(key: &SigningKey) -> PeerId {
+    PeerId::of_key(SigningKey::from_bytes(&hash(&key.to_bytes())).verifying_key().to_bytes())
+}
+
+/// `/ip4/10.0.0.<host>/tcp/<port>`.
+pub fn tcp(host: u8, port: u16) -> Vec<u8> {
+    let [high, low] = port.to_be_bytes();
+    vec![4, 10, 0, 0, host, 6, high, low]
+}
+
+/// What a device says of where it is; the peer it names may be another's.
+pub fn contact(made: &Made, key: &SigningKey, peer: PeerId, said_ms: u64, addresses: &[Vec<u8>]) -> Contact {
+    let (log, addresses) = (log_of(key), addresses.to_vec());
+    let mut contact = Contact { peer, log, said_ms, addresses, signature: [0; 64] };
+    contact.signature = key.sign(&signed_bytes(&contact.signed_text(made.id()))).to_bytes();
+    contact
+}
+
+/// A chain of entries without packs.
+pub fn chain(made: &Made, key: &SigningKey, len: u64) -> Vec<Entry> {
+    let mut prev = EntryHash([0; 32]);
+    let entry = |seq| {
+        let body = bytes(seq, 100);
+        let header = Header {
+            folder: made.id(),
+            log: log_of(key),
+            seq,
+            prev,
+            access_heads: vec![made.epoch],
+            epoch: EpochId(made.epoch.0),
+            packs: vec![],
+            body_size: 100,
+            body_hash: hash(&body),
+        };
+        prev = header.hash();
+        let signature = key.sign(&header.signed_bytes()).to_bytes();
+        Entry::new(header, signature, body)
+    };
+    (1..=len).map(entry).collect()
+}
+
+impl Stage {
+    /// A folder in which these devices are listed beside the founder.
+    pub fn new(seed: u64, devices: &[&SigningKey]) -> Self {
+        let dir = super::memory_dir();
+        let mut made = Made::new(seed);
+        devices.iter().for_each(|key| {
+            made.admit(key);
+        });
+        let store = Store::create(&dir.path().join("store"), StoreKind::Device).expect("creates");
+        let no = made.import(&store);
+        let founder = made.founder.clone();
+        let engine = Engine::new(Arc::clone(&store), peer_of(&founder));
+        let now = Instant::now();
+        let mut stage = Self { engine, store, no, made, now, next: 1, _dir: dir };
+        let identity = Identity::Member {
+            log: log_of(&founder),
+            signer: Arc::new(move |text| founder.sign(&signed_bytes(text)).to_bytes()),
+        };
+        let secrets = vec![Zeroizing::new(stage.made.swarm)];
+        stage.input(Input::Folder { no, identity, secrets });
+        stage
+    }
+
+    pub fn input(&mut self, input: Input) -> Vec<Output> {
+        self.engine.step(input, self.now)
+    }
+
+    /// Lets time pass; what the engine did meanwhile.
+    pub fn pass(&mut self, time: Duration) -> Vec<Output> {
+        let end = self.now + time;
+        let mut done = Vec::new();
+        while self.now < end {
+            self.now += TICK;
+            done.extend(self.input(Input::Tick));
+        }
+        done
+    }
+
+    /// A device dials the engine and proves the folder.
+    pub fn enter(&mut self, key: &SigningKey) -> Puppet {
+        let (conn, session, peer) = (Conn(self.next), SessionId(2), peer_of(key));
+        self.next += 1;
+        let nonces = [hash(&conn.0.to_le_bytes()), hash(&[conn.0.to_le_bytes(), [1; 8]].concat())];
+        self.input(Input::Up { conn, peer, side: Side::Listener, nonce: nonces[0] });
+        self.input(Input::Frame { conn, frame: Frame::Hello { nonce: nonces[1] } });
+        let binding = Binding {
+            opener: peer,
+            responder: peer_of(&self.made.founder),
+            opener_nonce: nonces[1],
+            responder_nonce: nonces[0],
+            session,
+        };
+        let (blinded, proof) =
+            (binding.blinded(&self.made.swarm), binding.proof(&self.made.swarm, Speaker::Opener));
+        self.input(Input::Frame { conn, frame: Frame::Open { session, blinded, proof } });
+        let log = log_of(key);
+        let transcript = binding.transcript(self.made.id(), Speaker::Opener, &log.0);
+        let who = Proof::Member { log, signature: key.sign(&signed_bytes(&transcript)).to_bytes() };
+        let outputs = self.input(Input::Frame { conn, frame: Frame::Confirm { session, who } });
+        assert!(
+            outputs.iter().any(|output| matches!(output, Output::Opened { .. })),
+            "the session is not open: {outputs:?}"
+        );
+        Puppet { conn, session, peer, key: key.clone() }
+    }
+
+    /// A peer sends a frame.
+    pub fn say(&mut self, from: &Puppet, frame: Frame) -> Vec<Output> {
+        self.input(Input::Frame { conn: from.conn, frame })
+    }
+
+    pub fn say_contacts(&mut self, from: &Puppet, contacts: Vec<Contact>) -> Vec<Output> {
+        self.say(from, Frame::Contacts { session: from.session, contacts })
+    }
+
+    /// How many entries of a device are here.
+    pub fn reached(&self, key: &SigningKey) -> u64 {
+        self.store.log_head(self.no, log_of(key)).expect("reads").map_or(0, |head| head.seq)
+    }
+}
+
+impl Puppet {
+    /// Entries that this peer is asked for: from which number on.
+    pub fn asked(&self, outputs: &[Output]) -> Option<u64> {
+        outputs.iter().find_map(|output| match output {
+            Output::Send { conn, frame: Frame::EntriesWant { from, .. } } if *conn == self.conn => {
+                Some(*from)
+            }
+            _ => None,
+        })
+    }
+
+    /// Contacts that this peer is told.
+    pub fn told(&self, outputs: &[Output]) -> Vec<Contact> {
+        let told = outputs.iter().filter_map(|output| match output {
+            Output::Send { conn, frame: Frame::Contacts { contacts, .. } } if *conn == self.conn => {
+                Some(contacts.clone())
+            }
+            _ => None,
+        });
+        told.flatten().collect()
+    }
+
+    pub fn entry(&self, entry: &Entry) -> Frame {
+        Frame::Entry { session: self.session, entry: entry.encode() }
+    }
+}

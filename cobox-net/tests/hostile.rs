@@ -1,0 +1,301 @@
+//! One engine and a peer that proved the folder and works against it. Every word is spoken by the test, and only the
+//! test moves the clock.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use cobox_net::PeerId;
+use cobox_net::sync::{Input, Output, TICK};
+use cobox_net::wire::{CONTACTS_MAX, Contact, Frame};
+use cobox_store::format::entry::{Entry, LogHead};
+use common::puppet::{Puppet, Stage, chain, contact, key, log_of, peer_of, tcp};
+
+/// How the hostile peer answers when it is asked for entries.
+#[derive(Clone, Copy, Debug)]
+enum Stalling {
+    /// Again and again with an entry that is here already.
+    Known,
+    /// One new entry now and then, and never an end.
+    Drip,
+    /// One new entry now and then, and the end after each.
+    DripAndEnd,
+    /// Not at all, while somebody else pushes entries of that log that are here.
+    Silent,
+}
+
+/// Time until the engine has a log of 40 entries, of which an honest peer that comes later has all.
+fn stalled_for(how: Stalling) -> Duration {
+    let (writer, hostile, honest) = (key(50), key(51), key(52));
+    let mut stage = Stage::new(1, &[&writer, &hostile, &honest]);
+    let entries = chain(&stage.made, &writer, 40);
+    stage.store.entry_add(stage.no, &entries[0]).expect("takes");
+    let heads = vec![LogHead { log: log_of(&writer), seq: 40, hash: entries[39].header().hash() }];
+    let hostile = stage.enter(&hostile);
+    let asked = stage.say(&hostile, Frame::LogHeads { session: hostile.session, heads: heads.clone() });
+    assert_eq!(hostile.asked(&asked), Some(2));
+    let honest = stage.enter(&honest);
+    let mut outputs = stage.say(&honest, Frame::LogHeads { session: honest.session, heads });
+    let (began, mut ticks) = (stage.now, 0u64);
+    let mut asked = true;
+    while stage.reached(&writer) < 40 {
+        assert!(ticks < 20 * 60 * 20, "{how:?}: stalled at {}", stage.reached(&writer));
+        answer(&mut stage, &honest, &entries, outputs);
+        stage.now += TICK;
+        outputs = stage.input(Input::Tick);
+        asked |= hostile.asked(&outputs).is_some();
+        ticks += 1;
+        // Each nine seconds: a second less than what a pull may stand still.
+        if ticks.is_multiple_of(9 * 20) {
+            outputs.extend(stall(&mut stage, how, (&hostile, &honest), &entries, &mut asked));
+        }
+    }
+    stage.now - began
+}
+
+fn stall(
+    stage: &mut Stage,
+    how: Stalling,
+    (hostile, honest): (&Puppet, &Puppet),
+    entries: &[Entry],
+    asked: &mut bool,
+) -> Vec<Output> {
+    let reached = stage.reached(&key(50));
+    let next = &entries[usize::try_from(reached).expect("few")];
+    match how {
+        Stalling::Known => stage.say(hostile, hostile.entry(&entries[0])),
+        Stalling::Silent => stage.say(honest, honest.entry(&entries[0])),
+        Stalling::Drip => stage.say(hostile, hostile.entry(next)),
+        Stalling::DripAndEnd if *asked => {
+            *asked = false;
+            let mut outputs = stage.say(hostile, hostile.entry(next));
+            let end =
+                Frame::EntriesEnd { session: hostile.session, log: log_of(&key(50)), next: reached + 2 };
+            outputs.extend(stage.say(hostile, end));
+            *asked |= hostile.asked(&outputs).is_some();
+            outputs
+        }
+        Stalling::DripAndEnd => Vec::new(),
+    }
+}
+
+/// An honest peer answers as soon as it is asked.
+fn answer(stage: &mut Stage, honest: &Puppet, entries: &[Entry], outputs: Vec<Output>) {
+    let Some(from) = honest.asked(&outputs) else { return };
+    for entry in &entries[usize::try_from(from - 1).expect("few")..] {
+        stage.say(honest, honest.entry(entry));
+    }
+    let end = Frame::EntriesEnd { session: honest.session, log: log_of(&key(50)), next: 41 };
+    stage.say(honest, end);
+}
+
+#[test]
+fn peer_that_answers_as_slowly_as_it_may_does_not_keep_entries_from_us() {
+    // Nothing new for ten seconds ends a pull; whatever it brings, it ends after a minute.
+    for (how, most_s) in
+        [(Stalling::Known, 10), (Stalling::Silent, 10), (Stalling::Drip, 60), (Stalling::DripAndEnd, 10)]
+    {
+        let took = stalled_for(how);
+        assert!(took <= Duration::from_secs(most_s + 1), "{how:?}: {took:?}");
+    }
+}
+
+/// Where a peer is dialed.
+fn dialed(outputs: &[Output], peer: PeerId) -> Option<Vec<Vec<u8>>> {
+    outputs.iter().find_map(|output| match output {
+        Output::Dial { peer: to, addresses } if *to == peer => Some(addresses.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn device_that_claims_anothers_peer_id_does_not_take_its_addresses() {
+    let victim = key(60);
+    // Some before and some behind the victim in the order of keys.
+    let liars: Vec<_> = (61..67).map(key).collect();
+    assert!(liars.iter().any(|liar| log_of(liar) < log_of(&victim)));
+    assert!(liars.iter().any(|liar| log_of(liar) > log_of(&victim)));
+    let mut stage = Stage::new(2, &[vec![&victim], liars.iter().collect()].concat());
+    let (peer, at) = (peer_of(&victim), tcp(1, 7741));
+    let junk: Vec<Vec<u8>> = (1..=16).map(|port| tcp(66, port)).collect();
+    let claims: Vec<Contact> =
+        liars.iter().map(|liar| contact(&stage.made, liar, peer, 9_000_000, &junk)).collect();
+    let liar = stage.enter(&liars[0]);
+    let true_one = contact(&stage.made, &victim, peer, 5, std::slice::from_ref(&at));
+    let mut outputs = stage.say_contacts(&liar, [vec![true_one], claims.clone()].concat());
+    outputs.extend(stage.pass(TICK));
+    let tried = dialed(&outputs, peer).expect("it is dialed");
+    assert!(tried.contains(&at) && tried.len() > 1, "{tried:?}");
+    // Once it answered, and proved which device it is, nobody else is believed to be there.
+    let there = stage.enter(&victim);
+    stage.input(Input::Down { conn: there.conn });
+    let later = |claim: &Contact| {
+        let liar = liars.iter().find(|liar| log_of(liar) == claim.log).expect("one of them");
+        contact(&stage.made, liar, peer, 9_000_001, &junk)
+    };
+    let later: Vec<Contact> = claims.iter().map(later).collect();
+    let mut outputs = stage.say_contacts(&liar, later);
+    outputs.extend(stage.pass(Duration::from_secs(5)));
+    assert_eq!(dialed(&outputs, peer), Some(vec![at]));
+}
+
+#[test]
+fn device_makes_nobody_knock_at_its_own_doors_or_at_names() {
+    let liar = key(70);
+    let mut stage = Stage::new(3, &[&liar]);
+    stage.input(Input::Listening { addresses: vec![tcp(9, 7741)], now_ms: 1 });
+    let ip = |ip: [u8; 4]| [&[4][..], &ip, &[6, 0, 80]].concat();
+    let mut bad = vec![
+        ip([127, 0, 0, 1]),
+        ip([0, 0, 0, 0]),
+        ip([224, 0, 0, 251]),
+        ip([255, 255, 255, 255]),
+        ip([169, 254, 169, 254]),
+        tcp(1, 0),
+        [&[54, 9][..], b"host.home", &[6, 0, 80]].concat(),
+        [&tcp(1, 80)[..], &[0xdd, 3]].concat(),
+        [&[41][..], &[0; 10], &[255, 255, 127, 0, 0, 1, 6, 0, 80]].concat(),
+        b"no address at all".to_vec(),
+        vec![],
+    ];
+    let stranger = PeerId::of_key([1; 32]);
+    let from = stage.enter(&liar);
+    let told = contact(&stage.made, &liar, stranger, 1, &bad);
+    let mut outputs = stage.say_contacts(&from, vec![told]);
+    outputs.extend(stage.input(Input::Seen { peer: PeerId::of_key([2; 32]), addresses: bad.clone() }));
+    outputs.extend(stage.pass(Duration::from_secs(60)));
+    // Only what is linked to one network may be dialed there.
+    let linked = |addresses: Vec<Vec<u8>>| addresses == [ip([169, 254, 169, 254])];
+    assert_eq!(dialed(&outputs, stranger), None);
+    assert!(dialed(&outputs, PeerId::of_key([2; 32])).is_none_or(linked), "{outputs:?}");
+    bad.truncate(5);
+    bad.push(tcp(1, 80));
+    let told = contact(&stage.made, &liar, stranger, 2, &bad);
+    stage.say_contacts(&from, vec![told]);
+    let outputs = stage.pass(Duration::from_secs(5));
+    assert_eq!(dialed(&outputs, stranger), Some(vec![tcp(1, 80)]));
+}
+
+#[test]
+fn what_is_said_of_devices_that_are_not_listed_is_not_remembered_of_a_peer() {
+    let (liar, newcomer) = (key(71), key(72));
+    let mut stage = Stage::new(4, &[&liar]);
+    let from = stage.enter(&liar);
+    let real = contact(&stage.made, &newcomer, peer_of(&newcomer), 5, &[tcp(1, 1)]);
+    stage.say_contacts(&from, vec![Contact { said_ms: u64::MAX, ..real.clone() }]);
+    list(&mut stage, &newcomer);
+    let there = stage.enter(&newcomer);
+    let outputs = stage.say_contacts(&there, vec![real.clone()]);
+    assert!(from.told(&outputs).contains(&real), "{outputs:?}");
+}
+
+/// The founder admits a device.
+fn list(stage: &mut Stage, device: &ed25519_dalek::SigningKey) -> Vec<Output> {
+    let record = stage.made.admit(device);
+    stage.store.access_add(stage.no, &record).expect("admitted");
+    stage.input(Input::Changed { no: stage.no })
+}
+
+#[test]
+fn device_whose_clock_was_ahead_hears_its_own_old_word_and_says_a_later_one() {
+    let device = key(73);
+    let mut stage = Stage::new(5, &[&device]);
+    let old = contact(&stage.made, &device, peer_of(&device), 1_000_000, &[tcp(1, 1)]);
+    let first = stage.enter(&device);
+    let outputs = stage.say_contacts(&first, vec![old.clone()]);
+    assert_eq!(first.told(&outputs), vec![], "it knows that");
+    stage.input(Input::Down { conn: first.conn });
+    // It moved, its clock was set right, and it began anew.
+    let new = contact(&stage.made, &device, peer_of(&device), 1_000, &[tcp(2, 2)]);
+    let again = stage.enter(&device);
+    let outputs = stage.say_contacts(&again, vec![new]);
+    assert_eq!(again.told(&outputs), vec![old]);
+    assert_eq!(again.told(&stage.pass(Duration::from_secs(60))), vec![], "once is enough");
+    // The other side of it: who hears that says it again, later.
+    let founder = stage.made.founder.clone();
+    let ours = contact(&stage.made, &founder, peer_of(&founder), 5_000, &[tcp(3, 3)]);
+    stage.input(Input::Listening { addresses: vec![tcp(4, 4)], now_ms: 7 });
+    let outputs = stage.say_contacts(&again, vec![ours]);
+    let said = again.told(&outputs);
+    assert!(said.iter().any(|said| said.said_ms == 5_001 && said.addresses == [tcp(4, 4)]), "{said:?}");
+}
+
+#[test]
+fn word_of_a_device_that_is_not_listed_yet_gives_way_to_none_that_is_made_up() {
+    let (liar, honest, newcomer) = (key(74), key(75), key(76));
+    let mut stage = Stage::new(6, &[&liar, &honest]);
+    let peer = peer_of(&newcomer);
+    let real = contact(&stage.made, &newcomer, peer, 5, &[tcp(1, 1)]);
+    let (from, other) = (stage.enter(&liar), stage.enter(&honest));
+    stage.say_contacts(&other, vec![real.clone()]);
+    // Nobody signed this, and it is newer.
+    let forged = Contact { said_ms: 9, addresses: vec![tcp(66, 6)], ..real };
+    stage.say_contacts(&from, vec![forged]);
+    // Many are signed by keys that nobody knows.
+    for at in 0..4u8 {
+        let made_up = |to: u8| {
+            let key = ed25519_dalek::SigningKey::from_bytes(&[
+                to, at, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2,
+                2, 2,
+            ]);
+            contact(&stage.made, &key, peer_of(&key), 100, &[tcp(66, 6)])
+        };
+        let many: Vec<Contact> = (0..CONTACTS_MAX as u8).map(made_up).collect();
+        stage.say_contacts(&from, many);
+    }
+    let mut outputs = list(&mut stage, &newcomer);
+    outputs.extend(stage.pass(Duration::from_secs(1)));
+    assert_eq!(dialed(&outputs, peer), Some(vec![tcp(1, 1)]));
+}
+
+#[test]
+fn crowd_on_the_local_network_neither_hides_our_devices_nor_makes_us_dial_it_all() {
+    let device = key(77);
+    let mut stage = Stage::new(7, &[&device]);
+    let stranger = |at: u16| {
+        let [high, low] = at.to_be_bytes();
+        PeerId::of_key(
+            ed25519_dalek::SigningKey::from_bytes(
+                &[&[high, low][..], &[3; 30]].concat().try_into().expect("32"),
+            )
+            .verifying_key()
+            .to_bytes(),
+        )
+    };
+    let mut outputs = Vec::new();
+    for at in 0..2_000 {
+        outputs.extend(stage.input(Input::Seen { peer: stranger(at), addresses: vec![tcp(66, at + 1)] }));
+    }
+    let crowd = |outputs: &[Output]| {
+        let dials = outputs.iter().filter_map(|output| match output {
+            Output::Dial { peer, .. } => Some(*peer),
+            _ => None,
+        });
+        dials.collect::<BTreeSet<PeerId>>().len()
+    };
+    assert!(crowd(&outputs) <= 16, "{} at once", crowd(&outputs));
+    let outputs = stage.pass(Duration::from_secs(10));
+    assert!((1..=41).contains(&crowd(&outputs)), "{} in ten seconds", crowd(&outputs));
+    // A device of ours is seen all the same, wherever it was before.
+    let from = stage.enter(&device);
+    let told = contact(&stage.made, &device, from.peer, 1, &[tcp(1, 1)]);
+    stage.say_contacts(&from, vec![told]);
+    stage.input(Input::Down { conn: from.conn });
+    let mut outputs = stage.input(Input::Seen { peer: from.peer, addresses: vec![tcp(2, 2)] });
+    outputs.extend(stage.pass(Duration::from_secs(3)));
+    let tried = dialed(&outputs, from.peer).expect("it is dialed");
+    assert!(tried.contains(&tcp(2, 2)), "{tried:?}");
+    // Somebody who says something new of it all the time ends no pause more often than every two seconds.
+    let mut dials = 0;
+    for port in 1..=200 {
+        let mut outputs = stage.input(Input::Seen { peer: from.peer, addresses: vec![tcp(67, port)] });
+        stage.now += TICK;
+        outputs.extend(stage.input(Input::Tick));
+        if dialed(&outputs, from.peer).is_some() {
+            dials += 1;
+            stage.input(Input::DialFailed { peer: from.peer, error: "off".to_owned() });
+        }
+    }
+    assert!(dials <= 25, "{dials} attempts in ten seconds");
+}
