@@ -21,12 +21,15 @@ use cobox_tests::memory::resident_bytes;
 use cobox_tests::process::{Seeder, until};
 use common::{Made, Member, bytes};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use libp2p::core::muxing::SubstreamBox;
 use stranger::Stranger;
 
 /// What a seeder may take under attack: the unit's `MemoryHigh=`.
 const MEMORY_CAP_BYTES: u64 = 512 << 20;
 /// What the member of another folder writes in one measurement.
 const WRITE_BYTES: usize = 24 << 20;
+/// Connections of the crowd.
+const PEERS: usize = 150;
 /// One pack of it.
 const PACK_BYTES: usize = 2 << 20;
 
@@ -130,30 +133,33 @@ fn crowd_of_sockets(rig: &Rig) -> Vec<TcpStream> {
 
 /// Connections that are there to take memory: streams on which nothing is agreed, each filled to its window, and
 /// large frames that are begun and never ended.
-async fn crowd_of_peers(address: &SeederAddress) -> Vec<(Stranger, Vec<libp2p::core::muxing::SubstreamBox>)> {
-    let mut held = Vec::new();
-    for number in 0..150 {
-        let Some(peer) = Stranger::connect(address).await else { continue };
-        let mut streams = Vec::new();
-        if number % 2 == 0 {
-            for number in 0..40 {
-                let Some(mut stream) = peer.stream().await else { break };
-                // A name that does not end, or half of a greeting.
-                let name = [&[0xff, 0x7f][..], &vec![b'x'; 200 << 10]].concat();
-                let begun = if number % 2 == 0 { b"\x13/multistream/1.0.0\n\x20".to_vec() } else { name };
-                drop(tokio::time::timeout(Duration::from_millis(20), stream.write_all(&begun)).await);
-                drop(tokio::time::timeout(Duration::from_millis(20), stream.flush()).await);
-                streams.push(stream);
-            }
-        } else if let Some(mut stream) = peer.protocol(CONTROL_PROTOCOL).await {
-            let hello = Frame::Hello { nonce: [7; 32] }.encode();
-            let begun = [&length(hello.len())[..], &hello, &length(1 << 20), &vec![0; 1_000_000]].concat();
-            drop(tokio::time::timeout(Duration::from_millis(200), stream.write_all(&begun)).await);
+async fn crowd_of_peers(address: &SeederAddress) -> Vec<(Stranger, Vec<SubstreamBox>)> {
+    let crowd = futures::future::join_all((0..PEERS).map(|number| greedy_peer(address, number)));
+    crowd.await.into_iter().flatten().collect()
+}
+
+async fn greedy_peer(address: &SeederAddress, number: usize) -> Option<(Stranger, Vec<SubstreamBox>)> {
+    /// It stops reading at some point, which is not waited for.
+    const SEND_WAIT: Duration = Duration::from_millis(200);
+    let peer = Stranger::connect(address).await?;
+    let mut streams = Vec::new();
+    if number.is_multiple_of(2) {
+        for number in 0..40 {
+            let Some(mut stream) = peer.stream().await else { break };
+            // A name that does not end, or half of a greeting.
+            let name = [&[0xff, 0x7f][..], &vec![b'x'; 200 << 10]].concat();
+            let begun = if number % 2 == 0 { b"\x13/multistream/1.0.0\n\x20".to_vec() } else { name };
+            drop(tokio::time::timeout(SEND_WAIT, stream.write_all(&begun)).await);
+            drop(tokio::time::timeout(SEND_WAIT, stream.flush()).await);
             streams.push(stream);
         }
-        held.push((peer, streams));
+    } else if let Some(mut stream) = peer.protocol(CONTROL_PROTOCOL).await {
+        let hello = Frame::Hello { nonce: [7; 32] }.encode();
+        let begun = [&length(hello.len())[..], &hello, &length(1 << 20), &vec![0; 1_000_000]].concat();
+        drop(tokio::time::timeout(SEND_WAIT, stream.write_all(&begun)).await);
+        streams.push(stream);
     }
-    held
+    Some((peer, streams))
 }
 
 #[test]
@@ -162,10 +168,10 @@ fn crowd_of_strangers_takes_neither_the_memory_nor_the_members_place() {
     let mut member = rig.member(1, 1 << 30);
     let alone = rig.rate(&mut member, 1);
     let runtime = runtime();
-    let sockets = crowd_of_sockets(&rig);
     let peers = runtime.block_on(crowd_of_peers(&rig.address));
+    let sockets = crowd_of_sockets(&rig);
     println!("{} sockets and {} peers are connected", sockets.len(), peers.len());
-    assert!(peers.len() > 50, "the attack did not take place");
+    assert!(peers.len() > PEERS / 2, "the attack did not take place");
     let crowded = rig.rate(&mut member, 2);
     println!("{alone:.0} MB/s alone, {crowded:.0} MB/s in the crowd: {:.0} %", 100.0 * crowded / alone);
     assert!(member.node.audit(member.no, rig.peer).is_ok(), "it proves nothing any more");
@@ -175,7 +181,7 @@ fn crowd_of_strangers_takes_neither_the_memory_nor_the_members_place() {
 }
 
 /// Whether the other side ends a stream after this.
-async fn is_ended(mut stream: libp2p::core::muxing::SubstreamBox, sent: &[u8]) -> bool {
+async fn is_ended(mut stream: SubstreamBox, sent: &[u8]) -> bool {
     if stream.write_all(sent).await.is_err() || stream.flush().await.is_err() {
         return true;
     }

@@ -1,9 +1,13 @@
 //! A peer that keeps to no rule: bare connections, bare streams, bytes as a test gives them.
+//!
+//! What the other side opens is answered with its own bytes: that agrees to every protocol and answers pings, so that
+//! the connection is not closed for want of it.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use cobox_store::format::address::SeederAddress;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,6 +18,9 @@ use libp2p::{Multiaddr, identity, noise, tcp, yamux};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+/// How long the other side may take to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
+
 /// A connection with TCP, Noise and Yamux done, and nothing agreed above.
 pub struct Stranger {
     wanted: UnboundedSender<oneshot::Sender<SubstreamBox>>,
@@ -22,6 +29,10 @@ pub struct Stranger {
 impl Stranger {
     /// Connects under a fresh key.
     pub async fn connect(address: &SeederAddress) -> Option<Self> {
+        tokio::time::timeout(ANSWER_WAIT, Self::dial(address)).await.ok()?
+    }
+
+    async fn dial(address: &SeederAddress) -> Option<Self> {
         let key = identity::Keypair::generate_ed25519();
         let mut transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
             .upgrade(Version::V1)
@@ -58,7 +69,17 @@ impl Stranger {
     }
 }
 
-/// Moves a connection on, and opens streams as they are wanted. What the other side opens is dropped.
+/// Sends back what comes.
+async fn echo(mut stream: SubstreamBox) {
+    let mut bytes = [0; 1024];
+    while let Ok(count @ 1..) = stream.read(&mut bytes).await {
+        if stream.write_all(&bytes[..count]).await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Moves a connection on, and opens streams as they are wanted.
 async fn drive(mut muxer: StreamMuxerBox, mut asked: UnboundedReceiver<oneshot::Sender<SubstreamBox>>) {
     let mut waiting: VecDeque<oneshot::Sender<SubstreamBox>> = VecDeque::new();
     poll_fn(|context| {
@@ -80,7 +101,7 @@ async fn drive(mut muxer: StreamMuxerBox, mut asked: UnboundedReceiver<oneshot::
         }
         loop {
             match Pin::new(&mut muxer).poll_inbound(context) {
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(stream)) => drop(tokio::spawn(echo(stream))),
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
