@@ -260,7 +260,7 @@ fn admins_that_come_and_go_never_fill_the_list() {
     };
     let join = |number: usize| {
         let (code, admin) = (numbered(2 * number), numbered(2 * number + 1));
-        store.claim_open(&open(&code, Rank::Keeper, NOW + 9), NOW).expect("opens");
+        store.claim_open(&open(&code, Rank::Keeper, NOW + 1_000), NOW).expect("opens");
         let chain = ChainId([number as u8; 16]);
         (admin.clone(), store.claim_redeem(&claim(&code, &admin, None), chain, NOW + number as u64))
     };
