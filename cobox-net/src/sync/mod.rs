@@ -471,7 +471,9 @@ impl Engine {
             }
             let due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
             let again = due(folder.pull_again) || due(folder.tell_lack) || !folder.pulls.is_empty();
-            if again || !folder.surveyed || folder.plan.rescan || folder.plan.scanning {
+            // With nobody to ask, a scan waits for a session, whose opening settles the folder.
+            let scans = (folder.plan.rescan || folder.plan.scanning) && !folder.sessions.is_empty();
+            if again || !folder.surveyed || scans {
                 self.dirty.insert(*no);
             }
         }

@@ -90,6 +90,10 @@ impl Store {
     /// # Errors
     /// See [`super::Db::commit`].
     pub fn quota_set(&self, no: FolderNo, quota_bytes: u64, until_ms: u64) -> Result<()> {
+        // A seeder that starts sets those of all its folders.
+        if self.quota(no)? == Some((quota_bytes, until_ms)) {
+            return Ok(());
+        }
         let mut writer = Writer::new();
         writer.u64(quota_bytes);
         writer.u64(until_ms);
