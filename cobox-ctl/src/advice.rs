@@ -69,7 +69,7 @@ fn store_advice(error: &StoreError) -> (Exit, &'static str) {
         ),
         E::Equivocation { .. } | E::RolledBack { .. } => (
             Exit::Damaged,
-            "This device was copied or set back from a backup. Stop the copy, then restart the daemon; where that does not help (`cobox-ctl doctor` says), run `cobox-ctl recover` in this home. Nothing that was written is lost.",
+            "This device was copied or set back from a backup. It goes on under a fresh key by itself as soon as no program uses its mount; where that does not help (`cobox-ctl doctor` says), run `cobox-ctl recover` in this home. Nothing that was written is lost.",
         ),
         E::NotPermitted { .. } | E::Access { .. } => {
             (Exit::Refused, "Ask an admin of the folder, or use a device that may do this.")

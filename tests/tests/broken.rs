@@ -95,6 +95,7 @@ fn copied_home_whose_copies_both_worked_offline_ends_with_one_tree() {
     scene.seeder.kill();
     // Nobody meets anybody. Ann works too.
     write(&scene.ann, &[("offline", "by ann")]);
+    Scene::put_away(&mut scene.ann);
     for (device, files) in [
         (&mut scene.bob, [("ones", "by bob"), ("shared/bobs", "changed by bob"), ("same name", "by bob")]),
         (&mut twin, [("twos", "by the twin"), ("shared/more", "by the twin"), ("same name", "by the twin")]),
@@ -106,6 +107,8 @@ fn copied_home_whose_copies_both_worked_offline_ends_with_one_tree() {
     }
     // One comes back first, and Ann builds on what it wrote.
     scene.seeder.start();
+    scene.ann.start();
+    scene.ann.mount("club");
     scene.bob.start();
     scene.bob.mount("club");
     until("Ann sees what Bob wrote", || tree(&scene.ann.mount).contains_key("ones"));
@@ -179,4 +182,97 @@ fn home_restored_from_an_image_goes_on_by_itself_and_loses_nothing() {
     assert_eq!(tree(&scene.bob.mount)["shared/bobs"], "changed after the image");
     write(&scene.bob, &[("later", "all goes on")]);
     until("Ann sees it", || tree(&scene.ann.mount).contains_key("later"));
+}
+
+/// The library that shifts a program's clock (`faketime` in Debian), where it is installed.
+fn clock_shifter(test: &str) -> Option<String> {
+    let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let found = folders.map(|dir| dir.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
+    if found.is_none() {
+        // On a line of its own, to be counted.
+        let line = format!("\nskipped: {test}: libfaketime is not installed on this machine\n");
+        drop(std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()));
+    }
+    found.map(|path| path.to_string_lossy().into_owned())
+}
+
+/// Starts a daemon whose clock is shifted.
+fn start_shifted(device: &mut Device, library: &str, shift: &str) {
+    device.start_with(&[
+        ("LD_PRELOAD", library),
+        ("FAKETIME", shift),
+        // Timeouts are measured by a clock that nobody sets.
+        ("DONT_FAKE_MONOTONIC", "1"),
+    ]);
+}
+
+#[test]
+fn changes_of_a_clock_hours_ahead_are_held_and_told_on_both_ends() {
+    let test = "changes_of_a_clock_hours_ahead_are_held_and_told_on_both_ends";
+    let Some(library) = clock_shifter(test).filter(|_| can_mount(test)) else { return };
+    let mut scene = Scene::new();
+    scene.bob.stop();
+    start_shifted(&mut scene.bob, &library, "+5h");
+    scene.bob.await_mount();
+    write(&scene.bob, &[("early", "five hours early")]);
+    let status = |device: &Device| device.ctl(&["status", "club"]).ok().out;
+    until("Ann is told", || status(&scene.ann).contains("The clock of bob is"));
+    let said = status(&scene.ann);
+    assert!(said.contains("its changes are held here until"), "{said}");
+    assert!(!tree(&scene.ann.mount).contains_key("early"));
+    until("Bob is told", || status(&scene.bob).contains("The clock of this device is"));
+    // What Ann writes reaches Bob all the same, and nothing of Bob's is lost: when Ann's clock is there, it is too.
+    write(&scene.ann, &[("anns too", "on time")]);
+    until("Bob sees what Ann writes", || tree(&scene.bob.mount).contains_key("anns too"));
+    scene.ann.stop();
+    start_shifted(&mut scene.ann, &library, "+5h");
+    scene.ann.await_mount();
+    until("Ann sees it", || tree(&scene.ann.mount) == tree(&scene.bob.mount));
+    assert!(!status(&scene.ann).contains("The clock of bob is"));
+}
+
+#[test]
+fn silent_device_is_lapsed_and_comes_back_with_the_words_and_what_nobody_had() {
+    let test = "silent_device_is_lapsed_and_comes_back_with_the_words_and_what_nobody_had";
+    let Some(library) = clock_shifter(test).filter(|_| can_mount(test)) else { return };
+    let mut scene = Scene::new();
+    let said = scene.ann.ctl(&["device", "lapse", "club", "bob"]);
+    assert!(said.code == 4 && said.err.contains("silent for 90 days"), "{said:?}");
+    // Bob goes away, and works where nobody hears of it.
+    Scene::put_away(&mut scene.bob);
+    scene.seeder.kill();
+    Scene::put_away(&mut scene.ann);
+    scene.bob.start();
+    scene.bob.mount("club");
+    write(&scene.bob, &[("alone", "nobody had this"), ("shared/bobs", "changed alone")]);
+    Scene::put_away(&mut scene.bob);
+    scene.seeder.start();
+    start_shifted(&mut scene.ann, &library, "+100d");
+    scene.ann.mount("club");
+    let said = scene.ann.ctl(&["device", "lapse", "club", "bob"]).ok();
+    assert!(said.out.contains("can write nothing more"), "{said:?}");
+    scene.ann.stop();
+    scene.ann.start();
+    scene.ann.await_mount();
+    scene.bob.start();
+    until("Bob learns of it", || {
+        scene.bob.ctl(&["member", "list", "club", "--json"]).ok().out.contains("\"role\":null")
+    });
+    assert!(!tree(&scene.ann.mount).contains_key("alone"));
+    scene.bob.stop();
+    let words = scene.dir.path().join("bob-words");
+    let (words, address) = (words.to_str().expect("a temporary path is text"), scene.seeder.address());
+    scene
+        .bob
+        .ctl(&["recover", "--words-file", words, "--seeder", &address, "--label", "bob", "--no-passphrase"])
+        .ok();
+    scene.bob.mount("club");
+    until("Ann has what Bob wrote alone", || {
+        let found = tree(&scene.ann.mount);
+        found.contains_key("alone") && found == tree(&scene.bob.mount)
+    });
+    assert_eq!(tree(&scene.ann.mount)["shared/bobs"], "changed alone");
+    let mount = scene.bob.mount.to_str().expect("a temporary path is text").to_owned();
+    scene.bob.ctl(&["umount", &mount]).ok();
+    scene.bob.ctl(&["daemon", "stop"]).ok();
 }
