@@ -193,9 +193,9 @@ member bob
 
 step "2. A claim: Anna's box is told who owns it, once"
 power_on box
-until_true "the box shows its code" grep -q '^cobox-ctl seeder claim' box.log
+until_true "the box shows its code" grep -q '^coboxclaim' box.log
 grep -A 1 '^Nobody owns' box.log
-claim=$(sed -n 's/^cobox-ctl seeder claim //p' box.log | sed -n 1p)
+claim=$(grep -m 1 '^coboxclaim' box.log)
 must anna cobox-ctl seeder claim "$claim" --name box
 must anna cobox-ctl seeder manage box status
 
