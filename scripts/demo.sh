@@ -113,12 +113,14 @@ work_on() {
 }
 
 # Strings that only the member may know: names and lines of the files, the words, the canaries.
+# A seeder writes down its own address, which begins so; a folder of the project's sources has that name too.
+seeders_word=cobox-seeder
 secrets_of() { # DIR: into $tmp/needles
     {
         (cd "$1" && find . -mindepth 1 -printf '%f\n') | awk 'length($0) >= 12'
         find "$1" -type f -size -256k -not -path '*/.git/*' -print0 | LC_ALL=C sort -z | sed -zn 1,600p |
             xargs -0 -n 50 awk 'FNR > 3 && length($0) >= 40 && length($0) < 200 { print; nextfile }' 2>/dev/null
-    } | LC_ALL=C grep -a '[[:alpha:]]\{4\}' | LC_ALL=C sort -u
+    } | LC_ALL=C grep -a '[[:alpha:]]\{4\}' | LC_ALL=C grep -avxF "$seeders_word" | LC_ALL=C sort -u
 }
 
 started=$(now)
