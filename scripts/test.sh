@@ -69,6 +69,10 @@ fi
 if [[ $failed -gt 0 ]]; then
     printf '\nwhat failed:\n'
     grep -E '^test .* FAILED$' "$log" || true
+    # What each of them said, again where a reader of the last lines finds it.
+    awk '/^test .* FAILED$/ { bad[$2] = 1 }
+         /^---- .* stdout ----$/ { left = ($2 in bad) ? 40 : 0 }
+         left > 0 { left--; print }' "$log" | cut -c 1-1000 | head -n 200
 fi
 printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [[ $failed -eq 0 ]]

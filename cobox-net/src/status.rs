@@ -108,6 +108,8 @@ pub struct PeerStatus {
     pub error: Option<String>,
     /// Whether it told us the same heads of the access log as ours.
     pub knows_access: bool,
+    /// Whether it told us what it lacks: before, nobody may take it for caught up, nor for behind.
+    pub told_lack: bool,
     /// Our entries that it lacks, as far as we know; all of them while there is no session.
     pub entries_behind: u64,
     /// Live packs that it said it lacks, and the packs of entries it lacks.

@@ -159,7 +159,8 @@ impl Daemon {
     pub fn arrive(&self, timeout: Duration, tell: Tell<'_>) -> Outcome<ArriveReport> {
         let deadline = Instant::now() + timeout;
         let mut quiet_since: Option<Instant> = None;
-        // Entries that a seeder lacks and another one has: this device has none of its own yet.
+        // Entries that a seeder lacks and another one has: this device has none of its own yet. A seeder that
+        // has not told yet counts as one entry behind, which is caution and no finding.
         let mut behind_of: BTreeMap<PeerId, u64> = BTreeMap::new();
         loop {
             let mut waiting = None;
@@ -169,7 +170,7 @@ impl Daemon {
                     peers.iter().filter(|peer| peer.session == SessionState::Open).collect();
                 let behind: u64 = open.iter().map(|peer| peer.entries_to_receive).max().unwrap_or(0);
                 let seeders = open.iter().filter(|peer| peer.kind == PeerKind::Seeder);
-                for peer in seeders.filter(|peer| behind == 0 && peer.entries_behind > 0) {
+                for peer in seeders.filter(|peer| behind == 0 && peer.told_lack && peer.entries_behind > 0) {
                     behind_of.insert(peer.peer, peer.entries_behind);
                 }
                 if open.is_empty() || behind > 0 {

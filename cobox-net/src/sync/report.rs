@@ -65,6 +65,7 @@ impl Engine {
             rtt_ms: None,
             session: SessionState::Offline,
             knows_access: false,
+            told_lack: false,
             error: self.why_not(peer, log.and_then(|log| folder.contacts.get(&log))),
             entries_behind: 0,
             packs_to_send: 0,
@@ -142,7 +143,8 @@ impl Engine {
             }
         }
         // Before the peer has told what it lacks, nobody may take it for caught up.
-        if session.lack.is_none() {
+        status.told_lack = session.lack.is_some();
+        if !status.told_lack {
             status.entries_behind = status.entries_behind.max(1);
         }
         Ok(status)
