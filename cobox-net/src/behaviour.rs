@@ -1,7 +1,8 @@
-//! The one `NetworkBehaviour` of ours: a few long-lived streams per connection.
+//! A `NetworkBehaviour` of ours: a few long-lived streams per connection.
 //!
 //! The dialer opens the control stream; each side opens one bulk stream, over which it asks for packs.
-//! A second stream of one kind is dropped. Besides `swarm.rs` the only file that names libp2p's types.
+//! A second stream of one kind is dropped. `swarm.rs`, this and `handshakes.rs` name
+//! libp2p's types, and no other file.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

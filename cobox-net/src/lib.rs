@@ -1,14 +1,15 @@
 //! CoBox in motion: the wire, the sync engine, libp2p, and the seeder.
 //!
 //! Three layers. [`wire`] is every sent byte. [`sync`] is a sans-IO engine that decides what is asked,
-//! sent and pushed. [`node`] drives it over connections: `swarm` and `behaviour` are the only files that
-//! name libp2p's types, and `transfer` moves packs between streams and the store. Nothing here opens a
+//! sent and pushed. [`node`] drives it over connections: `swarm`, `behaviour` and `handshakes` are the only
+//! files that name libp2p's types, and `transfer` moves packs between streams and the store. Nothing here opens a
 //! chunk, a pack, an entry or an epoch.
 
 pub mod agreement;
 mod behaviour;
 mod driver;
 pub mod error;
+mod handshakes;
 pub mod http;
 mod link;
 pub mod node;

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::behaviour::{Kind, StreamReady, Streams};
 use crate::error::{Error, Result};
+use crate::handshakes::Handshakes;
 use crate::node::LanDiscovery;
 use crate::peer_id::PeerId;
 use crate::shown::places;
@@ -30,7 +31,7 @@ use crate::tally::{Refusal, Tally};
 
 /// Connections of a whole node: more than any small box serves at once, fewer than its file descriptors.
 const CONNECTIONS_MAX: u32 = 4096;
-/// Inbound connections whose handshake is under way.
+/// Inbound connections whose handshake is under way; each place has a share of them (`handshakes.rs`).
 const PENDING_MAX: u32 = 256;
 /// Inbound connections that opened no control stream yet: each may fill the windows of a few streams, so more
 /// of them would take more memory than a small box has. The oldest gives way.
@@ -96,6 +97,7 @@ pub enum Event {
 struct Behaviour {
     // First, so that a connection too many is refused before anybody hears of it.
     limits: Limits,
+    handshakes: Handshakes,
     streams: Streams,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -166,6 +168,7 @@ pub fn listen(
         .map_err(|error| other(error.to_string()))?
         .with_behaviour(|key| Behaviour {
             limits: Limits::new(limits),
+            handshakes: Handshakes::default(),
             streams: Streams::default(),
             identify: identify::Behaviour::new(
                 identify::Config::new("/cobox/1".to_owned(), key.public())

@@ -132,8 +132,11 @@ fn foreign_types_stay_in_their_own_files() {
     report("RocksDB types outside blind/db.rs", &users_outside("rocksdb", db));
     let fuse = |path: &str| path == "cobox-fs/src/fuse.rs" || path.starts_with("cobox-fs/src/fuse/");
     report("fuser types outside the adapter", &users_outside("fuser", fuse));
-    let swarm = |path: &str| matches!(path, "cobox-net/src/swarm.rs" | "cobox-net/src/behaviour.rs");
-    report("libp2p types outside swarm.rs and behaviour.rs", &users_outside("libp2p", swarm));
+    let swarm = |path: &str| {
+        let name = path.strip_prefix("cobox-net/src/");
+        matches!(name, Some("swarm.rs" | "behaviour.rs" | "handshakes.rs"))
+    };
+    report("libp2p types outside swarm.rs, behaviour.rs and handshakes.rs", &users_outside("libp2p", swarm));
     let cli =
         |path: &str| path.starts_with("cobox-ctl/src/cli/") || path == "cobox-net/src/bin/cobox-seeder.rs";
     report("clap outside the command lines", &users_outside("clap", cli));

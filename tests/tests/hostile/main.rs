@@ -10,6 +10,8 @@ mod stranger;
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
@@ -97,11 +99,14 @@ impl Rig {
         assert!(!log.contains("panicked"), "{log}");
     }
 
-    fn tcp(&self) -> Option<TcpStream> {
+    fn port(&self) -> Option<u16> {
         let text = self.address.addresses.first()?;
         // A binary multiaddress of TCP over IPv4: code 4, four bytes, code 6, two bytes.
-        let port = u16::from_be_bytes([*text.get(6)?, *text.get(7)?]);
-        TcpStream::connect(("127.0.0.1", port)).ok()
+        Some(u16::from_be_bytes([*text.get(6)?, *text.get(7)?]))
+    }
+
+    fn tcp(&self) -> Option<TcpStream> {
+        TcpStream::connect(("127.0.0.1", self.port()?)).ok()
     }
 }
 
@@ -134,14 +139,18 @@ fn crowd_of_sockets(rig: &Rig) -> Vec<TcpStream> {
 /// Connections that are there to take memory: streams on which nothing is agreed, each filled to its window, and
 /// large frames that are begun and never ended.
 async fn crowd_of_peers(address: &SeederAddress) -> Vec<(Stranger, Vec<SubstreamBox>)> {
-    let crowd = futures::future::join_all((0..PEERS).map(|number| greedy_peer(address, number)));
-    crowd.await.into_iter().flatten().collect()
+    let mut peers = Vec::new();
+    // One after the other: from one address so many handshakes are not taken at once.
+    for _ in 0..PEERS {
+        peers.extend(Stranger::connect(address).await);
+    }
+    let crowd = peers.into_iter().enumerate().map(|(number, peer)| greedy_peer(peer, number));
+    futures::future::join_all(crowd).await
 }
 
-async fn greedy_peer(address: &SeederAddress, number: usize) -> Option<(Stranger, Vec<SubstreamBox>)> {
+async fn greedy_peer(peer: Stranger, number: usize) -> (Stranger, Vec<SubstreamBox>) {
     /// It stops reading at some point, which is not waited for.
     const SEND_WAIT: Duration = Duration::from_millis(200);
-    let peer = Stranger::connect(address).await?;
     let mut streams = Vec::new();
     if number.is_multiple_of(2) {
         for number in 0..40 {
@@ -159,7 +168,7 @@ async fn greedy_peer(address: &SeederAddress, number: usize) -> Option<(Stranger
         drop(tokio::time::timeout(SEND_WAIT, stream.write_all(&begun)).await);
         streams.push(stream);
     }
-    Some((peer, streams))
+    (peer, streams)
 }
 
 #[test]
@@ -178,6 +187,44 @@ fn crowd_of_strangers_takes_neither_the_memory_nor_the_members_place() {
     assert!(rig.metric("cobox_refusals_total{what=\"connection\"}") > 0, "nobody had to go");
     rig.assert_sound();
     drop((sockets, peers));
+}
+
+/// A host of its own, as far as a seeder can see, that keeps so many handshakes begun until `stop`.
+async fn flood_of_handshakes(port: u16, stop: &AtomicBool) {
+    const BEGUN: usize = 300;
+    let mut begun: Vec<tokio::net::TcpStream> = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        // Those that were refused or timed out have an end to read.
+        begun.retain(|stream| !matches!(stream.try_read(&mut [0; 64]), Ok(0)));
+        while begun.len() < BEGUN {
+            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+            socket.bind(([127, 0, 0, 2], 0).into()).expect("all of 127/8 is this machine");
+            match socket.connect(([127, 0, 0, 1], port).into()).await {
+                Ok(stream) => begun.push(stream),
+                Err(_) => break,
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[test]
+fn handshakes_begun_without_end_keep_no_newcomer_out() {
+    let rig = Rig::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let runtime = runtime();
+    let flood = runtime.spawn({
+        let (port, stop) = (rig.port().expect("it listens"), Arc::clone(&stop));
+        async move { flood_of_handshakes(port, &stop).await }
+    });
+    until("the flood is there", || rig.metric("cobox_refusals_total{what=\"connection\"}") > 100);
+    let mut member = rig.member(9, 1 << 30);
+    member.write(&[bytes(9, PACK_BYTES)]);
+    member.wait_caught_up(rig.peer);
+    assert!(!flood.is_finished(), "the flood had ended");
+    stop.store(true, Ordering::Relaxed);
+    runtime.block_on(flood).expect("it ends");
+    rig.assert_sound();
 }
 
 /// Whether the other side ends a stream after this.
