@@ -316,8 +316,7 @@ impl Sim {
         }
         for id in self.wires.keys().copied().collect::<Vec<_>>() {
             for side in 0..2 {
-                loop {
-                    let Some(wire) = self.wires.get_mut(&id) else { break };
+                while let Some(wire) = self.wires.get_mut(&id) {
                     let due = wire.pipes[side].0.front().is_some_and(|(at, _)| *at <= self.now);
                     let Some((_, bytes)) = due.then(|| wire.pipes[side].0.pop_front()).flatten() else {
                         break;

@@ -159,7 +159,7 @@ fn search_what_a_device_leaves(lock: Lock) {
     let mut rng = Rng::new(std::process::id().into());
     let mut canaries: Vec<(String, Vec<u8>)> = Vec::new();
     let mut canary = |what: &str| {
-        let text = format!("canary{:016x}{:08x}", rng.next(), rng.next() as u32);
+        let text = format!("canary{:016x}{:08x}", rng.draw(), rng.draw() as u32);
         canaries.push((what.to_owned(), text.clone().into_bytes()));
         text
     };

@@ -44,7 +44,7 @@ fn mutate(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
     let at = rng.below(bytes.len() as u64) as usize;
     match rng.below(8) {
         0 => bent.truncate(at),
-        1 => bent.insert(at, rng.next() as u8),
+        1 => bent.insert(at, rng.draw() as u8),
         2 => {
             let other = rng.below(bytes.len() as u64) as usize;
             bent.swap(at, other);

@@ -146,7 +146,7 @@ impl FolderState {
         let vfs = Vfs::open(Arc::clone(&self.folder), options)?;
         vfs.set_status_source(Arc::new(FolderStatusSource::new(daemon, self)));
         let allow_other = wanted.audience == Audience::Everyone;
-        let mount = Mount::mount(Arc::clone(&vfs), &wanted.dir, MountOptions { allow_other, read_only })?;
+        let mount = Mount::new(Arc::clone(&vfs), &wanted.dir, MountOptions { allow_other, read_only })?;
         let background = vfs.start_background();
         let wanted = WantedMount { dir: mount.dir().to_path_buf(), ..wanted.clone() };
         Ok(Mounted { mount, vfs, wanted, _background: background })

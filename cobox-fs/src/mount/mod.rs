@@ -57,7 +57,7 @@ impl Mount {
     /// # Errors
     /// What [`check_mount_point`] says, `HoldsStore`, `AllowOtherForbidden`, and the failures of the
     /// kernel or of `fusermount3`.
-    pub fn mount(vfs: Arc<Vfs>, dir: &Path, options: MountOptions) -> Result<Self, MountError> {
+    pub fn new(vfs: Arc<Vfs>, dir: &Path, options: MountOptions) -> Result<Self, MountError> {
         clear_stale(dir)?;
         check_mount_point(dir)?;
         let dir = point::resolve(dir)?;

@@ -46,7 +46,7 @@ impl Vfs {
         })?;
         // The kernel did not ask for this change, so it is told as if another device had made it.
         self.reload_clean(&touched)?;
-        let told: Vec<Invalidate> = touched.into_iter().map(|what| Self::invalidation(what)).collect();
+        let told: Vec<Invalidate> = touched.into_iter().map(Self::invalidation).collect();
         let notifier = self.notifier.read().clone();
         if let Some(notify) = notifier.filter(|_| !told.is_empty()) {
             notify(told);

@@ -1,5 +1,6 @@
 //! Calls on open files: open, read, write, close, fsync and what changes ranges.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -64,9 +65,9 @@ impl Vfs {
             let file =
                 Arc::new(File::new(ino, node.shown_content(), based_on, Arc::clone(&self.dirty_bytes)));
             let mut files = self.files.lock();
-            if !files.contains_key(&ino) {
+            if let Entry::Vacant(place) = files.entry(ino) {
                 let result = work(&file);
-                files.insert(ino, Arc::clone(&file));
+                place.insert(Arc::clone(&file));
                 return Ok((file, result));
             }
         }

@@ -281,7 +281,7 @@ impl Rows {
         let (mut done, mut failed) = (0, None);
         self.folder.store().db().scan(prefix, &[], &mut |rest, value| {
             let stored = [prefix, rest].concat();
-            let opened = self.folder.local().open(&stored, value).map_err(Error::from);
+            let opened = self.folder.local().open(&stored, value);
             if let Err(error) = opened.and_then(|plain| visit(rest, &plain)) {
                 failed = Some(error);
                 return ControlFlow::Break(());

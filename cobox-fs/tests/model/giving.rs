@@ -331,7 +331,7 @@ fn history(seed: u64, broken: Option<Rule>) -> usize {
     for step in 0..STEPS {
         world.step();
         // In some histories a device joins late, and works before it has caught up.
-        if step == STEPS / 2 && seed % 3 == 0 {
+        if step == STEPS / 2 && seed.is_multiple_of(3) {
             let late = world.devices[1].alone();
             world.devices.push(late);
             let last = world.devices.len() - 1;

@@ -133,7 +133,7 @@ fn two_copies(seed: u64) {
     write_and_cut(&two, &[(b"twos", b"by the second"), (b"two more", b"by the second, too")]);
     two.vfs().unlink(ROOT, b"gone").expect("removed");
     two.vfs().cut(Cut::Now).expect("cut");
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         deliver_all(one.vfs().folder(), third.vfs().folder());
         third.vfs().catch_up().expect("applied");
         write_file(third.vfs(), b"ones", b"changed by the third");
@@ -162,7 +162,7 @@ fn two_copies(seed: u64) {
     }
     let mut expected = vec!["both", "late one", "ones", "two more", "twos", "waiting"];
     expected.sort_unstable();
-    let ones: &[u8] = if seed % 2 == 0 { b"changed by the third" } else { b"by the first" };
+    let ones: &[u8] = if seed.is_multiple_of(2) { b"changed by the third" } else { b"by the first" };
     for (who, device) in [("one", &one), ("two", &two), ("third", &third)] {
         let vfs = device.vfs();
         let found: Vec<String> = names(vfs).into_iter().filter(|name| !name.contains("(conflict")).collect();

@@ -179,7 +179,8 @@ enum Rule {
     /// Every grant is taken, and every agreement signed: for tests and closed networks.
     Any,
     /// Those within the limits of `--rule FILE` are.
-    Rule,
+    #[value(name = "rule")]
+    Limits,
 }
 
 fn main() -> ExitCode {
@@ -237,7 +238,7 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
             let accept = match accept {
                 Rule::Owner => Accept::Owner,
                 Rule::Any => Accept::Any,
-                Rule::Rule => Accept::Rule(Limits::read(rule.as_deref().unwrap_or(Path::new("rule")))?),
+                Rule::Limits => Accept::Rule(Limits::read(rule.as_deref().unwrap_or(Path::new("rule")))?),
             };
             let stop = stop_on_signals()?;
             let pace = Pace { every: scrub_every, bytes_per_s: scrub_rate << 20 };

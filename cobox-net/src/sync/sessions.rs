@@ -120,7 +120,7 @@ impl Engine {
         let Some(connection) = self.conns.get(&conn) else { return };
         let (side, taken) = (connection.side, connection.sessions.contains_key(&id));
         // The opener's numbers have its parity; anything else is a peer that does not follow the rules.
-        if taken || (id.0 % 2 == 0) != (side == Side::Listener) {
+        if taken || id.0.is_multiple_of(2) != (side == Side::Listener) {
             self.out.push(Output::Close { conn });
             return;
         }

@@ -195,10 +195,10 @@ pub(super) fn seed_codes(graph: &Graph, counts: &[bool]) -> BTreeMap<InviteKey, 
         for deed in deeds {
             let node = graph.node(*deed);
             match node.act() {
-                Act::OpenSeed(act) if counts[*deed] => {
-                    if open.as_ref().is_none_or(|(place, _)| node.place() < *place) {
-                        open = Some((node.place(), *act));
-                    }
+                Act::OpenSeed(act)
+                    if counts[*deed] && open.as_ref().is_none_or(|(place, _)| node.place() < *place) =>
+                {
+                    open = Some((node.place(), *act));
                 }
                 Act::VoidInvite { .. } if counts[*deed] => voided = true,
                 Act::RedeemSeed(act) if counts[*deed] => used = Some(act.grant.peer_id.clone()),

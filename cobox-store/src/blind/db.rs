@@ -266,7 +266,7 @@ impl Db {
     ///
     /// # Errors
     /// [`Error::NoSpace`], or [`Error::Db`] when the disk fails; then nothing was stored.
-    pub fn ingest<'a>(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, &'a [u8])>) -> Result<()> {
+    pub fn ingest(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, &[u8])>) -> Result<()> {
         self.heal()?;
         let number = self.files.fetch_add(1, Ordering::Relaxed);
         let file = self.incoming().join(format!("{number}.sst"));

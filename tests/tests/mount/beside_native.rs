@@ -308,7 +308,7 @@ fn short(answer: &Result<(u64, u32, Vec<u8>), i32>) -> Result<(u64, u32, usize),
 /// Opens, uses or closes a file that stays open over other calls.
 fn use_open_files(open: &mut Vec<OpenPair>, rng: &mut Rng, mount: &Path, native: &Path) {
     match (rng.below(4), open.len()) {
-        (0, 1..) => drop(open.swap_remove(usize::try_from(rng.next()).expect("64 bits") % open.len())),
+        (0, 1..) => drop(open.swap_remove(usize::try_from(rng.draw()).expect("64 bits") % open.len())),
         (1, 0..OPEN_FILES) | (_, 0) => {
             let path = path(rng);
             let opened = |root: &Path| OpenOptions::new().read(true).write(true).open(root.join(&path));
@@ -318,7 +318,7 @@ fn use_open_files(open: &mut Vec<OpenPair>, rng: &mut Rng, mount: &Path, native:
                 (here, there) => panic!("open {path:?}: mount {here:?}, native {there:?}"),
             }
         }
-        (_, count) => open[usize::try_from(rng.next()).expect("64 bits") % count].random(rng),
+        (_, count) => open[usize::try_from(rng.draw()).expect("64 bits") % count].random(rng),
     }
 }
 
@@ -333,7 +333,7 @@ fn play(seed: u64) {
                 use_open_files(&mut open, &mut rng, &drive.at, native.path());
             }
             let call = call(&mut rng);
-            let noise = rng.next();
+            let noise = rng.draw();
             let (here, there) = (call.on(&drive.at, noise), call.on(native.path(), noise));
             let same = here == there;
             let len = |answer: &Result<Vec<u8>, i32>| answer.as_ref().map(Vec::len).map_err(|error| *error);

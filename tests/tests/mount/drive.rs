@@ -91,7 +91,7 @@ impl Drive {
     pub fn mount(&mut self, options: MountOptions) -> Result<(), MountError> {
         let vfs = self.open(options.read_only);
         let background = vfs.start_background();
-        let mount = Mount::mount(Arc::clone(&vfs), &self.at, options)?;
+        let mount = Mount::new(Arc::clone(&vfs), &self.at, options)?;
         self.live = Some(Live { mount, background: Some(background), vfs });
         Ok(())
     }

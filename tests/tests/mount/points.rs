@@ -78,7 +78,7 @@ fn unusable_mount_points_are_refused_by_name() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let drive = Drive::at(temp.path());
     let vfs = drive.open(false);
-    let mount = |dir: &Path| Mount::mount(vfs.clone(), dir, MountOptions::default()).expect_err("refused");
+    let mount = |dir: &Path| Mount::new(vfs.clone(), dir, MountOptions::default()).expect_err("refused");
     let other = temp.path().join("other");
     assert!(matches!(mount(&other), MountError::Missing { .. }));
     fs::write(&other, b"x").expect("write");
@@ -98,7 +98,7 @@ fn second_mount_at_the_same_place_is_refused() {
     let Some(drive) = Drive::mounted() else { return };
     assert_eq!(type_at(&drive.at).as_deref(), Some(FS_TYPE));
     assert_eq!(clear_stale(&drive.at).expect("a live mount is left alone"), Cleared::Nothing);
-    let error = Mount::mount(drive.vfs().clone(), &drive.at, MountOptions::default()).expect_err("refused");
+    let error = Mount::new(drive.vfs().clone(), &drive.at, MountOptions::default()).expect_err("refused");
     assert!(matches!(error, MountError::AlreadyMounted { fs_type, .. } if fs_type == FS_TYPE));
     fs::write(drive.path("f"), b"x").expect("the first mount still works");
 }
