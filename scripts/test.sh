@@ -66,6 +66,29 @@ else
     step "the benchmark of a mount, at its smallest" env COBOX_BIN="$CARGO_TARGET_DIR/release" python3 -B benches/mount/smoke.py
 fi
 
+quiet() { # COMMAND…: says what it printed only when it fails
+    local said status=0
+    said=$("$@" 2>&1) || status=$?
+    [[ $status -eq 0 ]] || printf '%s\n' "$said"
+    return $status
+}
+
+if [[ ! -e /dev/fuse ]] || ! command -v fusermount3 >/dev/null; then
+    skipped=$((skipped + 1))
+    echo "skipped: the demo needs /dev/fuse and fusermount3"
+else
+    step "make demo, as a newcomer runs it" quiet env COBOX_BIN="$CARGO_TARGET_DIR/release" scripts/demo.sh
+fi
+
+if [[ -z ${COBOX_SOAK:-} ]]; then
+    : # 82 s, and each thing it shows has a test above
+elif [[ $EUID -ne 0 || ! -e /dev/fuse ]] || ! command -v ip >/dev/null; then
+    skipped=$((skipped + 1))
+    echo "skipped: the demo of seeders needs root, iproute2 and /dev/fuse"
+else
+    step "make demo-seeder" quiet env COBOX_BIN="$CARGO_TARGET_DIR/release" scripts/demo-seeder.sh
+fi
+
 if [[ $failed -gt 0 ]]; then
     printf '\nwhat failed:\n'
     grep -E '^test .* FAILED$' "$log" || true
