@@ -15,6 +15,10 @@ use cobox_tests::process::{Device, until};
 /// Calls of the random run; with `COBOX_SOAK` ten thousand.
 const CALLS: u64 = 1_000;
 const CALLS_SOAK: u64 = 10_000;
+/// Names that the random run lets a tree grow to.
+const LIVE_MAX: usize = 200;
+/// The first of the random run's calls that remove something.
+const REMOVE: u64 = 9;
 
 struct Scene(Group);
 
@@ -263,6 +267,20 @@ fn numbers(bytes: &[u8]) -> impl Iterator<Item = String> {
     })
 }
 
+/// The names below a directory, in the order of their bytes; nothing is opened.
+fn list(dir: &Path, paths: &mut Vec<PathBuf>, dirs: &mut Vec<PathBuf>) {
+    let Ok(names) = fs::read_dir(dir) else { return };
+    let mut here: Vec<fs::DirEntry> = names.flatten().collect();
+    here.sort_by_key(fs::DirEntry::file_name);
+    for entry in here {
+        paths.push(entry.path());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            dirs.push(entry.path());
+            list(&entry.path(), paths, dirs);
+        }
+    }
+}
+
 fn shown(path: &Path) -> Vec<String> {
     match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_symlink() => {
@@ -287,19 +305,21 @@ impl Drivers {
 
     /// One call on one mount; what is refused changes nothing.
     fn act(&mut self, mount: &Path) {
-        let mut paths: Vec<PathBuf> = look(mount).into_keys().map(|path| mount.join(path)).collect();
-        let is_dir = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
-        let mut dirs: Vec<PathBuf> = paths.iter().filter(|path| is_dir(path)).cloned().collect();
-        dirs.push(mount.to_owned());
+        let mut paths = Vec::new();
+        let mut dirs = vec![mount.to_owned()];
+        list(mount, &mut paths, &mut dirs);
+        let is_dir = |path: &PathBuf| dirs.contains(path);
+        let crowded = paths.len() > LIVE_MAX;
         let name = *self.dice.pick(&["a", "b.txt", "c.tar.gz", "d", "größe"]);
         let new = self.dice.pick(&dirs).join(name);
-        if paths.is_empty() || self.dice.below(4) == 0 {
+        if paths.is_empty() || (!crowded && self.dice.below(4) == 0) {
             return self.make(&new);
         }
-        paths.sort();
         let path = self.dice.pick(&paths).clone();
         let file = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file());
-        match self.dice.below(18) {
+        // Where much is there, more is removed: a run's end costs what its beginning did.
+        let call = if crowded && self.dice.below(2) == 0 { REMOVE } else { self.dice.below(18) };
+        match call {
             0..=2 if file => self.append(&path),
             3..=4 if file => self.overwrite(&path),
             5 if file => {
@@ -314,8 +334,8 @@ impl Drivers {
                 self.seen.extend(shown(&new));
                 let _ = fs::rename(&path, &new);
             }
-            9..=11 if is_dir(&path) => drop(fs::remove_dir(&path)),
-            9..=11 => {
+            REMOVE..=11 if is_dir(&path) => drop(fs::remove_dir(&path)),
+            REMOVE..=11 => {
                 self.seen.extend(shown(&path));
                 fs::remove_file(&path).expect("removes");
             }
