@@ -19,6 +19,9 @@ const OFFLINE_MAX: Duration = Duration::from_secs(60);
 const GROUPS_FULL: u64 = 4096;
 /// Bytes of pending ops that a cut does not wait to grow beyond: a quarter of an entry's body.
 const BYTES_FULL: u64 = 256 * 1024;
+/// Bytes of the journal that a cut does not wait to grow beyond: then writers do not come to the bound of
+/// what waits in memory, and what is copied into a mount takes its room twice only so far.
+const JOURNAL_FULL_BYTES: u64 = super::DIRTY_BYTES_MAX / 2;
 /// Without a peer nobody waits for an entry: then this many times as much gathers, and what is made and
 /// removed meanwhile is never sealed.
 const OFFLINE_TIMES: u64 = 4;
@@ -153,7 +156,8 @@ impl Vfs {
         let now = Instant::now();
         let times = if self.connected.load(Ordering::Relaxed) { 1 } else { OFFLINE_TIMES };
         let full = self.pending_groups.load(Ordering::Relaxed) >= GROUPS_FULL * times
-            || self.pending_bytes.load(Ordering::Relaxed) >= BYTES_FULL * times;
+            || self.pending_bytes.load(Ordering::Relaxed) >= BYTES_FULL * times
+            || self.journaled_bytes.load(Ordering::Relaxed) >= JOURNAL_FULL_BYTES;
         let due = match (state.first, state.last) {
             (Some(first), Some(last)) if self.connected.load(Ordering::Relaxed) => {
                 Some((last + IDLE).min(first + CONNECTED_MAX))

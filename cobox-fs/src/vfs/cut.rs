@@ -34,6 +34,9 @@ const BUSY_WAIT_MIN: Duration = Duration::from_millis(200);
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Groups that one call of the log takes: far below what an entry's index could not count.
 const GROUPS_MAX: usize = 8192;
+/// After so much written to the journal a cut takes back the room of what was removed from it: what is left
+/// is written again, and that is little.
+const RECLAIM_BYTES: u64 = 64 * 1024 * 1024;
 /// Files whose content is sealed by one thread of two at a time.
 const PARALLEL_FILES: usize = 8;
 
@@ -73,12 +76,26 @@ impl Vfs {
             return Ok(());
         }
         let _one = self.cutting.lock();
+        self.journaled_bytes.store(0, Ordering::Relaxed);
         let published = self.publish(why);
         let written = self.write_pending();
         if written.is_ok() {
             self.last_cut_ms.store(now_ms(), Ordering::Relaxed);
+            self.reclaim(RECLAIM_BYTES);
         }
         published.and(written)
+    }
+
+    /// Takes the room back that removed rows of the journal occupy, where at least so much was written to it.
+    pub(super) fn reclaim(&self, least_bytes: u64) {
+        let written = self.unreclaimed_bytes.load(Ordering::Relaxed);
+        if written < least_bytes {
+            return;
+        }
+        match self.folder.store().db().reclaim() {
+            Ok(()) => saturating_sub(&self.unreclaimed_bytes, written),
+            Err(error) => tracing::debug!(%error, "room of removed rows stays taken until the next cut"),
+        }
     }
 
     fn publish(&self, why: Cut) -> Result<(), Errno> {

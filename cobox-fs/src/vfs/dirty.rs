@@ -302,6 +302,8 @@ impl Vfs {
         }
         let stored = self.row_key(&ino, number);
         let sealed = self.folder.local().seal(&stored, &writer.into_bytes());
+        self.journaled_bytes.fetch_add(sealed.len() as u64, Ordering::Relaxed);
+        self.unreclaimed_bytes.fetch_add(sealed.len() as u64, Ordering::Relaxed);
         batch.put_owned(stored, sealed);
     }
 

@@ -234,6 +234,9 @@ pub struct Vfs {
     /// A [`release::Rule`] that a test breaks; 0 for none.
     broken_rule: AtomicU8,
     dirty_bytes: Arc<AtomicU64>,
+    /// Bytes of journal rows since the last cut, and since the room of removed ones was taken back.
+    journaled_bytes: AtomicU64,
+    unreclaimed_bytes: AtomicU64,
     pending_groups: AtomicU64,
     pending_bytes: AtomicU64,
     last_cut_ms: AtomicU64,
@@ -281,6 +284,8 @@ impl Vfs {
             answering: AtomicBool::new(false),
             broken_rule: AtomicU8::new(0),
             dirty_bytes: Arc::default(),
+            journaled_bytes: AtomicU64::new(0),
+            unreclaimed_bytes: AtomicU64::new(0),
             pending_groups: AtomicU64::new(0),
             pending_bytes: AtomicU64::new(0),
             last_cut_ms: AtomicU64::new(0),
@@ -347,6 +352,8 @@ impl Vfs {
     /// `ENOSPC`, `EIO`; what could not be written is kept as dirty rows where possible.
     pub fn shutdown(&self) -> Result<(), Errno> {
         let cut = self.cut(Cut::Unmount);
-        cut.and(self.sync_all())
+        let synced = cut.and(self.sync_all());
+        self.reclaim(1);
+        synced
     }
 }

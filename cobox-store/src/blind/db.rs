@@ -1,6 +1,6 @@
 //! The one database of a store: RocksDB, and the only file that names its types.
 //!
-//! Two column families: `default` holds rows, `bulk` holds slices of packs. Large packs enter `bulk` as
+//! Column families ([`families`]): rows, the journal of written bytes, and slices of packs. Large packs enter `bulk` as
 //! finished files ([`Db::ingest`]), so their bytes are written once and no compaction touches them;
 //! nothing is compressed, because everything of size is ciphertext. A disk that refuses writes (full,
 //! read-only, failing) is survived in place: see [`Db::commit`]. Called by the rest of [`crate::blind`], and by the layers above for
@@ -12,45 +12,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{RecursiveRwLock, RecursiveRwLockReadGuard};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction,
-    ErrorKind, IngestExternalFileOptions, IteratorMode, LogLevel, Options, ReadOptions, SstFileWriter,
-    WriteBatch, WriteOptions,
+    ColumnFamily, DB, Direction, ErrorKind, IngestExternalFileOptions, IteratorMode, ReadOptions,
+    SstFileWriter, WriteBatch, WriteOptions,
 };
 
+use self::families::{bulk, bulk_options, open_rocksdb, options};
 use super::batch::{Batch, Change, Durability, Generation};
 use super::reserve::Reserve;
 use super::tables::{STORE, Table, key};
 use super::trouble::Trouble;
 use crate::error::{Error, Result};
 
-/// Blocks, indexes and filters in memory: enough for the hot rows of a mount, little on a small box.
-const CACHE_BYTES: usize = 32 << 20;
-/// Unflushed rows in memory, over both column families; also the most that opening must replay.
-const MEMTABLES_BYTES: usize = 48 << 20;
-/// One memtable of rows: two of them and two of bulk stay below [`MEMTABLES_BYTES`].
-const MEMTABLE_ROWS_BYTES: usize = 16 << 20;
-/// One memtable of bulk: small packs only, so it fills slowly.
-const MEMTABLE_BULK_BYTES: usize = 8 << 20;
-/// Filter of a memtable's keys, as a part of its size: some 13 bits for each row of 130 bytes.
-const MEMTABLE_FILTER_RATIO: f64 = 0.0125;
-/// Write-ahead log on disk at the most: bounds the time to open after a crash.
-const WAL_BYTES_MAX: u64 = 64 << 20;
-/// Files that RocksDB keeps open: each costs an index in memory and a descriptor of the process.
-const OPEN_FILES_MAX: i32 = 512;
-/// Threads for flushes and compactions: rows are few, and a small box has two cores.
-const BACKGROUND_JOBS: i32 = 2;
-/// A block of rows, as large as a page of most disks' firmware.
-const BLOCK_BYTES: usize = 16 * 1024;
-/// The table format of RocksDB 6.6 and later.
-const TABLE_VERSION: i32 = 5;
 /// Less than a slice, so that slices go to a file from where they lie, without a stop in a buffer.
 const SST_BUFFER_BYTES: u64 = 32 * 1024;
-/// RocksDB's own text log.
-const LOG_BYTES_MAX: usize = 1 << 20;
 /// Up to so many rows a prefix is deleted row by row; beyond, by a range tombstone, which costs every
 /// later read that passes it.
 const POINT_DELETES_MAX: usize = 256;
-const BULK: &str = "bulk";
 
 /// What RocksDB says went wrong.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -130,7 +107,9 @@ impl Db {
     /// # Errors
     /// When the disk cannot be read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.handle().as_ref().ok_or_else(|| self.trouble.error())?.get(key)?)
+        let handle = self.handle();
+        let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
+        Ok(db.get_cf(families::of(db, key), key)?)
     }
 
     /// Whether a row is there.
@@ -138,13 +117,16 @@ impl Db {
     /// # Errors
     /// When the disk cannot be read.
     pub fn contains(&self, key: &[u8]) -> Result<bool> {
-        Ok(self.handle().as_ref().ok_or_else(|| self.trouble.error())?.get_pinned(key)?.is_some())
+        let handle = self.handle();
+        let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
+        Ok(db.get_pinned_cf(families::of(db, key), key)?.is_some())
     }
 
     /// Visits rows whose keys begin with `prefix`, ascending, from `prefix ‖ from` on, until the
     /// visitor breaks. The visitor gets the key after the prefix.
     ///
-    /// The rows are those of one instant; changes made meanwhile are not seen.
+    /// The rows are those of one instant; changes made meanwhile are not seen. A prefix that names no table
+    /// visits all tables but the journal.
     ///
     /// # Errors
     /// When the disk cannot be read.
@@ -156,7 +138,7 @@ impl Db {
     ) -> Result<()> {
         let handle = self.handle();
         let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
-        scan_from(db, prefix, from, visit)
+        scan_from(db, families::of(db, prefix), prefix, from, visit)
     }
 
     /// Makes all changes of `batch`.
@@ -337,8 +319,8 @@ impl Db {
         let mut writes = WriteBatch::with_capacity_bytes(batch.len_bytes() + 32 * batch.changes.len());
         for (at, change) in batch.changes.iter().enumerate() {
             match change {
-                Change::Put(key, value) => writes.put(key, value),
-                Change::Delete(key) => writes.delete(key),
+                Change::Put(key, value) => writes.put_cf(families::of(db, key), key, value),
+                Change::Delete(key) => writes.delete_cf(families::of(db, key), key),
                 Change::PutBulk(key, value) => writes.put_cf(bulk(db), key, value),
                 Change::DeletePrefix(prefix) => {
                     delete_prefix(db, prefix, batch.changes.get(..at).unwrap_or_default(), &mut writes)?;
@@ -409,7 +391,7 @@ impl Db {
             Ok(db) => *open = Some(db),
             Err(error) => {
                 // Readers go on with what is there; the next write tries again.
-                *open = DB::open_cf_for_read_only(&options(), &self.path, ["default", BULK], false).ok();
+                *open = DB::open_cf_for_read_only(&options(), &self.path, families::NAMES, false).ok();
                 return Err(error);
             }
         }
@@ -440,12 +422,9 @@ enum Rows {
     Some,
 }
 
-fn bulk(db: &DB) -> &ColumnFamily {
-    db.cf_handle(BULK).expect("the database is opened with both column families")
-}
-
 fn scan_from(
     db: &DB,
+    family: &ColumnFamily,
     prefix: &[u8],
     from: &[u8],
     visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
@@ -454,7 +433,7 @@ fn scan_from(
     if let Some(end) = successor(prefix) {
         options.set_iterate_upper_bound(end);
     }
-    let mut rows = db.raw_iterator_opt(options);
+    let mut rows = db.raw_iterator_cf_opt(family, options);
     rows.seek([prefix, from].concat());
     while let Some((key, value)) = rows.item() {
         let Some(rest) = key.strip_prefix(prefix) else { break };
@@ -467,26 +446,23 @@ fn scan_from(
 }
 
 fn delete_prefix(db: &DB, prefix: &[u8], earlier: &[Change], writes: &mut WriteBatch) -> Result<()> {
-    let mut keys: Vec<Vec<u8>> = Vec::new();
-    scan_from(db, prefix, &[], &mut |rest, _| {
-        keys.push([prefix, rest].concat());
-        if keys.len() > POINT_DELETES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    if keys.len() > POINT_DELETES_MAX
-        && let Some(end) = successor(prefix)
-    {
-        writes.delete_range(prefix, &end);
-        return Ok(());
+    for family in families::all_of(db, prefix) {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        scan_from(db, family, prefix, &[], &mut |rest, _| {
+            keys.push([prefix, rest].concat());
+            if keys.len() > POINT_DELETES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        match successor(prefix) {
+            Some(end) if keys.len() > POINT_DELETES_MAX => writes.delete_range_cf(family, prefix, &end),
+            _ => keys.iter().for_each(|key| writes.delete_cf(family, key)),
+        }
     }
     for change in earlier {
         if let Change::Put(key, _) = change
             && key.starts_with(prefix)
         {
-            writes.delete(key);
+            writes.delete_cf(families::of(db, key), key);
         }
-    }
-    for key in keys {
-        writes.delete(key);
     }
     Ok(())
 }
@@ -517,73 +493,7 @@ fn write_sst(file: &Path, rows: &mut dyn Iterator<Item = (Vec<u8>, &[u8])>) -> R
     Ok(some)
 }
 
-fn open_rocksdb(path: &Path) -> Result<DB> {
-    let cache = Cache::new_lru_cache(CACHE_BYTES);
-    let mut rows = Options::default();
-    rows.set_write_buffer_size(MEMTABLE_ROWS_BYTES);
-    rows.set_compression_type(DBCompressionType::None);
-    // Most look-ups of a file that is made are in vain: the filter spares the search.
-    rows.set_memtable_whole_key_filtering(true);
-    rows.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
-    rows.set_block_based_table_factory(&rows_table(&cache));
-    let families = [
-        ColumnFamilyDescriptor::new("default", rows),
-        ColumnFamilyDescriptor::new(BULK, bulk_options(Some(&cache))),
-    ];
-    Ok(DB::open_cf_descriptors(&options(), path, families)?)
-}
-
-fn options() -> Options {
-    let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
-    options.set_db_write_buffer_size(MEMTABLES_BYTES);
-    options.set_max_total_wal_size(WAL_BYTES_MAX);
-    options.set_max_open_files(OPEN_FILES_MAX);
-    options.set_max_background_jobs(BACKGROUND_JOBS);
-    // A big store has a file per pack: reading statistics of each would make opening slow.
-    options.set_skip_stats_update_on_db_open(true);
-    options.set_stats_dump_period_sec(0);
-    options.set_stats_persist_period_sec(0);
-    options.set_log_level(LogLevel::Warn);
-    options.set_max_log_file_size(LOG_BYTES_MAX);
-    options.set_keep_log_file_num(2);
-    options
-}
-
-fn bulk_options(cache: Option<&Cache>) -> Options {
-    let mut options = Options::default();
-    options.set_write_buffer_size(MEMTABLE_BULK_BYTES);
-    options.set_compression_type(DBCompressionType::None);
-    options.set_block_based_table_factory(&bulk_table(cache));
-    options
-}
-
-fn rows_table(cache: &Cache) -> BlockBasedOptions {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_size(BLOCK_BYTES);
-    table.set_format_version(TABLE_VERSION);
-    // 10 bits a key: 1 % of look-ups in vain.
-    table.set_bloom_filter(10.0, false);
-    table.set_block_cache(cache);
-    // Indexes and filters count against the cache: memory stays bounded however much is stored.
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    table
-}
-
-/// No filter: a slice is only looked up where the pack's row says that it is here. Its index is a few
-/// KiB and stays with the open file, of which there are at most [`OPEN_FILES_MAX`].
-fn bulk_table(cache: Option<&Cache>) -> BlockBasedOptions {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_size(BLOCK_BYTES);
-    table.set_format_version(TABLE_VERSION);
-    if let Some(cache) = cache {
-        table.set_block_cache(cache);
-    }
-    table
-}
-
+mod families;
 mod room;
 #[cfg(test)]
 mod tests;

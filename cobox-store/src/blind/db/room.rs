@@ -1,6 +1,7 @@
 //! Space that comes back: compaction of what was removed, and room to remove anything on a full disk.
 
-use super::{Db, Ordering, bulk, open_rocksdb};
+use super::families::{bulk, open_rocksdb};
+use super::{Db, Ordering};
 use crate::error::{Error, Result};
 
 impl Db {

@@ -1,0 +1,305 @@
+//! The column families and what bounds them.
+//!
+//! `default` holds rows, `bulk` slices of packs, and `journal` the rows of [`Table::Dirty`]: bytes of files
+//! that no entry holds yet. Those are large, live for seconds, and nearly all of them are removed before
+//! their memtable is full. Apart from the others they never reach a file that has to be compacted with the
+//! tree's rows, and what they took comes back at once ([`Db::reclaim`]).
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions,
+    LogLevel, Options, WriteBatch, WriteOptions,
+};
+
+use super::{Db, scan_from};
+use crate::blind::tables::{STORE, Table, key};
+use crate::error::Result;
+use crate::id::FolderNo;
+
+/// Blocks, indexes and filters in memory: enough for the hot rows of a mount, little on a small box.
+const CACHE_BYTES: usize = 32 << 20;
+/// Unflushed rows in memory, over all column families; also the most that opening must replay.
+const MEMTABLES_BYTES: usize = 48 << 20;
+/// One memtable of rows: two of them and two of bulk stay below [`MEMTABLES_BYTES`].
+const MEMTABLE_ROWS_BYTES: usize = 16 << 20;
+/// One memtable of the journal: as much as a cut leaves time to remove again.
+const MEMTABLE_JOURNAL_BYTES: usize = 16 << 20;
+/// One memtable of bulk: small packs only, so it fills slowly.
+const MEMTABLE_BULK_BYTES: usize = 8 << 20;
+/// Flushed files of the journal that are compacted: most of their rows are removed by then.
+const JOURNAL_FILES_MAX: i32 = 2;
+/// Filter of a memtable's keys, as a part of its size: some 13 bits for each row of 130 bytes.
+const MEMTABLE_FILTER_RATIO: f64 = 0.0125;
+/// Write-ahead log on disk at the most: bounds the time to open after a crash.
+const WAL_BYTES_MAX: u64 = 64 << 20;
+/// Files that RocksDB keeps open: each costs an index in memory and a descriptor of the process.
+const OPEN_FILES_MAX: i32 = 512;
+/// Threads for flushes and compactions: rows are few, and a small box has two cores.
+const BACKGROUND_JOBS: i32 = 2;
+/// A block of rows, as large as a page of most disks' firmware.
+const BLOCK_BYTES: usize = 16 * 1024;
+/// The table format of RocksDB 6.6 and later.
+const TABLE_VERSION: i32 = 5;
+/// RocksDB's own text log.
+const LOG_BYTES_MAX: usize = 1 << 20;
+/// Bytes of rows that move to the journal's family in one commit.
+const MOVED_BYTES_MAX: usize = 4 << 20;
+
+const BULK: &str = "bulk";
+const JOURNAL: &str = "journal";
+pub(super) const NAMES: [&str; 3] = ["default", BULK, JOURNAL];
+/// A key begins with the folder's number and the table.
+const PREFIX_BYTES: usize = 5;
+
+pub(super) fn bulk(db: &DB) -> &ColumnFamily {
+    named(db, BULK)
+}
+
+/// The family of the rows whose keys begin with `prefix`. Where that names no table, it is that of all
+/// tables but the journal.
+pub(super) fn of<'a>(db: &'a DB, prefix: &[u8]) -> &'a ColumnFamily {
+    let is_journal = prefix.get(PREFIX_BYTES - 1).is_some_and(|table| *table == Table::Dirty as u8);
+    if is_journal { named(db, JOURNAL) } else { named(db, "default") }
+}
+
+/// All families with rows whose keys begin with `prefix`.
+pub(super) fn all_of<'a>(db: &'a DB, prefix: &[u8]) -> Vec<&'a ColumnFamily> {
+    if prefix.len() < PREFIX_BYTES {
+        vec![named(db, "default"), named(db, JOURNAL)]
+    } else {
+        vec![of(db, prefix)]
+    }
+}
+
+fn named<'a>(db: &'a DB, name: &str) -> &'a ColumnFamily {
+    db.cf_handle(name).expect("the database is opened with all column families")
+}
+
+pub(super) fn open_rocksdb(path: &Path) -> Result<DB> {
+    let cache = Cache::new_lru_cache(CACHE_BYTES);
+    let mut rows = Options::default();
+    rows.set_write_buffer_size(MEMTABLE_ROWS_BYTES);
+    rows.set_compression_type(DBCompressionType::None);
+    // Most look-ups of a file that is made are in vain: the filter spares the search.
+    rows.set_memtable_whole_key_filtering(true);
+    rows.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
+    rows.set_block_based_table_factory(&rows_table(&cache));
+    let mut journal = Options::default();
+    journal.set_write_buffer_size(MEMTABLE_JOURNAL_BYTES);
+    journal.set_compression_type(DBCompressionType::None);
+    journal.set_level_zero_file_num_compaction_trigger(JOURNAL_FILES_MAX);
+    journal.set_block_based_table_factory(&rows_table(&cache));
+    let families = [
+        ColumnFamilyDescriptor::new("default", rows),
+        ColumnFamilyDescriptor::new(BULK, bulk_options(Some(&cache))),
+        ColumnFamilyDescriptor::new(JOURNAL, journal),
+    ];
+    let db = DB::open_cf_descriptors(&options(), path, families)?;
+    move_journal(&db)?;
+    Ok(db)
+}
+
+pub(super) fn options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_db_write_buffer_size(MEMTABLES_BYTES);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_background_jobs(BACKGROUND_JOBS);
+    // A big store has a file per pack: reading statistics of each would make opening slow.
+    options.set_skip_stats_update_on_db_open(true);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_log_level(LogLevel::Warn);
+    options.set_max_log_file_size(LOG_BYTES_MAX);
+    options.set_keep_log_file_num(2);
+    options
+}
+
+pub(super) fn bulk_options(cache: Option<&Cache>) -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(MEMTABLE_BULK_BYTES);
+    options.set_compression_type(DBCompressionType::None);
+    options.set_block_based_table_factory(&bulk_table(cache));
+    options
+}
+
+fn rows_table(cache: &Cache) -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(BLOCK_BYTES);
+    table.set_format_version(TABLE_VERSION);
+    // 10 bits a key: 1 % of look-ups in vain.
+    table.set_bloom_filter(10.0, false);
+    table.set_block_cache(cache);
+    // Indexes and filters count against the cache: memory stays bounded however much is stored.
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table
+}
+
+/// No filter: a slice is only looked up where the pack's row says that it is here. Its index is a few
+/// KiB and stays with the open file, of which there are at most [`OPEN_FILES_MAX`].
+fn bulk_table(cache: Option<&Cache>) -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(BLOCK_BYTES);
+    table.set_format_version(TABLE_VERSION);
+    if let Some(cache) = cache {
+        table.set_block_cache(cache);
+    }
+    table
+}
+
+/// Stores that were made before the journal had a family of its own hold its rows among the others. Each
+/// commit removes what it adds, so a crash in between repeats nothing.
+fn move_journal(db: &DB) -> Result<()> {
+    let moved = key(STORE, Table::BlindSetting, b"journal moved");
+    if db.get(&moved)?.is_some() {
+        return Ok(());
+    }
+    let by_number = key(STORE, Table::FolderByNo, &[]);
+    let mut folders = Vec::new();
+    let rows = named(db, "default");
+    scan_from(db, rows, &by_number, &[], &mut |no, _| {
+        folders.extend(no.try_into().map(|bytes| FolderNo(u32::from_be_bytes(bytes))));
+        ControlFlow::Continue(())
+    })?;
+    let mut writes = WriteBatch::default();
+    for no in folders {
+        let prefix = key(no, Table::Dirty, &[]);
+        let mut from = Some(Vec::new());
+        while let Some(begin) = from.take() {
+            scan_from(db, rows, &prefix, &begin, &mut |rest, value| {
+                if writes.size_in_bytes() >= MOVED_BYTES_MAX {
+                    from = Some(rest.to_vec());
+                    return ControlFlow::Break(());
+                }
+                let stored = [&prefix[..], rest].concat();
+                writes.put_cf(named(db, JOURNAL), &stored, value);
+                writes.delete(&stored);
+                ControlFlow::Continue(())
+            })?;
+            if from.is_some() {
+                db.write(std::mem::take(&mut writes))?;
+            }
+        }
+    }
+    writes.put(&moved, []);
+    let mut synced = WriteOptions::default();
+    synced.set_sync(true);
+    Ok(db.write_opt(writes, &synced)?)
+}
+
+impl Db {
+    /// Has the disk take back what rows of the journal took that were removed: what is in memory goes to
+    /// files without them, the files that hold them are written anew, and the write-ahead log begins anew.
+    /// What of the journal is left is written once more, so call it after a cut.
+    ///
+    /// # Errors
+    /// See [`Self::commit`].
+    pub fn reclaim(&self) -> Result<()> {
+        self.heal()?;
+        let flushed = {
+            let handle = self.handle();
+            let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
+            let families = NAMES.map(|name| named(db, name));
+            db.flush_cfs_opt(&families, &FlushOptions::default()).map(|()| {
+                db.compact_range_cf(named(db, JOURNAL), None::<&[u8]>, None::<&[u8]>);
+            })
+        };
+        self.note(flushed.map_err(Into::into))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blind::{Batch, Durability};
+
+    const NO: FolderNo = FolderNo(7);
+
+    fn folder_size(path: &Path) -> u64 {
+        let entries = std::fs::read_dir(path).expect("reads").map(|entry| entry.expect("reads"));
+        entries.map(|entry| entry.metadata().expect("reads").len()).sum()
+    }
+
+    fn journal(db: &Db) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        db.scan(&key(NO, Table::Dirty, &[]), &[], &mut |rest, value| {
+            rows.push((rest.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })
+        .expect("scans");
+        rows
+    }
+
+    fn journal_rows(count: u32) -> Batch {
+        let mut batch = Batch::default();
+        for number in 0..count {
+            batch.put(&key(NO, Table::Dirty, &number.to_be_bytes()), &[number as u8; 64 << 10]);
+        }
+        batch
+    }
+
+    #[test]
+    fn removed_journal_gives_its_room_back_and_what_is_left_stays() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let db = Db::open(dir.path()).expect("opens");
+        let path = dir.path().join("db");
+        for _ in 0..3 {
+            db.commit(journal_rows(600), Durability::Unsynced).expect("commits");
+            let mut batch = Batch::default();
+            (1..600u32).for_each(|number| batch.delete(&key(NO, Table::Dirty, &number.to_be_bytes())));
+            batch.put(&key(NO, Table::DirtyMark, b"mark"), b"m");
+            db.commit(batch, Durability::Unsynced).expect("commits");
+        }
+        let before = folder_size(&path);
+        db.reclaim().expect("reclaims");
+        let after = folder_size(&path);
+        assert!(before > 30 << 20 && after < 2 << 20, "{before} bytes became {after}");
+        assert_eq!(journal(&db), [(vec![0; 4], vec![0; 64 << 10])]);
+        drop(db);
+        let db = Db::open(dir.path()).expect("opens");
+        assert_eq!(journal(&db).len(), 1);
+        assert!(db.contains(&key(NO, Table::DirtyMark, b"mark")).expect("reads"));
+    }
+
+    #[test]
+    fn folder_that_leaves_takes_its_journal_along() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let db = Db::open(dir.path()).expect("opens");
+        db.commit(journal_rows(5), Durability::Unsynced).expect("commits");
+        let mut batch = Batch::default();
+        batch.delete_prefix(&NO.0.to_be_bytes());
+        db.commit(batch, Durability::Unsynced).expect("commits");
+        assert!(journal(&db).is_empty());
+    }
+
+    #[test]
+    fn journal_of_a_store_from_before_is_moved_once() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("db");
+        {
+            // As an earlier version left it: two families, and the journal among the rows.
+            let families =
+                ["default", BULK].map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
+            let old = DB::open_cf_descriptors(&options(), &path, families).expect("opens");
+            old.put(key(STORE, Table::FolderByNo, &NO.0.to_be_bytes()), [1; 32]).expect("puts");
+            for number in 0..200u32 {
+                let stored = key(NO, Table::Dirty, &number.to_be_bytes());
+                old.put(stored, vec![number as u8; 64 << 10]).expect("puts");
+            }
+        }
+        for _ in 0..2 {
+            let db = Db::open(dir.path()).expect("opens");
+            let rows = journal(&db);
+            assert_eq!(rows.len(), 200);
+            assert!((0..).zip(&rows).all(|(number, (_, value))| *value == vec![number as u8; 64 << 10]));
+            let handle = db.handle();
+            let left = handle.as_ref().expect("is open").get(key(NO, Table::Dirty, &3u32.to_be_bytes()));
+            assert_eq!(left.expect("reads"), None);
+        }
+    }
+}
