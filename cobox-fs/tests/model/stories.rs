@@ -448,3 +448,40 @@ fn files_whose_bytes_are_not_here_are_named_and_no_others() {
     assert_eq!(named(other.vfs(), &packs[1].iter().copied().collect()), ["below/second"]);
     assert!(named(other.vfs(), &packs[0].iter().copied().collect()).is_empty());
 }
+
+fn bytes_below(dir: &std::path::Path) -> u64 {
+    let entries = std::fs::read_dir(dir).expect("reads").map(|entry| entry.expect("reads"));
+    entries
+        .filter(|entry| entry.file_name() != "reserve")
+        .map(|entry| match entry.metadata().expect("reads") {
+            meta if meta.is_dir() => bytes_below(&entry.path()),
+            meta => meta.len(),
+        })
+        .sum()
+}
+
+/// What is written small waits in the journal until it is sealed; then that room comes back.
+#[test]
+fn small_files_take_their_room_once() {
+    const FILES: u64 = 4000;
+    const BYTES: u64 = 16 * 1024;
+    let mut device = Device::new();
+    let noise = Dice::new(5).bytes(usize::try_from(FILES + BYTES).expect("fits"));
+    for nth in 0..FILES {
+        let at = usize::try_from(nth).expect("fits");
+        let mut bytes = noise[at..at + usize::try_from(BYTES).expect("fits")].to_vec();
+        bytes[..8].copy_from_slice(&nth.to_le_bytes());
+        // Every page is another one, so that nothing is found twice.
+        bytes.iter_mut().zip(Dice::new(nth).bytes(BYTES as usize)).for_each(|(byte, more)| *byte ^= more);
+        write_file(device.vfs(), format!("{nth}").as_bytes(), &bytes);
+        if nth % 1000 == 999 {
+            device.vfs().cut(Cut::Now).expect("cut");
+        }
+    }
+    device.vfs().shutdown().expect("everything is sealed");
+    device.stop();
+    let (taken, written) = (bytes_below(device.dir.path()), FILES * BYTES);
+    assert!(taken < written + written / 5, "{taken} bytes for {written}");
+    device.restart();
+    assert_eq!(list(device.vfs(), ROOT).len() as u64, FILES);
+}
