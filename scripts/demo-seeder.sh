@@ -196,7 +196,7 @@ power_on box
 until_true "the box shows its code" grep -q '^coboxclaim' box.log
 grep -A 1 '^Nobody owns' box.log
 claim=$(grep -m 1 '^coboxclaim' box.log)
-must anna cobox-ctl seeder claim "$claim" --name box
+must anna cobox-ctl seeder claim --name box <<<"$claim"
 must anna cobox-ctl seeder manage box status
 
 step "3. A folder, which the box is to keep: Anna says yes from her laptop"

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What of a conflict is to stay.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeepHow {
     /// This one; the others go.
@@ -13,14 +13,14 @@ pub enum KeepHow {
 }
 
 /// Conflicts of some folders.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ConflictsReport {
     /// One per folder.
     pub folders: Vec<FolderConflicts>,
 }
 
 /// Conflicts of one folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FolderConflicts {
     /// What the member calls it.
     pub folder: String,
@@ -29,7 +29,7 @@ pub struct FolderConflicts {
 }
 
 /// One thing that devices did at the same time.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ConflictReport {
     /// Where it is to be seen, from the root of the folder. Bytes that are no text are replaced.
     pub path: String,
@@ -42,7 +42,7 @@ pub struct ConflictReport {
 }
 
 /// What happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConflictKind {
     /// A file has several versions.
@@ -58,7 +58,7 @@ pub enum ConflictKind {
 }
 
 /// What one device did.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Act {
     /// `wrote`, `put`, `moved`, `removed`.
     pub act: String,
@@ -78,7 +78,7 @@ pub struct Act {
 }
 
 /// A conflict that was settled.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct KeepReport {
     /// The folder's name here.
     pub folder: String,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What a person would agree on.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Wishes {
     /// How much may be stored.
     pub quota_bytes: u64,
@@ -29,7 +29,7 @@ pub struct Wishes {
 }
 
 /// Terms that were proposed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ProposeReport {
     /// Which folder.
     pub folder: String,
@@ -38,14 +38,14 @@ pub struct ProposeReport {
 }
 
 /// Agreements.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct AgreementsReport {
     /// In force and over, proposed, offered, declined.
     pub agreements: Vec<AgreementView>,
 }
 
 /// A seed code that was just opened. The code is in no other report.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SeedCodeReport {
     /// The folder's name here.
     pub folder: String,
@@ -62,7 +62,7 @@ pub struct SeedCodeReport {
 }
 
 /// A seed code in a list.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SeedCodeLine {
     /// What it is called.
     pub key: String,
@@ -79,7 +79,7 @@ pub struct SeedCodeLine {
 }
 
 /// All seed codes of a folder.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SeedCodesReport {
     /// The folder's name here.
     pub folder: String,
@@ -88,7 +88,7 @@ pub struct SeedCodesReport {
 }
 
 /// What an admin may do at a seeder, as people write it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdminRank {
     /// Looks.
@@ -132,7 +132,7 @@ impl AdminRank {
 }
 
 /// A seeder that this device commands.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OwnedReport {
     /// What the member calls it.
     pub name: String,
@@ -149,14 +149,14 @@ pub struct OwnedReport {
 }
 
 /// All of them.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct OwnedsReport {
     /// One per seeder.
     pub seeders: Vec<OwnedReport>,
 }
 
 /// What a seeder is told to do, as the command line says it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "order", rename_all = "kebab-case")]
 pub enum Told {
     /// What is held.
@@ -215,7 +215,7 @@ pub enum Told {
 }
 
 /// What a seeder answered.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ManageReport {
     /// What the member calls the seeder.
     pub seeder: String,

@@ -55,7 +55,7 @@ pub enum InUse {
     Detach,
 }
 
-/// Whether a seeder may go although fewer copies are left than there should be.
+/// Whether a seeder, or this device, may go although fewer copies are proved than there should be.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shortfall {
@@ -112,6 +112,14 @@ pub enum Request {
     FolderCreate {
         /// What the member calls it.
         name: String,
+    },
+    /// Removes a folder from this device.
+    FolderLeave {
+        /// Which, by name.
+        folder: String,
+        /// What if something would be lost.
+        #[serde(default)]
+        shortfall: Shortfall,
     },
     /// Changes what a folder should have.
     FolderSet {

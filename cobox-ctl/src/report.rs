@@ -177,9 +177,12 @@ pub struct SeederReport {
     pub rtt_ms: Option<u64>,
     /// How it is reached.
     pub path: Option<String>,
-    /// Entries it lacks.
+    /// Whether it is connected and has told what it lacks.
+    #[serde(default)]
+    pub told: bool,
+    /// Entries it lacks, as far as it told; all of them while it is not connected.
     pub entries_behind: u64,
-    /// Packs it lacks.
+    /// Packs it lacks, as far as it told.
     pub packs_to_send: u64,
     /// Their bytes.
     pub bytes_to_send: u64,
@@ -335,7 +338,7 @@ pub struct SeederAddReport {
 }
 
 /// A grant that was ended.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SeederRemoveReport {
     /// Which folder.
     pub folder: String,
@@ -380,7 +383,7 @@ pub struct CheckReport {
 }
 
 /// How far `prune` came.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PruneState {
     /// It only looked.
@@ -395,8 +398,21 @@ pub enum PruneState {
     Released,
 }
 
+/// A folder that this device has left.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LeaveReport {
+    /// What the member called it.
+    pub folder: String,
+    /// Its id, in hex.
+    pub id: String,
+    /// Copies that seeders proved.
+    pub copies_proved: u32,
+    /// Bytes of packs that were removed here.
+    pub removed_bytes: u64,
+}
+
 /// What `prune` found and did.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PruneReport {
     /// Of which folder.
     pub folder: String,

@@ -108,9 +108,9 @@ pub struct PeerStatus {
     pub error: Option<String>,
     /// Whether it told us the same heads of the access log as ours.
     pub knows_access: bool,
-    /// Whether it told us what it lacks: before, nobody may take it for caught up, nor for behind.
+    /// Whether it told us what it lacks: before, it is neither caught up nor behind.
     pub told_lack: bool,
-    /// Our entries that it lacks, as far as we know; all of them while there is no session.
+    /// Our entries that it lacks, as far as it told us; none before, and all of them while there is no session.
     pub entries_behind: u64,
     /// Live packs that it said it lacks, and the packs of entries it lacks.
     pub packs_to_send: u64,
@@ -136,6 +136,12 @@ impl PeerStatus {
     /// Whether the peer, as far as it told us, holds all that we hold.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
-        self.session == SessionState::Open && self.entries_behind == 0 && self.packs_to_send == 0
+        self.has_told() && self.entries_behind == 0 && self.packs_to_send == 0
+    }
+
+    /// Whether a session is open, and the peer told in it what it lacks.
+    #[must_use]
+    pub fn has_told(&self) -> bool {
+        self.session == SessionState::Open && self.told_lack
     }
 }

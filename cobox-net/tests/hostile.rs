@@ -6,9 +6,9 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cobox_net::PeerId;
 use cobox_net::sync::{Input, Output, TICK};
 use cobox_net::wire::{CONTACTS_MAX, Contact, Frame};
+use cobox_net::{PeerId, SessionState};
 use cobox_store::format::entry::{Entry, LogHead};
 use common::puppet::{Puppet, Stage, chain, contact, key, log_of, peer_of, tcp};
 
@@ -298,4 +298,44 @@ fn crowd_on_the_local_network_neither_hides_our_devices_nor_makes_us_dial_it_all
         }
     }
     assert!(dials <= 25, "{dials} attempts in ten seconds");
+}
+
+#[test]
+fn peer_that_has_not_told_what_it_lacks_is_neither_caught_up_nor_behind() {
+    let second = key(60);
+    let mut stage = Stage::new(9, &[&second]);
+    let founder = stage.made.founder.clone();
+    let mut entries = chain(&stage.made, &founder, 4);
+    let later = entries.pop().expect("four");
+    for entry in &entries {
+        stage.store.entry_add(stage.no, entry).expect("takes");
+    }
+    stage.input(Input::Changed { no: stage.no });
+    let peer = stage.enter(&second);
+    let status = |stage: &Stage| {
+        let report = stage.engine.report(stage.no).expect("reads").expect("is known");
+        report
+            .into_iter()
+            .map(|(_, status)| status)
+            .find(|status| status.peer == peer.peer)
+            .expect("is there")
+    };
+    let known =
+        |status: &cobox_net::PeerStatus| (status.told_lack, status.entries_behind, status.packs_to_send);
+    let fresh = status(&stage);
+    assert_eq!((fresh.session, known(&fresh)), (SessionState::Open, (false, 0, 0)));
+    assert!(!fresh.has_told() && !fresh.is_caught_up());
+    // Nor do heads alone make it caught up: packs may be missing.
+    let heads = stage.store.log_heads(stage.no).expect("reads");
+    stage.say(&peer, Frame::LogHeads { session: peer.session, heads });
+    assert!(!status(&stage).is_caught_up());
+    let behind = |packs| Frame::Behind { session: peer.session, packs, bytes: packs * 4096, full: false };
+    stage.say(&peer, behind(2));
+    assert_eq!(known(&status(&stage)), (true, 0, 2));
+    stage.say(&peer, behind(0));
+    assert!(status(&stage).is_caught_up());
+    stage.store.entry_add(stage.no, &later).expect("takes");
+    stage.input(Input::Changed { no: stage.no });
+    assert_eq!(known(&status(&stage)), (true, 1, 0));
+    assert!(!status(&stage).is_caught_up());
 }

@@ -94,6 +94,34 @@ fn home_reopened_has_its_folders_and_refuses_a_wrong_passphrase() {
 }
 
 #[test]
+fn folder_that_was_left_is_gone_with_its_keys_and_its_index_is_not_used_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let secret = MemberSecret::generate().expect("randomness");
+    let made = home(dir.path(), &secret);
+    let (photos, work) =
+        (made.folder_create("photos").expect("created"), made.folder_create("work").expect("created"));
+    let (no, log) = (work.no(), work.log());
+    drop(work);
+    made.folder_leave(no).expect("leaves");
+    assert!(matches!(made.folder_leave(no), Err(Error::NoSuchName)));
+    assert!(matches!(made.folder_by_name("work"), Err(Error::NoSuchName)));
+    drop((photos, made));
+    let again = Home::open(dir.path(), unlock("pass")).expect("opens");
+    let names: Vec<String> = again.folders().expect("listed").into_iter().map(|info| info.name).collect();
+    assert_eq!(names, ["photos"]);
+    let mut rows = 0;
+    let mut count = |_: &[u8], _: &[u8]| {
+        rows += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    again.store().db().scan(&no.0.to_be_bytes(), &[], &mut count).expect("scans");
+    assert_eq!(rows, 0, "nothing of it is left");
+    let fresh = again.folder_create("work").expect("the name is free");
+    assert_eq!(fresh.index(), 2, "recovery keys of a folder that others still have are no other folder's");
+    assert!(fresh.no() != no && fresh.log() != log);
+}
+
+#[test]
 fn home_made_twice_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let secret = MemberSecret::generate().expect("randomness");

@@ -163,6 +163,7 @@ fn every_route_of_the_daemon_answers_as_its_document_says() {
     let import = json!({ "seeders": exported["seeders"] });
     let imported = api.ok("post", "/v1/folders/{folder}/import", "/v1/folders/second/import", Some(&import));
     assert!(imported["seeders"][0]["problem"].is_null(), "{imported}");
+    agreements(&api, &id);
     people(dir.path(), &api, &id);
     mounts(&api, &device);
     for path in [
@@ -187,7 +188,110 @@ fn every_route_of_the_daemon_answers_as_its_document_says() {
         assert!(!text.contains(NAME) && !text.contains(device.home.to_str().expect("text")), "{text}");
     }
     faults(&api);
+    boxes(&api, &seeder, &id);
+    leave(&api, &device, &id);
     api.assert_all_were_tried();
+}
+
+/// Agreements, and codes that bring a seeder in.
+fn agreements(api: &Api, id: &str) {
+    let path = format!("/v1/folders/{id}");
+    let template = "/v1/folders/{folder}/agreements";
+    let terms = json!({
+        "quota_bytes": 2u64 << 30, "from_ms": 0, "until_ms": 0, "notice_ms": 1000, "audit_ms": 86_400_000,
+        "place": "Leipzig", "organisation": "", "contact": "", "member_contact": "",
+    });
+    let seeder = api.ok("get", "/v1/folders/{folder}/seeders", &format!("{path}/seeders"), None);
+    let seeder = seeder["seeders"][0]["peer_id"].as_str().expect("an id").to_owned();
+    let body = json!({ "seeder": seeder, "terms": terms });
+    let proposed = api.ok("post", template, &format!("{path}/agreements"), Some(&body));
+    assert_eq!(proposed["agreement"]["stage"], "proposed");
+    until("both have signed", || {
+        let list = api.ok("get", template, &format!("{path}/agreements"), None);
+        list["agreements"][0]["stage"] == "agreed"
+    });
+    assert_eq!(api.get("/v1/agreements")["agreements"][0]["place"], "Leipzig");
+    let accept = "/v1/folders/{folder}/agreements/{id}/accept";
+    let none = format!("{path}/agreements/{}/accept", "0".repeat(16));
+    assert_eq!(api.fails("post", accept, &none, None), (500, 1), "a proposal is not ours to accept");
+    let end = "/v1/folders/{folder}/agreements/{seeder}";
+    let one = format!("{path}/agreements/{seeder}");
+    assert_eq!(api.fails("delete", end, &one, None), (403, 4), "no other copy is proved");
+    let code = json!({ "quota_bytes": 1u64 << 20 });
+    let template = "/v1/folders/{folder}/seed-codes";
+    let opened = api.ok("post", template, &format!("{path}/seed-codes"), Some(&code));
+    let list = api.ok("get", template, &format!("{path}/seed-codes"), None);
+    assert_eq!((&list["codes"][0]["key"], &list["codes"][0]["state"]), (&opened["key"], &json!("open")));
+    assert!(!list.to_string().contains(opened["code"].as_str().expect("a code")), "a list shows a code");
+    let one = format!("{path}/seed-codes/{}", opened["key"].as_str().expect("a key"));
+    let voided = api.ok("delete", "/v1/folders/{folder}/seed-codes/{code}", &one, None);
+    assert_eq!(voided["codes"][0]["state"], "void");
+}
+
+/// Commanding a seeder: list, replicate and unreplicate as its admin.
+fn boxes(api: &Api, seeder: &Seeder, id: &str) {
+    let boxes = "/v1/admin/seeders";
+    let code = said_json(&seeder.run(&["claim", "--json"]).ok())["code"].clone();
+    api.ok("post", boxes, boxes, Some(&json!({ "code": code, "name": "box" })));
+    assert_eq!(api.fails("post", boxes, boxes, Some(&json!({ "code": "coboxclaim1no" }))), (400, 2));
+    assert_eq!(api.get(boxes)["seeders"][0]["rank"], "owner");
+    let order = |order: Value| {
+        let template = "/v1/admin/seeders/{seeder}/orders";
+        api.ok("post", template, "/v1/admin/seeders/box/orders", Some(&order))
+    };
+    let held = order(json!({ "order": "status" }))["answer"]["folders"].clone();
+    assert!(held.as_array().expect("folders").iter().any(|folder| folder["folder"] == id), "{held}");
+    let refused = order(json!({ "order": "seed", "what": "0011" }));
+    assert_eq!(refused["outcome"], "failed", "nothing of that name waits: {refused}");
+    // An agreement binds the seeder's owner, too.
+    assert_eq!(order(json!({ "order": "unseed", "folder": id }))["outcome"], "failed");
+    assert_eq!(order(json!({ "order": "unseed", "folder": "second" }))["outcome"], "done");
+    api.ok("delete", "/v1/admin/seeders/{seeder}", "/v1/admin/seeders/box", None);
+    assert_eq!(api.get(boxes)["seeders"], json!([]));
+}
+
+/// Ending a seeder's grant, giving space back, and leaving folders.
+fn leave(api: &Api, device: &Device, id: &str) {
+    let one = "/v1/folders/{folder}";
+    let conflicts =
+        api.ok("get", "/v1/folders/{folder}/conflicts", &format!("/v1/folders/{id}/conflicts"), None);
+    assert_eq!(conflicts["folders"][0]["conflicts"], json!([]));
+    assert_eq!(api.get("/v1/conflicts")["folders"].as_array().map(Vec::len), Some(2));
+    let settle = ("/v1/conflicts/settle", json!({ "path": "/nowhere", "keep": "this" }));
+    assert_eq!(api.fails("post", settle.0, settle.0, Some(&settle.1)), (500, 1));
+    let dry = json!({ "dry_run": true });
+    let pruned = api.ok("post", "/v1/folders/{folder}/prune", &format!("/v1/folders/{id}/prune"), Some(&dry));
+    assert_eq!(pruned["state"], "looked");
+    if can_mount("every_route_of_the_daemon_answers_as_its_document_says (leave)") {
+        let dir = device.mount.to_str().expect("a temporary path is text");
+        let wanted = json!({ "folder": "second", "dir": dir });
+        api.ok("post", "/v1/mounts", "/v1/mounts", Some(&wanted));
+        std::fs::write(device.mount.join("only here"), b"a line").expect("writes");
+        let held = std::fs::File::open(device.mount.join("only here")).expect("opens");
+        assert_eq!(api.fails("delete", one, "/v1/folders/second", None), (403, 4), "no copy is proved");
+        let forced = "/v1/folders/second?force=true";
+        let (status, _) = api.fails("delete", one, forced, None);
+        assert_eq!(status, 403, "a program uses the mount");
+        drop(held);
+        assert_eq!(std::fs::read(device.mount.join("only here")).expect("reads"), b"a line");
+        api.ok("delete", one, forced, None);
+    } else {
+        api.ok("delete", one, "/v1/folders/second?force=true", None);
+    }
+    assert_eq!(api.fails("get", one, "/v1/folders/second", None), (404, 1));
+    // Ending the grant of the only seeder is refused, and done where it is meant.
+    let seeders = ("/v1/folders/{folder}/seeders", "/v1/folders/{folder}/seeders/{seeder}");
+    let path = format!("/v1/folders/{id}/seeders");
+    let list = api.ok("get", seeders.0, &path, None);
+    let seeder = format!("{path}/{}", list["seeders"][0]["peer_id"].as_str().expect("an id"));
+    assert_eq!(api.fails("delete", seeders.1, &seeder, None), (403, 4));
+    let removed = api.ok("delete", seeders.1, &format!("{seeder}?force=true"), None);
+    assert_eq!(removed["copies_left"], 0, "{removed}");
+    let left = api.ok("delete", one, &format!("/v1/folders/{id}?force=true"), None);
+    assert_eq!(left["id"], id);
+    assert_eq!(api.get("/v1/folders")["folders"], json!([]));
+    let said = device.ctl(&["folder", "leave", NAME]);
+    assert_eq!(said.code, 1, "{said:?}");
 }
 
 /// Invites, joining and removing, between two daemons over their APIs alone.

@@ -3,18 +3,18 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use cobox_net::http::{Fault, Input, Named};
+use cobox_net::http::{Fault, Input, Named, Wanted};
 use cobox_net::{Path as LinkPath, PeerKind, SessionState, Transport};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Api, Shared};
+use super::{Answer, Api, Force, Shared};
 use crate::control::{PolicyFor, Request};
 use crate::exit::Problem;
 use crate::people::{PeopleReport, PersonDevice};
-use crate::report::{CheckReport, FolderReport, StatusReport, WaitReport};
+use crate::report::{CheckReport, FolderReport, LeaveReport, PruneReport, StatusReport, WaitReport};
 
 /// A wait ends after so long, unless the request says less.
 const WAIT_MS_MAX: u64 = 10 * 60 * 1000;
@@ -47,6 +47,13 @@ struct Patch {
     whom: PolicyFor,
 }
 
+/// Whether to release.
+#[derive(Deserialize, ToSchema)]
+struct Prune {
+    /// Only says what could go.
+    dry_run: bool,
+}
+
 /// What to wait for.
 #[derive(Deserialize, ToSchema)]
 struct WaitFor {
@@ -75,9 +82,11 @@ struct Peer {
     rtt_ms: Option<u64>,
     /// Why there is no session.
     problem: Option<String>,
-    /// Our entries that it lacks.
+    /// Whether a session is open in which it told what it lacks.
+    told: bool,
+    /// Our entries that it lacks, as far as it told; all of them while there is no session.
     entries_behind: u64,
-    /// Packs that it lacks.
+    /// Packs that it lacks, as far as it told.
     packs_to_send: u64,
     bytes_to_send: u64,
     /// Its entries that we lack.
@@ -108,16 +117,19 @@ struct SeederSync {
     heard_at_ms: Option<u64>,
     /// Milliseconds since 1970, by this device's clock.
     proved_at_ms: Option<u64>,
-    /// Entries that it lacks, as far as it said.
+    /// Whether it is connected and has told what it lacks.
+    told: bool,
+    /// Entries that it lacks, as far as it told; all of them while it is not connected.
     entries_behind: u64,
-    /// Packs that it lacks, as far as it said.
+    /// Packs that it lacks, as far as it told.
     packs_to_send: u64,
 }
 
 pub(super) fn routes() -> OpenApiRouter<std::sync::Arc<Shared>> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
-        .routes(routes!(show, patch))
+        .routes(routes!(show, patch, leave))
+        .routes(routes!(prune))
         .routes(routes!(wait))
         .routes(routes!(check))
         .routes(routes!(peers))
@@ -162,6 +174,30 @@ async fn patch(
     api.ask(Request::FolderSet { folder, copies, tolerance_ms, whom: wanted.whom }).await
 }
 
+/// Leave a folder: remove everything of it from this device; the others and the seeders keep it
+#[utoipa::path(delete, path = "/v1/folders/{folder}", params(("folder" = String, Path, description = "Its id in hex, or its name"), Force),
+    responses((status = 200, body = LeaveReport), (status = "default", body = Fault)))]
+async fn leave(
+    State(api): Api,
+    Named(key): Named<String>,
+    Wanted(force): Wanted<Force>,
+) -> Answer<LeaveReport> {
+    let folder = api.folder(&key)?;
+    api.ask_slowly(Request::FolderLeave { folder, shortfall: force.shortfall() }).await
+}
+
+/// Give back the space of what a folder does not need any more, or say what could go
+#[utoipa::path(post, path = "/v1/folders/{folder}/prune", params(("folder" = String, Path, description = "Its id in hex, or its name")),
+    request_body = Prune, responses((status = 200, body = PruneReport), (status = "default", body = Fault)))]
+async fn prune(
+    State(api): Api,
+    Named(key): Named<String>,
+    Input(wanted): Input<Prune>,
+) -> Answer<PruneReport> {
+    let folder = api.folder(&key)?;
+    api.ask_slowly(Request::Prune { folder, dry_run: wanted.dry_run }).await
+}
+
 /// Wait until so many seeders proved that they hold all that was written before
 #[utoipa::path(post, path = "/v1/folders/{folder}/wait", params(("folder" = String, Path, description = "Its id in hex, or its name")),
     request_body = WaitFor, responses((status = 200, body = WaitReport), (status = 504, body = Fault, description = "Not reached in time"), (status = "default", body = Fault)))]
@@ -195,6 +231,7 @@ async fn peers(State(api): Api, Named(key): Named<String>) -> Answer<Peers> {
         let state = daemon.folder(&folder)?;
         let peers = daemon.node.status(state.no()).map_err(Problem::from)?.peers;
         let peers = peers.into_iter().map(|peer| Peer {
+            told: peer.has_told(),
             peer_id: peer.peer.to_string(),
             kind: peer.kind,
             session: peer.session,
@@ -228,6 +265,7 @@ async fn last_sync(State(api): Api, Named(key): Named<String>) -> Answer<LastSyn
         peer_id: seeder.peer_id,
         heard_at_ms: seeder.heard_at_ms,
         proved_at_ms: seeder.proved_at_ms,
+        told: seeder.told,
         entries_behind: seeder.entries_behind,
         packs_to_send: seeder.packs_to_send,
     });

@@ -16,7 +16,7 @@ use crate::control::Request;
 use crate::daemon::now_ms;
 use crate::exit::Exit;
 use crate::render::health::{HealthReport, Light, judge, of};
-use crate::report::{FolderReport, StatusReport};
+use crate::report::{FolderReport, SeederReport, StatusReport};
 
 /// Whether every folder has its copies.
 #[derive(Serialize, ToSchema)]
@@ -108,23 +108,26 @@ fn folders(page: &mut Exposition, folders: &[FolderReport]) {
 }
 
 fn grants(page: &mut Exposition, folders: &[FolderReport]) {
-    let mut each = |name, help, value: &dyn Fn(&crate::report::SeederReport, &FolderReport) -> u64| {
+    let mut each = |name, help, value: &dyn Fn(&SeederReport, &FolderReport) -> Option<u64>| {
         let samples = folders.iter().flat_map(|folder| {
-            folder.seeders.iter().map(move |seeder| {
+            folder.seeders.iter().filter_map(move |seeder| {
                 let mut labels = folder_label(&folder.id);
                 labels.push(("seeder", seeder.peer_id.clone()));
-                (labels, value(seeder, folder))
+                Some((labels, value(seeder, folder)?))
             })
         });
         page.metric(name, Kind::Gauge, help, samples);
     };
-    each("cobox_grant_quota_bytes", "How much a seeder may store.", &|seeder, _| seeder.quota_bytes);
+    each("cobox_grant_quota_bytes", "How much a seeder may store.", &|seeder, _| Some(seeder.quota_bytes));
+    // Nothing is said of a seeder that is away or has not told anything yet: 0 would be a claim.
     each(
         "cobox_grant_bytes",
-        "Bytes of the live packs that a seeder has, as far as it said.",
-        &|seeder, folder| folder.local.pack_bytes.saturating_sub(seeder.bytes_to_send),
+        "Bytes of the live packs that a connected seeder has, as far as it said.",
+        &|seeder, folder| seeder.told.then(|| folder.local.pack_bytes.saturating_sub(seeder.bytes_to_send)),
     );
-    each("cobox_grant_behind_bytes", "Bytes that a seeder lacks, as far as it said.", &|seeder, _| {
-        seeder.bytes_to_send
-    });
+    each(
+        "cobox_grant_behind_bytes",
+        "Bytes that a connected seeder lacks, as far as it said.",
+        &|seeder, _| seeder.told.then_some(seeder.bytes_to_send),
+    );
 }

@@ -3,6 +3,9 @@
 //! Every handler makes a [`Request`] or calls what the daemon itself uses; nothing is decided here. The
 //! OpenAPI document comes from the same lines that make the routes. `cobox_net::http` lets people in.
 
+mod agreements;
+mod boxes;
+mod conflicts;
 mod folders;
 mod health;
 mod mounts;
@@ -25,7 +28,7 @@ use tokio::sync::Semaphore;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::control::Request;
+use crate::control::{Request, Shortfall};
 use crate::daemon::Daemon;
 use crate::exit::{Outcome, Problem};
 use crate::report::FolderReport;
@@ -59,6 +62,21 @@ impl From<Fault> for Problem {
         let known = [Exit::Usage, Exit::NotReached, Exit::Refused, Exit::Damaged];
         let code = known.into_iter().find(|code| code.code() == fault.exit).unwrap_or(Exit::Failed);
         Self::new(code, fault.detail, fault.hint)
+    }
+}
+
+/// Whether to go on although something may be lost.
+#[derive(serde::Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Force {
+    /// Also where too few proved copies are left.
+    #[serde(default)]
+    force: bool,
+}
+
+impl Force {
+    fn shortfall(&self) -> Shortfall {
+        if self.force { Shortfall::Accept } else { Shortfall::Refuse }
     }
 }
 
@@ -152,6 +170,9 @@ fn routes() -> OpenApiRouter<Arc<Shared>> {
         .merge(mounts::routes())
         .merge(people::routes())
         .merge(seeders::routes())
+        .merge(agreements::routes())
+        .merge(boxes::routes())
+        .merge(conflicts::routes())
         .merge(system::routes())
 }
 

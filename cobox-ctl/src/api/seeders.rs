@@ -12,9 +12,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Api, Shared};
+use super::{Answer, Api, Force, Shared};
 use crate::control::Request;
-use crate::report::{AuditReport, FolderKey, KeyReport, SeederAddReport, SeederReport};
+use crate::report::{AuditReport, FolderKey, KeyReport, SeederAddReport, SeederRemoveReport, SeederReport};
 
 /// Seeders in one import: a folder has no more.
 const IMPORT_MAX: usize = 64;
@@ -80,6 +80,7 @@ struct ImportedSeeder {
 pub(super) fn routes() -> OpenApiRouter<std::sync::Arc<Shared>> {
     OpenApiRouter::new()
         .routes(routes!(list, replicate))
+        .routes(routes!(unreplicate))
         .routes(routes!(audit))
         .routes(routes!(export))
         .routes(routes!(import))
@@ -104,6 +105,19 @@ async fn replicate(
 ) -> Result<(StatusCode, Json<SeederAddReport>), Fault> {
     let folder = api.folder(&key)?;
     Ok((StatusCode::CREATED, api.ask_slowly(add(folder, grant)).await?))
+}
+
+/// Unreplicate: end a seeder's grant. It keeps what it has for at least 30 days by its own clock, and counts no more
+#[utoipa::path(delete, path = "/v1/folders/{folder}/seeders/{seeder}",
+    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("seeder" = String, Path, description = "The beginning of its peer id"), Force),
+    responses((status = 200, body = SeederRemoveReport), (status = "default", body = Fault)))]
+async fn unreplicate(
+    State(api): Api,
+    Named((key, seeder)): Named<(String, String)>,
+    Wanted(force): Wanted<Force>,
+) -> Answer<SeederRemoveReport> {
+    let folder = api.folder(&key)?;
+    api.ask_slowly(Request::SeederRemove { folder, seeder, shortfall: force.shortfall() }).await
 }
 
 fn add(folder: String, grant: Grant) -> Request {

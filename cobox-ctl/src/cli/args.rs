@@ -206,9 +206,14 @@ pub enum FolderVerb {
     },
     /// Set how many proved copies a folder should have, and how old a proof may get
     Set(FolderSet),
-    /// Not in this version
-    #[command(hide = true)]
-    Leave(NotYet),
+    /// Remove a folder from this device; the others and the seeders keep it
+    Leave {
+        /// Its name
+        name: String,
+        /// Also where something may be lost: too few proved copies, or no other admin
+        #[arg(long)]
+        force: bool,
+    },
     /// Make a code with which one device can join, or list and take back codes
     Invite(Invite),
     /// Join a folder with a code
@@ -316,7 +321,8 @@ pub enum SeederVerb {
     },
     /// Make a code with which one seeder can take the folder, or list and take back codes
     Code(SeedCode),
-    /// Own a seeder: with the code that `cobox-seeder claim` prints, or with the words of a lost device
+    /// Own a seeder: with the code that `cobox-seeder claim` prints, read from standard input, or with the words of a
+    /// lost device
     Claim(Claim),
     /// Seeders that this device commands
     Owned,
@@ -439,6 +445,7 @@ mod tests {
             "folder create photos",
             "folder list",
             "folder show photos",
+            "folder leave photos --force",
             "mount photos /mnt --allow-other --read-only",
             "umount /mnt",
             "seeder add photos addr --quota 50G --until 2027-01-31",
@@ -496,6 +503,8 @@ mod tests {
             "seeder code photos --quota 50G --until 2027-01-31 --expires 24h",
             "seeder code photos --list",
             "seeder claim coboxclaim1abc --name box",
+            "seeder claim --name box",
+            "seeder claim -",
             "seeder claim --words-file w --seeder addr",
             "seeder owned",
             "seeder manage box status",

@@ -32,8 +32,8 @@ use crate::render::progress::{Progress, Style};
 use crate::render::{self, text};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
-    KeyReport, MountReport, PruneReport, PruneState, SeederAddReport, SeederRemoveReport, StatusReport,
-    WaitReport,
+    KeyReport, LeaveReport, MountReport, PruneReport, PruneState, SeederAddReport, SeederRemoveReport,
+    StatusReport, WaitReport,
 };
 use args::{AlarmVerb, ApiVerb, Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
 
@@ -331,7 +331,12 @@ impl Session<'_> {
             }
             FolderVerb::Invite(args) => self.invite(args),
             FolderVerb::Join(args) => self.join(args),
-            FolderVerb::Leave(_) => Err(not_yet()),
+            FolderVerb::Leave { name, force } => {
+                let shortfall = if *force { Shortfall::Accept } else { Shortfall::Refuse };
+                let report: LeaveReport =
+                    self.ask(&Request::FolderLeave { folder: name.clone(), shortfall })?;
+                Answer::new(&report, text::left(&report))
+            }
             FolderVerb::Set(args) => {
                 let millis = |span: std::time::Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
                 let report: FolderReport = self.ask(&Request::FolderSet {

@@ -22,8 +22,8 @@ const CODE_BYTES_MAX: u64 = 16 * 1024;
 /// `seeder claim`.
 #[derive(Args, Debug)]
 pub struct Claim {
-    /// What `cobox-seeder claim` prints; `-` reads it from standard input
-    #[arg(required_unless_present = "words_file")]
+    /// What `cobox-seeder claim` prints; read from standard input where it is `-` or absent. Better there: other users of the
+    /// machine see arguments
     pub code: Option<String>,
     /// What you will call the seeder
     #[arg(long, value_name = "NAME")]
@@ -32,7 +32,7 @@ pub struct Claim {
     #[arg(long, value_name = "FILE", conflicts_with = "code", requires = "seeder")]
     pub words_file: Option<PathBuf>,
     /// With --words-file: the seeder's address
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", requires = "words_file")]
     pub seeder: Option<String>,
 }
 
@@ -146,8 +146,7 @@ impl Session<'_> {
                 let words = Words(read_secret(file)?.to_string());
                 Request::SeederReclaim { address: address.clone(), words, name }
             }
-            (Some(code), ..) => Request::SeederClaim { code: secret(code)?, name },
-            _ => return Err(Problem::usage("No code was given.", "Give it, or --words-file and --seeder.")),
+            (code, ..) => Request::SeederClaim { code: secret(code.as_deref().unwrap_or("-"))?, name },
         };
         let report: OwnedReport = self.ask(&request)?;
         let text = format!(

@@ -292,6 +292,7 @@ mod tests {
             problem: None,
             rtt_ms: None,
             path: None,
+            told: false,
             entries_behind: 0,
             packs_to_send: 0,
             bytes_to_send: 0,

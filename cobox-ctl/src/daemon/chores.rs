@@ -127,7 +127,7 @@ fn note_session(state: &FolderState, peer_id: PeerId, open: Option<&PeerStatus>)
         notes.done = Done::default();
     }
     notes.was_open = open.is_some();
-    notes.lacks = open.is_some_and(|peer| !peer.is_caught_up());
+    notes.lacks = open.is_some_and(|peer| peer.has_told() && !peer.is_caught_up());
 }
 
 /// Leaves the locator with a seeder of the folder, whatever it was given before.

@@ -13,6 +13,7 @@ mod departing;
 mod folder;
 mod giving;
 mod hooks;
+mod leaving;
 mod members;
 mod mounts;
 mod network;
@@ -190,6 +191,11 @@ impl Daemon {
         self.tell_network(&state)?;
         self.recall_contacts(&state);
         Ok(state)
+    }
+
+    /// Takes a folder out of service.
+    fn forget(&self, state: &FolderState) {
+        self.folders.write().remove(&state.no());
     }
 
     /// Makes a folder and takes it into service.

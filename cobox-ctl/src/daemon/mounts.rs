@@ -162,6 +162,15 @@ impl FolderState {
         Ok(())
     }
 
+    /// Takes the mount off, if nobody uses it, and forgets that it is wanted; which one that was.
+    pub fn unmount_for_good(&self) -> Outcome<Option<WantedMount>> {
+        let wanted = self.wanted_mount();
+        self.unmount()?;
+        *self.mount_problem.lock() = None;
+        self.want_mount(None)?;
+        Ok(wanted)
+    }
+
     /// Takes the mount off even while it is used: the daemon ends.
     fn unmount_now(&self) {
         let _turn = self.mount_turn.lock();
@@ -232,9 +241,7 @@ impl Daemon {
     pub fn umount(&self, dir: &Path) -> Outcome<MountReport> {
         for state in self.folders() {
             let Some(report) = state.mount_report().filter(|report| report.dir == dir) else { continue };
-            state.unmount()?;
-            *state.mount_problem.lock() = None;
-            state.want_mount(None)?;
+            state.unmount_for_good()?;
             return Ok(MountReport { problem: None, ..report });
         }
         Err(Problem::failed_with(

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use cobox_net::{PeerId, PeerStatus, SessionState};
+use cobox_net::{PeerId, PeerStatus};
 use cobox_store::blind::receipts::KeptReceipt;
 use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{PackState, Store};
@@ -96,11 +96,11 @@ impl FolderState {
         now_ms: u64,
     ) -> Outcome<Standing> {
         let kept = self.receipt(seeder)?;
-        let contact = peer.map_or(Contact::None, |peer| match peer.session {
-            SessionState::Open if peer.is_caught_up() => Contact::CaughtUp,
-            SessionState::Open => Contact::Lacking,
-            _ => Contact::None,
-        });
+        let contact = match peer.filter(|peer| peer.has_told()) {
+            None => Contact::None,
+            Some(peer) if peer.is_caught_up() => Contact::CaughtUp,
+            Some(_) => Contact::Lacking,
+        };
         let holding = judge(kept.as_ref(), live, contact, &self.policy(), now_ms);
         Ok(Standing { holding, proved_at_ms: kept.map(|kept| kept.at_ms) })
     }
@@ -109,7 +109,7 @@ impl FolderState {
 /// What a seeder says while it is connected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Contact {
-    /// It is not connected.
+    /// It is not connected, or has said nothing yet.
     None,
     /// It says that it lacks something.
     Lacking,

@@ -145,6 +145,7 @@ pub(crate) fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::
             let state = daemon.folder_create(&name)?;
             value(&daemon.folder_report(&state)?)
         }
+        Request::FolderLeave { folder, shortfall } => value(&daemon.folder_leave(&folder, shortfall)?),
         Request::FolderSet { folder, copies, tolerance_ms, whom } => {
             let state = daemon.folder(&folder)?;
             state.set_policy(copies, tolerance_ms, whom)?;

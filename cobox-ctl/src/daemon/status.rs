@@ -196,6 +196,7 @@ fn seeder_report(
         problem: full.or_else(|| peer.and_then(|peer| peer.error.clone())).or(noted),
         rtt_ms: peer.and_then(|peer| peer.rtt_ms),
         path: peer.and_then(path_text),
+        told: peer.is_some_and(PeerStatus::has_told),
         entries_behind: peer.map_or(0, |peer| peer.entries_behind),
         packs_to_send: peer.map_or(0, |peer| peer.packs_to_send),
         bytes_to_send: peer.map_or(0, |peer| peer.bytes_to_send),

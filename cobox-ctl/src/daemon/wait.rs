@@ -139,10 +139,8 @@ impl Daemon {
             if peer.is_caught_up() {
                 turn.caught_up.push(peer_id);
             }
-            let nearer = turn.nearest.as_ref().is_none_or(|nearest| {
-                (peer.session != SessionState::Open, peer.bytes_to_send)
-                    < (nearest.session != SessionState::Open, nearest.bytes_to_send)
-            });
+            let rank = |peer: &PeerStatus| (!peer.has_told(), peer.bytes_to_send);
+            let nearer = turn.nearest.as_ref().is_none_or(|nearest| rank(peer) < rank(nearest));
             if nearer {
                 turn.nearest = Some(peer.clone());
             }
@@ -159,18 +157,16 @@ impl Daemon {
     pub fn arrive(&self, timeout: Duration, tell: Tell<'_>) -> Outcome<ArriveReport> {
         let deadline = Instant::now() + timeout;
         let mut quiet_since: Option<Instant> = None;
-        // Entries that a seeder lacks and another one has: this device has none of its own yet. A seeder that
-        // has not told yet counts as one entry behind, which is caution and no finding.
+        // Entries that a seeder lacks and another one has: this device has none of its own yet.
         let mut behind_of: BTreeMap<PeerId, u64> = BTreeMap::new();
         loop {
             let mut waiting = None;
             for state in self.folders() {
                 let peers = self.node.status(state.no())?.peers;
-                let open: Vec<&PeerStatus> =
-                    peers.iter().filter(|peer| peer.session == SessionState::Open).collect();
+                let open: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.has_told()).collect();
                 let behind: u64 = open.iter().map(|peer| peer.entries_to_receive).max().unwrap_or(0);
                 let seeders = open.iter().filter(|peer| peer.kind == PeerKind::Seeder);
-                for peer in seeders.filter(|peer| behind == 0 && peer.told_lack && peer.entries_behind > 0) {
+                for peer in seeders.filter(|peer| behind == 0 && peer.entries_behind > 0) {
                     behind_of.insert(peer.peer, peer.entries_behind);
                 }
                 if open.is_empty() || behind > 0 {
@@ -252,7 +248,7 @@ fn problem_of(peer_id: PeerId, peer: Option<&PeerStatus>) -> Option<String> {
 }
 
 fn progress(turn: &Turn, total: u64, copies_wanted: u32) -> WaitProgress {
-    let open = turn.nearest.as_ref().filter(|peer| peer.session == SessionState::Open);
+    let open = turn.nearest.as_ref().filter(|peer| peer.has_told());
     let to_send = open.map_or(total, |peer| peer.bytes_to_send);
     let rate = open.map_or(0, |peer| peer.rate);
     let stage = match open {

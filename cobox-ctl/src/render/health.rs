@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-use crate::report::{FolderReport, Holding, StatusReport};
+use crate::report::{FolderReport, Holding, SeederReport, StatusReport};
 
 /// A colour that says how sure the copies are.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -83,17 +83,20 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
     } else {
         Light::Red
     };
-    let why = |holding| match holding {
+    let why = |seeder: &SeederReport| match seeder.holding {
         Holding::Proved => None,
         Holding::Late => Some("its proof should have been renewed"),
         Holding::Claimed => Some("it says that it holds everything, and has not proved it yet"),
         Holding::Expired => Some("its last proof is too old to count"),
+        Holding::Behind if seeder.link == "connected" && !seeder.told => {
+            Some("it has not told yet what it lacks")
+        }
         Holding::Behind => Some("it lacks something"),
     };
     let missing = folder.seeders.iter().filter_map(|seeder| {
         let whereabouts = seeder.whereabouts();
         let at = if whereabouts.is_empty() { String::new() } else { format!("{whereabouts}, ") };
-        why(seeder.holding).map(|why| format!("{} ({at}{}): {why}", seeder.peer_id, seeder.link))
+        why(seeder).map(|why| format!("{} ({at}{}): {why}", seeder.peer_id, seeder.link))
     });
     FolderHealth {
         folder: folder.name.clone(),

@@ -8,8 +8,8 @@ use super::health::{HealthReport, Light};
 use super::units::{bytes, rate, span, time};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
-    KeyReport, PeerReport, PolicyOf, PruneReport, PruneState, SeederAddReport, SeederRemoveReport,
-    SeederReport, StatusReport, WaitReport,
+    KeyReport, LeaveReport, PeerReport, PolicyOf, PruneReport, PruneState, SeederAddReport,
+    SeederRemoveReport, SeederReport, StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -211,6 +211,9 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
                 line!(text, "           proved that it holds everything, {when}: too long ago to count");
             }
             Holding::Claimed => line!(text, "           says that it holds everything; not proved yet"),
+            Holding::Behind if seeder.link == "connected" && !seeder.told => {
+                line!(text, "           has not told yet what it lacks");
+            }
             Holding::Behind => line!(
                 text,
                 "           lacks {} entries and {} packs ({}), {}",
@@ -253,6 +256,19 @@ pub fn seeder_removed(report: &SeederRemoveReport) -> String {
         "{} holds {} no longer: it counts as no copy and is not called any more. {told} It keeps what it has for at least 30 days by its own \
          clock; `seeder add` brings it back.\n{} of {} proved copies are left.\n",
         report.peer_id, report.folder, report.copies_left, report.copies_wanted
+    )
+}
+
+/// `folder leave`.
+#[must_use]
+pub fn left(report: &LeaveReport) -> String {
+    format!(
+        "{} is removed from this device: {} and its keys. {} proved copies are with seeders, and other devices keep what they \
+         have. This device stays in the folder's list until an admin removes it (`cobox-ctl member list`), and the 24 words \
+         still find the folder.\n",
+        report.folder,
+        bytes(report.removed_bytes),
+        report.copies_proved
     )
 }
 
@@ -482,4 +498,25 @@ pub fn keys(report: &KeyReport) -> String {
     }
     line!(text, "These are public. The 24 words are not on this device: nobody can show them again.");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeder_that_has_not_told_yet_what_it_lacks_is_not_said_to_lack_anything() {
+        let said = |told: bool| {
+            let seeder = serde_json::json!({
+                "peer_id": "12D3", "address": "", "quota_bytes": 1, "until_ms": 0, "link": "connected", "rtt_ms": null,
+                "path": null, "told": told, "entries_behind": 0, "packs_to_send": 0, "bytes_to_send": 0, "bytes_sent": 0,
+                "rate": 0, "holding": "behind", "proved_at_ms": null,
+            });
+            let seeder: SeederReport = serde_json::from_value(seeder).expect("a report");
+            seeders(&[seeder])
+        };
+        assert!(said(false).contains("has not told yet what it lacks"), "{}", said(false));
+        assert!(!said(false).contains("lacks 0"), "{}", said(false));
+        assert!(said(true).contains("lacks 0 entries and 0 packs"), "{}", said(true));
+    }
 }

@@ -23,6 +23,7 @@ use super::owner::{Console, claim_text, console_secret};
 use super::report::{AdminView, CodeView, CommandView};
 use super::{Exit, Failure, STOP_LOOK};
 use crate::agreement::{AgreementView, percent};
+use crate::driver::now_ms;
 use crate::node::Node;
 
 /// A request is a verb and an id.
@@ -476,12 +477,14 @@ pub fn status(store: &Store, peer_id: String, listen: Vec<String>) -> Result<Ans
 pub fn scrub(store: &Store) -> Result<Answer, Failure> {
     let (mut packs, mut bytes, mut damaged) = (0, 0, Vec::new());
     for (no, _) in store.folders()? {
+        let began_ms = now_ms();
         let report = store.check_packs(no, &mut |pack, health| {
             if health == PackHealth::Damaged {
                 tracing::error!(pack = %pack.id, "a pack is damaged and will be fetched again");
             }
             ControlFlow::Continue(())
         })?;
+        store.patrol_ended(no, &report, began_ms, now_ms())?;
         packs += report.packs;
         bytes += report.bytes;
         damaged.extend(report.damaged.iter().map(cobox_store::id::PackId::to_hex));

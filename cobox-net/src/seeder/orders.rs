@@ -132,6 +132,7 @@ impl Orders {
                 // After the number is on the disk, and before anything is done: one line for each execution.
                 tracing::info!(%admin, name = author.name, seq = command.seq, what = word, "obeying a command");
                 let (outcome, text) = self.carry_out(node, &command);
+                tracing::info!(%admin, seq = command.seq, outcome = outcome.word(), "a command was carried out");
                 if let Err(error) = self.holding.store.command_finish(&command, outcome, &text) {
                     tracing::error!(%error, seq = command.seq, "the answer to a command cannot be kept");
                 }
@@ -386,3 +387,6 @@ fn refusal(why: Refusal) -> &'static str {
         Refusal::OutOfScope => "its author may not order this",
     }
 }
+
+#[cfg(test)]
+mod killed;

@@ -122,7 +122,14 @@ impl Engine {
             status.kind = session.kind;
         }
         status.log = session.log.or(status.log);
-        (status.entries_behind, status.entries_to_receive) = Self::distance(heads, &session.theirs);
+        let (behind, to_receive) = Self::distance(heads, &session.theirs);
+        status.entries_to_receive = to_receive;
+        status.told_lack = session.lack.is_some();
+        // A session has only just opened: nothing is known of what the peer lacks.
+        if session.is_open() && !status.told_lack {
+            return Ok(status);
+        }
+        status.entries_behind = behind;
         if let Some(lack) = session.lack {
             (status.packs_to_send, status.bytes_to_send, status.full) = (lack.packs, lack.bytes, lack.full);
         }
@@ -141,11 +148,6 @@ impl Engine {
                     status.bytes_to_send = status.bytes_to_send.saturating_add(bytes);
                 }
             }
-        }
-        // Before the peer has told what it lacks, nobody may take it for caught up.
-        status.told_lack = session.lack.is_some();
-        if !status.told_lack {
-            status.entries_behind = status.entries_behind.max(1);
         }
         Ok(status)
     }

@@ -8,7 +8,7 @@
 use std::ops::ControlFlow;
 
 use super::batch::{Batch, Durability};
-use super::scrub::PackHealth;
+use super::scrub::{CheckReport, PackHealth};
 use super::store::Store;
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
@@ -156,12 +156,41 @@ impl Store {
         Ok(damage)
     }
 
+    /// Ends a round whose packs were read in one go by [`Self::check_packs`]: reads the rows, and notes when it was. A
+    /// round under way is over with it.
+    ///
+    /// # Errors
+    /// When the disk cannot be read at all, or the database not written.
+    pub fn patrol_ended(
+        &self,
+        no: FolderNo,
+        report: &CheckReport,
+        began_ms: u64,
+        ended_ms: u64,
+    ) -> Result<Patrol> {
+        let _turn = self.patrolling.lock();
+        let mut patrol = self.patrol(no)?;
+        self.patrol_rows(no, &[], u64::MAX, &mut patrol)?;
+        (patrol.began_ms, patrol.packs, patrol.bytes) = (began_ms, report.packs, report.bytes);
+        (patrol.at, patrol.rounds, patrol.ended_ms) = (Cursor::Rest, patrol.rounds + 1, ended_ms.max(1));
+        self.patrol_keep(no, &patrol)?;
+        Ok(patrol)
+    }
+
+    fn patrol_keep(&self, no: FolderNo, patrol: &Patrol) -> Result<()> {
+        let mut batch = Batch::default();
+        batch.put(&key(no, Table::BlindSetting, SETTING.as_bytes()), &patrol.encode());
+        // Unsynced: power loss costs the round a few packs that are read twice.
+        self.db().commit(batch, Durability::Unsynced)
+    }
+
     /// Reads on for about `budget_bytes`, if a round goes on or `every_ms` have passed since the last one.
     /// Damaged packs lose the slices that are, and are missing again.
     ///
     /// # Errors
     /// When the disk cannot be read at all, or the database not written.
     pub fn patrol_step(&self, no: FolderNo, every_ms: u64, now_ms: u64, budget_bytes: u64) -> Result<Step> {
+        let _turn = self.patrolling.lock();
         let mut patrol = self.patrol(no)?;
         if !patrol.is_due(every_ms, now_ms) {
             return Ok(Step::Rest);
@@ -185,10 +214,7 @@ impl Store {
                 }
             }
         }
-        let mut batch = Batch::default();
-        batch.put(&key(no, Table::BlindSetting, SETTING.as_bytes()), &patrol.encode());
-        // Unsynced: power loss costs the round a few packs that are read twice.
-        self.db().commit(batch, Durability::Unsynced)?;
+        self.patrol_keep(no, &patrol)?;
         Ok(Step::Read { bytes, damaged })
     }
 
@@ -312,6 +338,25 @@ mod tests {
         // A clock that was set back by a month does not put the next round off.
         assert!(round(&store, no, 1).is_empty());
         assert_eq!(store.patrol(no).expect("reads").rounds, 3);
+    }
+
+    #[test]
+    fn packs_that_were_all_read_at_once_end_a_round() {
+        let founder = Founder::new(1);
+        let (_dir, store, no) = new_store(&founder);
+        let mut author = Author::new(&founder, &store, no);
+        let bytes = pack_bytes(1, 1 << 20);
+        let outboard = Outboard::of(&bytes);
+        store.entry_add(no, &author.write(&[outboard.pack()], b"")).expect("adds");
+        store.packs_put(no, &[(outboard, bytes)]).expect("puts");
+        // A round has just begun.
+        store.patrol_step(no, WEEK_MS, 1_000, 1).expect("reads");
+        let report = store.check_packs(no, &mut |_, _| ControlFlow::Continue(())).expect("reads");
+        store.patrol_ended(no, &report, 2_000, 3_000).expect("writes");
+        let patrol = store.patrol(no).expect("reads");
+        assert_eq!((patrol.began_ms, patrol.ended_ms, patrol.rounds), (2_000, 3_000, 1));
+        assert_eq!((patrol.packs, patrol.bytes, patrol.rows), (1, 1 << 20, Rows::Sound));
+        assert_eq!(store.patrol_step(no, WEEK_MS, 4_000, 1).expect("reads"), Step::Rest);
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub struct Store {
     pub(super) logs: Logs,
     /// One change of admins, or one command, at a time.
     pub(super) owners: Mutex<()>,
+    /// One step of a patrol at a time.
+    pub(super) patrolling: Mutex<()>,
     pub(super) hold_clock: HoldClock,
     // Held as long as the store is open; the last field, so that it is dropped after the database.
     _lock: File,
@@ -143,6 +145,7 @@ impl Store {
             access_logs: AccessLogs::default(),
             logs: Logs::default(),
             owners: Mutex::default(),
+            patrolling: Mutex::default(),
             hold_clock,
             _lock: lock,
         });

@@ -333,6 +333,19 @@ impl Home {
         Ok(infos)
     }
 
+    /// Removes a folder from this device, its keys too; durable on return. What was handed out of it must not be used
+    /// any more, and its recovery keys are taken by no other folder.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchName`], or when the store fails: then it may be asked for again.
+    pub fn folder_leave(&self, no: FolderNo) -> Result<()> {
+        let _one_at_a_time = self.changing.lock();
+        let row = self.folder_row(no)?.ok_or(Error::NoSuchName)?;
+        self.raise_index_floor(row.index)?;
+        self.folders.lock().remove(&no);
+        self.store.folder_remove(no)
+    }
+
     /// A folder by its number; the same one each time.
     ///
     /// # Errors
