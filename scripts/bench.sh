@@ -44,3 +44,9 @@ if [[ -e /dev/fuse ]]; then
 else
     echo "skipped: there is no /dev/fuse on this machine"
 fi
+printf '\n== from close on one device to visible on another (load %s)\n' "$(cut -d' ' -f1-3 /proc/loadavg)"
+if [[ -e /dev/fuse && $(id -u) -eq 0 ]] && command -v ip >/dev/null; then
+    python3 benches/live/visible.py --bin "$CARGO_TARGET_DIR/release"
+else
+    echo "skipped: it makes hosts of network namespaces, which needs root, iproute2 and /dev/fuse"
+fi

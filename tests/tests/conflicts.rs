@@ -331,8 +331,11 @@ impl Drivers {
                     .expect("truncates");
             }
             6..=8 => {
-                self.seen.extend(shown(&new));
-                let _ = fs::rename(&path, &new);
+                // A rename that is refused has replaced nothing.
+                let replaced = shown(&new);
+                if fs::rename(&path, &new).is_ok() && path != new {
+                    self.seen.extend(replaced);
+                }
             }
             REMOVE..=11 if is_dir(&path) => drop(fs::remove_dir(&path)),
             REMOVE..=11 => {

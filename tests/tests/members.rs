@@ -101,6 +101,10 @@ fn invited_person_joins_writes_and_is_removed() {
 
     let said = scene.ann.ctl(&["member", "remove", "club", "bob"]).ok();
     assert!(said.out.contains("New keys are in use"), "{said:?}");
+    assert!(
+        said.out.contains("What they had they have: the ") && !said.out.contains("the 0 entries"),
+        "{said:?}"
+    );
     until("Bob learns of it", || people(&scene.bob)["role"].is_null());
     // Whatever Bob's device still writes stays with it.
     let late = fs::write(scene.bob.mount.join("late"), "bob writes on");

@@ -116,6 +116,11 @@ pub fn deliver(from: &Folder, to: &Folder) {
     deliver_logs(from, to, &|log| *log != to.log(), &[]);
 }
 
+/// Gives `to` every pack and entry of one log.
+pub fn deliver_log(from: &Folder, to: &Folder, log: LogId) {
+    deliver_logs(from, to, &|other| *other == log, &[]);
+}
+
 /// Gives `to` every pack and entry of `from`, those of its own log too.
 pub fn deliver_all(from: &Folder, to: &Folder) {
     deliver_logs(from, to, &|_| true, &[]);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use cobox_fs::vfs::{Cut, Kind, ROOT, RenameFlags, Vfs};
 
 use crate::BY;
-use crate::home::{Device, deliver};
+use crate::home::{Device, deliver, deliver_log, offer};
 use crate::tree::list;
 
 const FILES_PER_DIR: u64 = 1000;
@@ -78,4 +78,51 @@ fn bundle_and_single_ops_of_another_device_are_all_taken_in() {
         }
     }
     assert_eq!(list(other.vfs(), ROOT).len(), list(one.vfs(), ROOT).len());
+}
+
+/// What each entry builds on is in another log, which comes later or not yet.
+#[test]
+fn entries_that_come_out_of_order_and_twice_show_nothing_early() {
+    let ann = Device::new();
+    let folder = |device: &Device| std::sync::Arc::clone(device.vfs().folder());
+    // All know of all, so that keys are made for all.
+    let bob = ann.recovered();
+    deliver(&folder(&bob), &folder(&ann));
+    let cat = ann.recovered();
+    deliver(&folder(&cat), &folder(&ann));
+    deliver(&folder(&cat), &folder(&bob));
+    let pass_on = |from: &Device, to: &Device| {
+        from.vfs().cut(Cut::Now).expect("cut");
+        deliver(&folder(from), &folder(to));
+        to.vfs().catch_up().expect("applied");
+    };
+    let dir = ann.vfs().mkdir(ROOT, b"d", BY).expect("made").ino;
+    pass_on(&ann, &bob);
+    bob.vfs().mknod(bob.vfs().lookup(ROOT, b"d").expect("there").ino, b"f", Kind::File, BY, 0).expect("made");
+    pass_on(&bob, &ann);
+    ann.vfs().rename(dir, b"f", ROOT, b"g", RenameFlags::Replace).expect("moved");
+    ann.vfs().rename(ROOT, b"d", ROOT, b"e", RenameFlags::Replace).expect("renamed");
+    ann.vfs().cut(Cut::Now).expect("cut");
+
+    let names = |device: &Device| list(device.vfs(), ROOT).into_iter().map(|name| name.0).collect::<Vec<_>>();
+    let (anns, bobs) = (folder(&ann).log(), folder(&bob).log());
+    for _ in 0..2 {
+        deliver_log(&folder(&bob), &folder(&cat), bobs);
+        assert!(cat.vfs().catch_up().expect("runs").is_empty(), "nothing is applied");
+        assert!(names(&cat).is_empty(), "the directory that Bob's file is in is not known");
+    }
+    let first = folder(&ann).store().entry(folder(&ann).no(), anns, 1).expect("reads").expect("there");
+    for _ in 0..2 {
+        let _ = folder(&cat).store().entry_add(folder(&cat).no(), &first).expect("taken or known");
+        cat.vfs().catch_up().expect("applied");
+        assert_eq!(names(&cat), [b"d"], "what Ann did later has not come");
+        let there = cat.vfs().lookup(ROOT, b"d").expect("there").ino;
+        assert_eq!(list(cat.vfs(), there).len(), 1, "now Bob's file is there");
+    }
+    for from in [&bob, &ann, &bob, &ann] {
+        offer(&folder(from), &folder(&cat));
+        cat.vfs().catch_up().expect("applied");
+    }
+    assert_eq!(names(&cat), names(&ann));
+    assert_eq!(names(&cat), [b"e", b"g"]);
 }

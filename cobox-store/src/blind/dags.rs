@@ -14,7 +14,7 @@ use crate::format::membership::{OpenInvite, Redemption, WRAPPED_LABEL_KEY_BYTES}
 use crate::id::{EntryHash, FolderId, InviteKey, KemKey, LogId, MemberId, RecordHash};
 
 /// Of each property; `make soak` plays twenty times as many.
-const DAGS: u64 = 2_500;
+const DAGS: u64 = 5_000;
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

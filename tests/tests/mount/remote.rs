@@ -110,6 +110,35 @@ fn content_and_attributes_changed_elsewhere_show_through_an_open_file() {
 }
 
 #[test]
+fn file_held_open_is_read_and_written_after_another_device_removed_its_name() {
+    let Some(one) = Drive::mounted() else { return };
+    let two = one.second();
+    let bytes = noise(300_000, 3);
+    for name in ["removed", "replaced"] {
+        fs::write(one.path(name), &bytes).expect("write");
+    }
+    exchange(&one, &two);
+    shows("both files", || two.path("removed").exists() && two.path("replaced").exists());
+    let removed = File::open(two.path("removed")).expect("open");
+    let replaced = File::open(two.path("replaced")).expect("open");
+    fs::remove_file(one.path("removed")).expect("rm");
+    fs::write(one.path("beside"), b"new").expect("write");
+    fs::rename(one.path("beside"), one.path("replaced")).expect("rename over");
+    exchange(&one, &two);
+    shows("that one is gone", || !two.path("removed").exists());
+    shows("that one is another", || fs::read(two.path("replaced")).is_ok_and(|found| found == b"new"));
+    let mut found = vec![0; 300_000];
+    for open in [&removed, &replaced] {
+        open.read_exact_at(&mut found, 0).expect("what is open stays");
+        assert!(found == bytes);
+    }
+    drop((removed, replaced));
+    exchange(&two, &one);
+    assert_eq!(names(&one.at), ["replaced"]);
+    assert_eq!(names(&two.at), ["replaced"]);
+}
+
+#[test]
 fn both_versions_of_a_concurrent_edit_show_on_both_sides() {
     let Some(one) = Drive::mounted() else { return };
     let two = one.second();

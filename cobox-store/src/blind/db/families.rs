@@ -21,11 +21,11 @@ use crate::id::FolderNo;
 /// Blocks, indexes and filters in memory: enough for the hot rows of a mount, little on a small box.
 const CACHE_BYTES: usize = 32 << 20;
 /// Unflushed rows in memory, over all column families; also the most that opening must replay.
-const MEMTABLES_BYTES: usize = 48 << 20;
-/// One memtable of rows: two of them and two of bulk stay below [`MEMTABLES_BYTES`].
-const MEMTABLE_ROWS_BYTES: usize = 16 << 20;
+const MEMTABLES_BYTES: usize = 40 << 20;
+/// One memtable of rows.
+const MEMTABLE_ROWS_BYTES: usize = 12 << 20;
 /// One memtable of the journal: as much as a cut leaves time to remove again.
-const MEMTABLE_JOURNAL_BYTES: usize = 16 << 20;
+const MEMTABLE_JOURNAL_BYTES: usize = 12 << 20;
 /// One memtable of bulk: small packs only, so it fills slowly.
 const MEMTABLE_BULK_BYTES: usize = 8 << 20;
 /// Flushed files of the journal that are compacted: most of their rows are removed by then.
