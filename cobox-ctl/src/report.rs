@@ -390,6 +390,8 @@ pub enum PruneState {
     Looked,
     /// No pack is without anything that is needed.
     Nothing,
+    /// Packs were written again, and too few seeders have proved that they hold them: run it again.
+    Copies,
     /// Other devices have to answer; the daemon goes on by itself.
     Waiting,
     /// A file came back, or a log turned out longer: it has to begin again.
@@ -428,7 +430,7 @@ pub struct PruneReport {
     pub dead_packs: u64,
     /// Their bytes.
     pub dead_bytes: u64,
-    /// Packs of which less than half is needed; they stay.
+    /// Packs of which less than half is needed.
     pub half_dead_packs: u64,
     /// Their bytes that nothing needs.
     pub half_dead_bytes: u64,
@@ -440,6 +442,24 @@ pub struct PruneReport {
     pub waits_for: Vec<String>,
     /// Bytes that were released and are still on this device, because something here uses them.
     pub held_here_bytes: u64,
+    /// Packs that can go because others hold what is needed of them; with `--dry-run`, as are those up to `comes_back_bytes`.
+    pub covered_packs: u64,
+    /// Their bytes.
+    pub covered_bytes: u64,
+    /// Packs that would be written again in one run: mostly dead ones and small ones.
+    pub rewrite_packs: u64,
+    /// Their bytes.
+    pub rewrite_bytes: u64,
+    /// What of them is needed, and would be sent to all seeders again.
+    pub copied_bytes: u64,
+    /// How much may be sent again without filling a seeder's grant; nothing is written again beyond it.
+    pub room_bytes: u64,
+    /// Bytes that seeders get back, 30 days after the release.
+    pub comes_back_bytes: u64,
+    /// Packs that were made now of others.
+    pub merged_packs: u64,
+    /// Their bytes.
+    pub merged_bytes: u64,
 }
 
 /// The public side of a device's keys.

@@ -192,7 +192,7 @@ impl Session<'_> {
         let request = Request::Prune { folder: folder.to_owned(), dry_run };
         let report: PruneReport = self.ask_slowly(&request)?;
         let exit = match report.state {
-            PruneState::Waiting | PruneState::Void => Exit::NotReached,
+            PruneState::Waiting | PruneState::Void | PruneState::Copies => Exit::NotReached,
             _ => Exit::Done,
         };
         Ok(Answer::new(&report, text::pruned(&report))?.ending(exit))

@@ -7,13 +7,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cobox_fs::vfs::release::is_due;
-use cobox_fs::vfs::{Called, Errno, Released, Survey, Vfs, VfsOptions};
-use cobox_store::format::access::Role;
+use cobox_fs::vfs::{Called, Copies, Errno, Plan, Released, Survey, Vfs, VfsOptions};
+use cobox_store::format::access::{Role, SeederGrant};
 use cobox_store::id::{FolderNo, LogId};
 
 use super::Daemon;
+use super::agreements::limits;
 use super::chores::spawn;
 use super::folder::FolderState;
+use super::status::grants;
 use crate::exit::{Exit, Outcome, Problem};
 use crate::report::{PruneReport, PruneState};
 
@@ -21,6 +23,10 @@ use crate::report::{PruneReport, PruneState};
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// The same for a folder that is not mounted.
 const OPEN_EVERY: Duration = Duration::from_secs(60);
+/// How long `prune` waits for proofs of what it wrote again; what it did not wait for, the next one goes on with.
+const PROOF_WAIT: Duration = Duration::from_secs(60);
+/// Per cent of a grant that writing again fills at the most: at this share people are warned.
+const QUOTA_SHARE: u64 = 95;
 /// How often it is looked whether to end.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -94,44 +100,88 @@ impl Daemon {
     /// `prune`.
     pub fn prune(&self, folder: &str, how: Prune) -> Outcome<PruneReport> {
         let state = self.folder(folder)?;
-        let mut report = with_tree(&state, |vfs| match how {
-            Prune::Dry => Ok(report_of(&vfs.survey().map_err(unready)?, PruneState::Looked)),
-            Prune::Now => prune_now(&state, vfs),
-        })?;
+        let mut report = match how {
+            Prune::Dry => with_tree(&state, |vfs| {
+                let (survey, plan) = vfs.survey_and_plan().map_err(unready)?;
+                let mut report = report_of(&survey, PruneState::Looked);
+                planned(&mut report, &plan, room_for_merging(&state)?);
+                Ok(report)
+            })?,
+            Prune::Now => self.prune_now(&state)?,
+        };
         report.folder = state.folder.name();
         report.held_here_bytes = state.folder.store().held(state.no())?.bytes;
         Ok(report)
     }
+
+    /// Goes on with what was called for; else writes worn packs again, has it proved, and calls.
+    fn prune_now(&self, state: &FolderState) -> Outcome<PruneReport> {
+        let access = state.folder.store().access(state.no())?;
+        if access.role_of(&state.folder.log()) != Some(Role::Admin) {
+            return Err(Problem::new(
+                Exit::Refused,
+                "Only an admin's device may release what the folder does not need any more.".to_owned(),
+                "Ask an admin to run it; `prune --dry-run` shows what could go.",
+            ));
+        }
+        let released = with_tree(state, |vfs| Ok(vfs.release_dead().map_err(unready)?))?;
+        if !matches!(released, Released::NotCalled | Released::Void) {
+            return with_tree(state, |vfs| {
+                let survey = vfs.survey().map_err(unready)?;
+                finish(state, vfs, report_of(&survey, PruneState::Waiting), released)
+            });
+        }
+        let room_bytes = room_for_merging(state)?;
+        let (plan, made) = with_tree(state, |vfs| match vfs.merge_worn(room_bytes) {
+            Err(Errno::EROFS) => Ok((Plan::default(), Vec::new())),
+            merged => Ok(merged.map_err(unready)?),
+        })?;
+        // Others take their place only once as many seeders as the folder wants proved that they hold them.
+        let copies = if made.is_empty() && plan.covered.packs.is_empty() {
+            Copies::Lacking
+        } else {
+            match self.wait(&state.folder.name(), state.policy().copies, Some(PROOF_WAIT), &mut |_| Ok(())) {
+                Ok(_) => Copies::Proved,
+                Err(problem) => {
+                    tracing::info!(folder = %state.folder.id(), %problem, "merged packs wait for their copies");
+                    Copies::Lacking
+                }
+            }
+        };
+        with_tree(state, |vfs| {
+            let mut report = call(state, vfs, copies)?;
+            report.merged_packs = made.len() as u64;
+            report.merged_bytes = made.iter().map(|pack| pack.size).sum();
+            let waits = copies == Copies::Lacking && !(made.is_empty() && plan.covered.packs.is_empty());
+            if waits && report.state == PruneState::Nothing {
+                report.state = PruneState::Copies;
+            }
+            Ok(report)
+        })
+    }
 }
 
-fn prune_now(state: &FolderState, vfs: &Vfs) -> Outcome<PruneReport> {
-    let access = state.folder.store().access(state.no())?;
-    if access.role_of(&state.folder.log()) != Some(Role::Admin) {
-        return Err(Problem::new(
-            Exit::Refused,
-            "Only an admin's device may release what the folder does not need any more.".to_owned(),
-            "Ask an admin to run it; `prune --dry-run` shows what could go.",
-        ));
-    }
-    let mut survey = None;
-    let mut released = vfs.release_dead().map_err(unready)?;
-    if matches!(released, Released::NotCalled | Released::Void) {
-        match vfs.call_for_release().map_err(unready)? {
-            Called::Out(found) => survey = Some(found),
-            Called::Nothing(found) => return Ok(report_of(&found, PruneState::Nothing)),
-            Called::Before => {}
-            Called::Forked => return Err(forked()),
-            Called::Lacking(logs) => return Err(lacking(&labels(state, &logs))),
-        }
-        // This device answers too, and where it is alone that is all.
-        vfs.acknowledge()?;
-        released = vfs.release_dead().map_err(unready)?;
-    }
-    let survey = match survey {
-        Some(survey) => survey,
-        None => vfs.survey().map_err(unready)?,
+/// Calls, and releases at once where this device is the only one that writes.
+fn call(state: &FolderState, vfs: &Vfs, copies: Copies) -> Outcome<PruneReport> {
+    let survey = match vfs.call_for_release(copies).map_err(unready)? {
+        Called::Out(found) => found,
+        Called::Nothing(found) => return Ok(report_of(&found, PruneState::Nothing)),
+        Called::Before => vfs.survey().map_err(unready)?,
+        Called::Forked => return Err(forked()),
+        Called::Lacking(logs) => return Err(lacking(&labels(state, &logs))),
     };
-    let mut report = report_of(&survey, PruneState::Waiting);
+    // This device answers too, and where it is alone that is all.
+    vfs.acknowledge()?;
+    let released = vfs.release_dead().map_err(unready)?;
+    finish(state, vfs, report_of(&survey, PruneState::Waiting), released)
+}
+
+fn finish(
+    state: &FolderState,
+    vfs: &Vfs,
+    mut report: PruneReport,
+    released: Released,
+) -> Outcome<PruneReport> {
     match released {
         Released::Done(packs) => {
             report.state = PruneState::Released;
@@ -146,6 +196,38 @@ fn prune_now(state: &FolderState, vfs: &Vfs) -> Outcome<PruneReport> {
         Released::Forked => return Err(forked()),
     }
     Ok(report)
+}
+
+/// Bytes that may be written again: nothing where fewer seeders hold the folder than it wants, and no more than leaves
+/// each of them below [`QUOTA_SHARE`] of what it grants, since old and new packs count side by side for a while.
+fn room_for_merging(state: &FolderState) -> Outcome<u64> {
+    let found = grants(state)?;
+    if found.len() < usize::try_from(state.policy().copies).unwrap_or(usize::MAX) {
+        return Ok(0);
+    }
+    let used = state.folder.store().usage(state.no())?;
+    let used_bytes = used.pack_bytes.saturating_add(used.entry_bytes);
+    let access = state.folder.store().access(state.no())?;
+    let room = |(_, grant): &(_, SeederGrant)| {
+        let (quota_bytes, _) = limits(grant, access.agreement(&grant.peer_id));
+        (quota_bytes / 100 * QUOTA_SHARE).saturating_sub(used_bytes)
+    };
+    Ok(found.iter().map(room).min().unwrap_or(0))
+}
+
+fn planned(report: &mut PruneReport, plan: &Plan, room_bytes: u64) {
+    report.covered_packs = plan.covered.packs.len() as u64;
+    report.covered_bytes = plan.covered_bytes;
+    report.rewrite_packs = plan.rewrite.len() as u64;
+    report.rewrite_bytes = plan.rewrite_bytes();
+    report.copied_bytes = plan.copied_bytes();
+    report.room_bytes = room_bytes;
+    let rewritten = if report.copied_bytes <= room_bytes {
+        report.rewrite_bytes.saturating_sub(report.copied_bytes)
+    } else {
+        0
+    };
+    report.comes_back_bytes = report.dead_bytes + report.covered_bytes + rewritten;
 }
 
 fn labels(state: &FolderState, logs: &[LogId]) -> Vec<String> {
@@ -188,6 +270,15 @@ fn report_of(survey: &Survey, state: PruneState) -> PruneReport {
         released_bytes: 0,
         waits_for: Vec::new(),
         held_here_bytes: 0,
+        covered_packs: 0,
+        covered_bytes: 0,
+        rewrite_packs: 0,
+        rewrite_bytes: 0,
+        copied_bytes: 0,
+        room_bytes: 0,
+        comes_back_bytes: 0,
+        merged_packs: 0,
+        merged_bytes: 0,
     }
 }
 

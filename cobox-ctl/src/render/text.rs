@@ -343,6 +343,38 @@ pub fn checked(report: &CheckReport) -> String {
     text
 }
 
+/// What `prune` would do about packs of which something is needed.
+fn merging(text: &mut String, report: &PruneReport) {
+    if report.covered_packs > 0 {
+        line!(
+            text,
+            "  {} packs with {} can be released as well: others hold what is needed of them.",
+            report.covered_packs,
+            bytes(report.covered_bytes)
+        );
+    }
+    if report.rewrite_packs > 0 {
+        line!(
+            text,
+            "  {} packs with {} are mostly dead or small: {} of them would be sent again, in packs of the full size.",
+            report.rewrite_packs,
+            bytes(report.rewrite_bytes),
+            bytes(report.copied_bytes)
+        );
+        if report.copied_bytes > report.room_bytes {
+            line!(
+                text,
+                "  That is not done: there are fewer seeders than the folder wants copies, or it would fill what one of them grants."
+            );
+        }
+    }
+    line!(
+        text,
+        "  In all {} come back at each seeder, 30 days after the release.",
+        bytes(report.comes_back_bytes)
+    );
+}
+
 /// `prune`.
 #[must_use]
 pub fn pruned(report: &PruneReport) -> String {
@@ -361,7 +393,12 @@ pub fn pruned(report: &PruneReport) -> String {
             text,
             "  {dead} could be released now. Seeders keep them for 30 more days (2 days what is younger than that), and then the space is theirs again."
         ),
-        PruneState::Looked | PruneState::Nothing => line!(text, "  Nothing can be released."),
+        PruneState::Looked => line!(text, "  No pack is without anything that is needed."),
+        PruneState::Nothing => line!(text, "  Nothing can be released."),
+        PruneState::Copies => line!(
+            text,
+            "  Too few seeders have proved yet that they hold what was written again; until then the old packs stay. Run it again."
+        ),
         PruneState::Waiting => {
             line!(
                 text,
@@ -378,12 +415,22 @@ pub fn pruned(report: &PruneReport) -> String {
             bytes(report.released_bytes)
         ),
     }
-    if report.half_dead_packs > 0 {
+    if report.state == PruneState::Looked {
+        merging(&mut text, report);
+    } else if report.half_dead_packs > 0 {
         line!(
             text,
-            "  {} further packs hold {} that nothing needs beside what is needed; they stay.",
+            "  {} packs held {} that nothing needs beside what is needed. What one run does is bounded: another may do more.",
             report.half_dead_packs,
             bytes(report.half_dead_bytes)
+        );
+    }
+    if report.merged_packs > 0 {
+        line!(
+            text,
+            "  What is needed of worn packs was written again, as {} packs with {}.",
+            report.merged_packs,
+            bytes(report.merged_bytes)
         );
     }
     if report.held_here_bytes > 0 {

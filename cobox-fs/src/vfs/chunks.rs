@@ -12,7 +12,7 @@ use super::content::{ChunkIo, read_node};
 #[derive(Default)]
 pub struct Chunks(HashSet<u128>);
 
-fn short(tag: &cobox_store::id::ChunkTag) -> u128 {
+pub(super) fn short(tag: &cobox_store::id::ChunkTag) -> u128 {
     let (half, _) = tag.0.split_first_chunk().expect("a tag has 32 bytes");
     u128::from_le_bytes(*half)
 }

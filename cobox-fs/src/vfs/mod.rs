@@ -24,6 +24,7 @@ pub mod filemap;
 mod io;
 mod lane;
 mod magic;
+pub mod merge;
 mod meta;
 mod numbers;
 pub mod rechunk;
@@ -34,6 +35,8 @@ mod space;
 mod stream;
 mod survey;
 mod survive;
+mod turns;
+pub mod worn;
 mod xattr;
 
 use std::collections::{HashMap, HashSet};
@@ -53,6 +56,7 @@ pub use attr::{
 pub use background::Background;
 pub use catch_up::CLOCK_AHEAD_MAX_MS;
 pub use errno::Errno;
+pub use merge::{Copies, Plan};
 pub use release::{Called, Released};
 pub use survey::{DeadPack, Survey};
 
@@ -231,6 +235,8 @@ pub struct Vfs {
     called: AtomicBool,
     /// Whether the cut that runs answers calls.
     answering: AtomicBool,
+    /// What counts as a worn pack.
+    limits: Mutex<worn::Limits>,
     /// A [`release::Rule`] that a test breaks; 0 for none.
     broken_rule: AtomicU8,
     dirty_bytes: Arc<AtomicU64>,
@@ -282,6 +288,7 @@ impl Vfs {
             behind: AtomicBool::new(false),
             called: AtomicBool::new(false),
             answering: AtomicBool::new(false),
+            limits: Mutex::new(worn::Limits::STANDARD),
             broken_rule: AtomicU8::new(0),
             dirty_bytes: Arc::default(),
             journaled_bytes: AtomicU64::new(0),

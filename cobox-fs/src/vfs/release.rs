@@ -25,9 +25,11 @@ use cobox_store::{Error, blind::HOLD_YOUNG_MS};
 
 use super::chunks::beyond;
 use super::file::File;
+use super::merge::Copies;
 use super::rows::Change;
 use super::sequencer::{Sequencer, now_ms};
 use super::survey::{DeadPack, Survey, covers, is_dead_file};
+use super::worn::Covered;
 use super::{Cut, Errno, Vfs};
 use crate::tree::{Row, RowKey, View};
 
@@ -83,13 +85,27 @@ pub enum Rule {
     FreshCatchesUp = 6,
     /// A device acknowledges what it has applied only.
     AcknowledgeApplied = 7,
+    /// Who answered a call that comes before its own releases nothing by its own.
+    GiveWay = 8,
+}
+
+/// What this device means with a pack when it calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Candidate {
+    /// Nothing needs it.
+    Dead = 0,
+    /// Others hold what is needed of it …
+    Covered = 1,
+    /// … and this is one of them.
+    Home = 2,
 }
 
 /// What this device called for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Calling {
-    call: RecordHash,
-    cut: LogCut,
+pub(super) struct Calling {
+    pub(super) call: RecordHash,
+    pub(super) cut: LogCut,
 }
 
 fn answered_key(folder: &Folder, call: &RecordHash) -> Vec<u8> {
@@ -137,7 +153,7 @@ impl Vfs {
     ///
     /// # Errors
     /// See [`Self::survey`]; `EACCES` when this device is no admin.
-    pub fn call_for_release(&self) -> Result<Called, Errno> {
+    pub fn call_for_release(&self, copies: Copies) -> Result<Called, Errno> {
         if self.has_forks()? {
             self.forget_call()?;
             return Ok(Called::Forked);
@@ -148,7 +164,7 @@ impl Vfs {
         // Before the tree is looked at: what comes back from then on is noted.
         self.forget_call()?;
         self.called.store(true, Ordering::SeqCst);
-        let called = self.call_now();
+        let called = self.call_now(copies);
         if !matches!(called, Ok(Called::Out(_))) {
             self.called.store(false, Ordering::SeqCst);
         }
@@ -159,10 +175,14 @@ impl Vfs {
         Ok(!self.folder.store().branches(self.folder.no())?.is_empty())
     }
 
-    fn call_now(&self) -> Result<Called, Errno> {
+    fn call_now(&self, copies: Copies) -> Result<Called, Errno> {
         let (cut, reached) = self.reach_at_a_cut()?;
         let survey = self.survey_of(&cut, &reached)?;
-        if survey.dead.is_empty() {
+        let covered = match copies {
+            Copies::Proved => self.plan(&cut, &reached, &survey)?.covered,
+            Copies::Lacking => Covered::default(),
+        };
+        if survey.dead.is_empty() && covered.packs.is_empty() {
             return Ok(Called::Nothing(survey));
         }
         let access = self.folder.store().access(self.folder.no())?;
@@ -173,9 +193,11 @@ impl Vfs {
         }
         let no = self.folder.no();
         let mut batch = Batch::default();
-        for dead in &survey.dead {
-            batch.put(&key(no, Table::Candidate, &dead.pack.id.0), &[]);
-        }
+        let mut put =
+            |pack: &PackId, what: Candidate| batch.put(&key(no, Table::Candidate, &pack.0), &[what as u8]);
+        survey.dead.iter().for_each(|dead| put(&dead.pack.id, Candidate::Dead));
+        covered.packs.iter().for_each(|pack| put(pack, Candidate::Covered));
+        covered.homes.iter().for_each(|pack| put(pack, Candidate::Home));
         self.folder.store().db().commit(batch, Durability::Unsynced)?;
         let record = self.folder.call(cut.clone()).map_err(|_| Errno::EACCES)?;
         let mut writer = Writer::new();
@@ -214,16 +236,35 @@ impl Vfs {
         if self.keeps(Rule::MentionedStays) {
             self.take_mentioned(&calling.cut, &now, &mut reached)?;
         }
+        // No answer of this device comes between looking whom it gave way to and the release.
+        let _one = self.cutting.lock();
+        if self.gave_way(&calling)? {
+            self.forget_call()?;
+            return Ok(Released::Void);
+        }
+        let lacking = self.lacks_of_releases(&now)?;
+        if !lacking.is_empty() {
+            return Ok(Released::Waiting(lacking));
+        }
         let dead = self.survey_of(&calling.cut, &reached)?.dead;
+        let candidates = self.candidates()?;
+        let of = |what: Candidate| {
+            candidates.iter().filter(move |(_, is)| **is == what).map(|(pack, _)| *pack).collect()
+        };
+        let (dead_then, covered_then, homes): (BTreeSet<_>, BTreeSet<_>, BTreeSet<_>) =
+            (of(Candidate::Dead), of(Candidate::Covered), of(Candidate::Home));
+        let covered = self.still_covered(&calling.cut, &reached, (&covered_then, &homes))?;
         // After all that was looked at: a file that came back meanwhile is among what is not known.
         if self.is_void()? {
             self.forget_call()?;
             return Ok(Released::Void);
         }
-        let candidates = self.candidates()?;
-        let dead: Vec<DeadPack> =
-            dead.into_iter().filter(|dead| candidates.contains(&dead.pack.id)).collect();
-        for part in dead.chunks(RELEASE_PACKS_MAX) {
+        // What others hold by now may have died since: then it is among the covered all the same.
+        let mut goes: Vec<DeadPack> =
+            dead.into_iter().filter(|dead| dead_then.contains(&dead.pack.id)).collect();
+        // They go as old ones: whoever lacks the packs that hold the same has all of the time.
+        goes.extend(covered.into_iter().map(|pack| DeadPack { pack, added_ms: 0 }));
+        for part in goes.chunks(RELEASE_PACKS_MAX) {
             let is_young = |dead: &&DeadPack| now_ms().saturating_sub(dead.added_ms) < HOLD_YOUNG_MS;
             let mut packs: Vec<PackId> =
                 part.iter().filter(|dead| !is_young(dead)).map(|dead| dead.pack.id).collect();
@@ -234,7 +275,7 @@ impl Vfs {
             self.folder.release(release).map_err(|_| Errno::EACCES)?;
         }
         self.forget_call()?;
-        Ok(Released::Done(dead.into_iter().map(|dead| dead.pack).collect()))
+        Ok(Released::Done(goes.into_iter().map(|dead| dead.pack).collect()))
     }
 
     /// Answers calls of admins whose entries are all applied here; whether there was one.
@@ -269,7 +310,8 @@ impl Vfs {
         }
         let mut used: HashSet<PackId> = HashSet::new();
         let mut problem = None;
-        let mut note = |chunk: ChunkRef| match self.folder.pack_of(chunk) {
+        let mut led = Batch::default();
+        let mut note = |chunk: ChunkRef| match self.folder.lead_to_kept(chunk, &mut led) {
             Ok(pack) => used.extend(pack),
             Err(error) => problem = Some(error),
         };
@@ -290,6 +332,8 @@ impl Vfs {
         if let Some(error) = problem {
             return Err(error.into());
         }
+        // Before the packs go to which the index led: else a crash would leave rows that lead nowhere.
+        store.db().commit(led, Durability::Synced)?;
         Ok(Some(store.released_drop(no, &|pack| used.contains(&pack))?))
     }
 
@@ -445,12 +489,21 @@ impl Vfs {
         Ok(Some(Calling { call, cut }))
     }
 
-    fn candidates(&self) -> Result<BTreeSet<PackId>, Error> {
-        let mut candidates = BTreeSet::new();
-        self.folder.store().db().scan(&key(self.folder.no(), Table::Candidate, &[]), &[], &mut |id, _| {
-            candidates.extend(id.try_into().map(PackId));
-            ControlFlow::Continue(())
-        })?;
+    fn candidates(&self) -> Result<BTreeMap<PackId, Candidate>, Error> {
+        let mut candidates = BTreeMap::new();
+        self.folder.store().db().scan(
+            &key(self.folder.no(), Table::Candidate, &[]),
+            &[],
+            &mut |id, what| {
+                let what = match what {
+                    [1] => Candidate::Covered,
+                    [2] => Candidate::Home,
+                    _ => Candidate::Dead,
+                };
+                candidates.extend(id.try_into().map(|id| (PackId(id), what)));
+                ControlFlow::Continue(())
+            },
+        )?;
         Ok(candidates)
     }
 
@@ -470,7 +523,7 @@ impl Vfs {
 
     /// What a call's cut still asks for: of logs that ended, what counts. `None` where it reaches into branches:
     /// nobody knows which it means, and no release that follows from it counts (`docs/format.md`, section 4.9).
-    fn asked(&self, cut: &LogCut) -> Result<Option<LogCut>, Error> {
+    pub(super) fn asked(&self, cut: &LogCut) -> Result<Option<LogCut>, Error> {
         let (store, no) = (self.folder.store(), self.folder.no());
         let (access, branches) = (store.access(no)?, store.branches(no)?);
         let counts = |log: &LogId, seq: u64| {
@@ -517,7 +570,7 @@ impl Vfs {
     }
 
     /// The entry with which a device answered, among those that are applied here.
-    fn answer_of(&self, calling: &Calling, log: LogId) -> Result<Option<u64>, Errno> {
+    pub(super) fn answer_of(&self, calling: &Calling, log: LogId) -> Result<Option<u64>, Errno> {
         let last = covers(&self.cut_now()?, &log);
         for seq in covers(&calling.cut, &log) + 1..=last {
             let Some((entry, body)) = self.opened(log, seq)? else { return Ok(None) };

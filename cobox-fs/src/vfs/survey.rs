@@ -8,12 +8,13 @@ use cobox_store::blind::tables::{Table, key};
 use cobox_store::format::content::ChunkRef;
 use cobox_store::format::entry::{Body, Entry};
 use cobox_store::format::op::{Kind, Op};
-use cobox_store::format::pack::PackRef;
+use cobox_store::format::pack::{DirectoryRow, PackRef};
 use cobox_store::format::release::Cut as LogCut;
-use cobox_store::id::{Ino, LogId};
+use cobox_store::id::{EpochId, Ino, LogId, PackId};
 
 use super::chunks::Chunks;
 use super::sequencer::Sequencer;
+use super::worn::Worn;
 use super::{Cut, Errno, Vfs};
 use crate::tree::{NodeRow, Row, RowKey};
 
@@ -35,6 +36,8 @@ pub struct Survey {
     pub half_dead_packs: u64,
     /// Their bytes that nothing needs.
     pub half_dead_bytes: u64,
+    /// Packs of which something is needed and that are worth writing again.
+    pub worn: Vec<Worn>,
 }
 
 /// A pack of which nothing is needed.
@@ -152,34 +155,71 @@ impl Vfs {
         Ok(())
     }
 
-    /// What the packs hold that entries up to `cut` list.
-    pub(super) fn survey_of(&self, cut: &LogCut, reached: &Chunks) -> Result<Survey, Errno> {
-        let (store, no) = (self.folder.store(), self.folder.no());
-        let mut live = HashSet::new();
-        store.packs_live(no, &mut |pack, _| {
-            live.insert(pack.id);
-        })?;
-        let mut survey = Survey::default();
+    /// Tells of each pack that entries up to `cut` list, with the directory that they give it and their author's clock.
+    pub(super) fn each_listing(
+        &self,
+        cut: &LogCut,
+        visit: &mut dyn FnMut((LogId, u64), PackRef, &[DirectoryRow], (EpochId, u64)),
+    ) -> Result<(), Errno> {
         for (log, last) in cut {
             for seq in 1..=*last {
                 let Some((entry, body)) = self.opened(*log, seq)? else { return Err(Errno::EIO) };
                 for (pack, directory) in entry.header().packs.iter().zip(&body.directories) {
-                    // Each is counted where it is listed first.
-                    let Some(directory) = directory.as_ref().filter(|_| live.remove(&pack.id)) else {
-                        continue;
-                    };
-                    let needed = directory.iter().filter(|row| reached.has(&row.tag));
-                    let needed_bytes: u64 = needed.map(|row| u64::from(row.len)).sum();
-                    survey.packs += 1;
-                    survey.pack_bytes += pack.size;
-                    survey.live_bytes += needed_bytes;
-                    if needed_bytes == 0 {
-                        survey.dead.push(DeadPack { pack: *pack, added_ms: body.hlc >> 16 });
-                    } else if needed_bytes < pack.size / 2 {
-                        survey.half_dead_packs += 1;
-                        survey.half_dead_bytes += pack.size - needed_bytes;
-                    }
+                    let Some(directory) = directory else { continue };
+                    visit((*log, seq), *pack, directory, (entry.header().epoch, body.hlc >> 16));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn live_packs(&self) -> Result<HashSet<PackId>, Error> {
+        let mut live = HashSet::new();
+        self.folder.store().packs_live(self.folder.no(), &mut |pack, _| {
+            live.insert(pack.id);
+        })?;
+        Ok(live)
+    }
+
+    /// What the packs hold that entries up to `cut` list. Where several entries say what is in a pack, something in it
+    /// is needed as soon as one of them says so: a wrong one can keep a pack, and not have it let go of.
+    pub(super) fn survey_of(&self, cut: &LogCut, reached: &Chunks) -> Result<Survey, Errno> {
+        let live = self.live_packs()?;
+        let mut found: BTreeMap<PackId, Worn> = BTreeMap::new();
+        self.each_listing(cut, &mut |_, pack, directory, (epoch, added_ms)| {
+            if !live.contains(&pack.id) {
+                return;
+            }
+            let needed = || directory.iter().filter(|row| reached.has(&row.tag));
+            let one = Worn {
+                pack,
+                added_ms,
+                epoch: Some(epoch),
+                needed_bytes: needed().map(|row| u64::from(row.len)).sum(),
+                needed_chunks: needed().count() as u64,
+            };
+            let known = found.entry(pack.id).or_insert(one);
+            known.added_ms = known.added_ms.min(added_ms);
+            known.epoch = known.epoch.filter(|known| *known == epoch);
+            known.needed_bytes = known.needed_bytes.max(one.needed_bytes);
+            known.needed_chunks = known.needed_chunks.max(one.needed_chunks);
+        })?;
+        let (mut survey, limits) = (Survey::default(), self.limits());
+        for known in found.into_values() {
+            let (pack, needed_bytes) = (known.pack, known.needed_bytes);
+            survey.packs += 1;
+            survey.pack_bytes += pack.size;
+            survey.live_bytes += needed_bytes;
+            if needed_bytes == 0 {
+                survey.dead.push(DeadPack { pack, added_ms: known.added_ms });
+                continue;
+            }
+            if needed_bytes < pack.size / 2 {
+                survey.half_dead_packs += 1;
+                survey.half_dead_bytes += pack.size - needed_bytes;
+            }
+            if known.is_mostly_dead(&limits) || known.is_small(&limits) {
+                survey.worn.push(known);
             }
         }
         Ok(survey)

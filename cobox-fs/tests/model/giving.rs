@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cobox_fs::vfs::release::Rule;
-use cobox_fs::vfs::{Called, Creator, Cut, Errno, Kind, ROOT, ReadOutcome, Released, RenameFlags, Vfs};
+use cobox_fs::vfs::worn::Limits;
+use cobox_fs::vfs::{
+    Called, Copies, Creator, Cut, Errno, Kind, ROOT, ReadOutcome, Released, RenameFlags, Vfs,
+};
 use cobox_store::blind::{PackStatus, Store, StoreKind};
 use cobox_store::id::FolderNo;
 
@@ -24,6 +27,9 @@ const STEPS: u64 = 160;
 /// Names are few, so that devices meet in them; so are contents, so that chunks are reused.
 const NAMES: u64 = 7;
 const CONTENTS: u64 = 5;
+/// Nearly every pack of these histories is worn.
+const LIMITS: Limits =
+    Limits { small_bytes: 1 << 20, small_chunks: 512, small_packs_min: 2, rewrite_bytes_max: 6 << 20 };
 /// A content of many chunks, so that a small change leaves most of them as they were.
 const LARGE: u64 = 99;
 
@@ -37,6 +43,7 @@ struct World {
     open: Vec<(usize, u64)>,
     broken: Option<Rule>,
     released: usize,
+    merged: usize,
 }
 
 fn name(dice: &mut Dice) -> Vec<u8> {
@@ -69,6 +76,7 @@ impl World {
             open: Vec::new(),
             broken,
             released: 0,
+            merged: 0,
         };
         while world.devices.len() < devices {
             let next = world.devices[0].recovered();
@@ -86,6 +94,7 @@ impl World {
     }
 
     fn break_rule(&self, at: usize) {
+        self.vfs(at).set_merge_limits(LIMITS);
         if let Some(rule) = self.broken {
             self.vfs(at).break_release_rule(rule);
         }
@@ -134,7 +143,7 @@ impl World {
         let at = usize::try_from(self.dice.below(count)).expect("small");
         let vfs = Arc::clone(self.vfs(at));
         let (one, other) = (name(&mut self.dice), name(&mut self.dice));
-        let what = self.dice.below(24);
+        let what = self.dice.below(26);
         // A new device changes nothing before it has caught up.
         match if vfs.is_behind() && what < 14 { 17 } else { what } {
             0..=4 => self.write(at, &one),
@@ -159,6 +168,7 @@ impl World {
             20 => self.call(at),
             21 => self.release(at),
             22 => drop(vfs.drop_released().expect("lets go")),
+            23..=24 => self.merge(at),
             _ => {
                 drop(vfs);
                 self.restart(at);
@@ -168,8 +178,22 @@ impl World {
 
     /// Whoever has changes that wait for others' entries cannot see a quiet moment.
     fn call(&self, at: usize) {
-        let called = self.vfs(at).call_for_release();
+        self.up(at);
+        let called = self.vfs(at).call_for_release(self.copies());
         assert!(called.is_ok() || called == Err(Errno::EBUSY), "{called:?}");
+    }
+
+    /// Whether the seeder holds all that entries list there.
+    fn copies(&self) -> Copies {
+        let lacks = self.seeder.packs_missing(self.no, None, 1).expect("reads");
+        if lacks.is_empty() { Copies::Proved } else { Copies::Lacking }
+    }
+
+    fn merge(&mut self, at: usize) {
+        match self.vfs(at).merge_worn(u64::MAX) {
+            Ok((_, made)) => self.merged += made.len(),
+            Err(errno) => assert_eq!(errno, Errno::EBUSY),
+        }
     }
 
     fn release(&mut self, at: usize) {
@@ -251,7 +275,9 @@ impl World {
     fn give_back(&mut self) {
         for at in 0..self.devices.len() {
             drop(self.vfs(at).release_dead().expect("an earlier call ends"));
-            if !matches!(self.vfs(at).call_for_release(), Ok(Called::Out(_))) {
+            self.merge(at);
+            self.settle();
+            if !matches!(self.vfs(at).call_for_release(self.copies()), Ok(Called::Out(_))) {
                 continue;
             }
             self.settle();
@@ -325,8 +351,8 @@ pub(super) fn carry(from: &Store, from_no: FolderNo, to: &Store, no: FolderNo) {
     }
 }
 
-/// One history; how many packs were released in it.
-fn history(seed: u64, broken: Option<Rule>) -> usize {
+/// One history; how many packs were released in it, and how many were made by merging.
+fn history(seed: u64, broken: Option<Rule>) -> (usize, usize) {
     let mut world = World::new(seed, 3, broken);
     for step in 0..STEPS {
         world.step();
@@ -341,20 +367,21 @@ fn history(seed: u64, broken: Option<Rule>) -> usize {
     world.settle();
     world.give_back();
     world.check(seed);
-    world.released
+    (world.released, world.merged)
 }
 
 #[test]
 fn releases_in_any_history_leave_every_visible_byte_readable() {
     let seeds = if std::env::var_os("COBOX_SOAK").is_some() { SEEDS_SOAK } else { SEEDS };
     let first = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse().ok());
-    let mut released = 0;
+    let (mut released, mut merged) = (0, 0);
     for seed in first.map_or(1..seeds + 1, |seed| seed..seed + 1) {
         println!("seed {seed}");
-        released += history(seed, None);
+        let (gone, made) = history(seed, None);
+        (released, merged) = (released + gone, merged + made);
     }
-    println!("{released} packs were released");
-    assert!(released > 0, "nothing was ever released");
+    println!("{released} packs were released, {merged} made by merging");
+    assert!(released > 0 && merged > 0, "nothing was ever released, or merged");
 }
 
 #[test]
@@ -419,9 +446,9 @@ fn call_waits_for_entries_of_a_removed_device_that_others_had_and_says_so() {
     }
     ann.vfs().folder().refresh().expect("opens");
     for _ in 0..2 {
-        assert_eq!(ann.vfs().call_for_release(), Ok(Called::Lacking(vec![log])));
+        assert_eq!(ann.vfs().call_for_release(Copies::Lacking), Ok(Called::Lacking(vec![log])));
     }
     offer(to, ann.vfs().folder());
     ann.vfs().catch_up().expect("applies");
-    assert!(matches!(ann.vfs().call_for_release(), Ok(Called::Out(_))));
+    assert!(matches!(ann.vfs().call_for_release(Copies::Lacking), Ok(Called::Out(_))));
 }

@@ -84,8 +84,10 @@ pub enum Table {
     Setting = 0x24,
     /// pack id → size (u64 LE): the next entry lists it again.
     Owed = 0x25,
-    /// pack id → nothing: dead at the cut that this device called for.
+    /// pack id → what this device called for means with it: u8.
     Candidate = 0x26,
+    /// Chunk tag, pack id → where else the chunk is.
+    OtherPlace = 0x27,
     // tree and vfs: 0x40..=0x5f
     /// Inodes.
     Node = 0x40,

@@ -55,12 +55,12 @@ impl Folder {
     }
 
     /// The pack first, then the rows that lead to it.
-    fn store_pack(&self, closed: &ClosedPack, durability: Durability) -> Result<PendingRow> {
+    pub(super) fn store_pack(&self, closed: &ClosedPack, durability: Durability) -> Result<PendingRow> {
         let pack = closed.outboard.pack();
         self.store().pack_put_made(self.no(), &closed.outboard, &closed.bytes)?;
         let row = PendingRow { pack, epoch: closed.keys.id(), directory: closed.rows.clone() };
         let mut batch = Batch::default();
-        self.index_pack(row.epoch, pack.id, &row.directory, &mut batch);
+        self.index_pack(row.epoch, pack.id, &row.directory, &mut batch)?;
         self.pending_put(&row, &mut batch);
         self.store().db().commit(batch, durability)?;
         tracing::debug!(folder = %self.id(), pack = %closed.id(), bytes = pack.size, "pack stored");

@@ -16,7 +16,7 @@ use crate::format::codec::DecodeError;
 use crate::format::content::ChunkRef;
 use crate::format::pack::PackRef;
 use crate::format::release::{Call, Cut, Release};
-use crate::id::{PackId, RecordHash};
+use crate::id::{LogId, PackId, RecordHash};
 
 const ACKNOWLEDGED: &[u8] = b"acknowledged";
 
@@ -36,7 +36,7 @@ impl Folder {
     /// When the store fails.
     pub fn owe(&self, chunk: &ChunkRef, batch: &mut Batch) -> Result<()> {
         // What is in memory only is stored as a pack of its own, which is listed as new.
-        let Some(row) = self.index_get(chunk)? else { return Ok(()) };
+        let Some(row) = self.index_kept(chunk)? else { return Ok(()) };
         if self.store().db().contains(&key(self.no(), Table::PendingPack, &row.pack.0))? {
             return Ok(());
         }
@@ -98,6 +98,15 @@ impl Folder {
     /// As [`Self::call`].
     pub fn release(&self, release: Release) -> Result<Record> {
         self.add_record(Act::Release(release))
+    }
+
+    /// Who signed a record; `None` where it is not here.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn author_of(&self, record: &RecordHash) -> Result<Option<LogId>> {
+        let records = self.store().access_records(self.no())?;
+        Ok(records.iter().find(|known| known.hash() == *record).map(|known| LogId(known.content().author)))
     }
 
     /// Whether records build on another.

@@ -21,6 +21,7 @@ pub mod label;
 pub mod local;
 pub mod locator;
 mod log;
+mod merge;
 pub mod owned;
 pub mod pack;
 mod packer;

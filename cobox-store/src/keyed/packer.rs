@@ -77,6 +77,11 @@ impl Packer {
         self.state.lock().stored = stored;
     }
 
+    /// Takes a pack that was stored without having been the open one.
+    pub(super) fn adopt(&self, row: PendingRow) {
+        self.state.lock().stored.push(row);
+    }
+
     /// Whether a chunk is in memory.
     pub(super) fn holds(&self, chunk: &ChunkRef) -> bool {
         self.state.lock().holds(chunk)

@@ -33,10 +33,26 @@ impl Story {
         self.0.vfs(at).cut(Cut::Idle).expect("cut");
     }
 
+    fn ask(&mut self, at: usize, copies: Copies) {
+        let called = self.0.vfs(at).call_for_release(copies).expect("calls");
+        assert!(matches!(called, Called::Out(_)), "{called:?}");
+    }
+
+    /// Two small files of device 0, each in a pack of its own, whose chunks it also puts into one pack.
+    fn merged(devices: usize, rule: Option<Rule>) -> Self {
+        let mut story = Self::new(devices, rule);
+        story.put(0, "f", 2);
+        story.put(0, "z", 1);
+        story.0.settle();
+        story.0.merge(0);
+        assert_eq!(story.0.merged, 1, "two packs became one");
+        story.0.settle();
+        story
+    }
+
     /// Device 0 calls, and answers itself.
     fn call(&mut self) {
-        let called = self.0.vfs(0).call_for_release().expect("calls");
-        assert!(matches!(called, Called::Out(_)), "{called:?}");
+        self.ask(0, Copies::Lacking);
         self.0.vfs(0).acknowledge().expect("answers");
         self.0.up(0);
     }
@@ -146,9 +162,34 @@ fn lost_in(rule: Rule, broken: Option<Rule>) -> Option<String> {
             story
         }
         Rule::AcknowledgeApplied => return None,
+        Rule::GiveWay => two_release_at_once(broken),
         Rule::FreshCatchesUp => fresh_behind(broken),
     };
     story.lost()
+}
+
+/// Ann lets go of a pack because another holds the same; Bob of that other, because he knows of nobody who needs it;
+/// and a third device has brought the bytes back, with the pack that Ann lets go of.
+fn two_release_at_once(broken: Option<Rule>) -> Story {
+    let mut story = Story::merged(3, broken);
+    story.ask(0, Copies::Proved);
+    story.unlink(1, "f");
+    story.unlink(1, "z");
+    story.ask(1, Copies::Proved);
+    story.0.vfs(1).acknowledge().expect("answers");
+    story.0.up(1);
+    story.answer(2);
+    story.put(2, "g", 2);
+    story.0.up(0);
+    story.answer(0);
+    story.answer(1);
+    story.0.release(1);
+    story.answer(2);
+    story.0.down(0);
+    story.0.release(0);
+    story.0.up(1);
+    story.0.up(0);
+    story
 }
 
 /// A device that nobody knows of yet has the entries before the removal only.
@@ -185,13 +226,14 @@ fn fresh_behind(broken: Option<Rule>) -> Story {
 }
 
 /// All but [`Rule::AcknowledgeApplied`], which has no story yet.
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 7] = [
     Rule::ListAgain,
     Rule::DeadIsNotReached,
     Rule::AllAnswer,
     Rule::MentionedStays,
     Rule::ComebackIsVoid,
     Rule::FreshCatchesUp,
+    Rule::GiveWay,
 ];
 
 #[test]
@@ -206,4 +248,69 @@ fn each_rule_of_giving_space_back_keeps_a_file_that_is_lost_without_it() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn merged_packs_take_the_place_of_small_ones_and_a_device_with_the_seeder_alone_reads_all() {
+    let mut story = Story::new(2, None);
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for (name, number) in names.iter().zip(0..) {
+        story.put(0, name, number);
+    }
+    story.0.settle();
+    story.0.merge(0);
+    // The daemon is killed before anything else; nothing is merged twice.
+    story.0.restart(0);
+    story.0.merge(0);
+    assert_eq!(story.0.merged, 1);
+    story.0.settle();
+    let live = |world: &World| {
+        let mut packs = 0;
+        world.seeder.packs_live(world.no, &mut |_, _| packs += 1).expect("reads");
+        packs
+    };
+    assert_eq!(live(&story.0), 7);
+    // Before copies are proved nothing goes.
+    assert!(matches!(story.0.vfs(0).call_for_release(Copies::Lacking), Ok(Called::Nothing(_))));
+    story.ask(0, Copies::Proved);
+    story.0.vfs(0).acknowledge().expect("answers");
+    story.0.up(0);
+    story.0.restart(0);
+    story.answer(1);
+    story.release();
+    assert_eq!((story.0.released, live(&story.0)), (6, 1));
+    story.0.settle();
+    for at in 0..2 {
+        let freed = story.0.vfs(at).drop_released().expect("lets go").expect("nothing is being written");
+        assert_eq!(freed.packs, 6, "device {at}");
+    }
+    // Who writes the same bytes again finds them in the pack that stayed.
+    story.put(1, "again", 3);
+    story.0.settle();
+    assert_eq!(live(&story.0), 1);
+    story.0.check(1);
+}
+
+#[test]
+fn pack_that_another_device_lists_with_a_wrong_directory_is_not_taken_for_dead() {
+    // Which of two devices has the lower log is chance: each lies of the other once.
+    for liar in 0..2 {
+        let mut story = Story::new(2, None);
+        let honest = 1 - liar;
+        story.put(honest, "f", 2);
+        story.put(liar, "x", 1);
+        story.0.settle();
+        story.unlink(liar, "x");
+        let (from, to) = (story.0.vfs(honest).folder(), story.0.vfs(liar).folder());
+        let first = from.store().log_head(from.no(), from.log()).expect("reads").expect("wrote");
+        let listed =
+            (1..=first.seq).filter_map(|seq| from.store().entry(from.no(), from.log(), seq).expect("reads"));
+        let pack = listed.flat_map(|entry| entry.header().packs.clone()).next().expect("a pack");
+        to.lie_about(pack);
+        to.write_entries(1 << 50, Vec::new(), Vec::new(), cobox_store::blind::Batch::default())
+            .expect("lies");
+        story.0.settle();
+        let survey = story.0.vfs(0).survey().expect("looks");
+        assert!(survey.dead.iter().all(|dead| dead.pack.id != pack.id), "the liar is device {liar}");
+    }
 }
