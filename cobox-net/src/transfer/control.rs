@@ -20,7 +20,7 @@ const OUTBOX_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Bytes of a frame that are read without asking for room: what a peer says every day.
 const SMALL_BYTES_MAX: usize = 8 * 1024;
-/// Bytes of a frame that a peer with a session must bring within [`STALL_WAIT`].
+/// Bytes of a frame that a peer with a session must bring, and any peer take, within [`STALL_WAIT`].
 const PROGRESS_BYTES: usize = 16 * 1024;
 /// KiB of larger frames that are arriving from peers without a session: a grant offer or two.
 pub const STRANGERS_KIB: usize = 4 * 1024;
@@ -88,19 +88,30 @@ impl Outbox {
 /// Sends what is queued until the outbox or the stream ends.
 ///
 /// # Errors
-/// When the stream fails.
+/// When the stream fails, or the peer takes too long to read.
 pub async fn write_loop(mut stream: WriteHalf<ByteStream>, mut end: OutboxEnd, tap: Tap) -> Result<()> {
     while let Some(frame) = end.receiver.recv().await {
         tap.note(Way::Out, &[&frame]);
         let length = u32::try_from(frame.len()).expect("a frame is at most 1 MiB");
-        stream.write_all(&length.to_le_bytes()).await?;
-        stream.write_all(&frame).await?;
+        in_time(stream.write_all(&length.to_le_bytes())).await?;
+        // A slow link may take long over a large frame, as long as it moves.
+        for part in frame.chunks(PROGRESS_BYTES) {
+            in_time(stream.write_all(part)).await?;
+        }
         end.queued.fetch_sub(frame.len(), Ordering::Relaxed);
         if end.receiver.is_empty() {
-            stream.flush().await?;
+            in_time(stream.flush()).await?;
         }
     }
     Ok(())
+}
+
+/// A step of a stream, unless it takes longer than a stall may.
+async fn in_time<T>(step: impl Future<Output = std::io::Result<T>>) -> Result<T> {
+    match tokio::time::timeout(STALL_WAIT, step).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// Reads frames and hands them on, each with its share of the inbox.
@@ -127,10 +138,7 @@ pub async fn read_loop(
         let mut bytes = vec![0; length];
         // A member's slow link may take long over a large frame, as long as it moves; a stranger's may not.
         for part in bytes.chunks_mut(if known { PROGRESS_BYTES } else { FRAME_BYTES_MAX }) {
-            match tokio::time::timeout(STALL_WAIT, stream.read_exact(part)).await {
-                Ok(read) => read?,
-                Err(_) => return Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
-            }
+            in_time(stream.read_exact(part)).await?;
         }
         tap.note(Way::In, &[&bytes]);
         let Ok(permit) = Arc::clone(&inbox).acquire_many_owned(kib).await else { return Ok(()) };

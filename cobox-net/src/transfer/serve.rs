@@ -80,71 +80,77 @@ async fn read_asks(mut stream: ReadHalf<ByteStream>, asks: Sender<Ask>, tap: Tap
 
 async fn fetch_answers(mut asks: Receiver<Ask>, answers: Sender<Answer>, server: Server) -> Result<()> {
     while let Some(ask) = asks.recv().await {
-        let Ok(permit) = Arc::clone(&server.readers).acquire_owned().await else { return Ok(()) };
-        let no = server.open.lock().get(&ask.session).copied();
-        let store = Arc::clone(&server.store);
-        let read = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            no.map_or(Ok(None), |no| read_sound_pack(&store, no, &ask))
-        });
-        let found = match read.await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => {
-                tracing::warn!(pack = %ask.pack.id, %error, "a pack cannot be read");
-                None
+        let mut at = Some(u64::from(ask.first));
+        while let Some(from) = at {
+            let Ok(permit) = Arc::clone(&server.readers).acquire_owned().await else { return Ok(()) };
+            let no = server.open.lock().get(&ask.session).copied();
+            let store = Arc::clone(&server.store);
+            let read = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                no.map_or(Ok(None), |no| read_sound(&store, no, &ask, from))
+            });
+            let found = match read.await {
+                Ok(Ok(found)) => found,
+                Ok(Err(error)) => {
+                    tracing::warn!(pack = %ask.pack.id, %error, "a pack cannot be read");
+                    None
+                }
+                Err(_) => return Ok(()),
+            };
+            let missing = found.is_none();
+            let (list, next) = found
+                .unwrap_or_else(|| (vec![Answer::Small(BulkFrame::NotHere { ask: ask.ask }.encode())], None));
+            at = next;
+            for answer in list {
+                if answers.send(answer).await.is_err() {
+                    return Ok(());
+                }
             }
-            Err(_) => return Ok(()),
-        };
-        let missing = found.is_none();
-        let list = found.unwrap_or_else(|| vec![Answer::Small(BulkFrame::NotHere { ask: ask.ask }.encode())]);
-        for answer in list {
-            if answers.send(answer).await.is_err() {
-                return Ok(());
+            if missing {
+                (server.denied)(ask.session, ask.pack.id);
             }
-        }
-        if missing {
-            (server.denied)(ask.session, ask.pack.id);
         }
     }
     Ok(())
 }
 
-/// Like [`read_pack`]; a pack that turns out to be damaged is fetched from others from now on.
-fn read_sound_pack(
-    store: &Store,
-    no: FolderNo,
-    ask: &Ask,
-) -> cobox_store::error::Result<Option<Vec<Answer>>> {
-    match read_pack(store, no, ask) {
+/// Answers to a part of an ask, and where the next part begins.
+type Part = (Vec<Answer>, Option<u64>);
+
+/// Like [`read_part`]; a pack that turns out to be damaged is fetched from others from now on.
+fn read_sound(store: &Store, no: FolderNo, ask: &Ask, from: u64) -> cobox_store::error::Result<Option<Part>> {
+    match read_part(store, no, ask, from) {
         Err(cobox_store::Error::PackDamaged(pack)) => store.pack_mark_damaged(no, pack).map(|()| None),
         read => read,
     }
 }
 
-/// All answers to one ask, or `None` where something of it is not here.
-fn read_pack(store: &Store, no: FolderNo, ask: &Ask) -> cobox_store::error::Result<Option<Vec<Answer>>> {
+/// The answers to an ask for one frame of slices from `from` on, and no more: a peer that reads slowly keeps a few
+/// frames in memory, and never a pack. `None` where something of it is not here.
+fn read_part(store: &Store, no: FolderNo, ask: &Ask, from: u64) -> cobox_store::error::Result<Option<Part>> {
     let mut answers = Vec::new();
-    if ask.outboard == OutboardWish::Send {
+    if ask.outboard == OutboardWish::Send && from == u64::from(ask.first) {
         let Some(outboard) = store.outboard(no, ask.pack.id)? else { return Ok(None) };
         answers
             .push(Answer::Small(BulkFrame::Outboard { ask: ask.ask, values: &outboard.encode() }.encode()));
     }
     let end = u64::from(ask.first) + u64::from(ask.count);
-    let mut at = u64::from(ask.first);
-    while at < end {
-        let stop = end.min(at + FRAME_SLICES_MAX);
-        let len: usize = (at..stop).map(|index| slice_len(ask.pack.size, index)).sum();
-        match store.pack_range(no, ask.pack.id, at * SLICE_BYTES, len)? {
+    let stop = end.min(from + FRAME_SLICES_MAX);
+    if from < stop {
+        let len: usize = (from..stop).map(|index| slice_len(ask.pack.size, index)).sum();
+        match store.pack_range(no, ask.pack.id, from * SLICE_BYTES, len)? {
             Some(bytes) if bytes.len() == len => {
-                let first = u16::try_from(at).expect("a pack has at most 256 slices");
+                let first = u16::try_from(from).expect("a pack has at most 256 slices");
                 answers.push(Answer::Slices { ask: ask.ask, first, bytes });
             }
             _ => return Ok(None),
         }
-        at = stop;
+    }
+    if stop < end {
+        return Ok(Some((answers, Some(stop))));
     }
     answers.push(Answer::Small(BulkFrame::Done { ask: ask.ask }.encode()));
-    Ok(Some(answers))
+    Ok(Some((answers, None)))
 }
 
 async fn write_answers(

@@ -183,6 +183,17 @@ mod tests {
         store.access_add(no, &vouch).expect("admitted");
         assert_eq!(store.log_head(no, leaving.log()).expect("reads"), Some(at(2)));
         assert_eq!(live(), 4);
+        // No word leaves the log open for ever: it says of more entries than there can be, or of a number too many.
+        let mut heads = vouch.hash();
+        for seq in [u64::MAX, 2 + (1 << 24)] {
+            let last = LogHead { log: leaving.log(), seq, hash: EntryHash([9; 32]) };
+            let word = sign_record(&stayer, &founder, &[heads], Act::Vouch { last });
+            store.access_add(no, &word).expect("admitted");
+            heads = word.hash();
+            let access = store.access(no).expect("reads");
+            assert_eq!(access.ends.get(&leaving.log()).map(|end| end.seq), Some(2));
+            assert_eq!(access.named.get(&leaving.log()).map(|named| named.len()), Some(2));
+        }
         for entry in &entries[2..] {
             assert!(matches!(store.entry_add(no, entry), Err(Error::NotPermitted { .. })));
         }

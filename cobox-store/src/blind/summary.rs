@@ -91,6 +91,11 @@ fn people(graph: &Graph, view: &View<'_>) -> (BTreeMap<LogId, Device>, BTreeMap<
     (devices, former)
 }
 
+/// Entries that a Vouch may carry a log beyond the end that the removal said: five a second without a pause, for
+/// some five weeks of which the remover saw nothing. Without it, one word would leave a log open for ever
+/// (format.md §4.7).
+const VOUCHED_MAX: u64 = 1 << 24;
+
 type Named = BTreeMap<LogId, BTreeSet<(u64, EntryHash)>>;
 
 /// Where logs end whose devices may not write: as far as the remover or anyone who stays had them. And all that
@@ -101,12 +106,30 @@ fn ends(
     devices: &BTreeMap<LogId, Device>,
 ) -> (BTreeMap<LogId, LogEnd>, Named) {
     let writes = |log: &LogId| devices.get(log).is_some_and(|device| device.role >= Role::Write);
+    let (mut told, mut vouched): (Vec<&LogHead>, Vec<&LogHead>) = (Vec::new(), Vec::new());
+    for (nth, node) in graph.nodes.iter().enumerate() {
+        let counted = node.deed.is_some_and(|deed| counts[deed]);
+        match node.act() {
+            Act::RemoveDevice { last } if counted => told.push(last),
+            Act::RemoveMember { logs, .. } | Act::SetRole { logs, .. } if counted => told.extend(logs),
+            Act::Vouch { last } => {
+                let view = View { graph, seen: Some(&node.seen), counts };
+                if view.role(&LogId(*node.author())).is_some() && !is_void(graph, counts, nth) {
+                    vouched.push(last);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut from: BTreeMap<LogId, u64> = BTreeMap::new();
+    for last in &told {
+        let seq = from.entry(last.log).or_default();
+        *seq = last.seq.max(*seq);
+    }
+    vouched.retain(|last| last.seq <= from.get(&last.log).unwrap_or(&0).saturating_add(VOUCHED_MAX));
     let mut ends: BTreeMap<LogId, LogEnd> = BTreeMap::new();
     let mut named = Named::new();
-    let mut add = |last: &LogHead| {
-        if writes(&last.log) || last.seq == 0 {
-            return;
-        }
+    for last in told.into_iter().chain(vouched).filter(|last| !writes(&last.log) && last.seq > 0) {
         named.entry(last.log).or_default().insert((last.seq, last.hash));
         let end = ends.entry(last.log).or_default();
         if last.seq > end.seq {
@@ -114,22 +137,6 @@ fn ends(
         }
         if last.seq == end.seq {
             end.hashes.insert(last.hash);
-        }
-    };
-    for (nth, node) in graph.nodes.iter().enumerate() {
-        let counted = node.deed.is_some_and(|deed| counts[deed]);
-        match node.act() {
-            Act::RemoveDevice { last } if counted => add(last),
-            Act::RemoveMember { logs, .. } | Act::SetRole { logs, .. } if counted => {
-                logs.iter().for_each(&mut add);
-            }
-            Act::Vouch { last } => {
-                let view = View { graph, seen: Some(&node.seen), counts };
-                if view.role(&LogId(*node.author())).is_some() && !is_void(graph, counts, nth) {
-                    add(last);
-                }
-            }
-            _ => {}
         }
     }
     (ends, named)

@@ -5,6 +5,7 @@
 
 #[path = "../../../cobox-net/tests/common/mod.rs"]
 mod common;
+mod slow;
 mod stranger;
 
 use std::io::{ErrorKind, Write as _};

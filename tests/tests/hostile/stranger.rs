@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use cobox_net::PeerId;
 use cobox_store::format::address::SeederAddress;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::core::muxing::{StreamMuxer as _, StreamMuxerBox, SubstreamBox};
@@ -23,17 +24,20 @@ const ANSWER_WAIT: Duration = Duration::from_secs(20);
 
 /// A connection with TCP, Noise and Yamux done, and nothing agreed above.
 pub struct Stranger {
+    /// Under this key.
+    pub peer: PeerId,
     wanted: UnboundedSender<oneshot::Sender<SubstreamBox>>,
 }
 
 impl Stranger {
-    /// Connects under a fresh key.
+    /// Connects under a fresh key, which makes a peer id that nobody saw before.
     pub async fn connect(address: &SeederAddress) -> Option<Self> {
         tokio::time::timeout(ANSWER_WAIT, Self::dial(address)).await.ok()?
     }
 
     async fn dial(address: &SeederAddress) -> Option<Self> {
         let key = identity::Keypair::generate_ed25519();
+        let public = key.public().try_into_ed25519().ok()?.to_bytes();
         let mut transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
             .upgrade(Version::V1)
             .authenticate(noise::Config::new(&key).expect("a key"))
@@ -44,7 +48,7 @@ impl Stranger {
         let (_, muxer) = transport.dial(address, options).ok()?.await.ok()?;
         let (wanted, asked) = unbounded_channel();
         tokio::spawn(drive(muxer, asked));
-        Some(Self { wanted })
+        Some(Self { peer: PeerId::of_key(public), wanted })
     }
 
     /// A bare stream, on which nothing was said yet.

@@ -1,0 +1,113 @@
+//! Members that are slow on purpose, on many connections at once: they ask for large packs and read a byte now and
+//! then, and begin large frames that they never end.
+
+use cobox_net::sync::{Binding, Speaker, signed_bytes};
+use cobox_net::wire::{Ask, BulkFrame, OutboardWish, Proof, SessionId};
+use cobox_store::format::pack::PackRef;
+use cobox_store::format::proof::slice_count;
+use cobox_store::id::LogId;
+use ed25519_dalek::Signer as _;
+
+use super::*;
+
+/// Connections of one hostile device, each under a peer id of its own. Whole packs for all of them would not fit
+/// into the memory that a seeder may take.
+const SLOW: usize = 40;
+/// The largest there are.
+const LARGE_BYTES: usize = 16 << 20;
+/// Asks on each connection.
+const ASKS: u32 = 60;
+/// A byte is read, and one is sent, this often.
+const DRIP: Duration = Duration::from_millis(200);
+/// What stands still for 30 seconds is ended; with the time that it takes to notice.
+const END_WAIT: Duration = Duration::from_secs(75);
+const SESSION: SessionId = SessionId(2);
+
+async fn send(stream: &mut SubstreamBox, frame: &[u8]) -> Option<()> {
+    stream.write_all(&[&length(frame.len())[..], frame].concat()).await.ok()?;
+    stream.flush().await.ok()
+}
+
+async fn receive(stream: &mut SubstreamBox) -> Option<Frame> {
+    let mut head = [0; 4];
+    stream.read_exact(&mut head).await.ok()?;
+    let mut frame = vec![0; u32::from_le_bytes(head) as usize];
+    stream.read_exact(&mut frame).await.ok()?;
+    decode_frame(&frame).ok()
+}
+
+/// Connects as a device of the member's folder, which it is, and proves it.
+async fn enter(rig: &Rig, member: &Member) -> Option<(Stranger, SubstreamBox)> {
+    let stranger = Stranger::connect(&rig.address).await?;
+    let mut control = stranger.protocol(CONTROL_PROTOCOL).await?;
+    let nonce = [7; 32];
+    send(&mut control, &Frame::Hello { nonce }.encode()).await?;
+    let Frame::Hello { nonce: theirs } = receive(&mut control).await? else { return None };
+    let binding = Binding {
+        opener: stranger.peer,
+        responder: rig.peer,
+        opener_nonce: nonce,
+        responder_nonce: theirs,
+        session: SESSION,
+    };
+    let (blinded, proof) = (binding.blinded(&member.swarm), binding.proof(&member.swarm, Speaker::Opener));
+    send(&mut control, &Frame::Open { session: SESSION, blinded, proof }.encode()).await?;
+    let log = LogId(member.key.verifying_key().to_bytes());
+    let transcript = binding.transcript(member.folder, Speaker::Opener, &log.0);
+    let who = Proof::Member { log, signature: member.key.sign(&signed_bytes(&transcript)).to_bytes() };
+    send(&mut control, &Frame::Confirm { session: SESSION, who }.encode()).await?;
+    // What it lacks it tells once the session is open.
+    while !matches!(receive(&mut control).await?, Frame::Behind { .. }) {}
+    Some((stranger, control))
+}
+
+/// Reads and writes a byte now and then, until the other side has enough of it.
+async fn dawdle((stranger, mut control): (Stranger, SubstreamBox), packs: Vec<PackRef>) {
+    let Some(mut bulk) = stranger.protocol(BULK_PROTOCOL).await else { return };
+    for (number, pack) in (0..ASKS).zip(packs.iter().cycle()) {
+        let count = u16::try_from(slice_count(pack.size)).expect("at most 256");
+        let ask =
+            Ask { ask: number, session: SESSION, pack: *pack, outboard: OutboardWish::Send, first: 0, count };
+        if send(&mut bulk, &BulkFrame::Ask(ask).encode()).await.is_none() {
+            return;
+        }
+    }
+    let mut begun = control.write_all(&length(900_000)).await;
+    while begun.is_ok() {
+        tokio::time::sleep(DRIP).await;
+        begun = control.write_all(&[0]).await;
+        if control.flush().await.is_err() || !matches!(bulk.read(&mut [0]).await, Ok(1)) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn members_that_read_and_write_a_byte_now_and_then_are_ended_and_keep_nobody_waiting() {
+    let rig = Rig::new();
+    let mut other = rig.member(11, 1 << 30);
+    let mut hostile = rig.member(12, 1 << 30);
+    let packs = hostile.write(&[bytes(121, LARGE_BYTES), bytes(122, LARGE_BYTES)]);
+    hostile.wait_caught_up(rig.peer);
+    let alone = rig.rate(&mut other, 11);
+    let runtime = runtime();
+    let entered = runtime.block_on(async {
+        let mut entered = Vec::new();
+        // One after the other: from one address so many handshakes are not taken at once.
+        for _ in 0..SLOW {
+            let one = tokio::time::timeout(Duration::from_secs(20), enter(&rig, &hostile)).await;
+            entered.extend(one.ok().flatten());
+        }
+        entered
+    });
+    assert_eq!(entered.len(), SLOW, "the attack did not take place");
+    let slow: Vec<_> = entered.into_iter().map(|peer| runtime.spawn(dawdle(peer, packs.clone()))).collect();
+    let crowded = rig.rate(&mut other, 13);
+    println!("{alone:.0} MB/s alone, {crowded:.0} MB/s beside them: {:.0} %", 100.0 * crowded / alone);
+    assert!(slow.iter().all(|one| !one.is_finished()), "they had gone before it was measured");
+    assert!(other.node.audit(other.no, rig.peer).is_ok(), "it proves nothing any more");
+    let ended =
+        runtime.block_on(async { tokio::time::timeout(END_WAIT, futures::future::join_all(slow)).await });
+    assert!(ended.is_ok(), "what stands still is kept");
+    rig.assert_sound();
+}
