@@ -409,7 +409,7 @@ fn usage_errors_and_later_verbs_have_their_exit_codes() {
         4,
         "already",
     );
-    for line in [&["folder", "leave", "docs"][..], &["history", "docs"], &["key", "rotate", "docs"]] {
+    for line in [&["history", "docs"][..], &["key", "rotate", "docs"]] {
         assert_says(&device.ctl(line), 4, "not in this version");
     }
     let said = device.ctl(&["folder", "show", "none", "--json"]);
