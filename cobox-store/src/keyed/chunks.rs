@@ -3,10 +3,10 @@
 use super::cache::Claim;
 use super::chunker::Chunker;
 use super::folder::Folder;
-use super::pack::ClosedPack;
+use super::pack::{ClosedPack, open_pack, places};
 use super::plain::Plain;
 use super::seal::{self, SealedChunk};
-use crate::blind::{Batch, Durability};
+use crate::blind::{Batch, Durability, PackStatus};
 use crate::error::{Error, Result};
 use crate::format::content::ChunkRef;
 use crate::format::device::{PendingRow, TagRow};
@@ -87,8 +87,13 @@ impl Folder {
                     Err(Error::PackDamaged(_)) => return Err(self.damaged(&row)?),
                     read => read?.ok_or(Error::Absent(chunk.tag))?,
                 };
-                let opened = seal::open(&keys, chunk_type, chunk.tag, sealed);
-                opened.or_else(|_| Err(self.blame(&row)?))
+                match seal::open(&keys, chunk_type, chunk.tag, sealed) {
+                    Ok(plain) => Ok(plain),
+                    Err(_) => match self.blame(&row)? {
+                        Error::Sealed => self.open_where_it_is(chunk_type, chunk),
+                        other => Err(other),
+                    },
+                }
             }
         }
     }
@@ -125,6 +130,32 @@ impl Folder {
                 claim.keep(&plain);
             }
         }
+    }
+
+    /// Opens a chunk that is not where an entry says: whoever may write can say anything of any pack. What a pack says
+    /// of itself is sealed by who made it; the index is put right by it.
+    fn open_where_it_is(&self, chunk_type: ChunkType, chunk: ChunkRef) -> Result<Plain> {
+        let keys = self.epoch_keys(chunk.epoch)?;
+        for pack in self.packs_said_to_hold(&chunk)? {
+            let PackStatus::Complete(known) = self.store().pack_status(self.no(), pack)? else { continue };
+            let len = usize::try_from(known.size.min(PACK_BYTES_MAX)).unwrap_or(usize::MAX);
+            let bytes = match self.store().pack_range(self.no(), pack, 0, len) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) | Err(Error::PackDamaged(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            let Ok(directory) = open_pack(&keys, &bytes) else { continue };
+            let Some((_, place)) = places(&directory).find(|(tag, _)| *tag == chunk.tag) else { continue };
+            let start = place.offset as usize;
+            let sealed = bytes.get(start..start + place.len as usize).ok_or(Error::Sealed)?.to_vec();
+            let plain = seal::open(&keys, chunk_type, chunk.tag, sealed)?;
+            let mut batch = Batch::default();
+            self.index_pack(chunk.epoch, pack, &directory, &mut batch)?;
+            self.store().db().commit(batch, Durability::Unsynced)?;
+            tracing::warn!(folder = %self.id(), %pack, "an entry says wrongly what is in a pack");
+            return Ok(plain);
+        }
+        Err(Error::Sealed)
     }
 
     /// Why a chunk that was read does not open: the disk's fault, or its author's.
