@@ -452,6 +452,8 @@ pub struct PruneReport {
     pub rewrite_bytes: u64,
     /// What of them is needed, and would be sent to all seeders again.
     pub copied_bytes: u64,
+    /// How many more are worth it, for which there is no room.
+    pub kept_back_packs: u64,
     /// How much may be sent again without filling a seeder's grant; nothing is written again beyond it.
     pub room_bytes: u64,
     /// Bytes that seeders get back, 30 days after the release.

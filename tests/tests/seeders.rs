@@ -4,7 +4,10 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
+use cobox_store::blind::{Freed, Store, StoreKind};
 use cobox_tests::load::Rng;
 use cobox_tests::process::{Device, Said, Seeder, can_mount, until};
 
@@ -233,4 +236,147 @@ fn pruned_folder_gives_its_space_back_here_at_once_and_stays_whole_at_the_seeder
     fs::write(device.mount.join("again"), &gone[0].1).expect("writes");
     device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
     assert!(fs::read(device.mount.join("again")).is_ok_and(|found| found == gone[0].1));
+}
+
+/// Files in a pack each: the next is written when the seeder has the one before.
+fn write_packs(device: &Device, seeder: &Seeder, seed: u64, count: usize) -> Vec<(PathBuf, Vec<u8>)> {
+    let packs = || number(seeder, "packs").filter(|_| number(seeder, "packs_missing") == Some(0));
+    let (mut rng, mut files, before) = (Rng::new(seed), Vec::new(), packs().expect("it holds the folder"));
+    for at in 0..count {
+        let (name, bytes) = (PathBuf::from(format!("small-{seed}-{at}")), rng.bytes(60_000));
+        fs::write(device.mount.join(&name), &bytes).expect("writes");
+        files.push((name, bytes));
+        until("the seeder has one pack more", || packs() == Some(before + files.len() as u64));
+    }
+    files
+}
+
+/// The time passes for which a seeder keeps what was released, by its own clock: it counts ten minutes at the most of
+/// what it is told.
+fn keep_for_30_days(seeder: &Seeder) -> Freed {
+    let store = Store::open(&seeder.data, StoreKind::Seeder).expect("opens");
+    let mut freed = Freed::default();
+    for _ in 0..30 * 24 * 6 {
+        let step = store.retention_advance(u64::MAX).expect("goes on");
+        freed.packs += step.packs;
+        freed.bytes += step.bytes;
+    }
+    freed
+}
+
+/// Another machine with the words and this seeder alone reads all of this.
+fn recovered_reads(dir: &Path, seeder: &Seeder, files: &[(PathBuf, Vec<u8>)]) {
+    let mut other = Device::new(dir, "other");
+    let (words, address) = (dir.join("words"), seeder.address());
+    let words = words.to_str().expect("a temporary path is text");
+    let recover =
+        ["recover", "--words-file", words, "--seeder", &address, "--label", "new", "--no-passphrase"];
+    let said = other.ctl(&recover);
+    // The verb started a daemon, which is ended before anything can fail.
+    other.ctl(&["daemon", "stop"]);
+    said.ok();
+    other.start();
+    other.mount("docs");
+    for (name, bytes) in files {
+        assert!(fs::read(other.mount.join(name)).is_ok_and(|found| found == *bytes), "{}", name.display());
+    }
+    assert_eq!(other.ctl(&["check", "docs"]).code, 0);
+    other.stop();
+}
+
+#[test]
+fn pruned_packs_are_merged_and_after_30_days_the_seeder_has_the_new_ones_alone_which_give_all_back() {
+    let test =
+        "pruned_packs_are_merged_and_after_30_days_the_seeder_has_the_new_ones_alone_which_give_all_back";
+    if !can_mount(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut device = device(dir.path());
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.start();
+    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "1G"]).ok();
+    let prune = |more: &[&str]| json(&device.ctl(&[&["prune", "docs", "--json"], more].concat()).ok());
+    // Packs that are mostly dead: of twelve files two stay.
+    let mut large = write_files(&device.mount, 7, 12, 1 << 20);
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    let mut files = write_packs(&device, &seeder, 8, 20);
+    for (name, _) in large.drain(1..11) {
+        fs::remove_file(device.mount.join(name)).expect("removes");
+    }
+    files.append(&mut large);
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    let (packs, on_disk) = (number(&seeder, "packs").expect("a number"), tables(&seeder.data));
+    let of = |report: &serde_json::Value, name: &str| report[name].as_u64().expect("a number");
+    let looked = prune(&["--dry-run"]);
+    assert_eq!((&looked["state"], number(&seeder, "packs")), (&"looked".into(), Some(packs)), "{looked}");
+    let (rewrite, copied) = (of(&looked, "rewrite_packs"), of(&looked, "copied_bytes"));
+    assert!(rewrite >= 20 && copied >= 20 * 60_000 && copied < 5 << 20, "{looked}");
+    assert!(
+        of(&looked, "dead_packs") + rewrite == packs && of(&looked, "comes_back_bytes") >= 6 << 20,
+        "{looked}"
+    );
+    let pruned = prune(&[]);
+    let merged = of(&pruned, "merged_packs");
+    assert_eq!((&pruned["state"], of(&pruned, "released_packs")), (&"released".into(), packs), "{pruned}");
+    assert!(merged >= 1 && of(&pruned, "merged_bytes") < copied + (copied >> 3), "{pruned}");
+    let released = of(&pruned, "released_bytes");
+    until("the seeder keeps what was released", || number(&seeder, "held_bytes") == Some(released));
+    assert_eq!(number(&seeder, "packs"), Some(merged));
+    let again = prune(&[]);
+    assert_eq!((&again["state"], of(&again, "merged_packs")), (&"nothing".into(), 0), "{again}");
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    device.stop();
+    seeder.kill();
+    let freed = keep_for_30_days(&seeder);
+    assert_eq!((freed.packs, freed.bytes), (packs, released));
+    let after = tables(&seeder.data);
+    assert!(after + (6 << 20) < on_disk, "{on_disk} bytes on the disk, {after} after");
+    seeder.start();
+    assert_eq!((number(&seeder, "packs"), number(&seeder, "held_bytes")), (Some(merged), Some(0)));
+    recovered_reads(dir.path(), &seeder, &files);
+}
+
+#[test]
+fn daemon_that_is_killed_while_it_prunes_loses_nothing_and_the_next_prune_goes_on() {
+    if !can_mount("daemon_that_is_killed_while_it_prunes_loses_nothing_and_the_next_prune_goes_on") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut device = device(dir.path());
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.start();
+    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "1G"]).ok();
+    let mut files = write_files(&device.mount, 9, 3, 400_000);
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    files.extend(write_packs(&device, &seeder, 10, 18));
+    // What holds is the same wherever it is cut off; where that is differs from run to run.
+    for wait_ms in [2, 10, 40, 120, 400] {
+        let mut prune = device.command(&["prune", "docs"]);
+        let mut prune = prune.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        std::thread::park_timeout(Duration::from_millis(wait_ms));
+        device.kill();
+        prune.wait().expect("ends");
+        device.start();
+        device.await_mount();
+        for (name, bytes) in &files {
+            assert!(fs::read(device.mount.join(name)).is_ok_and(|found| found == *bytes), "{wait_ms} ms");
+        }
+    }
+    let mut left = None;
+    until("nothing is left to be merged or released", || {
+        let said = device.ctl(&["prune", "docs", "--json"]);
+        let report = json(&said);
+        let done = said.code == 0 && report["state"] == "nothing";
+        left = Some(report);
+        done
+    });
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    let report = left.expect("it said something");
+    assert!(report["packs"].as_u64().is_some_and(|packs| packs < 16), "{report}");
+    device.stop();
+    seeder.kill();
+    assert!(keep_for_30_days(&seeder).packs >= 18);
+    seeder.start();
+    recovered_reads(dir.path(), &seeder, &files);
 }

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use cobox_fs::vfs::release::is_due;
 use cobox_fs::vfs::{Called, Copies, Errno, Plan, Released, Survey, Vfs, VfsOptions};
 use cobox_store::format::access::{Role, SeederGrant};
+use cobox_store::format::release::Cut as LogCut;
 use cobox_store::id::{FolderNo, LogId};
 
-use super::Daemon;
 use super::agreements::limits;
 use super::chores::spawn;
 use super::folder::FolderState;
 use super::status::grants;
+use super::{Daemon, now_ms};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::report::{PruneReport, PruneState};
 
@@ -102,9 +103,10 @@ impl Daemon {
         let state = self.folder(folder)?;
         let mut report = match how {
             Prune::Dry => with_tree(&state, |vfs| {
-                let (survey, plan) = vfs.survey_and_plan().map_err(unready)?;
+                let room_bytes = room_for_merging(&state)?;
+                let (survey, plan) = vfs.survey_and_plan(room_bytes).map_err(unready)?;
                 let mut report = report_of(&survey, PruneState::Looked);
-                planned(&mut report, &plan, room_for_merging(&state)?);
+                planned(&mut report, &plan, room_bytes);
                 Ok(report)
             })?,
             Prune::Now => self.prune_now(&state)?,
@@ -136,12 +138,16 @@ impl Daemon {
             Err(Errno::EROFS) => Ok((Plan::default(), Vec::new())),
             merged => Ok(merged.map_err(unready)?),
         })?;
-        // Others take their place only once as many seeders as the folder wants proved that they hold them.
+        // Others take their place only once as many seeders as the folder wants proved that they hold them. What is
+        // listed from here on is not among it.
+        let listed = state.folder.store().log_heads(state.no())?;
+        let mut listed: LogCut = listed.into_iter().map(|head| (head.log, head.seq)).collect();
+        listed.sort_unstable();
         let copies = if made.is_empty() && plan.covered.packs.is_empty() {
             Copies::Lacking
         } else {
             match self.wait(&state.folder.name(), state.policy().copies, Some(PROOF_WAIT), &mut |_| Ok(())) {
-                Ok(_) => Copies::Proved,
+                Ok(_) => Copies::Proved(listed),
                 Err(problem) => {
                     tracing::info!(folder = %state.folder.id(), %problem, "merged packs wait for their copies");
                     Copies::Lacking
@@ -149,7 +155,7 @@ impl Daemon {
             }
         };
         with_tree(state, |vfs| {
-            let mut report = call(state, vfs, copies)?;
+            let mut report = call(state, vfs, &copies)?;
             report.merged_packs = made.len() as u64;
             report.merged_bytes = made.iter().map(|pack| pack.size).sum();
             let waits = copies == Copies::Lacking && !(made.is_empty() && plan.covered.packs.is_empty());
@@ -162,7 +168,7 @@ impl Daemon {
 }
 
 /// Calls, and releases at once where this device is the only one that writes.
-fn call(state: &FolderState, vfs: &Vfs, copies: Copies) -> Outcome<PruneReport> {
+fn call(state: &FolderState, vfs: &Vfs, copies: &Copies) -> Outcome<PruneReport> {
     let survey = match vfs.call_for_release(copies).map_err(unready)? {
         Called::Out(found) => found,
         Called::Nothing(found) => return Ok(report_of(&found, PruneState::Nothing)),
@@ -198,21 +204,30 @@ fn finish(
     Ok(report)
 }
 
-/// Bytes that may be written again: nothing where fewer seeders hold the folder than it wants, and no more than leaves
-/// each of them below [`QUOTA_SHARE`] of what it grants, since old and new packs count side by side for a while.
+/// Bytes that may be written again: nothing where fewer seeders hold the folder than it wants.
 fn room_for_merging(state: &FolderState) -> Outcome<u64> {
     let found = grants(state)?;
     if found.len() < usize::try_from(state.policy().copies).unwrap_or(usize::MAX) {
         return Ok(0);
     }
-    let used = state.folder.store().usage(state.no())?;
+    let store = state.folder.store();
+    let used = store.usage(state.no())?;
     let used_bytes = used.pack_bytes.saturating_add(used.entry_bytes);
-    let access = state.folder.store().access(state.no())?;
+    let held_bytes = store.kept_elsewhere(state.no(), now_ms())?;
+    let access = store.access(state.no())?;
     let room = |(_, grant): &(_, SeederGrant)| {
         let (quota_bytes, _) = limits(grant, access.agreement(&grant.peer_id));
-        (quota_bytes / 100 * QUOTA_SHARE).saturating_sub(used_bytes)
+        room_within(quota_bytes, used_bytes, held_bytes)
     };
     Ok(found.iter().map(room).min().unwrap_or(0))
+}
+
+/// What leaves a seeder below [`QUOTA_SHARE`] of what it grants, since old and new packs count side by side until the
+/// release; and below that of twice as much with what it keeps of earlier ones, since it refuses all entries there.
+fn room_within(quota_bytes: u64, used_bytes: u64, held_bytes: u64) -> u64 {
+    let share = |bytes: u64| bytes / 100 * QUOTA_SHARE;
+    let live = share(quota_bytes).saturating_sub(used_bytes);
+    live.min(share(quota_bytes.saturating_mul(2)).saturating_sub(used_bytes.saturating_add(held_bytes)))
 }
 
 fn planned(report: &mut PruneReport, plan: &Plan, room_bytes: u64) {
@@ -222,11 +237,8 @@ fn planned(report: &mut PruneReport, plan: &Plan, room_bytes: u64) {
     report.rewrite_bytes = plan.rewrite_bytes();
     report.copied_bytes = plan.copied_bytes();
     report.room_bytes = room_bytes;
-    let rewritten = if report.copied_bytes <= room_bytes {
-        report.rewrite_bytes.saturating_sub(report.copied_bytes)
-    } else {
-        0
-    };
+    report.kept_back_packs = plan.kept_back as u64;
+    let rewritten = report.rewrite_bytes.saturating_sub(report.copied_bytes);
     report.comes_back_bytes = report.dead_bytes + report.covered_bytes + rewritten;
 }
 
@@ -275,6 +287,7 @@ fn report_of(survey: &Survey, state: PruneState) -> PruneReport {
         rewrite_packs: 0,
         rewrite_bytes: 0,
         copied_bytes: 0,
+        kept_back_packs: 0,
         room_bytes: 0,
         comes_back_bytes: 0,
         merged_packs: 0,
@@ -298,5 +311,22 @@ fn unready(errno: Errno) -> Problem {
             "Wait until everything has arrived (`cobox-ctl status`), or run it on another admin's device.",
         ),
         errno => errno.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_again_fills_neither_the_grant_nor_what_is_kept_beside_it() {
+        assert_eq!(room_within(1000, 0, 0), 950);
+        assert_eq!(room_within(1000, 900, 0), 50);
+        assert_eq!(room_within(1000, 950, 0), 0);
+        assert_eq!(room_within(1000, 400, 950), 550);
+        assert_eq!(room_within(1000, 400, 1400), 100);
+        assert_eq!(room_within(1000, 400, 1500), 0);
+        assert_eq!(room_within(0, 400, 0), 0);
+        assert_eq!(room_within(u64::MAX, u64::MAX, u64::MAX), 0);
     }
 }

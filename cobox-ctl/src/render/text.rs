@@ -361,12 +361,13 @@ fn merging(text: &mut String, report: &PruneReport) {
             bytes(report.rewrite_bytes),
             bytes(report.copied_bytes)
         );
-        if report.copied_bytes > report.room_bytes {
-            line!(
-                text,
-                "  That is not done: there are fewer seeders than the folder wants copies, or it would fill what one of them grants."
-            );
-        }
+    }
+    if report.kept_back_packs > 0 {
+        line!(
+            text,
+            "  {} packs that are mostly dead or small stay as they are: there are fewer seeders than the folder wants copies, or to write them again would fill what one of them grants.",
+            report.kept_back_packs
+        );
     }
     line!(
         text,

@@ -153,7 +153,7 @@ impl Vfs {
     ///
     /// # Errors
     /// See [`Self::survey`]; `EACCES` when this device is no admin.
-    pub fn call_for_release(&self, copies: Copies) -> Result<Called, Errno> {
+    pub fn call_for_release(&self, copies: &Copies) -> Result<Called, Errno> {
         if self.has_forks()? {
             self.forget_call()?;
             return Ok(Called::Forked);
@@ -175,11 +175,11 @@ impl Vfs {
         Ok(!self.folder.store().branches(self.folder.no())?.is_empty())
     }
 
-    fn call_now(&self, copies: Copies) -> Result<Called, Errno> {
+    fn call_now(&self, copies: &Copies) -> Result<Called, Errno> {
         let (cut, reached) = self.reach_at_a_cut()?;
         let survey = self.survey_of(&cut, &reached)?;
         let covered = match copies {
-            Copies::Proved => self.plan(&cut, &reached, &survey)?.covered,
+            Copies::Proved(proved) => self.covered(&cut, proved, &reached, &survey)?,
             Copies::Lacking => Covered::default(),
         };
         if survey.dead.is_empty() && covered.packs.is_empty() {

@@ -166,7 +166,7 @@ impl Vfs {
                 let Some((entry, body)) = self.opened(*log, seq)? else { return Err(Errno::EIO) };
                 for (pack, directory) in entry.header().packs.iter().zip(&body.directories) {
                     let Some(directory) = directory else { continue };
-                    visit((*log, seq), *pack, directory, (entry.header().epoch, body.hlc >> 16));
+                    visit((*log, seq), *pack, directory, (entry.header().epoch, body.hlc));
                 }
             }
         }
@@ -186,20 +186,20 @@ impl Vfs {
     pub(super) fn survey_of(&self, cut: &LogCut, reached: &Chunks) -> Result<Survey, Errno> {
         let live = self.live_packs()?;
         let mut found: BTreeMap<PackId, Worn> = BTreeMap::new();
-        self.each_listing(cut, &mut |_, pack, directory, (epoch, added_ms)| {
+        self.each_listing(cut, &mut |_, pack, directory, (epoch, added_hlc)| {
             if !live.contains(&pack.id) {
                 return;
             }
             let needed = || directory.iter().filter(|row| reached.has(&row.tag));
             let one = Worn {
                 pack,
-                added_ms,
+                added_hlc,
                 epoch: Some(epoch),
                 needed_bytes: needed().map(|row| u64::from(row.len)).sum(),
                 needed_chunks: needed().count() as u64,
             };
             let known = found.entry(pack.id).or_insert(one);
-            known.added_ms = known.added_ms.min(added_ms);
+            known.added_hlc = known.added_hlc.min(added_hlc);
             known.epoch = known.epoch.filter(|known| *known == epoch);
             known.needed_bytes = known.needed_bytes.max(one.needed_bytes);
             known.needed_chunks = known.needed_chunks.max(one.needed_chunks);
@@ -211,7 +211,7 @@ impl Vfs {
             survey.pack_bytes += pack.size;
             survey.live_bytes += needed_bytes;
             if needed_bytes == 0 {
-                survey.dead.push(DeadPack { pack, added_ms: known.added_ms });
+                survey.dead.push(DeadPack { pack, added_ms: known.added_hlc >> 16 });
                 continue;
             }
             if needed_bytes < pack.size / 2 {

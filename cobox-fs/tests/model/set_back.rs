@@ -179,7 +179,7 @@ fn two_copies(seed: u64) {
     }
     assert_ne!(one.vfs().folder().log(), two.vfs().folder().log());
     // One copy may have answered for both, so nothing is released any more.
-    assert_eq!(third.vfs().call_for_release(Copies::Lacking), Ok(Called::Forked));
+    assert_eq!(third.vfs().call_for_release(&Copies::Lacking), Ok(Called::Forked));
     assert_eq!(third.vfs().release_dead(), Ok(Released::Forked));
     // It stays so after a restart, and all go on writing.
     write_and_cut(&two, &[(b"after", b"under the fresh log")]);

@@ -152,7 +152,7 @@ fn compromised_writer_cannot_make_the_state_of_29_days_ago_unreadable() {
     // Ann notices nothing, and gives back the space of what looks overwritten and removed.
     seeder.give(&ann);
     assert_eq!(bytes_of(ann.vfs(), b"precious"), noise(7, 700_000));
-    assert!(matches!(ann.vfs().call_for_release(Copies::Lacking), Ok(Called::Out(_))));
+    assert!(matches!(ann.vfs().call_for_release(&Copies::Lacking), Ok(Called::Out(_))));
     ann.vfs().acknowledge().expect("answers");
     let _ = seeder.take(&ann);
     seeder.store.quota_set(seeder.no, 2 * QUOTA_BYTES, 0).expect("sets");

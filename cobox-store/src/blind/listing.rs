@@ -9,7 +9,7 @@ use super::batch::{Batch, Durability};
 use super::branches::Branches;
 use super::pack_info::State;
 use super::packs::size_row;
-use super::retention::Hold;
+use super::retention::{HOLD_MS, HOLD_YOUNG_MS, Hold};
 use super::store::{Added, Store};
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
@@ -98,6 +98,29 @@ impl Store {
         let listings = self.listings(no, pack)?;
         let size = listings.values().next().map(|listing| listing.size);
         Ok(size.map(|size| (size, listings.get(&log).map_or(0, |listing| listing.seq))))
+    }
+
+    /// Bytes of packs that were let go of and that others may still keep, as far as one can know who does not know their
+    /// clocks: those are taken to run half of the time.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn kept_elsewhere(&self, no: FolderNo, now_ms: u64) -> Result<u64> {
+        let (access, mut named) = (self.access(no)?, BTreeSet::new());
+        for record in self.access_records(no)? {
+            let Some(release) = access.releases.get(&record.hash()) else { continue };
+            let ago_ms = now_ms.saturating_sub(record.content().issued_ms);
+            let old = release.packs.iter().filter(|_| ago_ms < 2 * HOLD_MS);
+            named.extend(old.chain(release.young.iter().filter(|_| ago_ms < 2 * HOLD_YOUNG_MS)).copied());
+        }
+        let mut bytes = 0u64;
+        for pack in named {
+            if self.live_size(no, pack)?.is_none() {
+                let size = self.listings(no, pack)?.values().next().map_or(0, |listing| listing.size);
+                bytes = bytes.saturating_add(size);
+            }
+        }
+        Ok(bytes)
     }
 
     /// Makes the rows of a pack agree with which entries list it, which releases name it and what is here.
@@ -373,6 +396,22 @@ mod tests {
             let held = all().filter(|at| store.db().contains(&row(*at)).expect("reads")).collect();
             (live, held)
         }
+    }
+
+    #[test]
+    fn what_others_may_still_keep_is_what_was_released_lately_and_is_not_live_again() {
+        let (world, mut author, mut other) = World::new();
+        let (_dir, store, no) = world.store();
+        store.entry_add(no, &author.write(&world.refs(&[0, 1, 2]), b"first")).expect("adds");
+        store.entry_add(no, &other.write(&world.refs(&[2]), b"lists one again")).expect("adds");
+        let release = world.release(&world.admin, vec![(author.log(), 1)], &[0, 1, 2]);
+        store.access_add(no, &release).expect("admitted");
+        let released_ms = release.content().issued_ms;
+        for (ago_ms, bytes) in [(0, 8192), (2 * HOLD_MS - 1, 8192), (2 * HOLD_MS, 0)] {
+            assert_eq!(store.kept_elsewhere(no, released_ms + ago_ms).expect("reads"), bytes);
+        }
+        // A clock that is behind takes nothing for gone.
+        assert_eq!(store.kept_elsewhere(no, 0).expect("reads"), 8192);
     }
 
     enum News<'a> {

@@ -14,7 +14,7 @@ use crate::format::entry::{Body, Entry};
 use crate::format::pack::DirectoryRow;
 use crate::id::{ChunkTag, EpochId, PackId};
 
-fn row_at(pack: PackId, place: Place) -> TagRow {
+pub(super) fn row_at(pack: PackId, place: Place) -> TagRow {
     TagRow { pack, offset: place.offset, len: place.len, chunk_type: place.chunk_type }
 }
 
@@ -65,6 +65,12 @@ impl Folder {
             ControlFlow::Continue(())
         })?;
         rows.into_iter().map(|row| Ok(TagRow::decode(&row?)?)).collect()
+    }
+
+    /// Packs that entries say to hold a chunk.
+    pub(super) fn packs_said_to_hold(&self, chunk: &ChunkRef) -> Result<Vec<PackId>> {
+        let others = self.other_places(chunk)?;
+        Ok(self.index_first(chunk)?.into_iter().chain(others).map(|row| row.pack).collect())
     }
 
     /// Whether a chunk lies in a pack that is wholly here.
@@ -127,15 +133,33 @@ impl Folder {
         batch.put_owned(row_key, sealed);
     }
 
+    fn other_key(&self, chunk: &ChunkRef, pack: PackId) -> Vec<u8> {
+        let rest = [&self.local().tag_hash(chunk)[..], &pack.0].concat();
+        key(self.no(), Table::OtherPlace, &rest)
+    }
+
+    fn other_get(&self, chunk: &ChunkRef, pack: PackId) -> Result<Option<TagRow>> {
+        let row_key = self.other_key(chunk, pack);
+        let Some(sealed) = self.store().db().get(&row_key)? else { return Ok(None) };
+        Ok(Some(TagRow::decode(&self.local().open(&row_key, &sealed)?)?))
+    }
+
+    fn other_add(&self, chunk: &ChunkRef, row: &TagRow, batch: &mut Batch) -> Result<()> {
+        if !self.store().db().contains(&self.other_key(chunk, row.pack))? {
+            self.other_put(chunk, row, batch);
+        }
+        Ok(())
+    }
+
     fn other_put(&self, chunk: &ChunkRef, row: &TagRow, batch: &mut Batch) {
-        let rest = [&self.local().tag_hash(chunk)[..], &row.pack.0].concat();
-        let row_key = key(self.no(), Table::OtherPlace, &rest);
+        let row_key = self.other_key(chunk, row.pack);
         let sealed = self.local().seal(&row_key, &row.encode());
         batch.put_owned(row_key, sealed);
     }
 
     /// Adds the index rows of an opened entry's packs to `batch`; a chunk that is here already keeps the
-    /// row that leads to it. Where a chunk lies in several packs all are known: any of them may be released.
+    /// row that leads to it. Where a chunk lies in several packs all are known: any of them may be released. Where in a
+    /// pack it lies, the first who says so is believed.
     ///
     /// # Errors
     /// When header and body disagree about the packs, or the store fails.
@@ -159,15 +183,13 @@ impl Folder {
                     None => self.index_first(&chunk)?,
                 };
                 match before {
-                    Some(before) if self.is_here(before.pack)? => {
-                        if before.pack != pack.id {
-                            self.other_put(&chunk, &row, batch);
-                        }
-                    }
+                    Some(before) if before.pack == pack.id => {}
+                    Some(before) if self.is_here(before.pack)? => self.other_add(&chunk, &row, batch)?,
                     before => {
-                        if let Some(before) = before.filter(|before| before.pack != pack.id) {
+                        if let Some(before) = before {
                             self.other_put(&chunk, &before, batch);
                         }
+                        let row = self.other_get(&chunk, pack.id)?.unwrap_or(row);
                         self.index_put(&chunk, &row, batch);
                         put.insert(tag, row);
                     }

@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
+use cobox_store::format::pack::{ChunkType, DirectoryRow, PackRef};
+use cobox_store::id::ChunkTag;
+use cobox_store::keyed::Folder;
+
 use super::*;
 
 /// A world without chance: two or three devices, and what they do in turn.
-struct Story(World);
+pub(super) struct Story(pub(super) World);
 
 impl Story {
-    fn new(devices: usize, rule: Option<Rule>) -> Self {
+    pub(super) fn new(devices: usize, rule: Option<Rule>) -> Self {
         Self(World::new(1, devices, rule))
     }
 
-    fn put(&mut self, at: usize, name: &str, number: u64) {
+    pub(super) fn put(&mut self, at: usize, name: &str, number: u64) {
         let vfs = self.0.vfs(at);
         let _ = vfs.mknod(ROOT, name.as_bytes(), Kind::File, BY, 0);
         let fh = vfs.open_file(resolve(vfs, name.as_bytes()), WRITE).expect("opens");
@@ -22,24 +26,24 @@ impl Story {
         vfs.cut(Cut::Idle).expect("cut");
     }
 
-    fn rename(&mut self, at: usize, from: &str, to: &str) {
+    pub(super) fn rename(&mut self, at: usize, from: &str, to: &str) {
         let vfs = self.0.vfs(at);
         vfs.rename(ROOT, from.as_bytes(), ROOT, to.as_bytes(), RenameFlags::Replace).expect("renames");
         vfs.cut(Cut::Idle).expect("cut");
     }
 
-    fn unlink(&mut self, at: usize, name: &str) {
+    pub(super) fn unlink(&mut self, at: usize, name: &str) {
         self.0.vfs(at).unlink(ROOT, name.as_bytes()).expect("removes");
         self.0.vfs(at).cut(Cut::Idle).expect("cut");
     }
 
-    fn ask(&mut self, at: usize, copies: Copies) {
+    pub(super) fn ask(&mut self, at: usize, copies: &Copies) {
         let called = self.0.vfs(at).call_for_release(copies).expect("calls");
         assert!(matches!(called, Called::Out(_)), "{called:?}");
     }
 
     /// Two small files of device 0, each in a pack of its own, whose chunks it also puts into one pack.
-    fn merged(devices: usize, rule: Option<Rule>) -> Self {
+    pub(super) fn merged(devices: usize, rule: Option<Rule>) -> Self {
         let mut story = Self::new(devices, rule);
         story.put(0, "f", 2);
         story.put(0, "z", 1);
@@ -51,27 +55,27 @@ impl Story {
     }
 
     /// Device 0 calls, and answers itself.
-    fn call(&mut self) {
-        self.ask(0, Copies::Lacking);
+    pub(super) fn call(&mut self) {
+        self.ask(0, &Copies::Lacking);
         self.0.vfs(0).acknowledge().expect("answers");
         self.0.up(0);
     }
 
-    fn answer(&mut self, at: usize) {
+    pub(super) fn answer(&mut self, at: usize) {
         self.0.down(at);
         assert!(self.0.vfs(at).acknowledge().expect("answers"), "device {at} has nothing to answer");
         self.0.up(at);
     }
 
     /// Device 0 hears what there is and releases what it may.
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         self.0.down(0);
         self.0.release(0);
         self.0.up(0);
     }
 
     /// What is lost at the end, with everybody and with a device that begins with the seeder.
-    fn lost(mut self) -> Option<String> {
+    pub(super) fn lost(mut self) -> Option<String> {
         self.0.settle();
         for at in 0..self.0.devices.len() {
             self.0.vfs(at).drop_released().expect("lets go").expect("nothing is being written");
@@ -172,10 +176,11 @@ fn lost_in(rule: Rule, broken: Option<Rule>) -> Option<String> {
 /// and a third device has brought the bytes back, with the pack that Ann lets go of.
 fn two_release_at_once(broken: Option<Rule>) -> Story {
     let mut story = Story::merged(3, broken);
-    story.ask(0, Copies::Proved);
+    let proved = Copies::Proved(story.0.listed());
+    story.ask(0, &proved);
     story.unlink(1, "f");
     story.unlink(1, "z");
-    story.ask(1, Copies::Proved);
+    story.ask(1, &proved);
     story.0.vfs(1).acknowledge().expect("answers");
     story.0.up(1);
     story.answer(2);
@@ -271,8 +276,9 @@ fn merged_packs_take_the_place_of_small_ones_and_a_device_with_the_seeder_alone_
     };
     assert_eq!(live(&story.0), 7);
     // Before copies are proved nothing goes.
-    assert!(matches!(story.0.vfs(0).call_for_release(Copies::Lacking), Ok(Called::Nothing(_))));
-    story.ask(0, Copies::Proved);
+    assert!(matches!(story.0.vfs(0).call_for_release(&Copies::Lacking), Ok(Called::Nothing(_))));
+    let proved = story.0.copies();
+    story.ask(0, &proved);
     story.0.vfs(0).acknowledge().expect("answers");
     story.0.up(0);
     story.0.restart(0);
@@ -291,6 +297,29 @@ fn merged_packs_take_the_place_of_small_ones_and_a_device_with_the_seeder_alone_
     story.0.check(1);
 }
 
+/// Packs that a device's own entries list, oldest first, with what they say of them.
+pub(super) fn listed_by(folder: &Folder) -> Vec<(PackRef, Vec<DirectoryRow>)> {
+    let (store, no, log) = (folder.store(), folder.no(), folder.log());
+    let last = store.log_head(no, log).expect("reads").map_or(0, |head| head.seq);
+    let mut listed = Vec::new();
+    for seq in 1..=last {
+        let entry = store.entry(no, log, seq).expect("reads").expect("is there");
+        let body = folder.open_entry(&entry).expect("opens");
+        let said = entry.header().packs.iter().zip(body.directories);
+        listed.extend(said.filter_map(|(pack, rows)| rows.map(|rows| (*pack, rows))));
+    }
+    listed
+}
+
+/// A device says of a pack that it holds one chunk and nothing else.
+pub(super) fn lie(folder: &Folder, pack: PackRef, row: DirectoryRow) {
+    folder.lie_about(pack, row);
+    let nothing = cobox_store::blind::Batch::default();
+    let now_ms = std::time::UNIX_EPOCH.elapsed().expect("it is later").as_millis();
+    let now_ms = u64::try_from(now_ms).expect("it is not that late");
+    folder.write_entries(now_ms << 16, Vec::new(), Vec::new(), nothing).expect("lies");
+}
+
 #[test]
 fn pack_that_another_device_lists_with_a_wrong_directory_is_not_taken_for_dead() {
     // Which of two devices has the lower log is chance: each lies of the other once.
@@ -302,13 +331,9 @@ fn pack_that_another_device_lists_with_a_wrong_directory_is_not_taken_for_dead()
         story.0.settle();
         story.unlink(liar, "x");
         let (from, to) = (story.0.vfs(honest).folder(), story.0.vfs(liar).folder());
-        let first = from.store().log_head(from.no(), from.log()).expect("reads").expect("wrote");
-        let listed =
-            (1..=first.seq).filter_map(|seq| from.store().entry(from.no(), from.log(), seq).expect("reads"));
-        let pack = listed.flat_map(|entry| entry.header().packs.clone()).next().expect("a pack");
-        to.lie_about(pack);
-        to.write_entries(1 << 50, Vec::new(), Vec::new(), cobox_store::blind::Batch::default())
-            .expect("lies");
+        let pack = listed_by(from).first().expect("a pack").0;
+        let row = DirectoryRow { chunk_type: ChunkType::Data, tag: ChunkTag([9; 32]), len: 100 };
+        lie(to, pack, row);
         story.0.settle();
         let survey = story.0.vfs(0).survey().expect("looks");
         assert!(survey.dead.iter().all(|dead| dead.pack.id != pack.id), "the liar is device {liar}");
