@@ -10,6 +10,7 @@ mod behaviour;
 mod driver;
 pub mod error;
 mod handshakes;
+pub mod heaps;
 pub mod http;
 mod link;
 pub mod node;

@@ -1072,6 +1072,96 @@ def read_address_text(text):
     return read_address(bytes(data[:-4]))
 
 
+BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+
+
+def bech32m(text):
+    """Prefix and bytes of a text (BIP-350)."""
+    need(text in (text.lower(), text.upper()), "both cases")
+    text = text.lower()
+    prefix, found, letters = text.rpartition("1")
+    need(found and prefix and len(text) <= 1023 and len(letters) >= 6, "bech32")
+    digits = [BECH32.find(letter) for letter in letters]
+    need(all(digit >= 0 for digit in digits), "bech32")
+    check = 1
+    for digit in [ord(c) >> 5 for c in prefix] + [0] + [ord(c) & 31 for c in prefix] + digits:
+        top, check = check >> 25, (check & 0x1ffffff) << 5 ^ digit
+        for at, generator in enumerate((0x3b6a57b2, 0x26508e6d, 0x1ea119fa, 0x3d4233dd, 0x2a1462b3)):
+            check ^= generator if top >> at & 1 else 0
+    need(check == 0x2bc830a3, "checksum")
+    value, bits, data = 0, 0, bytearray()
+    for digit in digits[:-6]:
+        value, bits = value << 5 | digit, bits + 5
+        if bits >= 8:
+            bits -= 8
+            data.append(value >> bits)
+            value &= (1 << bits) - 1
+    need(value == 0 and bits < 5, "bits that fill the last letter")
+    return prefix, bytes(data)
+
+
+def read_code(text, prefix):
+    found, data = bech32m("".join(text.split()))
+    need(found == prefix, "a code of another kind")
+    r = Reader(data)
+    need(r.u8() == 1, "version")
+
+    def short_list(read):
+        count = r.u8()
+        need(count <= 4, "too many")
+        return [read() for _ in range(count)]
+
+    code = {"folder": r.take(16)}
+    address = lambda: r.take(r.u8())
+    code["hints"] = short_list(lambda: {"peer": r.id32(), "addresses": short_list(address)})
+    code["secret"] = r.take(16)
+    r.done()
+    return code
+
+
+def case_code(data, case):
+    code = read_code(data.decode("ascii", "strict"), case["prefix"])
+    if case["accept"]:
+        hints = [{"peer": hint["peer"].hex(), "addresses": [address.hex() for address in hint["addresses"]]}
+                 for hint in code["hints"]]
+        need((code["folder"].hex(), hints) == (case["folder"], case["hints"]), "says something else")
+        if case["prefix"] == "cobox":
+            need(ed25519_public(DK("invite", code["secret"])).hex() == case["invite"], "another invite")
+
+
+def case_join_request(data, case):
+    r = Reader(data)
+    need(r.u8() == 1, "version")
+    folder, invite, signature = r.take(16), r.id32(), r.take(64)
+    keys, label = r.take(4 * 32), r.take(168)
+    r.done()
+    ed25519_verify(invite, b"cobox/v1/invite" + H(folder + keys), signature)
+    code = read_code(case["code"], "cobox")
+    need((folder, invite) == (code["folder"], ed25519_public(DK("invite", code["secret"]))), "another code")
+    plain = unseal(DK("invite label", code["secret"]), b"cobox/v1/label" + SUITE + b"\1", label)
+    need(plain[1:1 + plain[0]].decode() == case["label"], "label")
+
+
+def check_session(case):
+    """Sessions (14.4): what one side sends under the secret and under its key."""
+    part = lambda name: bytes.fromhex(case[name])
+    speaker = bytes([case["speaker"]])
+    binding = part("opener") + part("responder") + part("opener_nonce") + part("responder_nonce")
+    binding += case["session"].to_bytes(4, "little")
+    need(part("blinded") == KH(part("swarm"), b"blinded" + binding), "name")
+    need(part("proof") == KH(part("swarm"), b"session" + binding + speaker), "proof")
+    transcript = b"\1" + part("folder") + binding + speaker + part("key")
+    ed25519_verify(part("key"), b"cobox/v1/session" + H(transcript), part("signature"))
+
+
+def session_as_told(case):
+    try:
+        check_session(case)
+        return case["accept"], "accepted"
+    except Refused as error:
+        return not case["accept"], f"refused: {error}"
+
+
 def read_locator(data):
     r = Reader(data)
     r.start()
@@ -1546,6 +1636,8 @@ LAYOUTS = {
     "paper": lambda data, _: read_paper(data),
     "claim": lambda data, _: read_claim(data),
     "command": lambda data, _: read_command(data),
+    "invite code": case_code,
+    "join request": case_join_request,
     "seed request": lambda data, _: read_seed_request(data),
 }
 
@@ -1587,6 +1679,9 @@ def check_file(path):
     elif vectors["kind"] == "derive":
         for case in vectors["cases"]:
             yield case["name"], derive(case), case["purpose"]
+    elif vectors["kind"] == "session":
+        for case in vectors["cases"]:
+            yield (case["name"], *session_as_told(case))
     elif vectors["kind"] == "story":
         yield from check_story(vectors)
     else:

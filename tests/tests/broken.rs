@@ -232,6 +232,53 @@ fn changes_of_a_clock_hours_ahead_are_held_and_told_on_both_ends() {
 }
 
 #[test]
+fn device_that_was_removed_and_sets_its_clock_back_is_refused_and_what_it_wrote_before_stays() {
+    let test = "device_that_was_removed_and_sets_its_clock_back_is_refused_and_what_it_wrote_before_stays";
+    let Some(library) = clock_shifter(test).filter(|_| can_mount(test)) else { return };
+    let mut scene = Scene::new();
+    // Bob goes away, and is removed.
+    Scene::put_away(&mut scene.bob);
+    let before = tree(&scene.ann.mount);
+    let said = scene.ann.ctl(&["member", "remove", "club", "bob"]).ok();
+    assert!(said.out.contains("New keys are in use"), "{said:?}");
+    scene.ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    // Where he hears of nobody, he goes on as if it were three days ago.
+    scene.seeder.kill();
+    Scene::put_away(&mut scene.ann);
+    start_shifted(&mut scene.bob, &library, "-3d");
+    scene.bob.mount("club");
+    write(&scene.bob, &[("late", "backdated"), ("shared/bobs", "changed late"), ("anns", "changed late")]);
+    Scene::put_away(&mut scene.bob);
+    scene.seeder.start();
+    start_shifted(&mut scene.bob, &library, "-3d");
+    let is_out =
+        |bob: &Device| bob.ctl(&["member", "list", "club", "--json"]).ok().out.contains("\"role\":null");
+    until("Bob learns of it from the seeder", || is_out(&scene.bob));
+    scene.ann.start();
+    scene.ann.mount("club");
+    // What Ann writes now went the way that his would have gone.
+    write(&scene.ann, &[("after", "without bob")]);
+    scene.ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    let mut wanted = before;
+    wanted.insert("after".into(), "without bob".into());
+    assert_eq!(tree(&scene.ann.mount), wanted, "what was written before is there, and nothing later");
+    // And so it is for somebody who has everything from the seeder.
+    let mut again = Device::new(scene.dir.path(), "again");
+    scene.ann.stop();
+    let (words, address) = (scene.dir.path().join("ann-words"), scene.seeder.address());
+    let words = words.to_str().expect("a temporary path is text");
+    again
+        .ctl(&["recover", "--words-file", words, "--seeder", &address, "--label", "again", "--no-passphrase"])
+        .ok();
+    again.ctl(&["daemon", "stop"]).ok();
+    again.start();
+    again.mount("club");
+    until("all that Ann has is there", || tree(&again.mount) == wanted);
+    assert!(is_out(&scene.bob));
+    again.stop();
+}
+
+#[test]
 fn silent_device_is_lapsed_and_comes_back_with_the_words_and_what_nobody_had() {
     let test = "silent_device_is_lapsed_and_comes_back_with_the_words_and_what_nobody_had";
     let Some(library) = clock_shifter(test).filter(|_| can_mount(test)) else { return };

@@ -7,6 +7,8 @@
 mod decoders;
 #[path = "decoders/samples.rs"]
 mod samples;
+#[path = "decoders/sessions.rs"]
+mod sessions;
 
 use cobox_store::format::access::UnverifiedRecord;
 use cobox_store::format::agreement::Paper;
@@ -195,16 +197,23 @@ fn vectors(name: &str, layout: &str) -> String {
 
 #[test]
 fn vectors_of_sent_layouts_are_the_written_ones() {
+    for (name, layout) in VECTORS {
+        written_is(&layout.replace(' ', "-"), &vectors(name, layout));
+    }
+}
+
+#[test]
+fn vectors_of_sessions_are_the_written_ones() {
+    written_is("session", &sessions::vectors());
+}
+
+fn written_is(name: &str, made: &str) {
     // At run time: checkouts that share a target folder may run what another one compiled.
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    let folder = std::path::Path::new(&package).join("../docs/vectors");
-    for (name, layout) in VECTORS {
-        let path = folder.join(format!("{}.json", layout.replace(' ', "-")));
-        let made = vectors(name, layout);
-        if std::env::var_os("COBOX_WRITE_VECTORS").is_some() {
-            std::fs::write(&path, &made).expect("the vectors can be written");
-        }
-        let written = std::fs::read_to_string(&path).expect("the vectors are in docs/vectors");
-        assert!(written == made, "{name}: the format changed; COBOX_WRITE_VECTORS=1 writes the new vectors");
+    let path = std::path::Path::new(&package).join(format!("../docs/vectors/{name}.json"));
+    if std::env::var_os("COBOX_WRITE_VECTORS").is_some() {
+        std::fs::write(&path, made).expect("the vectors can be written");
     }
+    let written = std::fs::read_to_string(&path).expect("the vectors are in docs/vectors");
+    assert!(written == made, "{name}: the format changed; COBOX_WRITE_VECTORS=1 writes the new vectors");
 }

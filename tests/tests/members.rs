@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
+use cobox_store::format::invite::InviteCode;
 use cobox_tests::process::{Device, Said, Seeder, can_mount, until};
 
 /// Two people's devices and a seeder; fields are dropped in this order.
@@ -179,6 +180,72 @@ fn code_is_good_once_until_it_is_taken_back() {
     std::io::Write::write_all(&mut child.stdin.take().expect("piped"), code.as_bytes()).expect("writes");
     assert!(child.wait().expect("ends").success());
     assert_eq!(people(&eve)["role"], "admin");
+}
+
+#[test]
+fn code_used_by_two_at_the_same_moment_lets_in_exactly_one() {
+    let scene = Scene::new();
+    let mut eve = device(scene.dir.path(), "eve");
+    eve.start();
+    let code = invite(&scene.ann, "write");
+    let join = |device: &Device| {
+        let mut command = device.command(&["folder", "join", &code, "--timeout", "40s"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts")
+    };
+    // One admin: whoever comes first is in.
+    let both = [join(&scene.bob), join(&eve)];
+    let codes = both.map(|child| child.wait_with_output().expect("ends").status.code());
+    assert!(matches!(codes, [Some(0), Some(4)] | [Some(4), Some(0)]), "{codes:?}");
+    let list = people(&scene.ann);
+    assert_eq!(list["members"].as_array().map(Vec::len), Some(2), "{list}");
+    assert_eq!(list["alerts"], serde_json::json!([]), "who came second was refused, and that is all: {list}");
+}
+
+/// The code of one invite with the peers that another one names.
+fn code_for(invite: &str, peers: &str) -> String {
+    let (mut code, peers) = (InviteCode::from_text(invite).expect("a code"), InviteCode::from_text(peers));
+    code.hints = peers.expect("a code").hints;
+    code.to_text().expect("fits").to_string()
+}
+
+#[test]
+fn code_used_by_two_while_admins_are_parted_lets_in_neither_and_all_are_told() {
+    let mut scene = Scene::new();
+    scene.join("admin");
+    let (mut cat, mut eve) = (device(scene.dir.path(), "cat"), device(scene.dir.path(), "eve"));
+    cat.start();
+    eve.start();
+    let code = invite(&scene.ann, "write");
+    until("Bob knows of the invite", || {
+        scene.bob.ctl(&["folder", "invite", "club", "--list"]).ok().out.matches("open").count() >= 1
+    });
+    // Ann lets Cat in where Bob does not hear of it, and Bob lets Eve in where Ann does not.
+    scene.bob.stop();
+    scene.seeder.kill();
+    cat.ctl(&["folder", "join", &code]).ok();
+    cat.stop();
+    scene.ann.stop();
+    scene.bob.start();
+    let bobs = invite(&scene.bob, "read");
+    eve.ctl(&["folder", "join", &code_for(&code, &bobs)]).ok();
+    assert_eq!(people(&scene.bob)["members"].as_array().map(Vec::len), Some(3));
+    // They meet.
+    scene.seeder.start();
+    scene.ann.start();
+    cat.start();
+    for (admin, name) in [(&scene.ann, "Ann"), (&scene.bob, "Bob")] {
+        until(&format!("{name} is told"), || people(admin)["alerts"].as_array().map(Vec::len) == Some(1));
+        let list = people(admin);
+        assert!(list["alerts"].to_string().contains("Neither was let in"), "{list}");
+        assert_eq!(list["members"].as_array().map(Vec::len), Some(2), "{list}");
+        let said = admin.ctl(&["status", "club"]).ok();
+        assert!(said.out.contains("used by two devices at the same time"), "{said:?}");
+        let said = admin.ctl(&["folder", "invite", "club", "--list"]).ok();
+        assert!(said.out.contains("clashed"), "{said:?}");
+    }
+    for (outsider, name) in [(&cat, "Cat"), (&eve, "Eve")] {
+        until(&format!("{name} is out"), || people(outsider)["role"].is_null());
+    }
 }
 
 #[test]

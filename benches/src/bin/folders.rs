@@ -52,11 +52,14 @@ fn measure(folders: usize, packs: usize) -> Result<(), Failure> {
     let started = Instant::now();
     let seeder = Seeder::start(&data)?;
     println!("{:<44} {:>8.2} s", "start until the first status", started.elapsed().as_secs_f64());
-    let (before, wait) = (seeder.processor_s(), Duration::from_secs(10));
-    std::thread::sleep(wait);
-    let idle = (seeder.processor_s() - before) / wait.as_secs_f64();
-    seeder.print_memory("memory after 10 s");
-    println!("{:<44} {:>8.1} % of a core", "processor when idle", idle * 100.0);
+    let wait = Duration::from_secs(10);
+    for when in ["in the first 10 s", "in the next 10 s"] {
+        let before = seeder.processor_s();
+        std::thread::sleep(wait);
+        let busy = (seeder.processor_s() - before) / wait.as_secs_f64();
+        seeder.print_memory(&format!("memory {when}"));
+        println!("{:<44} {:>8.1} % of a core", format!("processor {when}"), busy * 100.0);
+    }
     let address = seeder.address()?;
     let peer = cobox_net::PeerId::from_bytes(&address.peer_id).ok_or("a peer id")?;
     let key = first.founder.clone();

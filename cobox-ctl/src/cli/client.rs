@@ -25,9 +25,6 @@ const START_POLL: Duration = Duration::from_millis(50);
 const STOP_WAIT: Duration = Duration::from_secs(60);
 /// One old log is kept; a log this large holds weeks.
 const LOG_BYTES_MAX: u64 = 8 << 20;
-/// glibc gives each thread that allocates a heap of its own and keeps what is freed there: a daemon with
-/// thirty threads held 100 MiB more than with two heaps, at the same speed.
-const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
 
 /// Whether a daemon answers at the socket.
 pub(crate) fn is_running(paths: &Paths) -> bool {
@@ -187,9 +184,6 @@ fn launch(paths: &Paths, passphrase: Option<&Zeroizing<String>>) -> Outcome<()> 
     let mut command = Command::new(&program);
     command.arg("--detach").current_dir("/");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-    if std::env::var_os(ARENAS.0).is_none() {
-        command.env(ARENAS.0, ARENAS.1);
-    }
     if passphrase.is_some() {
         command.arg("--passphrase-stdin");
     }

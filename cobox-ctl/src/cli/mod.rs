@@ -297,6 +297,7 @@ impl Session<'_> {
                     .ending(Exit::Failed))
             }
             DaemonVerb::Run => {
+                cobox_net::heaps::begin_with_few();
                 setup::require_device(&self.paths)?;
                 let unlock = if Home::needs_passphrase(&self.paths.store)? {
                     Unlock::Passphrase(secrets::existing_passphrase(self.passphrase_file())?)
@@ -469,6 +470,7 @@ fn start_log() {
 /// The program `coboxd`.
 #[must_use]
 pub fn daemon_main() -> ExitCode {
+    cobox_net::heaps::begin_with_few();
     let args = <DaemonArgs as clap::Parser>::parse();
     // Nothing of the device's is for other users of the machine, RocksDB's own files included.
     rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cobox_fs::vfs::CLOCK_AHEAD_MAX_MS;
+use cobox_store::blind::InviteState;
 use cobox_store::format::access::Role;
 use cobox_store::keyed::Standing;
 
@@ -56,6 +57,11 @@ impl FolderState {
                 CLOCK_ADVICE.to_owned(),
             );
         }
+        // Until the code would have been worth nothing anyway: `member list` tells it for good.
+        let clashed = access.invites.values().filter(|(_, state)| *state == InviteState::Clashed);
+        if clashed.map(|(open, _)| open.expires_ms).max().is_some_and(|expires_ms| now_ms() <= expires_ms) {
+            add(CLASHED.to_owned(), CLASHED_ADVICE.to_owned());
+        }
         if !access.odd_epochs.is_empty() {
             add(ODD_EPOCH.to_owned(), ODD_EPOCH_ADVICE.to_owned());
         }
@@ -93,6 +99,10 @@ const NOT_LISTED: &str = "This device is not listed among the folder's devices: 
 const COPIES: &str = "What both wrote is kept, and each copy goes on as a device of its own.";
 const COPIES_ADVICE: &str = "If nobody copied that device or restored its disk, somebody has its keys: remove its person's \
      devices. Else take the old entry out of the list once every copy has been online:";
+const CLASHED: &str = "The code of an invite was used by two devices at the same time: neither was let in, and the keys \
+     were changed.";
+const CLASHED_ADVICE: &str = "Somebody else has seen the code: invite again, and send the new code another way. \
+     `cobox-ctl folder invite FOLDER --list` says which one it was.";
 const ODD_EPOCH: &str = "The folder's newest keys were not given to exactly its devices and members: somebody was left \
      out, or let in.";
 const ODD_EPOCH_ADVICE: &str = "Ask the other admins which device began it. Until an admission or a removal begins new \

@@ -120,8 +120,9 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         giving::start_giver(&daemon)?,
         hooks::start_watcher(&daemon)?,
     ];
-    serve::start(&daemon, listener)?;
+    // Before commands are answered: whoever got an answer finds the API, too.
     *daemon.api.lock() = Some(Arc::new(crate::api::start(&daemon)?));
+    serve::start(&daemon, listener)?;
     tracing::info!(pid = std::process::id(), "ready");
     ready();
     wait_for_end(&daemon)?;

@@ -15,7 +15,7 @@ use cobox_store::format::op::{Op, OpGroup};
 use cobox_store::format::{Reader, Writer};
 use cobox_store::id::{Ino, LogId};
 
-use super::sequencer::now_ms;
+use super::sequencer::{OrderRule, now_ms};
 use super::{Errno, Invalidate, Vfs};
 use crate::tree::{Touched, names};
 
@@ -188,9 +188,12 @@ impl Vfs {
     fn is_ahead(&self, body: &Body) -> Option<u64> {
         let newest = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc);
         let now = now_ms();
+        let sequencer = self.sequencer.lock();
+        let passed = newest <= sequencer.hlc_last && sequencer.keeps(OrderRule::PassedIsTaken);
         let ahead = now >= CLOCK_SET_FROM_MS
             && newest >> 16 > now.saturating_add(CLOCK_AHEAD_MAX_MS)
-            && newest > self.sequencer.lock().hlc_last;
+            && sequencer.keeps(OrderRule::FarAheadWaits)
+            && !passed;
         ahead.then_some(newest >> 16)
     }
 
@@ -199,6 +202,12 @@ impl Vfs {
     #[must_use]
     pub fn held_for_clock(&self) -> Vec<(LogId, u64)> {
         self.applied.lock().ahead.iter().map(|(log, ms)| (*log, *ms)).collect()
+    }
+
+    /// Breaks a rule, for the tests.
+    #[doc(hidden)]
+    pub fn break_order_rule(&self, rule: OrderRule) {
+        self.sequencer.lock().broken = Some(rule);
     }
 
     pub(super) fn invalidation(touched: Touched) -> Invalidate {
@@ -261,7 +270,7 @@ impl Vfs {
             } else {
                 have
             };
-            if have < dep.seq {
+            if have < dep.seq && self.sequencer.lock().keeps(OrderRule::CausesFirst) {
                 self.folder.store().name_entry(self.folder.no(), dep)?;
                 return Ok(false);
             }
@@ -331,7 +340,9 @@ impl Vfs {
             applied.heads.insert(head.log, head);
             applied.ahead.remove(&within);
         }
-        sequencer.hlc_last = hlc;
+        if sequencer.keeps(OrderRule::ClockFollows) {
+            sequencer.hlc_last = hlc;
+        }
         sequencer.remote_hlc = hlc;
         self.reload_clean(&touched)?;
         Ok(touched)

@@ -58,6 +58,8 @@ pub use catch_up::CLOCK_AHEAD_MAX_MS;
 pub use errno::Errno;
 pub use merge::{Copies, Plan};
 pub use release::{Called, Released};
+#[doc(hidden)]
+pub use sequencer::OrderRule;
 pub use survey::{DeadPack, Survey};
 
 use crate::tree::{CaseRule, Policy};

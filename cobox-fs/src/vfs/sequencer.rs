@@ -17,6 +17,22 @@ use super::rows::Change;
 use super::{Errno, Vfs};
 use crate::tree::{self, PosixError, Row, RowKey, Touched, Tx, View};
 
+/// Rules of the order in which ops take effect, for tests that show that breaking any of them is noticed.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OrderRule {
+    /// An entry waits until everything that it builds on was applied.
+    CausesFirst,
+    /// The next op's clock is greater than that of our last one.
+    ClockGrows,
+    /// What is applied moves our clock, so that our next op is later than everything that was seen.
+    ClockFollows,
+    /// An entry whose clock is too far ahead of ours waits.
+    FarAheadWaits,
+    /// One that our own clock has passed already does not.
+    PassedIsTaken,
+}
+
 /// What the lock guards.
 #[derive(Debug, Default)]
 pub struct Sequencer {
@@ -24,9 +40,15 @@ pub struct Sequencer {
     pub hlc_last: u64,
     /// The clock when an entry of another log was applied last.
     pub remote_hlc: u64,
+    /// The rule that a test breaks.
+    pub(super) broken: Option<OrderRule>,
 }
 
 impl Sequencer {
+    pub(super) fn keeps(&self, rule: OrderRule) -> bool {
+        self.broken != Some(rule)
+    }
+
     /// Moves beyond ops that wait from an earlier run; nothing older is taken back.
     pub fn see(&mut self, pending: &[OpGroup]) {
         self.hlc_last = self.hlc_last.max(pending.last().map_or(0, OpGroup::hlc_last));
@@ -35,7 +57,8 @@ impl Sequencer {
 
     /// Takes `count` consecutive clock values, greater than all before and not behind the wall clock.
     pub fn take(&mut self, count: usize) -> u64 {
-        let hlc = (now_ms() << 16).max(self.hlc_last + 1);
+        let least = if self.keeps(OrderRule::ClockGrows) { self.hlc_last + 1 } else { 0 };
+        let hlc = (now_ms() << 16).max(least);
         self.hlc_last = hlc + (count as u64).max(1) - 1;
         hlc
     }

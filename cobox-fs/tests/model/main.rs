@@ -4,6 +4,7 @@
 mod giving;
 mod home;
 mod merging;
+mod order;
 mod parted;
 mod set_back;
 mod stolen;

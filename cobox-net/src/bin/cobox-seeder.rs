@@ -232,6 +232,7 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Verb::Run { common, listen, accept, rule, scrub_every, scrub_rate, http, http_remote } => {
+            cobox_net::heaps::begin_with_few();
             let reach = if http_remote { Reach::Network } else { Reach::Loopback };
             let http = http.map(|text| Place::parse(&text, reach)).transpose()?;
             let listen = if listen.is_empty() { LISTEN_DEFAULT.map(str::to_owned).to_vec() } else { listen };

@@ -111,10 +111,11 @@ impl Engine {
 
     /// Dials neighbours of whom nothing is known, as long as this device has folders; who waits longest first.
     pub(super) fn meet_neighbours(&mut self, now: Instant) {
-        let mine = self.folders.values().any(|folder| matches!(folder.identity, Identity::Member { .. }));
         let waiting = self.lan.iter().filter(|(_, near)| now >= near.meet_at);
         let mut waiting: Vec<(Instant, PeerId)> = waiting.map(|(peer, near)| (near.meet_at, *peer)).collect();
-        if !mine || waiting.is_empty() {
+        // Every tick comes here: a seeder has no neighbours, and many folders.
+        let mine = || self.folders.values().any(|folder| matches!(folder.identity, Identity::Member { .. }));
+        if waiting.is_empty() || !mine() {
             return;
         }
         waiting.sort_unstable();

@@ -22,9 +22,12 @@ use cobox_store::format::access::{
 };
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::entry::{Entry, Header, LogHead};
+use cobox_store::format::membership::{OpenInvite, WRAPPED_LABEL_KEY_BYTES};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::Outboard;
-use cobox_store::id::{EntryHash, EpochId, FolderId, FolderNo, KemKey, LogId, MemberId, RecordHash, hash};
+use cobox_store::id::{
+    EntryHash, EpochId, FolderId, FolderNo, InviteKey, KemKey, LogId, MemberId, RecordHash, hash,
+};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
 
@@ -143,6 +146,16 @@ impl Made {
         self.sign(Act::RemoveDevice { last })
     }
 
+    /// Opens an invite.
+    pub fn invite(&mut self, invite: &SigningKey) -> Record {
+        self.sign(Act::OpenInvite(OpenInvite {
+            invite: InviteKey(invite.verifying_key().to_bytes()),
+            role: Role::Write,
+            expires_ms: u64::MAX,
+            label_key: [0; WRAPPED_LABEL_KEY_BYTES],
+        }))
+    }
+
     /// Grants a seeder.
     pub fn grant(&mut self, address: &SeederAddress, quota_bytes: u64) -> Record {
         let epoch = EpochId(self.epoch.0);
@@ -257,22 +270,28 @@ impl Member {
 
     /// Writes an entry that adds these packs.
     pub fn enter(&mut self, packs: &[PackRef]) {
+        let entry = self.next_entry(packs, self.epoch);
+        self.store.entry_add(self.no, &entry).expect("taken");
+        self.seq += 1;
+        self.prev = entry.header().hash();
+    }
+
+    /// The next entry, as signed after this record of the access log; nobody has it yet.
+    pub fn next_entry(&self, packs: &[PackRef], access_head: RecordHash) -> Entry {
         let body = bytes(self.seq, 200);
         let header = Header {
             folder: self.folder,
             log: LogId(self.key.verifying_key().to_bytes()),
             seq: self.seq + 1,
             prev: self.prev,
-            access_heads: vec![self.epoch],
+            access_heads: vec![access_head],
             epoch: EpochId(self.epoch.0),
             packs: packs.to_vec(),
             body_size: u32::try_from(body.len()).expect("short"),
             body_hash: hash(&body),
         };
-        let entry = Entry::new(header.clone(), self.key.sign(&header.signed_bytes()).to_bytes(), body);
-        self.store.entry_add(self.no, &entry).expect("taken");
-        self.seq += 1;
-        self.prev = header.hash();
+        let signature = self.key.sign(&header.signed_bytes()).to_bytes();
+        Entry::new(header, signature, body)
     }
 
     pub fn peer(&self, peer: PeerId) -> Option<PeerStatus> {

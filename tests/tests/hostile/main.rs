@@ -5,6 +5,9 @@
 
 #[path = "../../../cobox-net/tests/common/mod.rs"]
 mod common;
+mod guess;
+mod removed;
+mod session;
 mod slow;
 mod stranger;
 
@@ -21,6 +24,7 @@ use cobox_tests::load::Rng;
 use cobox_tests::memory::resident_bytes;
 use cobox_tests::process::{Seeder, until};
 use common::{Made, Member, bytes};
+use ed25519_dalek::SigningKey;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::core::muxing::SubstreamBox;
 use stranger::Stranger;
@@ -64,7 +68,12 @@ impl Rig {
         let mut made = Made::new(seed);
         made.grant(&self.address, quota_bytes);
         let key = made.founder.clone();
-        let member = Member::new(&made, &key, &[]);
+        self.connected(&made, &key)
+    }
+
+    /// A device of a folder that was granted to the seeder.
+    fn connected(&self, made: &Made, key: &SigningKey) -> Member {
+        let member = Member::new(made, key, &[]);
         member.node.set_peers(member.no, vec![self.address.clone()]);
         until("the folder is held", || {
             member.peer(self.peer).is_some_and(|peer| peer.session == cobox_net::SessionState::Open)

@@ -1,13 +1,11 @@
 //! Members that are slow on purpose, on many connections at once: they ask for large packs and read a byte now and
 //! then, and begin large frames that they never end.
 
-use cobox_net::sync::{Binding, Speaker, signed_bytes};
-use cobox_net::wire::{Ask, BulkFrame, OutboardWish, Proof, SessionId};
+use cobox_net::wire::{Ask, BulkFrame, OutboardWish};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::slice_count;
-use cobox_store::id::LogId;
-use ed25519_dalek::Signer as _;
 
+use super::session::{SESSION, enter, send};
 use super::*;
 
 /// Connections of one hostile device, each under a peer id of its own. Whole packs for all of them would not fit
@@ -21,45 +19,6 @@ const ASKS: u32 = 60;
 const DRIP: Duration = Duration::from_millis(200);
 /// What stands still for 30 seconds is ended; with the time that it takes to notice.
 const END_WAIT: Duration = Duration::from_secs(75);
-const SESSION: SessionId = SessionId(2);
-
-async fn send(stream: &mut SubstreamBox, frame: &[u8]) -> Option<()> {
-    stream.write_all(&[&length(frame.len())[..], frame].concat()).await.ok()?;
-    stream.flush().await.ok()
-}
-
-async fn receive(stream: &mut SubstreamBox) -> Option<Frame> {
-    let mut head = [0; 4];
-    stream.read_exact(&mut head).await.ok()?;
-    let mut frame = vec![0; u32::from_le_bytes(head) as usize];
-    stream.read_exact(&mut frame).await.ok()?;
-    decode_frame(&frame).ok()
-}
-
-/// Connects as a device of the member's folder, which it is, and proves it.
-async fn enter(rig: &Rig, member: &Member) -> Option<(Stranger, SubstreamBox)> {
-    let stranger = Stranger::connect(&rig.address).await?;
-    let mut control = stranger.protocol(CONTROL_PROTOCOL).await?;
-    let nonce = [7; 32];
-    send(&mut control, &Frame::Hello { nonce }.encode()).await?;
-    let Frame::Hello { nonce: theirs } = receive(&mut control).await? else { return None };
-    let binding = Binding {
-        opener: stranger.peer,
-        responder: rig.peer,
-        opener_nonce: nonce,
-        responder_nonce: theirs,
-        session: SESSION,
-    };
-    let (blinded, proof) = (binding.blinded(&member.swarm), binding.proof(&member.swarm, Speaker::Opener));
-    send(&mut control, &Frame::Open { session: SESSION, blinded, proof }.encode()).await?;
-    let log = LogId(member.key.verifying_key().to_bytes());
-    let transcript = binding.transcript(member.folder, Speaker::Opener, &log.0);
-    let who = Proof::Member { log, signature: member.key.sign(&signed_bytes(&transcript)).to_bytes() };
-    send(&mut control, &Frame::Confirm { session: SESSION, who }.encode()).await?;
-    // What it lacks it tells once the session is open.
-    while !matches!(receive(&mut control).await?, Frame::Behind { .. }) {}
-    Some((stranger, control))
-}
 
 /// Reads and writes a byte now and then, until the other side has enough of it.
 async fn dawdle((stranger, mut control): (Stranger, SubstreamBox), packs: Vec<PackRef>) {

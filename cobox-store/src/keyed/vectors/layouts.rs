@@ -4,7 +4,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use serde_json::{Value, json};
 
 use super::story::{Story, chunk_ref, told};
-use super::{noise, seed};
+use super::{codes, noise, seed};
 use crate::format::access::{Act, Device, Record, Role, SEALED_LABEL_BYTES, Unsigned, UnverifiedRecord};
 use crate::format::address::SeederAddress;
 use crate::format::codec::{Reader, Writer};
@@ -21,18 +21,18 @@ use crate::id::{EntryHash, FolderId, Ino, KemKey, LinkId, LogId, MemberId, OpId,
 use crate::keyed::MemberSecret;
 
 /// The cases of one layout, each checked against the decoder as it is added.
-struct Cases {
+pub(super) struct Cases {
     /// Decodes and encodes again; `None` where the bytes are refused.
     again: fn(&[u8], &Value) -> Option<Vec<u8>>,
-    cases: Vec<Value>,
+    pub(super) cases: Vec<Value>,
 }
 
 impl Cases {
-    fn new(again: fn(&[u8], &Value) -> Option<Vec<u8>>) -> Self {
+    pub(super) fn new(again: fn(&[u8], &Value) -> Option<Vec<u8>>) -> Self {
         Self { again, cases: Vec::new() }
     }
 
-    fn add(&mut self, name: &str, bytes: &[u8], accept: &str, extra: Value) {
+    pub(super) fn add(&mut self, name: &str, bytes: &[u8], accept: &str, extra: Value) {
         let mut case = json!({ "name": name, "hex": hex(bytes), "accept": accept == "accept" });
         if let (Some(case), Value::Object(extra)) = (case.as_object_mut(), extra) {
             case.extend(extra);
@@ -46,7 +46,7 @@ impl Cases {
     }
 
     /// A good case, and the faults that every layout knows.
-    fn with_faults(mut self, name: &str, bytes: &[u8], extra: Value) -> Self {
+    pub(super) fn with_faults(mut self, name: &str, bytes: &[u8], extra: Value) -> Self {
         self.add(name, bytes, "accept", extra.clone());
         self.add(&format!("{name}, cut short"), &bytes[..bytes.len() - 1], "refuse", extra.clone());
         self.add(&format!("{name}, one byte more"), &[bytes, &[0]].concat(), "refuse", extra);
@@ -59,14 +59,14 @@ impl Cases {
     }
 }
 
-fn set(bytes: &[u8], at: usize, value: u8) -> Vec<u8> {
+pub(super) fn set(bytes: &[u8], at: usize, value: u8) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     assert_ne!(bytes[at], value);
     bytes[at] = value;
     bytes
 }
 
-fn bent(bytes: &[u8], at: usize) -> Vec<u8> {
+pub(super) fn bent(bytes: &[u8], at: usize) -> Vec<u8> {
     set(bytes, at, bytes[at] ^ 1)
 }
 
@@ -371,5 +371,6 @@ fn people(story: &Story) -> Vec<(&'static str, Vec<Value>)> {
 /// All layouts with their cases.
 pub(super) fn all() -> Vec<(&'static str, Vec<Value>)> {
     let story = told();
-    [signed(&story), bodies(&story), contents(&story), packs(&story), proofs(), people(&story)].concat()
+    [signed(&story), bodies(&story), contents(&story), packs(&story), proofs(), people(&story), codes::all()]
+        .concat()
 }

@@ -3,6 +3,7 @@
 //! `docs/vectors/README.md` describes the files. With `COBOX_WRITE_VECTORS=1` the test writes them
 //! anew; a change in a diff is then a change of format.
 
+mod codes;
 mod layouts;
 mod story;
 
@@ -54,6 +55,8 @@ fn derivations() -> Value {
         ("object key", [seed("object"), seed("tag")].concat()),
         ("content digest", vec![0, 0, 0]),
         ("key file slot", seed("key file").to_vec()),
+        ("invite", seed("code")[..16].to_vec()),
+        ("invite label", seed("code")[..16].to_vec()),
         ("seed", seed("code")[..16].to_vec()),
         ("claim", seed("code")[..16].to_vec()),
         ("branch", [seed("log"), seed("first entry of a branch")].concat()),
