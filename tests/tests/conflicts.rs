@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use cobox_tests::group::{FOLDER, Group};
 use cobox_tests::hosts::Host;
@@ -15,10 +16,23 @@ use cobox_tests::process::{Device, until};
 /// Calls of the random run; with `COBOX_SOAK` ten thousand.
 const CALLS: u64 = 1_000;
 const CALLS_SOAK: u64 = 10_000;
+/// Its five divisions are all together or all apart. Where some are together and others are gone, a read may wait for
+/// up to a minute for bytes that were asked of who is gone: that takes too long here, and is played by the long form.
+const SEED: u64 = 1;
+/// So long does a device of a divided room take at most to have what its mates wrote; see [`SEED`].
+const SETTLE_LIMIT: Duration = Duration::from_secs(180);
+/// Calls between two divisions.
+const PHASE_CALLS: u64 = 200;
 /// Names that the random run lets a tree grow to.
 const LIVE_MAX: usize = 200;
 /// The first of the random run's calls that remove something.
 const REMOVE: u64 = 9;
+/// The last of them.
+const REMOVE_LAST: u64 = 11;
+/// Places that the random run's devices are in: with the seeder, or in one of two others.
+const ROOMS: usize = 3;
+/// Calls that one device makes before it is another's turn.
+const TURN_MAX: u64 = 40;
 
 struct Scene(Group);
 
@@ -40,6 +54,35 @@ impl Scene {
     fn cut(&self) {
         let alone: Vec<[&Host; 1]> = self.0.hosts.iter().map(|host| [host]).collect();
         self.0.lan.partition(&alone.iter().map(|group| &group[..]).collect::<Vec<_>>());
+    }
+
+    /// Divides the devices: those of one room reach one another, and in room 0 the seeder.
+    fn divide(&self, rooms: &[usize]) {
+        let of = |room: usize| -> Vec<&Host> {
+            self.0.hosts.iter().zip(rooms).filter(|(_, at)| **at == room).map(|(host, _)| host).collect()
+        };
+        let apart: Vec<Vec<&Host>> = (1..ROOMS).map(of).collect();
+        self.0.lan.partition(&apart.iter().map(|group| &group[..]).collect::<Vec<_>>());
+    }
+
+    /// Waits until these devices have all of each other's changes, and show them.
+    fn settle(&self, devices: &[usize]) {
+        let all = || devices.iter().map(|on| &self.devices()[*on]);
+        let same = || {
+            let counts: BTreeSet<(u64, u64)> = all().map(entries).collect();
+            let same = counts.len() == 1 && counts.iter().all(|(_, pending)| *pending == 0);
+            // What has come is shown a moment later.
+            same && all()
+                .map(|device| look(&device.mount))
+                .collect::<Vec<_>>()
+                .windows(2)
+                .all(|two| two[0] == two[1])
+        };
+        let start = Instant::now();
+        while !same() {
+            assert!(start.elapsed() < SETTLE_LIMIT, "the devices of a room do not have the same");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
     }
 
     /// Lets them meet, and waits until each has every entry of the others.
@@ -303,8 +346,9 @@ impl Drivers {
         (number, line)
     }
 
-    /// One call on one mount; what is refused changes nothing.
-    fn act(&mut self, mount: &Path) {
+    /// One call on one mount; what is refused changes nothing. Where it replaces or removes something, `settle` comes
+    /// first: what a call takes away must be what its mount showed just before, or it cannot be told from a loss.
+    fn act(&mut self, mount: &Path, settle: &mut dyn FnMut()) -> io::Result<()> {
         let mut paths = Vec::new();
         let mut dirs = vec![mount.to_owned()];
         list(mount, &mut paths, &mut dirs);
@@ -316,19 +360,18 @@ impl Drivers {
             return self.make(&new);
         }
         let path = self.dice.pick(&paths).clone();
-        let file = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file());
         // Where much is there, more is removed: a run's end costs what its beginning did.
         let call = if crowded && self.dice.below(2) == 0 { REMOVE } else { self.dice.below(18) };
+        if matches!(call, 3..=REMOVE_LAST | 13) {
+            settle();
+        }
+        let file = fs::symlink_metadata(&path)?.is_file();
         match call {
             0..=2 if file => self.append(&path),
             3..=4 if file => self.overwrite(&path),
             5 if file => {
                 self.seen.extend(shown(&path));
-                fs::File::options()
-                    .write(true)
-                    .open(&path)
-                    .and_then(|file| file.set_len(0))
-                    .expect("truncates");
+                fs::File::options().write(true).open(&path)?.set_len(0)
             }
             6..=8 => {
                 // A rename that is refused has replaced nothing.
@@ -336,29 +379,47 @@ impl Drivers {
                 if fs::rename(&path, &new).is_ok() && path != new {
                     self.seen.extend(replaced);
                 }
+                Ok(())
             }
-            REMOVE..=11 if is_dir(&path) => drop(fs::remove_dir(&path)),
-            REMOVE..=11 => {
+            REMOVE..=REMOVE_LAST if is_dir(&path) => {
+                drop(fs::remove_dir(&path));
+                Ok(())
+            }
+            REMOVE..=REMOVE_LAST => {
                 self.seen.extend(shown(&path));
-                fs::remove_file(&path).expect("removes");
+                fs::remove_file(&path)
             }
-            12 => drop(fs::hard_link(&path, &new)),
+            12 => {
+                drop(fs::hard_link(&path, &new));
+                Ok(())
+            }
             13 if file => self.save(&path),
-            14 if is_dir(&path) => drop(fs::create_dir_all(path.join("d/d"))),
-            15 if file => {
-                let value = [b'v', u8::try_from(self.dice.below(200)).expect("fits")];
-                rustix::fs::setxattr(&path, "user.k", &value, rustix::fs::XattrFlags::empty()).expect("sets");
-            }
-            _ if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink()) => {
-                let mode = 0o600 + u32::try_from(self.dice.below(64)).expect("fits");
-                let mode = if file { mode } else { mode | 0o700 };
-                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("changes");
-            }
-            _ => {}
+            _ => self.describe(&path, call),
         }
     }
 
-    fn make(&mut self, new: &Path) {
+    /// A call that changes no file's bytes.
+    fn describe(&mut self, path: &Path, call: u64) -> io::Result<()> {
+        let meta = fs::symlink_metadata(path)?;
+        match call {
+            14 if meta.is_dir() => {
+                drop(fs::create_dir_all(path.join("d/d")));
+            }
+            15 if meta.is_file() => {
+                let value = [b'v', u8::try_from(self.dice.below(200)).expect("fits")];
+                rustix::fs::setxattr(path, "user.k", &value, rustix::fs::XattrFlags::empty())?;
+            }
+            _ if !meta.is_symlink() => {
+                let mode = 0o600 + u32::try_from(self.dice.below(64)).expect("fits");
+                let mode = if meta.is_file() { mode } else { mode | 0o700 };
+                fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, new: &Path) -> io::Result<()> {
         match self.dice.below(6) {
             0 | 1 => drop(fs::create_dir(new)),
             2 => {
@@ -370,68 +431,103 @@ impl Drivers {
             _ => {
                 if let Ok(mut file) = fs::File::create_new(new) {
                     let (number, line) = self.line();
-                    file.write_all(&line).expect("writes");
+                    file.write_all(&line)?;
                     drop(file);
                     self.written.insert(number);
                 }
             }
         }
+        Ok(())
     }
 
-    fn append(&mut self, path: &Path) {
+    fn append(&mut self, path: &Path) -> io::Result<()> {
         let (number, line) = self.line();
-        let mut file = fs::File::options().append(true).open(path).expect("opens");
-        file.write_all(&line).expect("writes");
+        let mut file = fs::File::options().append(true).open(path)?;
+        file.write_all(&line)?;
         if self.dice.below(4) == 0 {
-            file.sync_all().expect("syncs");
+            file.sync_all()?;
         }
         drop(file);
         self.written.insert(number);
+        Ok(())
     }
 
-    fn overwrite(&mut self, path: &Path) {
+    fn overwrite(&mut self, path: &Path) -> io::Result<()> {
         self.seen.extend(shown(path));
         let (number, line) = self.line();
-        fs::write(path, line).expect("writes");
+        fs::write(path, line)?;
         self.written.insert(number);
+        Ok(())
     }
 
     /// What an editor does: a new file beside, then renamed over.
-    fn save(&mut self, path: &Path) {
+    fn save(&mut self, path: &Path) -> io::Result<()> {
         let beside = path.with_file_name(".saving");
         let (number, line) = self.line();
-        fs::write(&beside, line).expect("writes");
+        self.seen.extend(shown(&beside));
+        fs::write(&beside, line)?;
         self.written.insert(number);
         self.seen.extend(shown(path));
-        fs::rename(&beside, path).expect("renames");
+        fs::rename(&beside, path)
     }
+
+    /// So many calls. Devices take turns; those of one room hear of one another's changes while they work.
+    fn work(&mut self, scene: &Scene, rooms: &[usize], calls: u64) -> u64 {
+        let mut done = 0;
+        // Per room: who changed something that its others may not show yet.
+        let mut unsettled: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); ROOMS];
+        while done < calls {
+            let on = usize::try_from(self.dice.below(rooms.len() as u64)).expect("fits");
+            let turn = (1 + self.dice.below(TURN_MAX)).min(calls - done);
+            let mates: Vec<usize> = (0..rooms.len()).filter(|mate| rooms[*mate] == rooms[on]).collect();
+            for _ in 0..turn {
+                let fresh = &mut unsettled[rooms[on]];
+                let mut settle = || {
+                    if fresh.iter().any(|mate| *mate != on) {
+                        scene.settle(&mates);
+                        fresh.clear();
+                    }
+                };
+                match self.act(scene.0.mount(on), &mut settle) {
+                    // A mate's change took away what was listed a moment ago.
+                    Err(error) if mates.len() > 1 && is_gone(&error) => {}
+                    result => result.expect("the call works"),
+                }
+                unsettled[rooms[on]].insert(on);
+            }
+            done += turn;
+        }
+        done
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::StaleNetworkFileHandle
+    )
 }
 
 #[test]
 fn three_mounts_that_part_and_heal_end_equal_and_lose_no_write() {
-    let seed = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let seed = std::env::var("COBOX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(SEED);
     let calls = if std::env::var("COBOX_SOAK").is_ok() { CALLS_SOAK } else { CALLS };
     println!("seed {seed}, {calls} calls");
     let test = "three_mounts_that_part_and_heal_end_equal_and_lose_no_write";
     let Some(scene) = Scene::new(test, 3) else { return };
+    let started = Instant::now();
     let mut drivers = Drivers { dice: Dice(seed), lines: 0, written: BTreeSet::new(), seen: BTreeSet::new() };
-    let (mut done, mut told) = (0, 0);
+    // Of their own, for what is drawn while several devices work depends on what has come.
+    let mut places = Dice(seed);
+    let (mut done, mut told, mut shapes) = (0, 0, BTreeSet::new());
     while done < calls {
-        let parted = drivers.dice.below(3) > 0;
-        if parted {
-            scene.cut();
-        }
-        for _ in 0..(calls / 5).min(calls - done) {
-            // Connected devices change each other's names under the driver's hands; parted ones do not.
-            let on = if parted { usize::try_from(drivers.dice.below(3)).expect("fits") } else { 0 };
-            drivers.act(scene.0.mount(on));
-            done += 1;
-        }
-        if parted {
-            scene.heal();
-        } else {
-            scene.await_entries();
-        }
+        let rooms = rooms(&mut places);
+        println!("after {done} calls and {} s: rooms {rooms:?}", started.elapsed().as_secs());
+        shapes.insert(shape(&rooms));
+        scene.divide(&rooms);
+        done += drivers.work(&scene, &rooms, PHASE_CALLS.min(calls - done));
+        println!("healed after {} s", started.elapsed().as_secs());
+        scene.heal();
         let tree = scene.agreed();
         let list = conflicts(&scene.devices()[0]);
         assert!(scene.devices().iter().all(|device| conflicts(device) == list), "everybody is told the same");
@@ -444,6 +540,20 @@ fn three_mounts_that_part_and_heal_end_equal_and_lose_no_write() {
             .collect();
         assert!(lost.is_empty(), "seed {seed} after {done} calls: nothing shows {lost:?}");
     }
+    println!("{calls} calls in {} s", started.elapsed().as_secs());
     println!("{} writes, up to {told} conflicts at a time", drivers.written.len());
     assert!(told > 0, "devices met");
+    assert!(shapes.len() >= 2, "only {shapes:?} was played");
+}
+
+/// Where each of three devices is: all together, or apart in any way.
+fn rooms(dice: &mut Dice) -> Vec<usize> {
+    let mut room = || usize::try_from(dice.below(ROOMS as u64)).expect("fits");
+    if room() == 0 { vec![0; 3] } else { (0..3).map(|_| room()).collect() }
+}
+
+/// Which devices are together, and whether one is with the seeder: rooms by the order in which they are met.
+fn shape(rooms: &[usize]) -> (Vec<usize>, bool) {
+    let first = |room: &usize| rooms.iter().position(|other| other == room).expect("it is in there");
+    (rooms.iter().map(first).collect(), rooms.contains(&0))
 }

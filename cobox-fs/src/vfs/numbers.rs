@@ -103,9 +103,82 @@ impl NodeRef {
     }
 }
 
+/// An inode of the tree under its number, which holds the first half of its id but for the top bit.
+struct Inode {
+    rest: [u8; 8],
+    lookups: u32,
+    top: bool,
+}
+
+impl Inode {
+    /// What `number` and this say together.
+    fn ino(&self, number: u64) -> Ino {
+        let first = number | if self.top { TOP } else { 0 };
+        let mut ino = [0; 16];
+        ino[..8].copy_from_slice(&first.to_le_bytes());
+        ino[8..].copy_from_slice(&self.rest);
+        Ino(ino)
+    }
+
+    /// `None` for an id that its number does not tell, such as the root's.
+    fn of(ino: &Ino) -> Option<(u64, Self)> {
+        let (first, rest) = ino.0.split_first_chunk()?;
+        let first = u64::from_le_bytes(*first);
+        let inode = Self { rest: rest.try_into().ok()?, lookups: 0, top: first & TOP != 0 };
+        (names::number(ino) == first & !TOP).then_some((first & !TOP, inode))
+    }
+}
+
+/// The bit of an id's first half that its number lacks.
+const TOP: u64 = 1 << 63;
+
+/// Anything else.
 struct Known {
     node: NodeRef,
     lookups: u64,
+}
+
+/// Numbers of a part.
+#[derive(Default)]
+struct Shard {
+    inodes: HashMap<u64, Inode>,
+    /// Few: other versions of files, and ids that their numbers do not tell.
+    others: HashMap<u64, Known>,
+}
+
+impl Shard {
+    fn get(&self, number: u64) -> Option<NodeRef> {
+        match self.inodes.get(&number) {
+            Some(inode) => Some(NodeRef::Tree(inode.ino(number))),
+            None => self.others.get(&number).map(|known| known.node.clone()),
+        }
+    }
+
+    /// Takes a number out, and how often it was looked up.
+    fn take(&mut self, number: u64) -> u64 {
+        let inode = self.inodes.remove(&number).map(|inode| u64::from(inode.lookups));
+        inode.or_else(|| self.others.remove(&number).map(|known| known.lookups)).unwrap_or_default()
+    }
+
+    fn put(&mut self, node: &NodeRef, lookups: u64) {
+        let inode = if let NodeRef::Tree(ino) = node { Inode::of(ino) } else { None };
+        match (inode, u32::try_from(lookups)) {
+            (Some((number, inode)), Ok(lookups)) => {
+                self.inodes.insert(number, Inode { lookups, ..inode });
+            }
+            _ => {
+                self.others.insert(node.number(), Known { node: node.clone(), lookups });
+            }
+        }
+    }
+
+    /// A listing of a large directory that the kernel forgot gives its memory back.
+    fn shrink(&mut self) {
+        if self.inodes.capacity() > 4 * self.inodes.len().max(SHRINK_ABOVE) {
+            let entries = self.inodes.len();
+            self.inodes.shrink_to(2 * entries);
+        }
+    }
 }
 
 /// Parts of the table. One that grows needs twice its memory for a moment: of a part, not of all.
@@ -113,8 +186,9 @@ const SHARDS: usize = 64;
 /// Entries below which a part is not worth shrinking.
 const SHRINK_ABOVE: usize = 1024;
 
-/// Numbers the kernel remembers: some 50 bytes for each name in its cache, which it bounds.
-pub struct Numbers([Mutex<HashMap<u64, Known>>; SHARDS]);
+/// Numbers the kernel remembers: 25 bytes for each place in a table, of which half to seven eighths are taken. The
+/// kernel bounds how many.
+pub struct Numbers([Mutex<Shard>; SHARDS]);
 
 impl Default for Numbers {
     fn default() -> Self {
@@ -124,41 +198,39 @@ impl Default for Numbers {
 
 impl Numbers {
     // Numbers are hashes already: any bits of them will do.
-    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Known>> {
+    fn shard(&self, number: u64) -> MutexGuard<'_, Shard> {
         self.0[number as usize % SHARDS].lock()
     }
 
     /// Counts one lookup of `node`.
     pub fn remember(&self, node: &NodeRef) {
         let number = node.number();
-        let mut known = self.shard(number);
-        let entry = known.entry(number).or_insert_with(|| Known { node: node.clone(), lookups: 0 });
-        entry.lookups += 1;
-        if entry.node != *node {
-            entry.node = node.clone();
+        let mut shard = self.shard(number);
+        if let (NodeRef::Tree(ino), Some(known)) = (node, shard.inodes.get_mut(&number))
+            && known.ino(number) == *ino
+            && let Some(lookups) = known.lookups.checked_add(1)
+        {
+            known.lookups = lookups;
+            return;
         }
+        let lookups = shard.take(number).saturating_add(1);
+        shard.put(node, lookups);
     }
 
     /// Takes back `count` lookups.
     pub fn forget(&self, number: u64, count: u64) {
-        let mut known = self.shard(number);
-        if let Some(entry) = known.get_mut(&number) {
-            entry.lookups = entry.lookups.saturating_sub(count);
-            if entry.lookups == 0 {
-                known.remove(&number);
-                // A listing of a large directory that the kernel forgot gives its memory back.
-                if known.capacity() > 4 * known.len().max(SHRINK_ABOVE) {
-                    let entries = known.len();
-                    known.shrink_to(2 * entries);
-                }
-            }
+        let mut shard = self.shard(number);
+        let Some(node) = shard.get(number) else { return };
+        match shard.take(number).saturating_sub(count) {
+            0 => shard.shrink(),
+            left => shard.put(&node, left),
         }
     }
 
     /// Whether the kernel remembers a number.
     #[must_use]
     pub fn is_known(&self, number: u64) -> bool {
-        self.shard(number).contains_key(&number)
+        self.shard(number).get(number).is_some()
     }
 
     /// What a number stands for.
@@ -171,7 +243,7 @@ impl Numbers {
             MAGIC_DIR => Ok(NodeRef::MagicDir),
             _ => match Report::ALL.into_iter().find(|report| report.number() == number) {
                 Some(report) => Ok(NodeRef::MagicReport(report)),
-                None => self.shard(number).get(&number).map(|known| known.node.clone()).ok_or(Errno::ESTALE),
+                None => self.shard(number).get(number).ok_or(Errno::ESTALE),
             },
         }
     }
@@ -179,8 +251,78 @@ impl Numbers {
     /// A conflict that became a file of its own keeps its number.
     pub fn became_file(&self, conflict: &ConflictRef) {
         let number = names::number(&conflict.fork);
-        if let Some(known) = self.shard(number).get_mut(&number) {
-            known.node = NodeRef::Tree(conflict.fork);
+        let mut shard = self.shard(number);
+        if shard.get(number).is_some() {
+            let lookups = shard.take(number);
+            shard.put(&NodeRef::Tree(conflict.fork), lookups);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cobox_store::format::op::Kind;
+    use cobox_store::id::LinkId;
+
+    use super::*;
+
+    fn ino(first: u64, rest: u8) -> Ino {
+        let mut ino = [rest; 16];
+        ino[..8].copy_from_slice(&first.to_le_bytes());
+        Ino(ino)
+    }
+
+    #[test]
+    fn number_leads_back_to_its_node_until_all_lookups_are_taken_back() {
+        let numbers = Numbers::default();
+        // With and without the top bit, and ids whose number is another than their first half.
+        for ino in [ino(77, 1), ino(TOP | 78, 2), ino(5, 3), ino(TOP | 6, 4), ino(u64::MAX, 5), Ino::ROOT] {
+            let node = NodeRef::Tree(ino);
+            let number = node.number();
+            numbers.remember(&node);
+            numbers.remember(&node);
+            numbers.forget(number, 1);
+            assert_eq!(numbers.get(number), Ok(node.clone()));
+            assert!(numbers.is_known(number));
+            numbers.forget(number, 1);
+            assert!(!numbers.is_known(number));
+        }
+        assert_eq!(numbers.get(77), Err(Errno::ESTALE));
+    }
+
+    #[test]
+    fn lookups_beyond_four_billion_are_counted() {
+        let numbers = Numbers::default();
+        let node = NodeRef::Tree(ino(77, 1));
+        numbers.shard(77).put(&node, u64::from(u32::MAX));
+        numbers.remember(&node);
+        numbers.remember(&node);
+        numbers.forget(77, u64::from(u32::MAX));
+        assert_eq!(numbers.get(77), Ok(node));
+        numbers.forget(77, 2);
+        assert!(!numbers.is_known(77));
+    }
+
+    #[test]
+    fn conflict_that_became_a_file_keeps_its_number_and_lookups() {
+        let numbers = Numbers::default();
+        let (file, head) = (ino(1 << 40, 9), OpId { hlc: 3, log: 4 });
+        let (fork, _) = names::fork_of(&file, head);
+        let shown = Shown {
+            name: b"name".to_vec(),
+            link: LinkId([5; 16]),
+            ino: file,
+            kind: Kind::File,
+            version: Version::Conflict(head),
+        };
+        let node = NodeRef::of(Ino::ROOT, shown);
+        let NodeRef::Conflict(conflict) = &node else { panic!("a version of a file") };
+        let number = node.number();
+        numbers.remember(&node);
+        numbers.remember(&node);
+        numbers.became_file(conflict);
+        assert_eq!(numbers.get(number), Ok(NodeRef::Tree(fork)));
+        numbers.forget(number, 2);
+        assert!(!numbers.is_known(number));
     }
 }

@@ -19,9 +19,9 @@ use parking_lot::Mutex;
 use crate::tree::row::{Note, Slot, SlotHash};
 use crate::tree::{Row, RowKey};
 
-/// Memory of one generation of the cache, as [`weight`] counts it; there are two. Some 60,000 files
+/// Memory of one generation of the cache, as [`weight`] counts it; there are two. Some 50,000 files
 /// with their names.
-const GENERATION_BYTES: usize = 24 << 20;
+const GENERATION_BYTES: usize = 20 << 20;
 
 /// Rows of one folder.
 pub struct Rows {
