@@ -14,6 +14,10 @@ use crate::format::pack::ChunkType;
 use crate::format::{PACK_BYTES_MAX, SLICE_BYTES};
 use crate::id::PackId;
 
+/// Packs that are read whole in search of one chunk: a reader waits for some 256 MiB at the most, however many packs
+/// somebody says to hold what nobody can open.
+const PACKS_ASKED_MAX: usize = 32;
+
 impl Folder {
     /// Where this folder's files are cut.
     #[must_use]
@@ -136,7 +140,7 @@ impl Folder {
     /// of itself is sealed by who made it; the index is put right by it.
     fn open_where_it_is(&self, chunk_type: ChunkType, chunk: ChunkRef) -> Result<Plain> {
         let keys = self.epoch_keys(chunk.epoch)?;
-        for pack in self.packs_said_to_hold(&chunk)? {
+        for pack in self.packs_said_to_hold(&chunk)?.into_iter().take(PACKS_ASKED_MAX) {
             let PackStatus::Complete(known) = self.store().pack_status(self.no(), pack)? else { continue };
             let len = usize::try_from(known.size.min(PACK_BYTES_MAX)).unwrap_or(usize::MAX);
             let bytes = match self.store().pack_range(self.no(), pack, 0, len) {
