@@ -367,6 +367,19 @@ fn second_seeder_on_one_data_folder_is_refused() {
     assert!(failure.text.contains("already running"), "{}", failure.text);
 }
 
+#[test]
+fn seeder_that_starts_while_somebody_looks_at_its_store_waits_for_it() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let looked_at = cobox_net::seeder::open_store(dir.path()).expect("makes one");
+    let data = dir.path().to_owned();
+    let starts = std::thread::spawn(move || cobox_net::seeder::open_store(&data).map(drop));
+    // Long enough for a failure to show, and no more: one that comes late waits for nothing.
+    std::thread::park_timeout(std::time::Duration::from_millis(100));
+    assert!(!starts.is_finished(), "it did not wait");
+    drop(looked_at);
+    assert!(starts.join().expect("no panic").is_ok());
+}
+
 /// A measurement: `COBOX_SOAK=1`, alone, with `--nocapture`.
 #[test]
 fn gibibyte_to_a_seeder_is_timed() {

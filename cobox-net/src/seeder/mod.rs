@@ -28,7 +28,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cobox_store::blind::{Store, StoreKind};
 
@@ -124,12 +124,24 @@ pub struct RunOptions {
     pub http: Option<Place>,
 }
 
+/// Whoever asks for the status of a seeder that does not run has its store for as long: one that starts just then waits.
+const STORE_WAIT: Duration = Duration::from_secs(5);
+const STORE_POLL: Duration = Duration::from_millis(20);
+
 /// Opens the store, or makes it on the first run.
 ///
 /// # Errors
-/// When it is in use or cannot be opened.
+/// When it is in use and stays so, or cannot be opened.
 pub fn open_store(data: &Path) -> Result<Arc<Store>, Failure> {
-    Ok(try_store(data)?)
+    let deadline = Instant::now() + STORE_WAIT;
+    loop {
+        match try_store(data) {
+            Err(cobox_store::Error::Locked { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(STORE_POLL);
+            }
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 fn try_store(data: &Path) -> cobox_store::error::Result<Arc<Store>> {
