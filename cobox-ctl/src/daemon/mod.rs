@@ -169,6 +169,12 @@ impl Daemon {
         self.folders.read().values().cloned().collect()
     }
 
+    /// The folder as it is now: one that goes on under a fresh log is opened anew.
+    pub fn folder_now(&self, state: &FolderState) -> Outcome<Arc<FolderState>> {
+        let now = self.folders.read().get(&state.no()).cloned();
+        now.ok_or_else(|| Problem::failed(format!("The folder {} is gone.", state.folder.name())))
+    }
+
     /// A folder by its name.
     pub fn folder(&self, name: &str) -> Outcome<Arc<FolderState>> {
         self.folders().into_iter().find(|state| state.folder.name() == name).ok_or_else(|| {

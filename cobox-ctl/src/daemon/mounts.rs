@@ -106,7 +106,13 @@ impl FolderState {
 
     /// Mounts the folder and remembers that it is wanted.
     pub fn mount(self: &Arc<Self>, daemon: &Arc<Daemon>, wanted: WantedMount) -> Outcome<MountReport> {
-        let _turn = self.mount_turn.lock();
+        let turn = self.mount_turn.lock();
+        let now = daemon.folder_now(self)?;
+        if !Arc::ptr_eq(&now, self) {
+            // It was opened anew while this waited for its turn.
+            drop(turn);
+            return now.mount(daemon, wanted);
+        }
         let wanted = self.bounded(wanted)?;
         if let Some(mounted) = self.mounted() {
             if mounted.mount.is_live() && mounted.wanted == wanted {
@@ -211,24 +217,31 @@ impl Daemon {
         if self.is_ending() || !state.must_renew()? {
             return Ok(false);
         }
-        let mounted = state.mounted();
-        if let Some(mounted) = &mounted {
-            if let Err(error) = mounted.mount.refuse_if_held() {
-                tracing::debug!(folder = %state.folder.id(), %error, "the folder is opened anew later");
+        let (fresh, wanted) = {
+            // Nobody mounts it, or looks at the tree of the old one, meanwhile.
+            let _turn = state.mount_turn.lock();
+            if !Arc::ptr_eq(&self.folder_now(state)?, state) || !state.must_renew()? {
                 return Ok(false);
             }
-            state.unmount()?;
-        }
-        let fresh = if state.must_rejoin()? {
-            tracing::warn!(folder = %state.folder.id(), "the folder goes on under a fresh log");
-            // Nobody looks at the tree of the old one meanwhile.
-            let _turn = state.mount_turn.lock();
-            self.adopt(self.home.folder_renew(state.no())?)?
-        } else {
-            Arc::clone(state)
+            let mounted = state.mounted();
+            if let Some(mounted) = &mounted {
+                if let Err(error) = mounted.mount.refuse_if_held() {
+                    tracing::debug!(folder = %state.folder.id(), %error, "the folder is opened anew later");
+                    return Ok(false);
+                }
+                mounted.mount.unmount()?;
+                state.end_serving(mounted);
+            }
+            let fresh = if state.must_rejoin()? {
+                tracing::warn!(folder = %state.folder.id(), "the folder goes on under a fresh log");
+                self.adopt(self.home.folder_renew(state.no())?)?
+            } else {
+                Arc::clone(state)
+            };
+            (fresh, mounted.map(|mounted| mounted.wanted.clone()))
         };
-        if let Some(mounted) = mounted
-            && let Err(problem) = fresh.mount(self, mounted.wanted.clone())
+        if let Some(wanted) = wanted
+            && let Err(problem) = fresh.mount(self, wanted)
         {
             tracing::error!(%problem, "a folder could not be mounted again");
             *fresh.mount_problem.lock() = Some(problem.message);
