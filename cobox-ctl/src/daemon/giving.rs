@@ -126,7 +126,7 @@ impl Daemon {
                 "Ask an admin to run it; `prune --dry-run` shows what could go.",
             ));
         }
-        let released = with_tree(state, |vfs| Ok(vfs.release_dead().map_err(unready)?))?;
+        let released = with_tree(state, |vfs| vfs.release_dead().map_err(unready))?;
         if !matches!(released, Released::NotCalled | Released::Void) {
             return with_tree(state, |vfs| {
                 let survey = vfs.survey().map_err(unready)?;

@@ -87,7 +87,7 @@ impl Folder {
     }
 
     fn is_live(&self, pack: PackId) -> Result<bool> {
-        Ok(self.store().db().contains(&key(self.no(), Table::Live, &pack.0))?)
+        self.store().db().contains(&key(self.no(), Table::Live, &pack.0))
     }
 
     fn index_key(&self, chunk: &ChunkRef) -> Vec<u8> {
