@@ -1,13 +1,15 @@
 //! The local encoding of rows.
 //!
-//! Rows are a cache, so their encoding has a version of its own and is never sent. The common row (a
-//! file with one name, made and not changed) is kept short, because each create and delete writes four.
+//! Rows are a cache, so their encoding has versions of its own and is never sent. Each file has three: its inode, its
+//! link and its name. They are spelled shortly ([`super::short`]), because they are most of what a small file takes.
+
+mod first;
 
 use super::row::{
     DirMoveRow, Head, LinkRow, Listed, MoveEffect, NodeRow, Note, Placement, Row, RowKey, Seen, Slot,
     SlotEntry, SlotHash, Stamped, Versions, XattrRow,
 };
-use cobox_store::format::content::Content;
+use super::short::{Long, Shorts, Spelled, Speller};
 use cobox_store::format::op::Kind;
 use cobox_store::format::{
     DecodeError, NAME_BYTES_MAX, Reader, TARGET_BYTES_MAX, Writer, XATTR_NAME_BYTES_MAX,
@@ -15,43 +17,59 @@ use cobox_store::format::{
 };
 use cobox_store::id::OpId;
 
+/// The version of rows of which there are few.
 const ROW_VERSION: u8 = 1;
-/// Lists inside rows grow with concurrency and hard links only; their count is 16 bits wide.
+/// The version of an inode's, a link's and a name's row.
+const SHORT_VERSION: u8 = 2;
+/// Lists inside rows grow with concurrency and hard links only; their count was once 16 bits wide.
 const LIST_MAX: usize = u16::MAX as usize;
 
 impl Row {
-    /// The row's bytes.
+    /// The row's bytes. What `shorts` does not know is spelled in full, and added to `unknown`.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::new();
-        writer.u8(ROW_VERSION);
+    pub fn encode(&self, shorts: &Shorts, unknown: &mut Vec<Long>) -> Vec<u8> {
+        let mut speller = Speller::new(shorts, unknown);
+        let is_short = matches!(self, Self::Node(_) | Self::Link(_) | Self::Dirent(_));
+        speller.writer.u8(if is_short { SHORT_VERSION } else { ROW_VERSION });
         match self {
-            Self::Node(row) => row.encode(&mut writer),
-            Self::Link(row) => row.encode(&mut writer),
-            Self::Dirent(slot) => slot.encode(&mut writer),
+            Self::Node(row) => row.encode(&mut speller),
+            Self::Link(row) => row.encode(&mut speller),
+            Self::Dirent(slot) => slot.encode(&mut speller),
             Self::Xattr(row) => {
-                writer.op_id(row.id);
-                writer.u8(u8::from(row.value.is_some()));
-                writer.fixed(row.value.as_deref().unwrap_or_default());
+                speller.writer.op_id(row.id);
+                speller.writer.u8(u8::from(row.value.is_some()));
+                speller.writer.fixed(row.value.as_deref().unwrap_or_default());
             }
-            Self::DirMove(row) => row.encode(&mut writer),
-            Self::NewestDirMove(id) => writer.op_id(*id),
-            Self::Note(note) => note.encode(&mut writer),
+            Self::DirMove(row) => row.encode(&mut speller.writer),
+            Self::NewestDirMove(id) => speller.writer.op_id(*id),
+            Self::Note(note) => note.encode(&mut speller.writer),
         }
-        writer.into_bytes()
+        speller.writer.into_bytes()
     }
 
-    /// Reads what [`Self::encode`] wrote; `key` says what kind of row it is.
+    /// Reads what [`Self::encode`] wrote, with these shorts or fewer, or the first version; `key` says what kind of row
+    /// it is.
     ///
     /// # Errors
-    /// On anything [`Self::encode`] does not write.
-    pub fn decode(key: &RowKey, bytes: &[u8]) -> Result<Self, DecodeError> {
+    /// On anything that was never written.
+    pub fn decode(key: &RowKey, bytes: &[u8], shorts: &Shorts) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        reader.version(ROW_VERSION, "row")?;
+        let is_short = bytes.first() == Some(&SHORT_VERSION)
+            && matches!(key, RowKey::Node(_) | RowKey::Link(_) | RowKey::Dirent(..));
+        reader.version(if is_short { SHORT_VERSION } else { ROW_VERSION }, "row")?;
         let row = match key {
-            RowKey::Node(_) => Self::Node(Box::new(NodeRow::decode(&mut reader)?)),
-            RowKey::Link(_) => Self::Link(LinkRow::decode(&mut reader)?),
-            RowKey::Dirent(..) => Self::Dirent(Slot::decode(&mut reader)?),
+            RowKey::Node(_) if is_short => {
+                Self::Node(Box::new(NodeRow::decode(&mut Spelled::new(&mut reader, shorts))?))
+            }
+            RowKey::Node(_) => Self::Node(Box::new(NodeRow::decode_first(&mut reader)?)),
+            RowKey::Link(_) if is_short => {
+                Self::Link(LinkRow::decode(&mut Spelled::new(&mut reader, shorts))?)
+            }
+            RowKey::Link(_) => Self::Link(LinkRow::decode_first(&mut reader)?),
+            RowKey::Dirent(..) if is_short => {
+                Self::Dirent(Slot::decode(&mut Spelled::new(&mut reader, shorts))?)
+            }
+            RowKey::Dirent(..) => Self::Dirent(Slot::decode_first(&mut reader)?),
             RowKey::Xattr(..) => Self::Xattr(XattrRow::decode(&mut reader)?),
             RowKey::DirMove(_) => Self::DirMove(DirMoveRow::decode(&mut reader)?),
             RowKey::NewestDirMove => Self::NewestDirMove(reader.op_id("newest move")?),
@@ -106,16 +124,16 @@ impl NodeRow {
             | bit(!self.xattrs.is_empty(), part::XATTRS)
     }
 
-    fn encode(&self, writer: &mut Writer) {
+    fn encode(&self, speller: &mut Speller<'_>) {
         let parts = self.parts();
-        writer.u16(parts);
-        writer.u8(self.kind as u8);
-        writer.u32(self.generation);
-        writer.op_id(self.made);
-        writer.u32(self.mode.value);
-        writer.i64(self.mtime_ns.value);
-        writer.u32(self.uid.value);
-        writer.u32(self.gid.value);
+        speller.writer.u16(parts);
+        speller.writer.u8(self.kind as u8);
+        speller.number(u64::from(self.generation));
+        speller.op_id(self.made);
+        speller.number(u64::from(self.mode.value));
+        speller.writer.i64(self.mtime_ns.value);
+        speller.number(u64::from(self.uid.value));
+        speller.number(u64::from(self.gid.value));
         for (bit, id) in [
             (part::MODE, self.mode.id),
             (part::MTIME, self.mtime_ns.id),
@@ -125,51 +143,53 @@ impl NodeRow {
             (part::CHANGED, self.changed),
         ] {
             if parts & bit != 0 {
-                writer.op_id(id);
+                speller.op_id_near(id);
             }
         }
-        writer.count(self.links.len());
-        self.links.iter().for_each(|link| writer.fixed(&link.0));
+        speller.number(self.links.len() as u64);
+        self.links.iter().for_each(|link| speller.writer.fixed(&link.0));
         if parts & part::RDEV != 0 {
-            writer.u32(self.rdev);
+            speller.writer.u32(self.rdev);
         }
         if parts & part::TARGET != 0 {
-            writer.bytes16(&self.target);
+            speller.bytes(&self.target);
         }
         if let Some((id, link)) = self.unlinked {
-            writer.op_id(id);
-            writer.fixed(&link.0);
+            speller.op_id_near(id);
+            speller.writer.fixed(&link.0);
         }
         if let Some(link) = self.revived {
-            writer.fixed(&link.0);
+            speller.writer.fixed(&link.0);
         }
         if parts & part::CHILDREN != 0 {
-            writer.u64(self.visible_children);
-            writer.u64(self.visible_dirs);
+            speller.number(self.visible_children);
+            speller.number(self.visible_dirs);
         }
         if parts & part::HEADS != 0 {
-            writer.count(self.heads.len());
-            self.heads.iter().for_each(|head| head.encode(writer));
+            speller.number(self.heads.len() as u64);
+            self.heads.iter().for_each(|head| head.encode(self.mtime_ns.value, speller));
         }
         if parts & part::XATTRS != 0 {
-            writer.count(self.xattrs.len());
-            self.xattrs.iter().for_each(|name| writer.bytes16(name));
+            speller.number(self.xattrs.len() as u64);
+            self.xattrs.iter().for_each(|name| speller.bytes(name));
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn decode(spelled: &mut Spelled<'_, '_>) -> Result<Self, DecodeError> {
         let field = "node row";
-        let parts = reader.u16(field)?;
+        let parts = spelled.reader.u16(field)?;
         if parts & !part::ALL != 0 {
             return Err(DecodeError::Invalid { field });
         }
         let has = |bit: u16| parts & bit != 0;
-        let kind = Kind::from_byte(reader.u8(field)?)?;
-        let generation = reader.u32(field)?;
-        let made = reader.op_id(field)?;
-        let (mode, mtime, uid, gid) =
-            (reader.u32(field)?, reader.i64(field)?, reader.u32(field)?, reader.u32(field)?);
-        let mut stamp = |bit: u16, default: OpId| if has(bit) { reader.op_id(field) } else { Ok(default) };
+        let kind = Kind::from_byte(spelled.reader.u8(field)?)?;
+        let generation = spelled.narrow(field)?;
+        let made = spelled.op_id(field)?;
+        let (mode, mtime) = (spelled.narrow(field)?, spelled.reader.i64(field)?);
+        let (uid, gid) = (spelled.narrow(field)?, spelled.narrow(field)?);
+        let mut stamp = |bit: u16, default: OpId| {
+            if has(bit) { spelled.op_id_near(field) } else { Ok(default) }
+        };
         let mut row = Self {
             kind,
             generation,
@@ -182,52 +202,71 @@ impl NodeRow {
             changed: stamp(part::CHANGED, made)?,
             ..*Self::root()
         };
-        let links = reader.count(LIST_MAX, 16, field)?;
-        row.links = (0..links).map(|_| reader.link_id(field)).collect::<Result<_, _>>()?;
-        row.rdev = if has(part::RDEV) { reader.u32(field)? } else { 0 };
+        let links = spelled.count(LIST_MAX, 16, field)?;
+        row.links = (0..links).map(|_| spelled.reader.link_id(field)).collect::<Result<_, _>>()?;
+        row.rdev = if has(part::RDEV) { spelled.reader.u32(field)? } else { 0 };
         if has(part::TARGET) {
-            row.target = reader.bytes16(TARGET_BYTES_MAX, field)?.to_vec();
+            row.target = spelled.bytes(TARGET_BYTES_MAX, field)?.to_vec();
         }
-        row.unlinked =
-            if has(part::UNLINKED) { Some((reader.op_id(field)?, reader.link_id(field)?)) } else { None };
+        if has(part::UNLINKED) {
+            row.unlinked = Some((spelled.op_id_near(field)?, spelled.reader.link_id(field)?));
+        }
         row.last_unlinked = has(part::LAST);
-        row.revived = if has(part::REVIVED) { Some(reader.link_id(field)?) } else { None };
+        row.revived = if has(part::REVIVED) { Some(spelled.reader.link_id(field)?) } else { None };
         if has(part::CHILDREN) {
-            (row.visible_children, row.visible_dirs) = (reader.u64(field)?, reader.u64(field)?);
+            (row.visible_children, row.visible_dirs) = (spelled.number(field)?, spelled.number(field)?);
         }
         if has(part::HEADS) {
-            let heads = reader.count(LIST_MAX, 26, field)?;
-            row.heads = (0..heads).map(|_| Head::decode(reader)).collect::<Result<_, _>>()?;
+            let heads = spelled.count(LIST_MAX, 4, field)?;
+            row.heads = (0..heads).map(|_| Head::decode(mtime, spelled)).collect::<Result<_, _>>()?;
         }
         if has(part::XATTRS) {
-            let names = reader.count(LIST_MAX, 2, field)?;
-            let name = |_| reader.bytes16(XATTR_NAME_BYTES_MAX, field).map(<[u8]>::to_vec);
+            let names = spelled.count(LIST_MAX, 1, field)?;
+            let name = |_| spelled.bytes(XATTR_NAME_BYTES_MAX, field).map(<[u8]>::to_vec);
             row.xattrs = (0..names).map(name).collect::<Result<_, _>>()?;
         }
         if row.parts() == parts { Ok(row) } else { Err(DecodeError::Invalid { field }) }
     }
 }
 
+/// Bits of the flags of a head.
+mod head {
+    pub const SEEN: u8 = 1;
+    pub const SETTLED: u8 = 1 << 1;
+    /// Its time is not that of the inode.
+    pub const MTIME: u8 = 1 << 2;
+}
+
 impl Head {
-    fn encode(&self, writer: &mut Writer) {
-        writer.op_id(self.id);
-        writer.u8(u8::from(self.seen == Seen::ByLastUnlink));
-        writer.u8(u8::from(self.settled.is_some()));
+    fn encode(&self, mtime_ns: i64, speller: &mut Speller<'_>) {
+        speller.op_id_near(self.id);
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        speller.writer.u8(bit(self.seen == Seen::ByLastUnlink, head::SEEN)
+            | bit(self.settled.is_some(), head::SETTLED)
+            | bit(self.mtime_ns != mtime_ns, head::MTIME));
         if let Some(id) = self.settled {
-            writer.op_id(id);
+            speller.op_id_near(id);
         }
-        writer.i64(self.mtime_ns);
-        self.content.encode(writer);
+        if self.mtime_ns != mtime_ns {
+            speller.writer.i64(self.mtime_ns);
+        }
+        speller.content(&self.content);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn decode(mtime_ns: i64, spelled: &mut Spelled<'_, '_>) -> Result<Self, DecodeError> {
         let field = "head";
+        let id = spelled.op_id_near(field)?;
+        let flags = spelled.reader.u8(field)?;
+        if flags & !(head::SEEN | head::SETTLED | head::MTIME) != 0 {
+            return Err(DecodeError::Invalid { field });
+        }
+        let has = |bit: u8| flags & bit != 0;
         Ok(Self {
-            id: reader.op_id(field)?,
-            seen: if reader.flag(field)? { Seen::ByLastUnlink } else { Seen::Not },
-            settled: if reader.flag(field)? { Some(reader.op_id(field)?) } else { None },
-            mtime_ns: reader.i64(field)?,
-            content: Content::decode(reader)?,
+            id,
+            seen: if has(head::SEEN) { Seen::ByLastUnlink } else { Seen::Not },
+            settled: if has(head::SETTLED) { Some(spelled.op_id_near(field)?) } else { None },
+            mtime_ns: if has(head::MTIME) { spelled.reader.i64(field)? } else { mtime_ns },
+            content: spelled.content()?,
         })
     }
 }
@@ -249,52 +288,100 @@ impl Placement {
     }
 }
 
+/// Bits above the kind in the first byte of a link and of an entry of a slot.
+mod flag {
+    /// Listed; of a slot's entry, several versions.
+    pub const SET: u8 = 1 << 3;
+    /// One placement, which is the only dot.
+    pub const PLAIN: u8 = 1 << 4;
+    pub const KIND: u8 = SET - 1;
+}
+
 impl LinkRow {
-    fn encode(&self, writer: &mut Writer) {
-        writer.fixed(&self.ino.0);
-        writer.u8(self.kind as u8);
-        writer.u8(u8::from(self.listed == Listed::Yes));
-        writer.op_ids(&self.dots);
-        writer.count(self.places.len());
-        self.places.iter().for_each(|place| place.encode(writer));
+    fn is_plain(&self) -> bool {
+        matches!((&self.dots[..], &self.places[..]), ([dot], [place]) if *dot == place.id)
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn encode(&self, speller: &mut Speller<'_>) {
+        let plain = self.is_plain();
+        let listed = if self.listed == Listed::Yes { flag::SET } else { 0 };
+        speller.writer.u8(self.kind as u8 | listed | if plain { flag::PLAIN } else { 0 });
+        speller.writer.fixed(&self.ino.0);
+        if !plain {
+            speller.number(self.dots.len() as u64);
+            self.dots.iter().for_each(|dot| speller.op_id_near(*dot));
+            speller.number(self.places.len() as u64);
+        }
+        for place in &self.places {
+            speller.op_id_near(place.id);
+            speller.writer.fixed(&place.parent.0);
+            speller.bytes(&place.name);
+        }
+    }
+
+    fn decode(spelled: &mut Spelled<'_, '_>) -> Result<Self, DecodeError> {
         let field = "link row";
-        let ino = reader.ino(field)?;
-        let kind = Kind::from_byte(reader.u8(field)?)?;
-        let listed = if reader.flag(field)? { Listed::Yes } else { Listed::No };
-        let dots = reader.op_ids(LIST_MAX, field)?;
-        let places = reader.count(LIST_MAX, 34, field)?;
-        let places = (0..places).map(|_| Placement::decode(reader)).collect::<Result<_, _>>()?;
-        Ok(Self { ino, kind, listed, dots, places })
+        let flags = spelled.reader.u8(field)?;
+        if flags & !(flag::KIND | flag::SET | flag::PLAIN) != 0 {
+            return Err(DecodeError::Invalid { field });
+        }
+        let kind = Kind::from_byte(flags & flag::KIND)?;
+        let listed = if flags & flag::SET != 0 { Listed::Yes } else { Listed::No };
+        let plain = flags & flag::PLAIN != 0;
+        let ino = spelled.reader.ino(field)?;
+        let mut dots = Vec::new();
+        let places = if plain {
+            1
+        } else {
+            let count = spelled.count(LIST_MAX, 1, field)?;
+            dots = (0..count).map(|_| spelled.op_id_near(field)).collect::<Result<_, _>>()?;
+            spelled.count(LIST_MAX, 18, field)?
+        };
+        let place = |_| {
+            Ok(Placement {
+                id: spelled.op_id_near(field)?,
+                parent: spelled.reader.ino(field)?,
+                name: spelled.bytes(NAME_BYTES_MAX, field)?.to_vec(),
+            })
+        };
+        let places: Vec<Placement> = (0..places).map(place).collect::<Result<_, DecodeError>>()?;
+        if plain {
+            dots.extend(places.iter().map(|place| place.id));
+        }
+        let row = Self { ino, kind, listed, dots, places };
+        let ascending = row.dots.iter().zip(row.dots.iter().skip(1)).all(|(one, next)| one < next);
+        if row.is_plain() == plain && ascending { Ok(row) } else { Err(DecodeError::Invalid { field }) }
     }
 }
 
 impl Slot {
-    fn encode(&self, writer: &mut Writer) {
-        writer.count(self.entries.len());
+    fn encode(&self, speller: &mut Speller<'_>) {
+        speller.number(self.entries.len() as u64);
         for entry in &self.entries {
-            writer.fixed(&entry.link.0);
-            writer.fixed(&entry.ino.0);
-            writer.u8(entry.kind as u8);
-            writer.u8(u8::from(entry.versions == Versions::Several));
-            writer.op_id(entry.placed);
-            writer.bytes16(&entry.name);
+            let several = if entry.versions == Versions::Several { flag::SET } else { 0 };
+            speller.writer.u8(entry.kind as u8 | several);
+            speller.writer.fixed(&entry.link.0);
+            speller.writer.fixed(&entry.ino.0);
+            speller.op_id_near(entry.placed);
+            speller.bytes(&entry.name);
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn decode(spelled: &mut Spelled<'_, '_>) -> Result<Self, DecodeError> {
         let field = "slot row";
-        let count = reader.count(LIST_MAX, 52, field)?;
+        let count = spelled.count(LIST_MAX, 35, field)?;
         let entry = |_| {
+            let flags = spelled.reader.u8(field)?;
+            if flags & !(flag::KIND | flag::SET) != 0 {
+                return Err(DecodeError::Invalid { field });
+            }
             Ok(SlotEntry {
-                link: reader.link_id(field)?,
-                ino: reader.ino(field)?,
-                kind: Kind::from_byte(reader.u8(field)?)?,
-                versions: if reader.flag(field)? { Versions::Several } else { Versions::One },
-                placed: reader.op_id(field)?,
-                name: reader.bytes16(NAME_BYTES_MAX, field)?.to_vec(),
+                kind: Kind::from_byte(flags & flag::KIND)?,
+                versions: if flags & flag::SET != 0 { Versions::Several } else { Versions::One },
+                link: spelled.reader.link_id(field)?,
+                ino: spelled.reader.ino(field)?,
+                placed: spelled.op_id_near(field)?,
+                name: spelled.bytes(NAME_BYTES_MAX, field)?.to_vec(),
             })
         };
         Ok(Self { entries: (0..count).map(entry).collect::<Result<_, DecodeError>>()? })

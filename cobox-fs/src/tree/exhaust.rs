@@ -15,6 +15,7 @@ use super::conflicts::What;
 use super::ops::{PosixError, Rename};
 use super::oracle::picture;
 use super::row::{Row, RowKey};
+use super::short::Shorts;
 use super::sim::{Device, Dice, World, Written};
 use cobox_store::format::op::{AttrChange, Kind};
 use std::collections::{BTreeMap, HashSet};
@@ -100,7 +101,7 @@ fn hash_of(world: &World, next: &[usize]) -> u64 {
 fn rows_hash(rows: &BTreeMap<RowKey, Row>, hasher: &mut DefaultHasher) {
     for (key, row) in rows {
         key.hash(hasher);
-        row.encode().hash(hasher);
+        row.encode(&Shorts::default(), &mut Vec::new()).hash(hasher);
     }
 }
 

@@ -12,6 +12,7 @@ mod listing;
 pub mod names;
 pub mod ops;
 pub mod row;
+pub mod short;
 mod tx;
 mod view;
 

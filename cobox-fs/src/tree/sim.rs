@@ -5,7 +5,9 @@ use super::names::CaseRule;
 use super::ops::{self, NewNode, PosixError, Rename};
 use super::oracle::{NodePicture, Picture};
 use super::row::{Listed, MoveEffect, Note, Row, RowKey};
+use super::short::Shorts;
 use super::{Policy, Shown, Tx, Version, View, apply};
+use cobox_store::format::DecodeError;
 use cobox_store::format::content::Content;
 use cobox_store::format::op::{AttrChange, Kind, Op, OpGroup, is_legal_name};
 use cobox_store::id::{Ino, OpId, derive};
@@ -52,6 +54,17 @@ fn label(log: u64) -> String {
     format!("dev{log}")
 }
 
+/// A row as it is after the process died: spelled in full, and with a table of all that it names.
+fn read_again(key: &RowKey, row: &Row) -> Result<Row, DecodeError> {
+    let (mut shorts, mut unknown) = (Shorts::default(), Vec::new());
+    let full = Row::decode(key, &row.encode(&shorts, &mut unknown), &shorts)?;
+    (1..).zip(unknown).for_each(|(number, long)| shorts.insert(number, long));
+    let mut none = Vec::new();
+    let short = Row::decode(key, &row.encode(&shorts, &mut none), &shorts)?;
+    assert_eq!((&short, none.len()), (&full, 0));
+    Ok(short)
+}
+
 impl Device {
     pub fn new(devices: usize, policy: Policy) -> Self {
         Self { rows: BTreeMap::new(), applied: vec![0; devices], hlc: 0, policy }
@@ -95,7 +108,7 @@ impl Device {
     /// The process dies and reads its rows again.
     pub fn restart(&mut self) {
         let read = |(key, row): (&RowKey, &Row)| {
-            (key.clone(), Row::decode(key, &row.encode()).expect("what was stored can be read"))
+            (key.clone(), read_again(key, row).expect("what was stored can be read"))
         };
         self.rows = self.rows.iter().map(read).collect();
     }
@@ -145,7 +158,9 @@ impl Device {
         let mut children: BTreeMap<Ino, u64> = BTreeMap::new();
         let mut listed: BTreeMap<Ino, u64> = BTreeMap::new();
         for (key, row) in &self.rows {
-            assert_eq!(Row::decode(key, &row.encode()).as_ref(), Ok(row), "rows round-trip");
+            assert_eq!(read_again(key, row).as_ref(), Ok(row), "rows round-trip");
+            let first = Row::decode(key, &row.encode_first(), &Shorts::default());
+            assert_eq!(first.as_ref(), Ok(row), "rows of the first version are read");
             if let (RowKey::Dirent(parent, _), Row::Dirent(slot)) = (key, row) {
                 assert!(!slot.entries.is_empty(), "no empty slot");
                 *children.entry(*parent).or_default() += slot.entries.len() as u64;

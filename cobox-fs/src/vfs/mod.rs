@@ -257,7 +257,7 @@ impl Vfs {
     /// `EIO` when the store cannot be read.
     pub fn open(folder: Arc<Folder>, options: VfsOptions) -> Result<Arc<Self>, Errno> {
         let vfs = Self {
-            rows: rows::Rows::new(Arc::clone(&folder)),
+            rows: rows::Rows::open(Arc::clone(&folder))?,
             folder,
             options,
             policy: Policy::new(CaseRule::Sensitive),
@@ -363,6 +363,9 @@ impl Vfs {
         let cut = self.cut(Cut::Unmount);
         let synced = cut.and(self.sync_all());
         self.reclaim(1);
+        if let Err(error) = self.folder.store().db().settle() {
+            tracing::debug!(%error, "room of superseded rows stays taken until they are compacted");
+        }
         synced
     }
 }

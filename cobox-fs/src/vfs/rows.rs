@@ -14,9 +14,10 @@ use cobox_store::blind::{Batch, Durability, Generation};
 use cobox_store::format::content::Content;
 use cobox_store::id::{Ino, OpId};
 use cobox_store::keyed::Folder;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::tree::row::{Note, Slot, SlotHash};
+use crate::tree::short::{Long, Shorts};
 use crate::tree::{Row, RowKey};
 
 /// Memory of one generation of the cache, as [`weight`] counts it; there are two. Some 50,000 files
@@ -27,6 +28,9 @@ const GENERATION_BYTES: usize = 20 << 20;
 pub struct Rows {
     folder: Arc<Folder>,
     cache: Mutex<Cache>,
+    shorts: RwLock<Shorts>,
+    /// What rows were spelled with in full since the last were installed.
+    unknown: Mutex<Vec<Long>>,
     /// Contents of files that changed, while somebody asks for them.
     noted: Mutex<Option<Vec<Content>>>,
 }
@@ -107,9 +111,58 @@ pub type Change = (RowKey, Option<Row>);
 
 impl Rows {
     /// The rows of `folder`.
-    #[must_use]
-    pub fn new(folder: Arc<Folder>) -> Self {
-        Self { folder, cache: Mutex::default(), noted: Mutex::default() }
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn open(folder: Arc<Folder>) -> Result<Self, Error> {
+        let prefix = key(folder.no(), Table::Short, b"");
+        let (mut shorts, mut failed) = (Shorts::default(), None);
+        folder.store().db().scan(&prefix, &[], &mut |rest, sealed| {
+            let stored = [&prefix[..], rest].concat();
+            let opened = folder.local().open_row(&stored, sealed).and_then(|plain| Ok(Long::decode(&plain)?));
+            match (opened, <[u8; 8]>::try_from(rest)) {
+                (Ok(long), Ok(number)) => shorts.insert(u64::from_be_bytes(number), long),
+                (Err(error), _) => failed = Some(error),
+                (Ok(_), Err(_)) => {}
+            }
+            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let (cache, noted, unknown) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { folder, cache, shorts: RwLock::new(shorts), unknown, noted })
+    }
+
+    /// Opens a row and reads it; `row_key` says what kind of row it is.
+    ///
+    /// # Errors
+    /// When it does not open.
+    pub fn read(&self, row_key: &RowKey, stored: &[u8], sealed: &[u8]) -> Result<Row, Error> {
+        let plain = self.folder.local().open_row(stored, sealed)?;
+        Ok(Row::decode(row_key, &plain, &self.shorts.read())?)
+    }
+
+    /// Gives numbers to what was spelled in full. They are used once they are stored, so that no row names one that
+    /// is not; where the disk refuses them, rows stay longer.
+    fn learn(&self) {
+        // One thread at a time gives numbers; who reads rows is not kept waiting by the disk.
+        let mut unknown = self.unknown.lock();
+        for long in unknown.drain(..) {
+            let number = {
+                let shorts = self.shorts.read();
+                shorts.next().filter(|_| !shorts.knows(&long))
+            };
+            let Some(number) = number else { continue };
+            let stored = key(self.folder.no(), Table::Short, &number.to_be_bytes());
+            let mut batch = Batch::default();
+            let sealed = self.folder.local().seal_row(&stored, &long.encode());
+            batch.put_owned(stored, sealed);
+            match self.folder.store().db().commit(batch, Durability::Unsynced) {
+                Ok(()) => self.shorts.write().insert(number, long),
+                Err(error) => tracing::debug!(%error, "a short number was not stored"),
+            }
+        }
     }
 
     /// A row.
@@ -132,7 +185,7 @@ impl Rows {
         };
         let stored = self.stored_key(row_key);
         let row = match self.folder.store().db().get(&stored)? {
-            Some(sealed) => Some(Row::decode(row_key, &self.folder.local().open(&stored, &sealed)?)?),
+            Some(sealed) => Some(self.read(row_key, &stored, &sealed)?),
             None => None,
         };
         let mut cache = self.cache.lock();
@@ -144,15 +197,22 @@ impl Rows {
 
     /// Adds changed rows to a batch.
     pub fn stage(&self, changes: &[Change], batch: &mut Batch) {
+        let shorts = self.shorts.read();
+        let mut unknown = Vec::new();
         for (row_key, row) in changes {
             let stored = self.stored_key(row_key);
             match row {
                 Some(row) => {
-                    let sealed = self.folder.local().seal(&stored, &row.encode());
+                    let plain = row.encode(&shorts, &mut unknown);
+                    let sealed = self.folder.local().seal_row(&stored, &plain);
                     batch.put_owned(stored, sealed);
                 }
                 None => batch.delete(&stored),
             }
+        }
+        drop(shorts);
+        if !unknown.is_empty() {
+            self.unknown.lock().append(&mut unknown);
         }
     }
 
@@ -164,6 +224,7 @@ impl Rows {
 
     /// Takes over changed rows after their batch was committed.
     pub fn install(&self, changes: Vec<Change>) {
+        self.learn();
         if let Some(noted) = self.noted.lock().as_mut() {
             let nodes = changes.iter().filter_map(|(_, row)| match row {
                 Some(Row::Node(node)) => Some(node),
@@ -200,8 +261,7 @@ impl Rows {
         let mut slots = Vec::with_capacity(sealed.len());
         for (hash, value) in sealed {
             let stored = [&prefix[..], &hash].concat();
-            let plain = self.folder.local().open(&stored, &value)?;
-            if let Row::Dirent(slot) = Row::decode(&RowKey::Dirent(parent, SlotHash(hash)), &plain)? {
+            if let Row::Dirent(slot) = self.read(&RowKey::Dirent(parent, SlotHash(hash)), &stored, &value)? {
                 slots.push((SlotHash(hash), slot));
             }
         }
@@ -237,7 +297,8 @@ impl Rows {
         self.each(&key(no, Table::Dirent, b""), usize::MAX, &mut |rest, plain| {
             let hash = rest.get(16..).and_then(|hash| <[u8; 16]>::try_from(hash).ok()).unwrap_or_default();
             let hash = SlotHash(hash);
-            if let Row::Dirent(slot) = Row::decode(&RowKey::Dirent(Ino::ROOT, hash), plain)? {
+            let row_key = RowKey::Dirent(Ino::ROOT, hash);
+            if let Row::Dirent(slot) = Row::decode(&row_key, plain, &self.shorts.read())? {
                 slots.push((hash, slot));
             }
             Ok(())
@@ -258,7 +319,7 @@ impl Rows {
             let (hlc, log) = rest.split_at_checked(8).unwrap_or_default();
             let number = |bytes: &[u8]| u64::from_be_bytes(<[u8; 8]>::try_from(bytes).unwrap_or_default());
             let row_key = RowKey::DirMove(OpId { hlc: number(hlc), log: number(log) });
-            found.push((row_key.clone(), Row::decode(&row_key, plain)?));
+            found.push((row_key.clone(), Row::decode(&row_key, plain, &self.shorts.read())?));
             Ok(())
         })?;
         let notes = found.iter().filter_map(|(row_key, row)| row.note(row_key));
@@ -281,7 +342,7 @@ impl Rows {
         let (mut done, mut failed) = (0, None);
         self.folder.store().db().scan(prefix, &[], &mut |rest, value| {
             let stored = [prefix, rest].concat();
-            let opened = self.folder.local().open(&stored, value);
+            let opened = self.folder.local().open_row(&stored, value);
             if let Err(error) = opened.and_then(|plain| visit(rest, &plain)) {
                 failed = Some(error);
                 return ControlFlow::Break(());
@@ -321,8 +382,14 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use cobox_store::format::content::{ChunkRef, Extent};
+    use cobox_store::id::{ChunkTag, EpochId, LinkId};
+    use cobox_store::keyed::{Home, MemberSecret, PassphraseCost, Unlock};
+
     use super::*;
-    use crate::tree::row::NodeRow;
+    use crate::tree::row::{Head, LinkRow, Listed, NodeRow, Placement, Seen, SlotEntry, Versions};
 
     fn row_of(target_bytes: usize) -> Option<Row> {
         let mut node = NodeRow::root();
@@ -334,6 +401,105 @@ mod tests {
         let mut ino = Ino::ROOT;
         ino.0[..8].copy_from_slice(&n.to_le_bytes());
         RowKey::Node(ino)
+    }
+
+    fn new_home(dir: &Path) -> Arc<Home> {
+        let secret = MemberSecret::generate().expect("randomness");
+        let unlock = Unlock::Passphrase(zeroize::Zeroizing::new("pass".into()));
+        Home::init_at_cost(dir, "d", &unlock, &secret, PassphraseCost::cheapest_for_tests()).expect("a home")
+    }
+
+    fn some_rows() -> Vec<(RowKey, Row)> {
+        let id = |hlc| OpId { hlc: (1 << 56) + hlc, log: 77 };
+        let chunk = ChunkRef { epoch: EpochId([3; 32]), tag: ChunkTag([4; 32]) };
+        let mut node = NodeRow::root();
+        (node.made, node.changed, node.generation) = (id(0), id(9), 5);
+        (node.mode.id, node.mtime_ns.id, node.uid.id, node.gid.id) = (id(0), id(9), id(0), id(0));
+        node.heads = vec![Head {
+            id: id(4),
+            content: Content::Extents(vec![Extent::Data { len: 9, chunk }]),
+            mtime_ns: 5,
+            seen: Seen::Not,
+            settled: None,
+        }];
+        let (ino, link, parent) = (Ino([1; 16]), LinkId([2; 16]), Ino([6; 16]));
+        let place = Placement { id: id(0), parent, name: b"name".to_vec() };
+        let row =
+            LinkRow { ino, kind: node.kind, listed: Listed::Yes, dots: vec![id(0)], places: vec![place] };
+        let entry = SlotEntry {
+            link,
+            ino,
+            kind: node.kind,
+            name: b"name".to_vec(),
+            placed: id(0),
+            versions: Versions::One,
+        };
+        vec![
+            (RowKey::Node(ino), Row::Node(node)),
+            (RowKey::Link(link), Row::Link(row)),
+            (RowKey::Dirent(parent, SlotHash([7; 16])), Row::Dirent(Slot { entries: vec![entry] })),
+        ]
+    }
+
+    fn sizes(rows: &Rows) -> Vec<usize> {
+        let size = |(row_key, _): &(RowKey, Row)| {
+            let sealed = rows.folder.store().db().get(&rows.stored_key(row_key));
+            sealed.expect("reads").expect("is there").len()
+        };
+        some_rows().iter().map(size).collect()
+    }
+
+    #[test]
+    fn store_of_format_1_is_read_and_its_rows_become_short_as_they_change() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let folder = new_home(dir.path()).folder_create("f").expect("created");
+        let rows = Rows::open(Arc::clone(&folder)).expect("opens");
+        let mut batch = Batch::default();
+        for (row_key, row) in some_rows() {
+            let stored = rows.stored_key(&row_key);
+            batch.put(&stored, &folder.local().seal(&stored, &row.encode_first()));
+        }
+        folder.store().db().commit(batch, Durability::Unsynced).expect("commits");
+        let before = sizes(&rows);
+        // Written twice: what the first found no number for, the second spells shortly.
+        for _ in 0..2 {
+            rows.drop_cache();
+            for (row_key, row) in some_rows() {
+                assert_eq!(rows.get(&row_key).expect("reads"), Some(row));
+            }
+            let changes: Vec<Change> =
+                some_rows().into_iter().map(|(row_key, row)| (row_key, Some(row))).collect();
+            let mut batch = Batch::default();
+            rows.stage(&changes, &mut batch);
+            folder.store().db().commit(batch, Durability::Unsynced).expect("commits");
+            rows.install(changes);
+        }
+        let short = sizes(&rows);
+        assert!(short[0] * 2 < before[0], "{short:?} {before:?}");
+        assert!(short.iter().zip(&before).all(|(now, then)| now + 24 < *then), "{short:?} {before:?}");
+        // Numbers are there after a restart.
+        let again = Rows::open(folder).expect("opens");
+        for (row_key, row) in some_rows() {
+            assert_eq!(again.get(&row_key).expect("reads"), Some(row));
+        }
+        assert_eq!(again.slots(Ino([6; 16]), [0; 16], 9).expect("reads").len(), 1);
+    }
+
+    #[test]
+    fn row_under_a_number_that_is_not_there_is_refused() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let folder = new_home(dir.path()).folder_create("f").expect("created");
+        let rows = Rows::open(Arc::clone(&folder)).expect("opens");
+        rows.shorts.write().insert(9, Long::Log(77));
+        let changes: Vec<Change> =
+            some_rows().into_iter().map(|(row_key, row)| (row_key, Some(row))).collect();
+        let mut batch = Batch::default();
+        rows.stage(&changes, &mut batch);
+        folder.store().db().commit(batch, Durability::Unsynced).expect("commits");
+        let again = Rows::open(folder).expect("opens");
+        for (row_key, _) in some_rows() {
+            assert!(again.get(&row_key).is_err());
+        }
     }
 
     #[test]

@@ -112,12 +112,7 @@ impl Vfs {
         self.folder.store().db().scan(&prefix, &[], &mut |rest, sealed| {
             held = None;
             let stored = [&prefix[..], rest].concat();
-            let node = self
-                .folder
-                .local()
-                .open(&stored, sealed)
-                .and_then(|plain| Ok(Row::decode(&RowKey::Node(Ino::ROOT), &plain)?));
-            match node {
+            match self.rows.read(&RowKey::Node(Ino::ROOT), &stored, sealed) {
                 Ok(Row::Node(node)) if !is_dead_file(&node) => {
                     contents.extend(node.heads.into_iter().map(|head| head.content));
                 }

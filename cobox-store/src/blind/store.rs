@@ -30,8 +30,11 @@ use crate::error::{Error, Result};
 use crate::format::access::{Act, Record, Role};
 use crate::id::{FolderId, FolderNo};
 
-/// The layout of rows and files that this program writes.
-pub const STORE_FORMAT: u32 = 1;
+/// The layout of rows and files that this program writes in a device's store; one of format 1 becomes one when it is
+/// opened, and its rows are written anew as they change.
+pub const STORE_FORMAT: u32 = 2;
+/// The layout of a seeder's store, and the oldest that is read.
+const STORE_FORMAT_FIRST: u32 = 1;
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "LOCK";
 const NEXT_FOLDER: &[u8] = b"next folder";
@@ -50,6 +53,13 @@ impl StoreKind {
         match self {
             Self::Device => "device",
             Self::Seeder => "seeder",
+        }
+    }
+
+    fn format(self) -> u32 {
+        match self {
+            Self::Device => STORE_FORMAT,
+            Self::Seeder => STORE_FORMAT_FIRST,
         }
     }
 }
@@ -123,9 +133,13 @@ impl Store {
     /// [`Error::NotAStore`], [`Error::StoreFormat`] (nothing is touched then), [`Error::Locked`] while
     /// another process or handle has it open, [`Error::NoSpace`].
     pub fn open(dir: &Path, kind: StoreKind) -> Result<Arc<Self>> {
-        check_format(dir, kind)?;
+        let found = check_format(dir, kind)?;
         let lock = lock(dir)?;
         let db = Db::open(dir)?;
+        if found != kind.format() {
+            // Before the first row that an older program could not read.
+            write_format(dir, kind).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
+        }
         Self::start(dir, kind, db, lock)
     }
 
@@ -296,13 +310,13 @@ fn lock(dir: &Path) -> Result<File> {
 fn write_format(dir: &Path, kind: StoreKind) -> std::io::Result<()> {
     let new = dir.join("FORMAT.new");
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-    writeln!(file, "cobox-store {STORE_FORMAT} {}", kind.name())?;
+    writeln!(file, "cobox-store {} {}", kind.format(), kind.name())?;
     file.sync_all()?;
     std::fs::rename(&new, dir.join(FORMAT_FILE))?;
     File::open(dir)?.sync_all()
 }
 
-fn check_format(dir: &Path, kind: StoreKind) -> Result<()> {
+fn check_format(dir: &Path, kind: StoreKind) -> Result<u32> {
     let path = dir.join(FORMAT_FILE);
     let not_a_store = || Error::NotAStore { path: dir.to_owned() };
     let text = match std::fs::read_to_string(&path) {
@@ -317,9 +331,12 @@ fn check_format(dir: &Path, kind: StoreKind) -> Result<()> {
         (words.next() == Some("cobox-store")).then(|| words.next()?.parse().ok()).flatten();
     match version {
         None => Err(not_a_store()),
-        Some(STORE_FORMAT) if words.next() == Some(kind.name()) => Ok(()),
-        Some(STORE_FORMAT) => Err(not_a_store()),
-        Some(found) => Err(Error::StoreFormat { found, known: STORE_FORMAT }),
+        Some(found) if !(STORE_FORMAT_FIRST..=STORE_FORMAT).contains(&found) => {
+            Err(Error::StoreFormat { found, known: kind.format() })
+        }
+        Some(_) if words.next() != Some(kind.name()) => Err(not_a_store()),
+        Some(found) if found > kind.format() => Err(Error::StoreFormat { found, known: kind.format() }),
+        Some(found) => Ok(found),
     }
 }
 
@@ -354,11 +371,24 @@ mod tests {
     fn store_of_a_newer_format_is_refused_untouched() {
         let dir = tempfile::tempdir().expect("temporary folder");
         drop(Store::create(dir.path(), StoreKind::Device).expect("creates"));
-        std::fs::write(dir.path().join(FORMAT_FILE), "cobox-store 2 device\n").expect("writes");
+        std::fs::write(dir.path().join(FORMAT_FILE), "cobox-store 3 device\n").expect("writes");
         std::fs::remove_dir_all(dir.path().join("db")).expect("removes");
         let opened = Store::open(dir.path(), StoreKind::Device);
-        assert!(matches!(opened, Err(Error::StoreFormat { found: 2, known: 1 })));
+        assert!(matches!(opened, Err(Error::StoreFormat { found: 3, known: 2 })));
         assert!(!dir.path().join("db").exists());
+    }
+
+    #[test]
+    fn devices_store_of_format_1_becomes_one_of_format_2() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        drop(Store::create(dir.path(), StoreKind::Device).expect("creates"));
+        let path = dir.path().join(FORMAT_FILE);
+        let new = std::fs::read_to_string(&path).expect("reads");
+        std::fs::write(&path, "cobox-store 1 device\n").expect("writes");
+        assert!(matches!(Store::open(dir.path(), StoreKind::Seeder), Err(Error::NotAStore { .. })));
+        drop(Store::open(dir.path(), StoreKind::Device).expect("opens"));
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), new);
+        drop(Store::open(dir.path(), StoreKind::Device).expect("opens"));
     }
 
     #[test]

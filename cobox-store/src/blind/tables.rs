@@ -111,6 +111,8 @@ pub enum Table {
     DirMove = 0x49,
     /// Where people may have to look.
     Note = 0x4a,
+    /// number (u64 BE) → what rows call by it.
+    Short = 0x4b,
     /// Everything of the tree that is one row.
     Misc = 0x4f,
 }

@@ -7,6 +7,7 @@ use chacha20poly1305::aead::KeyInit as _;
 
 use super::aead;
 use super::secret::Secret32;
+use super::siv::SivKeys;
 use crate::error::Result;
 use crate::format::content::ChunkRef;
 use crate::id::Ino;
@@ -14,6 +15,7 @@ use crate::id::Ino;
 /// The keys of one folder's local rows, or of the device's own.
 pub struct LocalKeys {
     cipher: XChaCha20Poly1305,
+    rows: SivKeys,
     names: Secret32,
     tags: Secret32,
 }
@@ -25,6 +27,7 @@ impl LocalKeys {
         let part = |purpose| Secret32::derived(purpose, &[master.expose(), scope]);
         Self {
             cipher: XChaCha20Poly1305::new(part("local values").expose().into()),
+            rows: SivKeys::new(part("local rows"), part("local row tags")),
             names: part("local names"),
             tags: part("local tags"),
         }
@@ -42,6 +45,21 @@ impl LocalKeys {
     /// [`crate::Error::Sealed`].
     pub fn open(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
         aead::open_with(&self.cipher, key, sealed)
+    }
+
+    /// Seals the value of a row of the tree; it opens under the same `key` only. Adds 16 bytes. The same value under
+    /// the same key gives the same bytes.
+    #[must_use]
+    pub fn seal_row(&self, key: &[u8], value: &[u8]) -> Vec<u8> {
+        self.rows.seal(key, value)
+    }
+
+    /// Opens what [`Self::seal_row`] made, or [`Self::seal`] in a store of format 1.
+    ///
+    /// # Errors
+    /// [`crate::Error::Sealed`].
+    pub fn open_row(&self, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
+        self.rows.open(key, sealed).or_else(|_| self.open(key, sealed))
     }
 
     /// What stands in a key instead of a name.
@@ -78,6 +96,18 @@ mod tests {
         assert!(keys.open(b"rox", &sealed).is_err());
         assert!(LocalKeys::new(&master, &[3; 32]).open(b"row", &sealed).is_err());
         assert_ne!(sealed, keys.seal(b"row", b"value"));
+    }
+
+    #[test]
+    fn row_sealed_in_either_way_opens_under_its_own_key_alone() {
+        let master = Secret32::take(&mut [1; 32]);
+        let keys = LocalKeys::new(&master, &[2; 32]);
+        for sealed in [keys.seal(b"row", b"value"), keys.seal_row(b"row", b"value")] {
+            assert_eq!(keys.open_row(b"row", &sealed).expect("opens"), b"value");
+            assert!(keys.open_row(b"rox", &sealed).is_err());
+            assert!(LocalKeys::new(&master, &[3; 32]).open_row(b"row", &sealed).is_err());
+        }
+        assert!(keys.open(b"row", &keys.seal_row(b"row", &[7; 60])).is_err());
     }
 
     #[test]

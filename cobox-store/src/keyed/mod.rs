@@ -32,6 +32,7 @@ mod removal;
 pub mod seal;
 pub mod secret;
 pub mod seeding;
+mod siv;
 mod slots;
 #[cfg(test)]
 mod vectors;
