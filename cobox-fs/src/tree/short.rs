@@ -396,7 +396,8 @@ mod tests {
         for _ in 0..2 {
             for content in &contents {
                 let (bytes, _) = spell(&shorts, |speller| speller.content(content));
-                assert_eq!(read(&shorts, &bytes, Spelled::content).as_ref(), Ok(content));
+                let found = read(&shorts, &bytes, |spelled| spelled.content());
+                assert_eq!(found.as_ref(), Ok(content));
             }
             shorts.insert(1, Long::Epoch(EpochId([1; 32])));
         }

@@ -410,7 +410,7 @@ mod tests {
     }
 
     fn some_rows() -> Vec<(RowKey, Row)> {
-        let id = |hlc| OpId { hlc: (1 << 56) + hlc, log: 77 };
+        let id = |hlc: u64| OpId { hlc: (1 << 56) + hlc, log: 77 };
         let chunk = ChunkRef { epoch: EpochId([3; 32]), tag: ChunkTag([4; 32]) };
         let mut node = NodeRow::root();
         (node.made, node.changed, node.generation) = (id(0), id(9), 5);
