@@ -21,8 +21,9 @@ use crate::report::{ArriveReport, FolderReport, Holding, ProofReport, WaitProgre
 const TELL: Duration = Duration::from_millis(250);
 /// After an audit that did not succeed, so that a failing seeder is not asked without pause.
 const AUDIT_RETRY: Duration = Duration::from_secs(1);
-/// What a device without any entry waits for more, after a session is open: the seeder's heads come in
-/// the first frames of it.
+/// How often a device that waits for entries looks.
+const LOOK: Duration = Duration::from_millis(50);
+/// What a device that has all entries it heard of waits for seeders that said nothing yet: they may know newer ones.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Takes progress; an error means that nobody listens any more.
@@ -156,7 +157,7 @@ impl Daemon {
     /// Waits until every folder has the entries that its seeders know.
     pub fn arrive(&self, timeout: Duration, tell: Tell<'_>) -> Outcome<ArriveReport> {
         let deadline = Instant::now() + timeout;
-        let mut quiet_since: Option<Instant> = None;
+        let (mut quiet_since, mut told): (Option<Instant>, Option<Instant>) = (None, None);
         // Entries that a seeder lacks and another one has: this device has none of its own yet.
         let mut behind_of: BTreeMap<PeerId, u64> = BTreeMap::new();
         loop {
@@ -176,10 +177,10 @@ impl Daemon {
             }
             let Some((state, behind, peers)) = waiting else {
                 let since = *quiet_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= QUIET {
+                if since.elapsed() >= QUIET || self.all_told()? {
                     return self.arrived(&behind_of);
                 }
-                std::thread::sleep(TELL);
+                std::thread::sleep(LOOK);
                 continue;
             };
             quiet_since = None;
@@ -196,7 +197,10 @@ impl Daemon {
                 eta_s: None,
                 missing: problem.clone(),
             };
-            tell(&progress)?;
+            if told.is_none_or(|told| told.elapsed() >= TELL) {
+                told = Some(Instant::now());
+                tell(&progress)?;
+            }
             if Instant::now() >= deadline {
                 return Err(Problem::new(
                     Exit::NotReached,
@@ -204,8 +208,20 @@ impl Daemon {
                     "The daemon goes on fetching them: look again with `cobox-ctl status`.",
                 ));
             }
-            std::thread::sleep(TELL);
+            std::thread::sleep(LOOK);
         }
+    }
+
+    /// Whether every seeder of every folder has told what it knows, so that there is nobody to wait for.
+    fn all_told(&self) -> Outcome<bool> {
+        for state in self.folders() {
+            let peers = self.node.status(state.no())?.peers;
+            let told = |seeder: &PeerId| peers.iter().any(|peer| peer.peer == *seeder && peer.has_told());
+            if !grants(&state)?.iter().all(|(seeder, _)| told(seeder)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn arrived(&self, behind_of: &BTreeMap<PeerId, u64>) -> Outcome<ArriveReport> {

@@ -8,6 +8,7 @@ mod ahead;
 mod anew;
 pub mod attr;
 mod background;
+mod beside;
 mod branches;
 mod catch_up;
 mod chunks;
@@ -229,6 +230,7 @@ pub struct Vfs {
     wake: background::Wake,
     streamer: stream::Streamer,
     ahead: ahead::Ahead,
+    waited: Mutex<Option<beside::Waited>>,
     connected: AtomicBool,
     forbidden: AtomicBool,
     /// Whether this device is new and lacks entries that an admin called for.
@@ -285,6 +287,7 @@ impl Vfs {
             wake: background::Wake::default(),
             streamer: stream::Streamer::default(),
             ahead: ahead::Ahead::default(),
+            waited: Mutex::default(),
             connected: AtomicBool::new(false),
             forbidden: AtomicBool::new(false),
             behind: AtomicBool::new(false),
