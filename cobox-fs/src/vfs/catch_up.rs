@@ -319,6 +319,7 @@ impl Vfs {
         let survivors = self.survivors(&changes, &mut batch)?;
         self.note_comebacks(&changes, &mut batch)?;
         self.folder.index_entry(entry, body, &mut batch)?;
+        self.folder.stage_kept(within, entry, &mut batch)?;
         let head = LogHead { log: within, seq: header.seq, hash: header.hash() };
         let hlc = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc).max(sequencer.hlc_last);
         let mut writer = Writer::new();

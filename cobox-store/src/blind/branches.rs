@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::batch::Batch;
-use super::logs::{HeadRow, entry_key};
+use super::logs::{ENTRY_TABLES, HeadRow, entry_key};
 use super::store::Store;
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
@@ -315,13 +315,13 @@ impl Store {
                 packs.insert(pack.id);
                 self.stage_listed(no, (to, seq), *pack, batch);
             }
-            for table in [Table::EntryHeader, Table::EntryBody] {
-                let stored = entry_key(no, table, within, seq);
-                let row = self.db().get(&stored)?.ok_or(Error::Chain { log: within, seq })?;
-                bytes += row.len() as u64;
-                batch.delete(&stored);
-                batch.put_owned(entry_key(no, table, to, seq), row);
-            }
+            let gone = || Error::Chain { log: within, seq };
+            let header = self.db().get(&entry_key(no, Table::EntryHeader, within, seq))?.ok_or_else(gone)?;
+            let body = self.body_bytes(no, within, seq, &header)?.ok_or_else(gone)?;
+            bytes += (header.len() + body.len()) as u64;
+            ENTRY_TABLES.iter().for_each(|table| batch.delete(&entry_key(no, *table, within, seq)));
+            batch.put_owned(entry_key(no, Table::EntryHeader, to, seq), header);
+            batch.put_owned(entry_key(no, Table::EntryBody, to, seq), body);
         }
         self.stage_unlisted(no, (within, from - 1), &packs, batch)?;
         let moved = HeadRow { seq: head.seq, hash: head.hash, bytes };

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::access::Access;
 use super::batch::{Batch, Durability};
-use super::logs::{HeadRow, entry_key};
+use super::logs::{ENTRY_TABLES, HeadRow, entry_key};
 use super::store::{Store, StoreKind};
 use super::tables::{Table, key};
 use crate::error::Result;
@@ -83,7 +83,7 @@ impl Store {
         for beyond in seq + 1..=head.seq {
             packs.extend(self.entry_unchecked(no, log, beyond)?.iter().flat_map(packs_of));
             bytes += self.entry_bytes(no, log, beyond)?.map_or(0, |bytes| bytes.len() as u64);
-            for table in [Table::EntryHeader, Table::EntryBody] {
+            for table in ENTRY_TABLES {
                 batch.delete(&entry_key(no, table, log, beyond));
             }
         }

@@ -246,6 +246,34 @@ mod tests {
     }
 
     #[test]
+    fn bodies_that_are_kept_in_another_form_move_into_a_branch_as_they_were_sent() {
+        let forked = Forked::new();
+        let (_dir, store, no) = forked.store(&[&forked.ours]);
+        let before = store.usage(no).expect("counts").entry_bytes;
+        store.set_body_maker(Box::new(|_, _, _, _, kept| Ok(kept.iter().rev().copied().collect())));
+        let kept = |log: LogId, seq: u64| entry_key(no, Table::EntryKept, log, seq);
+        for seq in 1..=3 {
+            let sent = entry_key(no, Table::EntryBody, forked.log, seq);
+            let mut body = store.db().get(&sent).expect("reads").expect("is there");
+            body.reverse();
+            let mut batch = Batch::default();
+            batch.delete(&sent);
+            batch.put(&kept(forked.log, seq), &body);
+            store.db().commit(batch, Durability::Unsynced).expect("commits");
+        }
+        assert_eq!(store.entry(no, forked.log, 3).expect("reads").as_ref(), Some(&forked.ours[1]));
+        assert_eq!(store.entry_add(no, &forked.theirs[0]).expect("adds"), Added::New);
+        let branch = forked.branch(&forked.ours);
+        for (seq, entry) in [(1, &forked.first), (2, &forked.ours[0]), (3, &forked.ours[1])] {
+            assert_eq!(store.entry(no, branch, seq).expect("reads").as_ref(), Some(entry));
+        }
+        let left = |seq| store.db().contains(&kept(forked.log, seq)).expect("reads");
+        assert_eq!([1, 2, 3].map(left), [true, false, false]);
+        let more = forked.theirs[0].encode().len() as u64;
+        assert_eq!(store.usage(no).expect("counts").entry_bytes, before + more);
+    }
+
+    #[test]
     fn proof_forks_a_log_that_is_here_or_comes_later() {
         let forked = Forked::new();
         let (_a, one, one_no) = forked.store(&[&forked.ours, &forked.theirs]);

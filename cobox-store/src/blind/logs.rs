@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -17,10 +17,16 @@ use super::tables::{Table, key};
 use super::usage::Totals;
 use crate::error::{Error, Result};
 use crate::format::codec::{DecodeError, Reader, Writer};
-use crate::format::entry::{Entry, LogHead, UnverifiedEntry};
+use crate::format::entry::{Entry, Header, LogHead, UnverifiedEntry};
 use crate::format::equivocation::Equivocation;
 use crate::format::pack::PackRef;
 use crate::id::{EntryHash, FolderNo, LogId};
+
+/// Makes an entry's body of its row of [`Table::EntryKept`] within a log or branch.
+pub type BodyMaker = Box<dyn Fn(&Store, FolderNo, LogId, &Header, &[u8]) -> Result<Vec<u8>> + Send + Sync>;
+
+/// All rows of an entry.
+pub(super) const ENTRY_TABLES: [Table; 3] = [Table::EntryHeader, Table::EntryBody, Table::EntryKept];
 
 type Claims = Mutex<HashMap<(FolderNo, LogId), EntryHash>>;
 
@@ -37,6 +43,8 @@ pub(super) struct Logs {
     pub(super) named: Mutex<HashMap<FolderNo, BTreeSet<LogHead>>>,
     /// Proofs of branches that were too many, for when somebody needs one of them.
     pub(super) spare: Mutex<HashMap<FolderNo, Vec<Equivocation>>>,
+    /// Makes bodies that are kept in another form: a member's store has one.
+    body_maker: OnceLock<BodyMaker>,
     /// Folder totals, as far as they were counted.
     pub(super) totals: Mutex<HashMap<FolderNo, Totals>>,
 }
@@ -136,12 +144,37 @@ impl Store {
     /// When the disk cannot be read.
     pub fn entry_bytes(&self, no: FolderNo, log: LogId, seq: u64) -> Result<Option<Vec<u8>>> {
         let log = self.branches(no)?.owner(log, seq);
-        let header = self.db().get(&entry_key(no, Table::EntryHeader, log, seq))?;
-        let body = self.db().get(&entry_key(no, Table::EntryBody, log, seq))?;
-        Ok(header.zip(body).map(|(mut bytes, body)| {
-            bytes.extend_from_slice(&body);
-            bytes
-        }))
+        let Some(mut bytes) = self.db().get(&entry_key(no, Table::EntryHeader, log, seq))? else {
+            return Ok(None);
+        };
+        let Some(body) = self.body_bytes(no, log, seq, &bytes)? else { return Ok(None) };
+        bytes.extend_from_slice(&body);
+        Ok(Some(bytes))
+    }
+
+    /// The body of an entry within a log or branch, whose signed header is `signed`.
+    pub(super) fn body_bytes(
+        &self,
+        no: FolderNo,
+        log: LogId,
+        seq: u64,
+        signed: &[u8],
+    ) -> Result<Option<Vec<u8>>> {
+        let stored = entry_key(no, Table::EntryBody, log, seq);
+        if let Some(body) = self.db().get(&stored)? {
+            return Ok(Some(body));
+        }
+        let Some(maker) = self.logs.body_maker.get() else { return Ok(None) };
+        match self.db().get(&entry_key(no, Table::EntryKept, log, seq))? {
+            Some(kept) => maker(self, no, log, &Header::decode(&mut Reader::new(signed))?, &kept).map(Some),
+            // Changed from one form into the other in between.
+            None => self.db().get(&stored),
+        }
+    }
+
+    /// Says who makes bodies of [`Table::EntryKept`]; the first one counts.
+    pub fn set_body_maker(&self, maker: BodyMaker) {
+        let _ = self.logs.body_maker.set(maker);
     }
 
     /// Checks an entry and puts its rows into `batch`: the entry, the log's head, its packs.

@@ -88,6 +88,8 @@ pub enum Table {
     Candidate = 0x26,
     /// Chunk tag, pack id → where else the chunk is.
     OtherPlace = 0x27,
+    /// log id, seq (u64 BE) → what the entry's body is made of, instead of [`Self::EntryBody`].
+    EntryKept = 0x28,
     // tree and vfs: 0x40..=0x5f
     /// Inodes.
     Node = 0x40,

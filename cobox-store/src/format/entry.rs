@@ -84,7 +84,7 @@ impl Header {
         [ENTRY_CONTEXT, &self.hash().0].concat()
     }
 
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let field = "entry header";
         reader.version(1, field)?;
         reader.suite()?;

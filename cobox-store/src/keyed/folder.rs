@@ -356,6 +356,21 @@ fn epoch_key(no: FolderNo, id: EpochId) -> Vec<u8> {
     key(no, Table::Secret, &[b"epoch".as_slice(), &id.0].concat())
 }
 
+/// The keys of an epoch that was opened before, where this device keeps them.
+pub(super) fn epoch_of_store(
+    store: &Store,
+    no: FolderNo,
+    folder: FolderId,
+    local: &LocalKeys,
+    id: EpochId,
+) -> Result<Option<EpochKeys>> {
+    let row_key = epoch_key(no, id);
+    let Some(sealed) = store.db().get(&row_key)? else { return Ok(None) };
+    let plain = zeroize::Zeroizing::new(local.open(&row_key, &sealed)?);
+    let mut bytes: [u8; 32] = plain.as_slice().try_into().map_err(|_| Error::Sealed)?;
+    Ok(Some(EpochKeys::new(folder, id, Secret32::take(&mut bytes))))
+}
+
 /// Epochs that were opened before: a device that lost its boxes in a rotation still reads its past.
 fn load_epochs(
     store: &Store,
@@ -366,11 +381,8 @@ fn load_epochs(
 ) -> Result<BTreeMap<EpochId, Arc<EpochKeys>>> {
     let mut known = BTreeMap::new();
     for id in access.epochs.keys() {
-        let row_key = epoch_key(no, *id);
-        let Some(sealed) = store.db().get(&row_key)? else { continue };
-        let plain = zeroize::Zeroizing::new(local.open(&row_key, &sealed)?);
-        let mut bytes: [u8; 32] = plain.as_slice().try_into().map_err(|_| Error::Sealed)?;
-        known.insert(*id, Arc::new(EpochKeys::new(folder, *id, Secret32::take(&mut bytes))));
+        let Some(keys) = epoch_of_store(store, no, folder, local, *id)? else { continue };
+        known.insert(*id, Arc::new(keys));
     }
     Ok(known)
 }

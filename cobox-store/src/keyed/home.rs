@@ -18,6 +18,7 @@ use super::admission;
 use super::epoch;
 use super::folder::{Folder, Opening, boxes, save_epochs, sign_record};
 use super::highwater::HighWater;
+use super::kept;
 use super::keyring::Keyring;
 use super::label::{LABEL_BYTES_MAX, LabelKey, LabelOf};
 use super::local::LocalKeys;
@@ -184,6 +185,7 @@ impl Home {
         let sealed = store.db().get(&row_key)?.ok_or_else(|| Error::NotAStore { path: dir.to_owned() })?;
         let device = DeviceRow::decode(&Zeroizing::new(local.open(&row_key, &sealed)?))?;
         let marks = Arc::new(HighWater::open(dir)?);
+        kept::make_bodies(&store, &master);
         let (folders, changing) = (Mutex::default(), Mutex::default());
         Ok(Arc::new(Self { store, local, device, master, marks, folders, changing }))
     }

@@ -343,6 +343,7 @@ impl Folder {
     fn commit_entry(&self, entry: &Entry, part: &Part, head: LogHead, extra: Batch) -> Result<()> {
         let mut batch = Batch::default();
         let staged = self.store().entry_stage(self.no(), entry, &mut batch)?;
+        self.stage_kept(self.log(), entry, &mut batch)?;
         for row in &part.packs {
             self.pending_delete(row.pack.id, &mut batch);
         }

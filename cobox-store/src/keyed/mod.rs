@@ -16,6 +16,7 @@ pub mod home;
 mod index;
 pub mod invite;
 mod join;
+mod kept;
 mod keyring;
 pub mod label;
 pub mod local;
