@@ -227,18 +227,11 @@ impl Vfs {
     pub fn read_wait(&self, fh: u64, offset: u64, len: u32, deadline: Duration) -> Result<Vec<u8>, Errno> {
         let since = Instant::now();
         let until = since + deadline;
-        let mut asked_beside = false;
         loop {
             let seen = self.folder.store().watch().seen();
             match self.read_now(fh, offset, len)? {
                 ReadOutcome::Ready(bytes) => return Ok(bytes),
-                ReadOutcome::Waiting(packs) => {
-                    if !std::mem::replace(&mut asked_beside, true) {
-                        packs.iter().for_each(|pack| self.folder.store().want(self.folder.no(), *pack));
-                        self.ask_beside(self.handles.file(fh)?.0.ino);
-                    }
-                    self.wait_for(&packs, seen, since..until)?;
-                }
+                ReadOutcome::Waiting(packs) => self.wait_for(&packs, seen, since..until)?,
             }
         }
     }

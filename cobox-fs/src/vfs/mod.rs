@@ -8,7 +8,6 @@ mod ahead;
 mod anew;
 pub mod attr;
 mod background;
-mod beside;
 mod branches;
 mod catch_up;
 mod chunks;
@@ -230,7 +229,6 @@ pub struct Vfs {
     wake: background::Wake,
     streamer: stream::Streamer,
     ahead: ahead::Ahead,
-    waited: Mutex<Option<beside::Waited>>,
     connected: AtomicBool,
     forbidden: AtomicBool,
     /// Whether this device is new and lacks entries that an admin called for.
@@ -287,7 +285,6 @@ impl Vfs {
             wake: background::Wake::default(),
             streamer: stream::Streamer::default(),
             ahead: ahead::Ahead::default(),
-            waited: Mutex::default(),
             connected: AtomicBool::new(false),
             forbidden: AtomicBool::new(false),
             behind: AtomicBool::new(false),
