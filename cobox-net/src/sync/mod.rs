@@ -161,8 +161,8 @@ pub enum Output {
     Close { conn: Conn },
     /// Dial.
     Dial { peer: PeerId, addresses: Vec<Vec<u8>> },
-    /// The peer may ask for packs of this folder.
-    Opened { conn: Conn, session: SessionId, no: FolderNo },
+    /// The peer may ask for packs of this folder; as this device, if it is one.
+    Opened { conn: Conn, session: SessionId, no: FolderNo, log: Option<LogId> },
     /// It may not any more.
     Closed { conn: Conn, session: SessionId },
     /// Fetch a pack; answer with [`Input::Fetched`].
