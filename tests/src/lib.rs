@@ -5,6 +5,7 @@
 pub mod group;
 pub mod hosts;
 pub mod http;
+pub mod line;
 pub mod load;
 pub mod memory;
 pub mod process;
