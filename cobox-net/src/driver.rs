@@ -339,7 +339,14 @@ async fn tick(shared: Weak<Shared>) {
         }
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(20) {
-            shared.links.lock().values().for_each(|link| link.measure());
+            let links: Vec<Arc<Link>> = shared.links.lock().values().cloned().collect();
+            for link in links {
+                link.measure();
+                if link.is_dead() {
+                    tracing::debug!(peer = %link.peer, "a peer has gone without a word");
+                    shared.close(link.conn);
+                }
+            }
         }
     }
 }
@@ -362,12 +369,6 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
                 shared.input(Input::Down { conn });
             }
             Event::DialFailed { peer, error } => shared.input(Input::DialFailed { peer, error }),
-            Event::Silent { conn } => {
-                let still = shared.links.lock().get(&conn).is_some_and(|link| link.stands_still());
-                if still {
-                    shared.close(conn);
-                }
-            }
             Event::Listening { addresses } => {
                 shared.input(Input::Listening { addresses, now_ms: now_ms() });
             }
@@ -466,6 +467,11 @@ impl Worker {
                 }
             }
             Output::Fetch { conn, session, no, pack } => self.fetch(conn, Job { session, no, pack }),
+            Output::LetGo { conn, session, pack } => {
+                if let Some(link) = self.link(conn) {
+                    link.let_go(session, pack);
+                }
+            }
             Output::Prove { conn, session, no, question, challenge } => {
                 if let Some(link) = self.link(conn) {
                     self.runtime.spawn(prove(

@@ -23,7 +23,7 @@ use crate::swarm::ByteStream;
 use crate::sync::{Conn, Fetched, Input, Side};
 use crate::tally::Refusal;
 use crate::transfer::control::{Ear, Outbox, OutboxEnd, outbox, read_loop, write_loop};
-use crate::transfer::pull::{Job, Puller};
+use crate::transfer::pull::{Job, Means, Puller};
 use crate::transfer::room::Party;
 use crate::transfer::serve::{OpenFolders, Server, serve};
 use crate::wire::{Frame, PROOFS_MAX, QuestionId, SessionId};
@@ -34,12 +34,14 @@ const BULK_WAIT: Duration = Duration::from_secs(10);
 /// Of so many of a connection's folders one must have room for a large frame: two seeders may share thousands.
 const PARTIES_MAX: usize = 8;
 
-/// A connection over which nothing went for so long, and that answers no ping, is dead.
+/// A connection over which nothing went for so long, and that answered no ping for [`SILENT_AFTER`], is dead.
 const STILL_AFTER: Duration = Duration::from_secs(8);
+/// See [`STILL_AFTER`]: three pings. A cable that was pulled shows in no other way for minutes.
+const SILENT_AFTER: Duration = Duration::from_secs(15);
 
 /// A connection.
 pub struct Link {
-    conn: Conn,
+    pub conn: Conn,
     pub peer: PeerId,
     side: Side,
     transport: Transport,
@@ -50,6 +52,8 @@ pub struct Link {
     pub parties: Arc<Mutex<BTreeMap<SessionId, Party>>>,
     puller: watch::Sender<Option<Puller>>,
     rtt_ms: AtomicU64,
+    /// When a ping was answered last.
+    answered: Mutex<Instant>,
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
     rate: Mutex<(Instant, u64, u64)>,
@@ -73,6 +77,7 @@ impl Link {
             parties: Arc::default(),
             puller: watch::Sender::new(None),
             rtt_ms: AtomicU64::new(u64::MAX),
+            answered: Mutex::new(Instant::now()),
             sent: Arc::default(),
             received: Arc::default(),
             rate: Mutex::new((Instant::now(), 0, 0)),
@@ -92,15 +97,17 @@ impl Link {
                 None => return,
             },
             Kind::BulkOurs => {
-                let (puller, run) = Puller::start(
-                    stream,
-                    Arc::clone(&shared.store),
-                    Arc::clone(&shared.credit),
-                    shared.batcher.clone(),
-                    shared.buffers.clone(),
-                    shared.tap.clone(),
-                    Arc::clone(&self.received),
-                );
+                let back = Arc::clone(shared);
+                let means = Means {
+                    store: Arc::clone(&shared.store),
+                    credit: Arc::clone(&shared.credit),
+                    batcher: shared.batcher.clone(),
+                    buffers: shared.buffers.clone(),
+                    tap: shared.tap.clone(),
+                    received: Arc::clone(&self.received),
+                    late: Arc::new(move |late| back.input(Input::Late { conn, late })),
+                };
+                let (puller, run) = Puller::start(stream, means);
                 self.puller.send_replace(Some(puller));
                 Box::pin(run)
             }
@@ -170,13 +177,21 @@ impl Link {
         }
     }
 
+    /// Ends a fetch, as broken.
+    pub fn let_go(&self, session: SessionId, pack: PackId) {
+        if let Some(puller) = self.puller.borrow().as_ref() {
+            puller.let_go(session, pack);
+        }
+    }
+
     pub fn set_rtt(&self, rtt: Duration) {
+        *self.answered.lock() = Instant::now();
         self.rtt_ms.store(u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
     }
 
-    /// Whether nothing went either way for a while.
-    pub fn stands_still(&self) -> bool {
-        self.moved.lock().1.elapsed() > STILL_AFTER
+    /// Whether nothing went either way for a while, and no ping was answered.
+    pub fn is_dead(&self) -> bool {
+        self.moved.lock().1.elapsed() > STILL_AFTER && self.answered.lock().elapsed() > SILENT_AFTER
     }
 
     /// Computes the rate since the last call.

@@ -47,10 +47,9 @@ const CONNECTIONS_PER_PEER: u32 = 3;
 const QUIC_STREAM_WINDOW: u32 = 2_500_000;
 /// Streams of one connection together: two bulk streams and control.
 const QUIC_CONNECTION_WINDOW: u32 = 6_000_000;
-/// How often a connection is pinged: shows round trips, and finds dead connections.
+/// How often a connection is pinged: shows round trips, and finds dead connections (`link.rs`).
 const PING_EVERY: Duration = Duration::from_secs(5);
-/// A peer that does not answer a ping for so long has gone, or its cable has, unless packs are on their way: on
-/// a slow line they may be in front of the answer.
+/// How long a ping may take: packs on a slow line may be in front of the answer.
 const PING_WAIT: Duration = Duration::from_secs(15);
 /// How often the local network is asked who is there, besides at the start: finds who came while a cable was
 /// pulled.
@@ -82,8 +81,6 @@ pub enum Event {
     DialFailed { peer: PeerId, error: String },
     /// A ping came back.
     Rtt { conn: Conn, rtt: Duration },
-    /// A ping did not come back in time.
-    Silent { conn: Conn },
     /// Where others may reach us changed.
     Listening { addresses: Vec<Vec<u8>> },
     /// A peer is on the local network, at these addresses beside others.
@@ -394,20 +391,11 @@ impl Runner {
         self.tell(Event::Listening { addresses });
     }
 
-    /// libp2p only says that nothing came back; a cable that was pulled shows in no other way for minutes.
+    /// Only answers count. libp2p keeps a connection's first failure to itself, and later ones are failures to
+    /// open a stream.
     fn pinged(&mut self, id: ConnectionId, result: std::result::Result<Duration, ping::Failure>) {
-        match result {
-            Ok(rtt) => {
-                if let Some(known) = self.known.get(&id) {
-                    self.tell(Event::Rtt { conn: known.conn, rtt });
-                }
-            }
-            Err(ping::Failure::Timeout) => {
-                if let Some(known) = self.known.get(&id) {
-                    self.tell(Event::Silent { conn: known.conn });
-                }
-            }
-            Err(_) => {}
+        if let (Ok(rtt), Some(known)) = (result, self.known.get(&id)) {
+            self.tell(Event::Rtt { conn: known.conn, rtt });
         }
     }
 

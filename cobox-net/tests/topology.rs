@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cobox_net::sync::LINKS;
+use cobox_net::sync::{LINKS, TICK};
 use cobox_store::blind::Store;
 use common::sim::{Rng, Sim, World, stores};
 
@@ -116,7 +116,7 @@ fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
     // gave it stays where it is.
     let stays = |at: usize| world.hints.iter().any(|(_, to)| *to == at);
     for _ in 0..14 {
-        match sim.rng.below(8) {
+        match sim.rng.below(9) {
             0..=3 => {
                 let at = sim.rng.index(world.devices);
                 sim.write(at);
@@ -132,6 +132,14 @@ fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
                 sim.divide(side);
             }
             6 => sim.heal(),
+            7 => {
+                let (at, still) = (sim.rng.index(world.nodes()), sim.rng.one_in(2));
+                sim.stand_still(at, still);
+                let wisher = sim.rng.index(world.devices);
+                if let Some(pack) = sim.packs().last().copied() {
+                    sim.wish(wisher, pack);
+                }
+            }
             _ => {
                 let all = sim.connections();
                 if !all.is_empty() {
@@ -144,6 +152,7 @@ fn history(seed: u64, all: &[Arc<Store>]) -> [u8; 32] {
         sim.run_for(Duration::from_millis(ms));
     }
     sim.heal();
+    (0..world.nodes()).for_each(|at| sim.stand_still(at, false));
     sim.breaks = 0;
     let lacking = sim.settle(SETTLE);
     assert!(lacking.is_none(), "COBOX_SEED={seed}: {}; {world:?}", lacking.unwrap_or_default());
@@ -167,6 +176,72 @@ fn history_of_one_seed_goes_the_same_way_each_time() {
     for seed in [3, 5, 8] {
         assert_eq!(run(seed), run(seed), "seed {seed}");
     }
+}
+
+/// A reader, who holds nothing, and three seeders, who hold everything.
+fn reader_and_seeders(seed: u64, dir: &std::path::Path, packs: usize, size: usize) -> Sim {
+    let dials = vec![(1, 2), (1, 3), (1, 4), (0, 2), (0, 3), (0, 4)];
+    let world = World { devices: 2, seeders: 3, dials, knows: vec![2; 5], ..World::default() };
+    let mut sim = Sim::new(seed, world, stores(dir, 2, 3));
+    sim.breaks = 0;
+    sim.stand_still(1, true);
+    (0..packs).for_each(|_| sim.write_of(0, size));
+    sim.run_for(Duration::from_secs(30));
+    let packs = sim.packs().to_vec();
+    assert!((2..5).all(|at| packs.iter().all(|pack| sim.holds(at, *pack))), "the seeders have not got them");
+    assert!(packs.iter().all(|pack| !sim.holds(1, *pack)), "the reader has got something");
+    sim
+}
+
+#[test]
+fn reader_waits_seconds_for_a_seeder_that_stands_still_where_others_have_the_pack() {
+    let dir = common::memory_dir();
+    for (seed, size) in [(1, 4096), (2, 4096), (3, 1 << 20), (4, 1 << 20)] {
+        let mut sim = reader_and_seeders(seed, &dir.path().join(seed.to_string()), 1, 4096);
+        sim.stand_still(1, false);
+        sim.run_for(Duration::from_secs(300));
+        assert!((2..5).all(|at| sim.linked(1, at)), "seed {seed}: the reader has not met them all");
+        sim.stand_still(1, true);
+        (0..60).for_each(|_| sim.write_of(0, size));
+        sim.run_for(Duration::from_secs(30));
+        sim.stand_still(1, false);
+        let owed = (0..100).any(|_| {
+            sim.run_for(TICK);
+            sim.owes(2, 1)
+        });
+        assert!(owed, "seed {seed}: nothing was asked of it");
+        sim.stand_still(2, true);
+        let packs = sim.packs().to_vec();
+        packs.iter().for_each(|pack| sim.wish(1, *pack));
+        sim.run_for(Duration::from_secs(15));
+        let lacks = packs.iter().filter(|pack| !sim.holds(1, **pack)).count();
+        assert_eq!(lacks, 0, "seed {seed}: {lacks} of {} have not come", packs.len());
+        assert!(sim.let_go > 0, "seed {seed}: it owed nothing when it stopped");
+    }
+}
+
+#[test]
+fn pack_that_only_a_seeder_that_stands_still_has_comes_when_it_goes_on() {
+    let dir = common::memory_dir();
+    // In one of these the seeder stops between the entry and its pack.
+    let stopped = (0..20).find_map(|seed| {
+        let mut sim = reader_and_seeders(seed, &dir.path().join(seed.to_string()), 1, 4096);
+        [3, 4].into_iter().for_each(|at| sim.stand_still(at, true));
+        sim.stand_still(1, false);
+        while sim.has(1, 0) == 0 {
+            sim.run_for(TICK);
+        }
+        sim.stand_still(2, true);
+        (!sim.holds(1, sim.packs()[0])).then_some(sim)
+    });
+    let mut sim = stopped.expect("one of twenty");
+    let pack = sim.packs()[0];
+    sim.wish(1, pack);
+    sim.run_for(Duration::from_secs(20));
+    assert!(!sim.holds(1, pack), "nobody can have sent it");
+    sim.stand_still(2, false);
+    sim.run_for(Duration::from_secs(5));
+    assert!(sim.holds(1, pack), "nobody asked again");
 }
 
 /// What one small change costs among devices that are linked: links, frames and bytes.

@@ -87,7 +87,7 @@ fn check_folder(state: &FolderState, tell: super::wait::Tell<'_>) -> Outcome<Fol
 
 /// Says which files the damage is in. A folder that is not mounted has its tree opened for as long.
 fn name_files(state: &FolderState, damaged: &BTreeSet<PackId>, found: &mut FolderCheck) -> Outcome<()> {
-    let _turn = state.mount_turn.lock();
+    let _turn = state.turn()?;
     let vfs = match state.vfs() {
         Some(vfs) => vfs,
         None => {

@@ -73,7 +73,7 @@ fn refused(errno: Errno, path: &Path) -> Problem {
 impl FolderState {
     /// Asks the tree; of a folder that is not mounted it is opened for as long.
     fn with_tree<R>(&self, ask: impl FnOnce(&Vfs) -> Outcome<R>) -> Outcome<R> {
-        let _turn = self.mount_turn.lock();
+        let _turn = self.turn()?;
         let vfs = match self.vfs() {
             Some(vfs) => vfs,
             None => {

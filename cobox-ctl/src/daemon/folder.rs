@@ -2,22 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use cobox_net::PeerId;
 use cobox_store::id::{FolderNo, PackId, RecordHash};
 use cobox_store::keyed::Folder;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::alarm::Watch;
 use super::mounts::Mounted;
 use super::proof::LiveSet;
+use crate::exit::{Outcome, Problem};
 
 /// One folder of the running daemon.
 pub(crate) struct FolderState {
     pub folder: Arc<Folder>,
     /// Locked for as long as a mount is made or taken off, so that two requests cannot cross.
     pub mount_turn: Mutex<()>,
+    /// The folder goes on in another one of these, under a fresh log.
+    pub replaced: AtomicBool,
     /// Locked for moments only: the mount's own calls ask for it while a mount is being taken off.
     pub mount: Mutex<Option<Arc<Mounted>>>,
     /// Why a wanted mount is not there.
@@ -69,6 +73,7 @@ impl FolderState {
         Self {
             folder,
             mount_turn: Mutex::new(()),
+            replaced: AtomicBool::new(false),
             mount: Mutex::new(None),
             mount_problem: Mutex::new(None),
             audit: Mutex::new(()),
@@ -78,6 +83,21 @@ impl FolderState {
             contacts: Mutex::default(),
             access_told: Mutex::default(),
         }
+    }
+
+    /// Waits for the turn of whoever works in the folder's tree, mounted or not.
+    ///
+    /// # Errors
+    /// Where the folder was opened anew meanwhile: what would be written here would be in a log that has ended.
+    pub fn turn(&self) -> Outcome<MutexGuard<'_, ()>> {
+        let turn = self.mount_turn.lock();
+        if self.replaced.load(Ordering::Acquire) {
+            return Err(Problem::failed_with(
+                format!("The folder {} was opened anew in this moment.", self.folder.name()),
+                "Nothing was done; ask again.",
+            ));
+        }
+        Ok(turn)
     }
 
     pub fn no(&self) -> FolderNo {

@@ -86,7 +86,7 @@ fn may_write(state: &FolderState) -> Outcome<bool> {
 
 /// The folder's tree: as it is mounted, or opened for as long.
 fn with_tree<R>(state: &FolderState, work: impl FnOnce(&Vfs) -> Outcome<R>) -> Outcome<R> {
-    let _turn = state.mount_turn.lock();
+    let _turn = state.turn()?;
     if let Some(vfs) = state.vfs() {
         return work(&vfs);
     }

@@ -34,7 +34,7 @@ impl Daemon {
             return Err(problem);
         }
         // Nobody opens its tree or audits it meanwhile.
-        let (_turn, _audit) = (state.mount_turn.lock(), state.audit.lock());
+        let (_turn, _audit) = (state.turn()?, state.audit.lock());
         self.forget(&state);
         self.node.remove_folder(state.no());
         if let Err(error) = self.home.folder_leave(state.no()) {

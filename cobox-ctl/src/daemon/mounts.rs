@@ -234,7 +234,9 @@ impl Daemon {
             }
             let fresh = if state.must_rejoin()? {
                 tracing::warn!(folder = %state.folder.id(), "the folder goes on under a fresh log");
-                self.adopt(self.home.folder_renew(state.no())?)?
+                let fresh = self.adopt(self.home.folder_renew(state.no())?)?;
+                state.replaced.store(true, Ordering::Release);
+                fresh
             } else {
                 Arc::clone(state)
             };

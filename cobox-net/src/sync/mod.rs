@@ -136,6 +136,8 @@ pub enum Input {
     Changed { no: FolderNo },
     /// A fetch ended.
     Fetched { conn: Conn, session: SessionId, pack: PackId, how: Fetched },
+    /// A peer owes us packs and brings nothing of them any more, or does again.
+    Late { conn: Conn, late: bool },
     /// A peer asked for a pack that is not here.
     Denied { conn: Conn, session: SessionId, pack: PackId },
     /// The owner or the rule decided on a grant.
@@ -167,6 +169,8 @@ pub enum Output {
     Closed { conn: Conn, session: SessionId },
     /// Fetch a pack; answer with [`Input::Fetched`].
     Fetch { conn: Conn, session: SessionId, no: FolderNo, pack: PackRef },
+    /// End this fetch now, as broken: somebody waits for the pack, and another peer may send it sooner.
+    LetGo { conn: Conn, session: SessionId, pack: PackId },
     /// Answer a challenge on the control stream.
     Prove { conn: Conn, session: SessionId, no: FolderNo, question: QuestionId, challenge: Challenge },
     /// Somebody asks us to hold a folder, with encoded records that nobody has looked at; answer with
@@ -258,6 +262,7 @@ impl Engine {
             Input::Connect { peer, addresses } => self.dialer.once(peer, addresses, now + STRANGER_WAIT),
             Input::Changed { no } => self.mark(no),
             Input::Fetched { conn, session, pack, how } => self.fetched(conn, session, pack, how, now),
+            Input::Late { conn, late } => self.late(conn, late),
             Input::Denied { conn, session, pack } => self.denied(conn, session, pack),
             Input::GrantDecided { peer, folder, answer } => self.grant_decided(peer, folder, answer),
             Input::OfferWeighed { peer } => self.offer_weighed(peer),
@@ -317,6 +322,7 @@ impl Engine {
             tokens: TOKENS_MAX,
             tokens_at: now,
             used_at: now,
+            late: false,
         };
         self.conns.insert(conn, connection);
         self.send(conn, Frame::Hello { nonce });
@@ -355,7 +361,7 @@ impl Engine {
         let Some(folder) = self.folders.get_mut(&no) else { return };
         folder.sessions.remove(&(conn, id));
         folder.pulls.retain(|_, pull| (pull.conn, pull.session) != (conn, id));
-        folder.plan.flying.retain(|_, flight| (flight.0, flight.1) != (conn, id));
+        folder.plan.flying.retain(|_, flight| (flight.conn, flight.session) != (conn, id));
         folder.plan.rescan = true;
         self.dirty.insert(no);
     }
@@ -585,6 +591,7 @@ impl std::fmt::Debug for Input {
             Self::Connect { peer, .. } => write!(f, "Connect({peer})"),
             Self::Changed { no } => write!(f, "Changed({no:?})"),
             Self::Fetched { conn, pack, how, .. } => write!(f, "Fetched({conn:?} {pack} {how:?})"),
+            Self::Late { conn, late } => write!(f, "Late({conn:?} {late})"),
             Self::Denied { conn, pack, .. } => write!(f, "Denied({conn:?} {pack})"),
             Self::GrantDecided { peer, folder, answer } => {
                 write!(f, "GrantDecided({peer} {folder} {answer:?})")

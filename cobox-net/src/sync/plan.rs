@@ -1,7 +1,8 @@
 //! Which pack is fetched next, and from whom.
 //!
 //! What a device lacks is a scan of the folder's own missing keys. Readers' wishes go first. A pack is
-//! asked of one peer at a time; a peer that does not have it says so, and says again when it has.
+//! asked of one peer at a time; a peer that does not have it says so, and says again when it has. A peer that
+//! is late is asked last, and what a reader waits for is then asked of another one.
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use cobox_store::error::Result;
 use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderNo, PackId};
 
+use super::state::Flight;
 use super::{Conn, Engine, Fetched, Output, Stage};
 use crate::peer_id::PeerId;
 use crate::status::SessionState;
@@ -19,7 +21,7 @@ use crate::wire::{Frame, HAVE_MAX, SessionId};
 /// A pack up to this size is fetched in one piece and stored together with others.
 pub const SMALL_BYTES_MAX: u64 = 256 * 1024;
 /// Large packs in flight in the whole node: two that are being stored, one that arrives, one that is asked
-/// for. Each has a receiver that buffers up to 8 MiB.
+/// for. Each has a receiver that buffers up to 8 MiB. As many again may be with peers that are late.
 pub const LARGE_FLYING_MAX: usize = 4;
 /// Small packs in flight in the whole node; their bytes are bounded by the transfer's credit too.
 pub const SMALL_FLYING_MAX: usize = 128;
@@ -80,6 +82,7 @@ impl Engine {
 
     fn plan_wishes(&mut self, no: FolderNo, now: Instant) -> Result<()> {
         for id in self.store.wants(no) {
+            self.let_go_if_late(no, id, now);
             match self.store.pack_status(no, id)? {
                 PackStatus::Missing(pack) | PackStatus::Partial(pack, _) if self.room_for(pack) => {
                     self.fetch(no, pack, now);
@@ -121,43 +124,83 @@ impl Engine {
         self.dirty.extend(waited_for.copied().collect::<Vec<_>>());
     }
 
+    /// Ends a fetch that a reader waits for where its peer is late and another one may have the pack.
+    fn let_go_if_late(&mut self, no: FolderNo, pack: PackId, now: Instant) {
+        let flight = self.folders.get(&no).and_then(|folder| folder.plan.flying.get(&pack)).copied();
+        let Some(flight) = flight.filter(|flight| !flight.let_go && self.is_late(flight.conn)) else {
+            return;
+        };
+        if self.best(no, pack, now).is_none_or(|(conn, _)| self.is_late(conn)) {
+            return;
+        }
+        let flying = self.folders.get_mut(&no).and_then(|folder| folder.plan.flying.get_mut(&pack));
+        if let Some(flight) = flying {
+            flight.let_go = true;
+        }
+        self.out.push(Output::LetGo { conn: flight.conn, session: flight.session, pack });
+    }
+
+    fn is_late(&self, conn: Conn) -> bool {
+        self.conns.get(&conn).is_some_and(|connection| connection.late)
+    }
+
+    pub(super) fn late(&mut self, conn: Conn, late: bool) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        connection.late = late;
+        for no in connection.sessions.values().map(|session| session.no) {
+            if let Some(folder) = self.folders.get_mut(&no) {
+                // What there was no room for while it was late.
+                folder.plan.rescan |= !late;
+                self.dirty.insert(no);
+            }
+        }
+    }
+
     fn room_for(&self, pack: PackRef) -> bool {
+        self.room_among(pack, false)
+    }
+
+    /// Whether another such pack may fly, with peers that are late or with the others.
+    fn room_among(&self, pack: PackRef, late: bool) -> bool {
         let large = pack.size > SMALL_BYTES_MAX;
         let flying = self
             .folders
             .values()
             .flat_map(|folder| folder.plan.flying.values())
-            .filter(|(_, _, size)| (*size > SMALL_BYTES_MAX) == large)
+            .filter(|flight| (flight.size > SMALL_BYTES_MAX) == large && self.is_late(flight.conn) == late)
             .count();
         flying < if large { LARGE_FLYING_MAX } else { SMALL_FLYING_MAX }
     }
 
-    /// Asks the least busy peer that may have the pack.
+    /// Who may have a pack: those that are late last, then the least busy.
+    fn best(&self, no: FolderNo, pack: PackId, now: Instant) -> Option<(Conn, SessionId)> {
+        let sessions = self.folders.get(&no)?.sessions.iter();
+        let may_have = sessions.filter_map(|(conn, id)| {
+            let connection = self.conns.get(conn)?;
+            let session = connection.sessions.get(id)?;
+            let barred = self.liars.get(&connection.peer).is_some_and(|until| now < *until);
+            let may = session.is_open() && !barred && !session.absent.contains(&pack);
+            may.then_some((connection.late, session.fetching, *conn, *id))
+        });
+        may_have.min().map(|(_, _, conn, id)| (conn, id))
+    }
+
+    /// Asks the best peer that may have the pack.
     fn fetch(&mut self, no: FolderNo, pack: PackRef, now: Instant) {
         let Some(folder) = self.folders.get(&no) else { return };
         if folder.plan.flying.contains_key(&pack.id) {
             return;
         }
-        let best = folder
-            .sessions
-            .iter()
-            .filter_map(|(conn, id)| {
-                let connection = self.conns.get(conn)?;
-                let session = connection.sessions.get(id)?;
-                let barred = self.liars.get(&connection.peer).is_some_and(|until| now < *until);
-                (session.is_open() && !barred && !session.absent.contains(&pack.id)).then_some((
-                    session.fetching,
-                    *conn,
-                    *id,
-                ))
-            })
-            .min();
-        let Some((_, conn, id)) = best else { return };
+        let Some((conn, id)) = self.best(no, pack.id, now) else { return };
+        if self.is_late(conn) && !self.room_among(pack, true) {
+            return;
+        }
         if let Some(session) = self.session(conn, id) {
             session.fetching += 1;
         }
         if let Some(folder) = self.folders.get_mut(&no) {
-            folder.plan.flying.insert(pack.id, (conn, id, pack.size));
+            let flight = Flight { conn, session: id, size: pack.size, let_go: false };
+            folder.plan.flying.insert(pack.id, flight);
         }
         self.out.push(Output::Fetch { conn, session: id, no, pack });
     }
@@ -165,7 +208,7 @@ impl Engine {
     pub(super) fn fetched(&mut self, conn: Conn, id: SessionId, pack: PackId, how: Fetched, now: Instant) {
         let flight = self.folders.iter_mut().find_map(|(no, folder)| {
             let flight = folder.plan.flying.get(&pack)?;
-            ((flight.0, flight.1) == (conn, id)).then_some(*no)
+            ((flight.conn, flight.session) == (conn, id)).then_some(*no)
         });
         let Some(no) = flight else {
             // The session has gone, but what had arrived was enough.

@@ -30,6 +30,8 @@ pub(super) struct Connection {
     pub tokens: u32,
     pub tokens_at: Instant,
     pub used_at: Instant,
+    /// It owes us packs, and nothing of them comes.
+    pub late: bool,
 }
 
 /// A grant offer on a connection.
@@ -224,5 +226,15 @@ pub(super) struct Plan {
     /// Whether the scan is between its start and its end.
     pub scanning: bool,
     pub queue: VecDeque<PackRef>,
-    pub flying: HashMap<PackId, (Conn, SessionId, u64)>,
+    pub flying: HashMap<PackId, Flight>,
+}
+
+/// A pack that was asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Flight {
+    pub conn: Conn,
+    pub session: SessionId,
+    pub size: u64,
+    /// It is to end, so that another peer can be asked.
+    pub let_go: bool,
 }

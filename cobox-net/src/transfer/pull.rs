@@ -1,11 +1,14 @@
 //! The asking side of a bulk stream: asks for slices within the credit, stores them as they arrive.
 //!
 //! One task asks and one reads for each stream; each pack in flight has a task that asks for its missing
-//! slices, and large ones a thread that verifies and stores them. A break keeps what has arrived.
+//! slices, and large ones a thread that verifies and stores them. A break keeps what has arrived. A stream
+//! that owes something and brings next to nothing is late, which the engine hears.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use cobox_store::Error as StoreError;
@@ -13,15 +16,15 @@ use cobox_store::blind::{PackStatus, Progress, Store};
 use cobox_store::format::DecodeError;
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Outboard, slice_count, slice_len};
-use cobox_store::id::FolderNo;
+use cobox_store::id::{FolderNo, PackId};
 use futures::io::{ReadHalf, WriteHalf};
-use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Buffers, STALL_WAIT, Tap, Way};
+use super::{Buffers, STALL_WAIT, STREAM_SLICES, Tap, Way};
 use crate::error::{Error, Result};
 use crate::swarm::ByteStream;
 use crate::sync::{Fetched, SMALL_BYTES_MAX};
@@ -31,6 +34,12 @@ use crate::wire::{Ask, BulkFrame, OutboardWish, SLICES_OFFSET, SessionId, decode
 const ASK_SLICES: u64 = 16;
 /// Encoded asks that wait to be sent.
 const ASKS_QUEUED: usize = 64;
+/// A stream that owes something is late when it brought neither a frame nor [`LATE_BYTES`] for so long.
+const LATE_WAIT: Duration = Duration::from_secs(3);
+/// See [`LATE_WAIT`]: some 10 kbit/s.
+const LATE_BYTES: u64 = 4096;
+/// How often that is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// Small packs stored together: one commit for many.
 const BATCH_PACKS: usize = 64;
 
@@ -41,15 +50,27 @@ enum Piece {
     Slices {
         first: u64,
         frame: Vec<u8>,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: Option<Permit>,
     },
     Done,
     NotHere,
 }
 
+/// Credit for slices: of the stream's and of the node's.
+struct Permit(OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Permit {
+    fn split(&mut self, slices: usize) -> Option<Self> {
+        Some(Self(self.0.split(slices)?, self.1.split(slices)?))
+    }
+}
+
 struct Pending {
-    pieces: UnboundedSender<Piece>,
-    permit: Option<OwnedSemaphorePermit>,
+    session: SessionId,
+    pack: PackId,
+    /// `None` once the fetch was let go: the rest of its answer is dropped.
+    pieces: Option<UnboundedSender<Piece>>,
+    permit: Option<Permit>,
     next: u64,
     end: u64,
     size: u64,
@@ -61,6 +82,8 @@ struct Asks {
     next: u32,
     closed: bool,
     heard_at: Option<Instant>,
+    /// Fetches that have not ended, and how they are told that they are let go.
+    fetches: HashMap<(SessionId, PackId), Arc<Notify>>,
 }
 
 /// Fetches packs over one stream. Clones share it.
@@ -68,10 +91,25 @@ struct Asks {
 pub struct Puller {
     store: Arc<Store>,
     credit: Arc<Semaphore>,
+    own_credit: Arc<Semaphore>,
     asks: Arc<Mutex<Asks>>,
     frames: Sender<Vec<u8>>,
     batcher: Batcher,
     buffers: Buffers,
+}
+
+/// What a puller works with.
+pub struct Means {
+    pub store: Arc<Store>,
+    /// Of the whole node.
+    pub credit: Arc<Semaphore>,
+    pub batcher: Batcher,
+    pub buffers: Buffers,
+    pub tap: Tap,
+    /// Counts what arrives.
+    pub received: Arc<AtomicU64>,
+    /// Hears when the stream becomes late, and when it is no longer.
+    pub late: Arc<dyn Fn(bool) + Send + Sync>,
 }
 
 /// What a fetch is about.
@@ -84,24 +122,26 @@ pub struct Job {
 
 impl Puller {
     /// Takes over a stream; the future runs until it ends.
-    pub fn start(
-        stream: ByteStream,
-        store: Arc<Store>,
-        credit: Arc<Semaphore>,
-        batcher: Batcher,
-        buffers: Buffers,
-        tap: Tap,
-        received: Arc<AtomicU64>,
-    ) -> (Self, impl Future<Output = Result<()>> + Send) {
+    pub fn start(stream: ByteStream, means: Means) -> (Self, impl Future<Output = Result<()>> + Send) {
+        let Means { store, credit, batcher, buffers, tap, received, late } = means;
         let (read, write) = stream.split();
         let (frames, queued) = channel(ASKS_QUEUED);
         let asks: Arc<Mutex<Asks>> = Arc::default();
-        let puller =
-            Self { store, credit, asks: Arc::clone(&asks), frames, batcher, buffers: buffers.clone() };
+        let puller = Self {
+            store,
+            credit,
+            own_credit: Arc::new(Semaphore::new(STREAM_SLICES)),
+            asks: Arc::clone(&asks),
+            frames,
+            batcher,
+            buffers: buffers.clone(),
+        };
         let run = async move {
-            let reading = read_pieces(read, Arc::clone(&asks), buffers, tap.clone(), received);
+            let arrived: Arc<Arrived> = Arc::new(Arrived { bytes: received, frames: AtomicU64::new(0) });
+            let read = Counted { stream: read, arrived: Arc::clone(&arrived) };
+            let reading = read_pieces(read, Arc::clone(&asks), buffers, tap.clone());
             let writing = write_asks(write, queued, tap);
-            let watching = watch(Arc::clone(&asks));
+            let watching = watch(Arc::clone(&asks), arrived, late);
             let ended = tokio::select! { end = reading => end, end = writing => end, end = watching => end };
             let mut asks = asks.lock();
             asks.closed = true;
@@ -113,16 +153,35 @@ impl Puller {
 
     /// Fetches one pack and stores it.
     pub async fn fetch(self, job: Job) -> Fetched {
-        if job.pack.size <= SMALL_BYTES_MAX {
-            self.fetch_small(job).await
+        let (asks, key) = (Arc::clone(&self.asks), (job.session, job.pack.id));
+        let gone: Arc<Notify> = Arc::default();
+        asks.lock().fetches.insert(key, Arc::clone(&gone));
+        let how = if job.pack.size <= SMALL_BYTES_MAX {
+            self.fetch_small(job, &gone).await
         } else {
-            self.fetch_large(job).await
+            self.fetch_large(job, &gone).await
+        };
+        asks.lock().fetches.remove(&key);
+        how
+    }
+
+    /// Ends a fetch as broken; what still comes of it is dropped, and its credit is free.
+    pub fn let_go(&self, session: SessionId, pack: PackId) {
+        let mut asks = self.asks.lock();
+        if let Some(gone) = asks.fetches.get(&(session, pack)) {
+            gone.notify_one();
+        }
+        for pending in asks.pending.values_mut() {
+            if (pending.session, pending.pack) == (session, pack) {
+                (pending.pieces, pending.permit) = (None, None);
+            }
         }
     }
 
-    async fn fetch_small(self, job: Job) -> Fetched {
+    async fn fetch_small(self, job: Job, gone: &Notify) -> Fetched {
         let (pieces_in, mut pieces) = unbounded_channel();
-        if self.ask(job, 0..slice_count(job.pack.size), OutboardWish::Skip, &pieces_in).await.is_none() {
+        let all = 0..slice_count(job.pack.size);
+        if self.ask(job, all, OutboardWish::Skip, &pieces_in, gone).await.is_none() {
             return Fetched::Broken;
         }
         drop(pieces_in);
@@ -143,7 +202,7 @@ impl Puller {
         self.batcher.put(job, bytes, permits).await
     }
 
-    async fn fetch_large(self, job: Job) -> Fetched {
+    async fn fetch_large(self, job: Job, gone: &Notify) -> Fetched {
         let store = Arc::clone(&self.store);
         let known = tokio::task::spawn_blocking(move || known(&store, job)).await;
         let (outboard, missing) = match known {
@@ -159,7 +218,7 @@ impl Puller {
         for range in runs(&missing) {
             tokio::select! {
                 how = &mut storing => return how.unwrap_or(Fetched::Failed),
-                asked = self.ask(job, range, wish, &pieces_in) => if asked.is_none() { break },
+                asked = self.ask(job, range, wish, &pieces_in, gone) => if asked.is_none() { break },
             }
             wish = OutboardWish::Skip;
         }
@@ -167,16 +226,21 @@ impl Puller {
         storing.await.unwrap_or(Fetched::Failed)
     }
 
-    /// Waits for credit and sends an ask; `None` when the stream has ended.
+    /// Waits for credit and sends an ask; `None` when the stream has ended, or the fetch was let go.
     async fn ask(
         &self,
         job: Job,
         slices: std::ops::Range<u64>,
         outboard: OutboardWish,
         pieces: &UnboundedSender<Piece>,
+        gone: &Notify,
     ) -> Option<()> {
         let count = u32::try_from(slices.end - slices.start).expect("a few slices");
-        let permit = Arc::clone(&self.credit).acquire_many_owned(count).await.ok()?;
+        let permit = tokio::select! {
+            biased;
+            () = gone.notified() => return None,
+            permit = self.permit(count) => permit?,
+        };
         let number = {
             let mut asks = self.asks.lock();
             if asks.closed {
@@ -188,7 +252,9 @@ impl Puller {
             asks.next = asks.next.wrapping_add(1);
             let number = asks.next;
             let pending = Pending {
-                pieces: pieces.clone(),
+                session: job.session,
+                pack: job.pack.id,
+                pieces: Some(pieces.clone()),
                 permit: Some(permit),
                 next: slices.start,
                 end: slices.end,
@@ -206,7 +272,21 @@ impl Puller {
             first: short(slices.start),
             count: short(slices.end - slices.start),
         };
-        self.frames.send(BulkFrame::Ask(ask).encode()).await.ok()
+        tokio::select! {
+            biased;
+            () = gone.notified() => {
+                // It was not sent, so that nothing is owed.
+                self.asks.lock().pending.remove(&number);
+                None
+            }
+            sent = self.frames.send(BulkFrame::Ask(ask).encode()) => sent.ok(),
+        }
+    }
+
+    async fn permit(&self, slices: u32) -> Option<Permit> {
+        let own = Arc::clone(&self.own_credit).acquire_many_owned(slices).await.ok()?;
+        let all = Arc::clone(&self.credit).acquire_many_owned(slices).await.ok()?;
+        Some(Permit(own, all))
     }
 }
 
@@ -307,17 +387,37 @@ async fn write_asks(
     Ok(())
 }
 
-async fn read_pieces(
-    mut stream: ReadHalf<ByteStream>,
-    asks: Arc<Mutex<Asks>>,
-    buffers: Buffers,
-    tap: Tap,
-    received: Arc<AtomicU64>,
-) -> Result<()> {
+/// What arrived over a stream.
+struct Arrived {
+    bytes: Arc<AtomicU64>,
+    frames: AtomicU64,
+}
+
+/// Counts bytes as they are read.
+struct Counted {
+    stream: ReadHalf<ByteStream>,
+    arrived: Arc<Arrived>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Poll::Ready(Ok(bytes)) = &read {
+            self.arrived.bytes.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+async fn read_pieces(mut stream: Counted, asks: Arc<Mutex<Asks>>, buffers: Buffers, tap: Tap) -> Result<()> {
     loop {
         let frame = buffers.read_frame(&mut stream).await?;
         tap.note(Way::In, &[&frame]);
-        received.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        stream.arrived.frames.fetch_add(1, Ordering::Relaxed);
         hand_on(&mut asks.lock(), frame)?;
     }
 }
@@ -348,22 +448,58 @@ fn hand_on(asks: &mut Asks, frame: Vec<u8>) -> Result<()> {
     if matches!(piece, Piece::Done) && pending.next != pending.end {
         return Err(UNASKED);
     }
-    // Who asked may have given up; the rest of its answer is dropped here.
-    let _ = pending.pieces.send(piece);
+    if let Some(pieces) = &pending.pieces {
+        // Who asked may have given up; the rest of its answer is dropped here.
+        let _ = pieces.send(piece);
+    }
     if ends {
         asks.pending.remove(&ask);
     }
     Ok(())
 }
 
-/// Ends the stream when something is owed and nothing comes.
-async fn watch(asks: Arc<Mutex<Asks>>) -> Result<()> {
+/// Whether a stream that owes something brings it.
+struct Pace {
+    /// Frames and bytes that had arrived at `moved_at`.
+    arrived: (u64, u64),
+    moved_at: Instant,
+    late: bool,
+}
+
+impl Pace {
+    /// Whether the stream is late now, where that has changed.
+    fn look(&mut self, owes: bool, arrived: (u64, u64), now: Instant) -> Option<bool> {
+        if !owes || arrived.0 != self.arrived.0 || arrived.1 - self.arrived.1 >= LATE_BYTES {
+            (self.arrived, self.moved_at) = (arrived, now);
+        }
+        let late = now.duration_since(self.moved_at) > LATE_WAIT;
+        (late != self.late).then(|| {
+            self.late = late;
+            late
+        })
+    }
+}
+
+/// Says when the stream is late; ends it when something is owed and nothing comes.
+async fn watch(
+    asks: Arc<Mutex<Asks>>,
+    arrived: Arc<Arrived>,
+    late: Arc<dyn Fn(bool) + Send + Sync>,
+) -> Result<()> {
+    let count = || (arrived.frames.load(Ordering::Relaxed), arrived.bytes.load(Ordering::Relaxed));
+    let mut pace = Pace { arrived: count(), moved_at: Instant::now(), late: false };
     loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let asks = asks.lock();
-        let late = asks.heard_at.is_some_and(|heard| heard.elapsed() > STALL_WAIT);
-        if late && !asks.pending.is_empty() {
+        tokio::time::sleep(WATCH_EVERY).await;
+        let (owes, silent) = {
+            let asks = asks.lock();
+            let silent = asks.heard_at.is_some_and(|heard| heard.elapsed() > STALL_WAIT);
+            (!asks.pending.is_empty(), silent)
+        };
+        if owes && silent {
             return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
+        }
+        if let Some(now_late) = pace.look(owes, count(), Instant::now()) {
+            late(now_late);
         }
     }
 }
@@ -376,7 +512,7 @@ pub struct Batcher(Arc<Mutex<Option<UnboundedSender<Whole>>>>);
 struct Whole {
     job: Job,
     bytes: Vec<u8>,
-    _permits: Vec<Option<OwnedSemaphorePermit>>,
+    _permits: Vec<Option<Permit>>,
     answer: oneshot::Sender<Fetched>,
 }
 
@@ -402,7 +538,7 @@ impl Batcher {
         *self.0.lock() = None;
     }
 
-    async fn put(&self, job: Job, bytes: Vec<u8>, permits: Vec<Option<OwnedSemaphorePermit>>) -> Fetched {
+    async fn put(&self, job: Job, bytes: Vec<u8>, permits: Vec<Option<Permit>>) -> Fetched {
         let (answer, answered) = oneshot::channel();
         let whole = Whole { job, bytes, _permits: permits, answer };
         let sent = self.0.lock().as_ref().is_some_and(|sender| sender.send(whole).is_ok());
@@ -450,12 +586,42 @@ mod tests {
         assert_eq!(runs(&all), vec![0..16, 16..32, 32..40]);
     }
 
+    fn pending(pieces: Option<UnboundedSender<Piece>>) -> Pending {
+        let pack = PackId([7; 32]);
+        Pending { session: SessionId(1), pack, pieces, permit: None, next: 0, end: 2, size: 1 << 20 }
+    }
+
+    #[test]
+    fn answer_to_a_fetch_that_was_let_go_is_dropped_and_the_stream_goes_on() {
+        let mut asks = Asks::default();
+        asks.pending.insert(1, pending(None));
+        let slices = vec![0; 2 * 65_536];
+        assert!(hand_on(&mut asks, BulkFrame::Slices { ask: 1, first: 0, bytes: &slices }.encode()).is_ok());
+        assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode()).is_ok());
+        assert!(asks.pending.is_empty(), "nothing is owed any more");
+    }
+
+    #[test]
+    fn stream_that_owes_is_late_until_something_comes_and_one_that_owes_nothing_never() {
+        let began = Instant::now();
+        let after = |ms| began + Duration::from_millis(ms);
+        let mut pace = Pace { arrived: (0, 0), moved_at: began, late: false };
+        assert_eq!(pace.look(false, (0, 0), after(10_000)), None, "it owes nothing");
+        assert_eq!(pace.look(true, (0, 0), after(13_000)), None);
+        assert_eq!(pace.look(true, (0, LATE_BYTES - 1), after(13_001)), Some(true));
+        assert_eq!(pace.look(true, (0, LATE_BYTES - 1), after(14_000)), None, "said once");
+        assert_eq!(pace.look(true, (1, LATE_BYTES), after(14_500)), Some(false));
+        // A thin line brings parts of a frame.
+        for tick in 1..100 {
+            assert_eq!(pace.look(true, (1, LATE_BYTES * (1 + tick)), after(14_500 + tick * 2_900)), None);
+        }
+    }
+
     #[test]
     fn slices_that_were_not_asked_for_end_the_stream() {
         let (pieces, mut got) = unbounded_channel();
         let mut asks = Asks::default();
-        let pending = Pending { pieces, permit: None, next: 0, end: 2, size: 1 << 20 };
-        asks.pending.insert(1, pending);
+        asks.pending.insert(1, pending(Some(pieces)));
         let slices = vec![0; 65_536];
         let frame = |ask, first| BulkFrame::Slices { ask, first, bytes: &slices }.encode();
         assert!(hand_on(&mut asks, frame(1, 0)).is_ok());

@@ -1,7 +1,7 @@
 //! Engines on a network that is data: who can dial whom, who sees whom on a local network, cables that break,
 //! nodes that restart, and a clock that only the test moves. The same seed gives the same history.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,9 @@ impl World {
     }
 }
 
+/// How long a driver waits until it says that a connection is late.
+const LATE_WAIT: Duration = Duration::from_secs(3);
+
 #[derive(Default)]
 struct Pipe(VecDeque<(Instant, Vec<u8>)>);
 
@@ -91,6 +94,8 @@ struct Fetch {
     session: SessionId,
     pack: PackRef,
     wire: u64,
+    /// When the other node began to stand still while this was on its way.
+    waits_since: Option<Instant>,
 }
 
 pub struct Sim {
@@ -117,11 +122,17 @@ pub struct Sim {
     pub side: Vec<u8>,
     /// Chance that a transfer breaks at a slice, one in so many; 0 for never.
     pub breaks: u64,
+    /// Nodes that stand still: nothing goes to them or comes from them, and no connection breaks.
+    still: BTreeSet<usize>,
+    /// Connections of which a node was told that they are late.
+    late: BTreeSet<(usize, Conn)>,
     /// Nodes that keep access records to themselves, and take none.
     pub withholding: Vec<usize>,
     /// Frames and their bytes that were sent over connections older than this.
     pub sent: (u64, u64),
     counted: u64,
+    /// Fetches that were let go.
+    pub let_go: u64,
     /// Hash of everything that happened.
     trace: blake3::Hasher,
 }
@@ -191,9 +202,12 @@ impl Sim {
             kept: vec![Vec::new(); nodes],
             side: vec![0; nodes],
             breaks: 40,
+            still: BTreeSet::new(),
+            late: BTreeSet::new(),
             withholding: Vec::new(),
             sent: (0, 0),
             counted: u64::MAX,
+            let_go: 0,
             trace: blake3::Hasher::new(),
             stores,
             world,
@@ -284,7 +298,28 @@ impl Sim {
                 };
                 let from = self.wires[&wire].ends[1 - side].0;
                 let moment = self.now + Duration::from_millis(self.rng.below(60));
-                self.fetches.push(Fetch { node: at, from, at: moment, conn, session, pack, wire });
+                let waits_since = None;
+                self.fetches.push(Fetch {
+                    node: at,
+                    from,
+                    at: moment,
+                    conn,
+                    session,
+                    pack,
+                    wire,
+                    waits_since,
+                });
+            }
+            Output::LetGo { conn, session, pack } => {
+                let same = |fetch: &Fetch| {
+                    (fetch.node, fetch.conn, fetch.session, fetch.pack.id) == (at, conn, session, pack)
+                };
+                let before = self.fetches.len();
+                self.fetches.retain(|fetch| !same(fetch));
+                if self.fetches.len() < before {
+                    self.let_go += 1;
+                    self.input(at, Input::Fetched { conn, session, pack, how: Fetched::Broken });
+                }
             }
             _ => {}
         }
@@ -294,6 +329,8 @@ impl Sim {
     fn attempt(&mut self, from: usize, to_peer: PeerId, addresses: &[Vec<u8>]) {
         let to = self.keys.iter().position(|key| peer(key) == to_peer).expect("a node");
         let reaches = self.world.dials.contains(&(from, to))
+            && !self.still.contains(&from)
+            && !self.still.contains(&to)
             && self.side[from] == self.side[to]
             && addresses.contains(&self.addresses[to]);
         if !reaches || self.rng.one_in(8) {
@@ -316,6 +353,35 @@ impl Sim {
         let Some(wire) = self.wires.remove(&id) else { return };
         for (at, conn) in wire.ends {
             self.input(at, Input::Down { conn });
+        }
+    }
+
+    /// A node stands still, or goes on.
+    pub fn stand_still(&mut self, at: usize, still: bool) {
+        if still {
+            self.still.insert(at);
+        } else {
+            self.still.remove(&at);
+        }
+    }
+
+    /// Tells nodes which of their connections owe packs and stand still for as long as a driver waits.
+    fn watch_late(&mut self) {
+        for fetch in &mut self.fetches {
+            let still = self.still.contains(&fetch.from) || self.still.contains(&fetch.node);
+            fetch.waits_since = still.then(|| fetch.waits_since.unwrap_or(self.now));
+        }
+        let waits = |fetch: &&Fetch| fetch.waits_since.is_some_and(|since| self.now >= since + LATE_WAIT);
+        let late = self.fetches.iter().filter(waits).map(|fetch| (fetch.node, fetch.conn));
+        // What was let go is owed as well: a connection is late until its node goes on.
+        let stays = |(at, conn): &&(usize, Conn)| {
+            self.wire_of(*at, *conn)
+                .is_some_and(|(id, side)| self.still.contains(&self.wires[&id].ends[1 - side].0))
+        };
+        let now_late: BTreeSet<(usize, Conn)> = late.chain(self.late.iter().filter(stays).copied()).collect();
+        let before = std::mem::replace(&mut self.late, now_late.clone());
+        for (at, conn) in before.symmetric_difference(&now_late) {
+            self.input(*at, Input::Late { conn: *conn, late: now_late.contains(&(*at, *conn)) });
         }
     }
 
@@ -397,6 +463,26 @@ impl Sim {
         self.input(at, Input::Changed { no });
     }
 
+    /// What a reader of a node waits for; whether it has it.
+    pub fn wish(&mut self, at: usize, pack: PackId) {
+        self.stores[at].want(self.nos[at], pack);
+        self.input(at, Input::Changed { no: self.nos[at] });
+    }
+
+    pub fn holds(&self, at: usize, pack: PackId) -> bool {
+        matches!(self.stores[at].pack_status(self.nos[at], pack), Ok(PackStatus::Complete(_)))
+    }
+
+    /// Whether a node was asked for a pack by another one, and has not sent it.
+    pub fn owes(&self, from: usize, to: usize) -> bool {
+        self.fetches.iter().any(|fetch| (fetch.from, fetch.node) == (from, to))
+    }
+
+    /// Packs in the order in which they were written.
+    pub fn packs(&self) -> &[PackId] {
+        &self.packs
+    }
+
     /// The first device removes another one at the last entry that it has of it; returns that entry's number.
     pub fn remove(&mut self, whom: usize) -> u64 {
         let log = self.log(whom);
@@ -466,6 +552,7 @@ impl Sim {
                 self.input(at, Input::Tick);
             }
             self.deliver();
+            self.watch_late();
         }
     }
 
@@ -484,8 +571,11 @@ impl Sim {
             }
         }
         let now = self.now;
+        let due = |fetch: &Fetch| {
+            fetch.at <= now && !self.still.contains(&fetch.from) && !self.still.contains(&fetch.node)
+        };
         let (due, later): (Vec<Fetch>, Vec<Fetch>) =
-            std::mem::take(&mut self.fetches).into_iter().partition(|fetch| fetch.at <= now);
+            std::mem::take(&mut self.fetches).into_iter().partition(due);
         self.fetches = later;
         for fetch in due {
             let how = self.transfer(&fetch);
@@ -496,7 +586,10 @@ impl Sim {
 
     fn arrived(&mut self, id: u64, side: usize) -> Option<(usize, Conn, Vec<u8>)> {
         let now = self.now;
-        let wire = self.wires.get_mut(&id)?;
+        let wire = self
+            .wires
+            .get_mut(&id)
+            .filter(|wire| !wire.ends.iter().any(|end| self.still.contains(&end.0)))?;
         wire.pipes[side].0.front().filter(|(at, _)| *at <= now)?;
         let (_, bytes) = wire.pipes[side].0.pop_front()?;
         let (to, conn) = wire.ends[1 - side];
