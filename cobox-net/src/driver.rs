@@ -486,15 +486,7 @@ impl Worker {
             }
             Output::GrantOffered { peer, records } => self.grant_offered(peer, records),
             Output::JoinAsked { no, request } => self.join_asked(no, request),
-            Output::SeedAsked { no, request } => {
-                let same = |other: &SeedRequest| other.code == request.code && other.seeder == request.seeder;
-                let mut seeds = self.shared.seeds.lock();
-                if seeds.len() < JOINS_MAX && !seeds.iter().any(|(_, other)| same(other)) {
-                    seeds.push((no, *request));
-                    drop(seeds);
-                    self.shared.store.watch().bump(no);
-                }
-            }
+            Output::SeedAsked { no, request } => self.seed_asked(no, *request),
             Output::Paper { no, peer, paper } => {
                 let mut papers = self.shared.papers.lock();
                 if papers.len() < JOINS_MAX {
@@ -529,6 +521,17 @@ impl Worker {
             tracing::debug!(no = job.no.0, %pack, bytes = job.pack.size, ?how, "fetched");
             shared.input(Input::Fetched { conn, session: job.session, pack, how });
         });
+    }
+
+    /// The same for a seeder's.
+    fn seed_asked(&self, no: FolderNo, request: SeedRequest) {
+        let same = |other: &SeedRequest| other.code == request.code && other.seeder == request.seeder;
+        let mut seeds = self.shared.seeds.lock();
+        if seeds.len() < JOINS_MAX && !seeds.iter().any(|(_, other)| same(other)) {
+            seeds.push((no, request));
+            drop(seeds);
+            self.shared.store.watch().bump(no);
+        }
     }
 
     /// Keeps a request for the program, and wakes it.
