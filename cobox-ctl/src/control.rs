@@ -66,6 +66,17 @@ pub enum Shortfall {
     Accept,
 }
 
+/// Whether the log of a device may end although others have entries of it that are not here.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unseen {
+    /// It may not, and what is not here is said.
+    #[default]
+    Refuse,
+    /// It may.
+    Accept,
+}
+
 /// A member's 24 words on their way to the daemon: the socket is the member's alone, and nothing shows them.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -366,6 +377,9 @@ pub enum Request {
         member: String,
         /// What.
         role: PersonRole,
+        /// What if entries of theirs are not here.
+        #[serde(default)]
+        unseen: Unseen,
     },
     /// Removes a person.
     MemberRemove {
@@ -373,6 +387,9 @@ pub enum Request {
         folder: String,
         /// Who: the beginning of an id, or a device's label.
         member: String,
+        /// What if entries of theirs are not here.
+        #[serde(default)]
+        unseen: Unseen,
     },
     /// Removes a device that was silent for 90 days.
     DeviceLapse {
@@ -380,6 +397,9 @@ pub enum Request {
         folder: String,
         /// Which device: the beginning of its id, or its label.
         device: String,
+        /// What if entries of it are not here.
+        #[serde(default)]
+        unseen: Unseen,
     },
     /// Removes a device.
     DeviceRemove {
@@ -387,6 +407,9 @@ pub enum Request {
         folder: String,
         /// Which: the beginning of its id, or its label.
         device: String,
+        /// What if entries of it are not here.
+        #[serde(default)]
+        unseen: Unseen,
     },
 }
 

@@ -13,11 +13,11 @@ use cobox_store::blind::Store;
 use cobox_store::format::agreement::Paper;
 use cobox_store::format::invite::JoinRequest;
 use cobox_store::format::seeding::SeedRequest;
-use cobox_store::id::{FolderNo, PackId};
+use cobox_store::id::{FolderNo, LogId, PackId, hash};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
@@ -30,8 +30,9 @@ use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
 use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
 use crate::tally::Tally;
-use crate::transfer::control::{INBOX_KIB, Rooms};
+use crate::transfer::control::{Heard, INBOX_KIB, Rooms};
 use crate::transfer::pull::{Batcher, Job};
+use crate::transfer::room::{Name, Party};
 use crate::transfer::serve::READERS_MAX;
 use crate::transfer::{Buffers, CREDIT_SLICES, Tap};
 use crate::wire::Contact;
@@ -50,7 +51,7 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(10);
 type Report = Result<Vec<(Option<Conn>, PeerStatus)>>;
 
 enum Message {
-    Input(Input, Option<OwnedSemaphorePermit>),
+    Input(Input, Option<Heard>),
     /// The store changed; which folders is in `changed`.
     Wake,
     Report(FolderNo, SyncSender<Report>),
@@ -113,9 +114,9 @@ impl Shared {
         self.input_with(input, None);
     }
 
-    pub fn input_with(&self, input: Input, permit: Option<OwnedSemaphorePermit>) {
+    pub fn input_with(&self, input: Input, heard: Option<Heard>) {
         // Nobody listens once the node has ended.
-        let _ = self.engine.send(Message::Input(input, permit));
+        let _ = self.engine.send(Message::Input(input, heard));
     }
 
     pub fn close(&self, conn: Conn) {
@@ -432,6 +433,13 @@ impl Worker {
         self.shared.links.lock().get(&conn).cloned()
     }
 
+    fn party(&self, link: &Link, folder: FolderNo, log: Option<LogId>) -> Party {
+        let access = log.and_then(|_| self.shared.store.access(folder).ok());
+        let device = access.as_ref().and_then(|access| access.devices.get(&log?));
+        let who = device.map_or_else(|| hash(&link.peer.to_bytes()), |device| hash(&device.member.0));
+        Party { folder, who: Name(who) }
+    }
+
     fn perform(&self, output: Output) {
         match output {
             Output::Send { conn, frame } => {
@@ -446,14 +454,16 @@ impl Worker {
             Output::Dial { peer, addresses } => {
                 let _ = self.shared.commands.send(Command::Dial { peer, addresses });
             }
-            Output::Opened { conn, session, no } => {
+            Output::Opened { conn, session, no, log } => {
                 if let Some(link) = self.link(conn) {
                     link.open.lock().insert(session, no);
+                    link.parties.lock().insert(session, self.party(&link, no, log));
                 }
             }
             Output::Closed { conn, session } => {
                 if let Some(link) = self.link(conn) {
                     link.open.lock().remove(&session);
+                    link.parties.lock().remove(&session);
                 }
             }
             Output::Fetch { conn, session, no, pack } => self.fetch(conn, Job { session, no, pack }),
@@ -476,15 +486,7 @@ impl Worker {
             }
             Output::GrantOffered { peer, records } => self.grant_offered(peer, records),
             Output::JoinAsked { no, request } => self.join_asked(no, request),
-            Output::SeedAsked { no, request } => {
-                let same = |other: &SeedRequest| other.code == request.code && other.seeder == request.seeder;
-                let mut seeds = self.shared.seeds.lock();
-                if seeds.len() < JOINS_MAX && !seeds.iter().any(|(_, other)| same(other)) {
-                    seeds.push((no, *request));
-                    drop(seeds);
-                    self.shared.store.watch().bump(no);
-                }
-            }
+            Output::SeedAsked { no, request } => self.seed_asked(no, *request),
             Output::Paper { no, peer, paper } => {
                 let mut papers = self.shared.papers.lock();
                 if papers.len() < JOINS_MAX {
@@ -519,6 +521,17 @@ impl Worker {
             tracing::debug!(no = job.no.0, %pack, bytes = job.pack.size, ?how, "fetched");
             shared.input(Input::Fetched { conn, session: job.session, pack, how });
         });
+    }
+
+    /// The same for a seeder's.
+    fn seed_asked(&self, no: FolderNo, request: SeedRequest) {
+        let same = |other: &SeedRequest| other.code == request.code && other.seeder == request.seeder;
+        let mut seeds = self.shared.seeds.lock();
+        if seeds.len() < JOINS_MAX && !seeds.iter().any(|(_, other)| same(other)) {
+            seeds.push((no, request));
+            drop(seeds);
+            self.shared.store.watch().bump(no);
+        }
     }
 
     /// Keeps a request for the program, and wakes it.

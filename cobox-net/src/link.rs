@@ -1,5 +1,6 @@
 //! One connection as the driver sees it: its streams' tasks, its counters, and what is served on it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,13 +22,17 @@ use crate::status::{Connection, Path, PeerStatus, Transport};
 use crate::swarm::ByteStream;
 use crate::sync::{Conn, Fetched, Input, Side};
 use crate::tally::Refusal;
-use crate::transfer::control::{Outbox, OutboxEnd, outbox, read_loop, write_loop};
+use crate::transfer::control::{Ear, Outbox, OutboxEnd, outbox, read_loop, write_loop};
 use crate::transfer::pull::{Job, Means, Puller};
+use crate::transfer::room::Party;
 use crate::transfer::serve::{OpenFolders, Server, serve};
 use crate::wire::{Frame, PROOFS_MAX, QuestionId, SessionId};
 
 /// How long a fetch waits for the bulk stream after the control stream was ready.
 const BULK_WAIT: Duration = Duration::from_secs(10);
+
+/// Of so many of a connection's folders one must have room for a large frame: two seeders may share thousands.
+const PARTIES_MAX: usize = 8;
 
 /// A connection over which nothing went for so long, and that answered no ping for [`SILENT_AFTER`], is dead.
 const STILL_AFTER: Duration = Duration::from_secs(8);
@@ -43,6 +48,8 @@ pub struct Link {
     pub outbox: Outbox,
     outbox_end: Mutex<Option<OutboxEnd>>,
     pub open: OpenFolders,
+    /// Who the peer is in each of them.
+    pub parties: Arc<Mutex<BTreeMap<SessionId, Party>>>,
     puller: watch::Sender<Option<Puller>>,
     rtt_ms: AtomicU64,
     /// When a ping was answered last.
@@ -67,6 +74,7 @@ impl Link {
             outbox,
             outbox_end: Mutex::new(Some(end)),
             open: OpenFolders::default(),
+            parties: Arc::default(),
             puller: watch::Sender::new(None),
             rtt_ms: AtomicU64::new(u64::MAX),
             answered: Mutex::new(Instant::now()),
@@ -137,14 +145,22 @@ impl Link {
         let (read, write) = stream.split();
         let (conn, peer, side) = (self.conn, self.peer, self.side);
         shared.input(Input::Up { conn, peer, side, nonce });
-        let (tap, hearer, open) = (shared.tap.clone(), Arc::clone(shared), Arc::clone(&self.open));
-        let (inbox, frames) = ((Arc::clone(&shared.inbox), shared.rooms.clone()), Arc::clone(&self.frames));
-        Some(Box::pin(async move {
-            let is_known = move || !open.lock().is_empty();
-            let reading = read_loop(read, inbox, is_known, tap.clone(), move |frame, permit| {
+        let (hearer, frames, parties) =
+            (Arc::clone(shared), Arc::clone(&self.frames), Arc::clone(&self.parties));
+        let ear = Ear {
+            inbox: Arc::clone(&shared.inbox),
+            rooms: shared.rooms.clone(),
+            outbox: self.outbox.clone(),
+            tap: shared.tap.clone(),
+            parties: move || parties.lock().values().take(PARTIES_MAX).copied().collect(),
+            hand_on: move |frame, heard| {
                 frames.fetch_add(1, Ordering::Relaxed);
-                hearer.input_with(Input::Frame { conn, frame }, Some(permit));
-            });
+                hearer.input_with(Input::Frame { conn, frame }, Some(heard));
+            },
+        };
+        let tap = shared.tap.clone();
+        Some(Box::pin(async move {
+            let reading = read_loop(read, ear);
             let writing = write_loop(write, end, tap);
             tokio::select! { end = reading => end, end = writing => end }
         }))
@@ -230,7 +246,14 @@ pub async fn prove(
     question: QuestionId,
     challenge: Challenge,
 ) {
-    let Ok(permit) = Arc::clone(&shared.provers).acquire_owned().await else { return };
+    // Who does not read what it asked for gets no more, and holds nobody up meanwhile.
+    let permit = loop {
+        link.outbox.low().await;
+        let Ok(permit) = Arc::clone(&shared.provers).acquire_owned().await else { return };
+        if link.outbox.is_low() {
+            break permit;
+        }
+    };
     let inner = Arc::clone(&shared);
     let frames = tokio::task::spawn_blocking(move || {
         let _permit = permit;

@@ -118,6 +118,8 @@ pub struct PeerStatus {
     pub bytes_to_send: u64,
     /// Its entries that we lack.
     pub entries_to_receive: u64,
+    /// The same by the devices that wrote them, where there are any.
+    pub ahead: Vec<(LogId, u64)>,
     /// Live packs that we lack, from whomever.
     pub packs_to_receive: u64,
     /// Bytes of those.

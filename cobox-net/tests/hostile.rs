@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cobox_net::sync::{Input, Output, TICK};
+use cobox_net::sync::{Conn, Input, Output, TICK};
 use cobox_net::wire::{CONTACTS_MAX, Contact, Frame};
 use cobox_net::{PeerId, SessionState};
 use cobox_store::format::entry::{Entry, LogHead};
@@ -338,4 +338,36 @@ fn peer_that_has_not_told_what_it_lacks_is_neither_caught_up_nor_behind() {
     stage.input(Input::Changed { no: stage.no });
     assert_eq!(known(&status(&stage)), (true, 1, 0));
     assert!(!status(&stage).is_caught_up());
+}
+
+#[test]
+fn folder_with_too_many_connections_loses_the_oldest_of_whoever_has_most() {
+    const FOLDER_CONNS_MAX: usize = 128;
+    let (crowd, few) = (key(60), key(61));
+    // A person with many devices: a writer may list further ones of its own.
+    let listed: Vec<_> = (100..200u8).map(key).collect();
+    let all: Vec<_> = [&crowd, &few].into_iter().chain(&listed).collect();
+    let mut stage = Stage::new(7, &all);
+    let first = stage.enter(&few);
+    let mut open: Vec<Puppet> = (0..4).map(|_| stage.enter(&crowd)).collect();
+    assert!(stage.closed.is_empty());
+    // One more of the same device: its oldest goes.
+    open.push(stage.enter(&crowd));
+    assert_eq!(std::mem::take(&mut stage.closed), [open.remove(0).conn]);
+    stage.input(Input::Down { conn: Conn(first.conn.0 + 1) });
+    for device in &listed {
+        open.push(stage.enter(device));
+        if open.len() + 1 == FOLDER_CONNS_MAX {
+            break;
+        }
+    }
+    assert!(stage.closed.is_empty(), "all of them are within what a folder may have");
+    while open.len() + 1 < FOLDER_CONNS_MAX {
+        open.push(stage.enter(&listed[open.len() % listed.len()]));
+    }
+    assert!(stage.closed.is_empty());
+    // Whoever comes now takes the place of the one with the most connections, and not of the oldest.
+    let again = stage.enter(&few);
+    assert_eq!(stage.closed.len(), 1);
+    assert!(![first.conn, again.conn].contains(&stage.closed[0]), "{:?}", stage.closed);
 }

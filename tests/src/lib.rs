@@ -2,9 +2,11 @@
 //! networks of their own ([`hosts`]) and one folder ([`group`]), what a tree holds ([`tree`]), and a load
 //! that knows what it was promised ([`load`]), and an HTTP client ([`http`]).
 
+pub mod api;
 pub mod group;
 pub mod hosts;
 pub mod http;
+pub mod line;
 pub mod load;
 pub mod memory;
 pub mod process;

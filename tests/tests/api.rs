@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use cobox_tests::http::{Answer, check, conforms, exchange, operations, request, tcp, unix};
+use cobox_tests::api::Api;
+use cobox_tests::http::{conforms, exchange, request, tcp, unix};
 use cobox_tests::process::{Device, Said, Seeder, can_mount, free_port, program, until};
 use serde_json::{Value, json};
 
@@ -35,67 +36,14 @@ fn said_json(said: &Said) -> Value {
     serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {said:?}"))
 }
 
-/// The API of a program on its socket.
-struct Api {
-    socket: std::path::PathBuf,
-    document: Value,
-    seen: std::cell::RefCell<std::collections::BTreeSet<(String, String)>>,
-}
-
-impl Api {
-    fn of(socket: std::path::PathBuf) -> Self {
-        let document = exchange(unix(&socket), &request("GET", "/openapi.json", &[], None)).json();
-        Self { socket, document, seen: Default::default() }
-    }
-
-    fn of_device(device: &Device) -> Self {
-        Self::of(device.home.join("run/api.sock"))
-    }
-
-    /// Asks, checks the answer against the document, and notes that the operation was tried.
-    fn call(&self, method: &str, template: &str, path: &str, body: Option<&Value>) -> Answer {
-        let answer = exchange(unix(&self.socket), &request(&method.to_ascii_uppercase(), path, &[], body));
-        check(&self.document, method, template, &answer);
-        self.seen.borrow_mut().insert((method.to_owned(), template.to_owned()));
-        answer
-    }
-
-    /// The same for an answer that must be good.
-    fn ok(&self, method: &str, template: &str, path: &str, body: Option<&Value>) -> Value {
-        let answer = self.call(method, template, path, body);
-        assert!(matches!(answer.status, 200 | 201), "{method} {path}: {answer:?}");
-        answer.json()
-    }
-
-    fn get(&self, path: &str) -> Value {
-        self.ok("get", path, path, None)
-    }
-
-    /// The status and exit code of a request that must fail.
-    fn fails(&self, method: &str, template: &str, path: &str, body: Option<&Value>) -> (u16, u64) {
-        let answer = self.call(method, template, path, body);
-        let fault = answer.json();
-        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
-        assert!(fault["detail"].as_str().is_some_and(|text| text.contains(' ')), "{fault}");
-        (answer.status, fault["exit"].as_u64().expect("an exit code"))
-    }
-
-    /// Reads the event stream until `wanted`, and returns that event's data.
-    fn events(&self) -> BufReader<std::os::unix::net::UnixStream> {
-        let mut stream = unix(&self.socket);
-        stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sends");
-        let mut reader = BufReader::new(stream);
-        wait_line(&mut reader, ": listening");
-        self.seen.borrow_mut().insert(("get".to_owned(), "/v1/events".to_owned()));
-        reader
-    }
-
-    fn assert_all_were_tried(&self) {
-        let seen = self.seen.borrow();
-        let left: Vec<_> =
-            operations(&self.document).into_iter().filter(|operation| !seen.contains(operation)).collect();
-        assert!(left.is_empty(), "described and not tried: {left:?}");
-    }
+/// Begins to read the event stream.
+fn listen(api: &Api) -> BufReader<std::os::unix::net::UnixStream> {
+    let mut stream = unix(&api.socket);
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("sends");
+    let mut reader = BufReader::new(stream);
+    wait_line(&mut reader, ": listening");
+    api.seen.borrow_mut().insert(("get".to_owned(), "/v1/events".to_owned()));
+    reader
 }
 
 fn wait_line(reader: &mut impl std::io::BufRead, begin: &str) -> String {
@@ -133,7 +81,7 @@ fn every_route_of_the_daemon_answers_as_its_document_says() {
     assert_eq!(said_json(&device.ctl(&["api", "openapi", "--json"]).ok()), api.document);
     let folder = api.ok("post", "/v1/folders", "/v1/folders", Some(&json!({ "name": NAME })));
     let id = folder["id"].as_str().expect("an id").to_owned();
-    let mut events = api.events();
+    let mut events = listen(&api);
     let at = |rest: &str| (format!("/v1/folders/{{folder}}{rest}"), format!("/v1/folders/{id}{rest}"));
     let grant = json!({ "address": seeder.address(), "quota_bytes": 1u64 << 30 });
     let (template, path) = at("/seeders");
@@ -385,7 +333,7 @@ fn every_route_of_the_seeder_answers_as_its_document_says() {
     )
     .expect("JSON");
     assert_eq!(printed, api.document);
-    let mut events = api.events();
+    let mut events = listen(&api);
     device.ctl(&["seeder", "add", NAME, &seeder.address(), "--quota", "1G"]).ok();
     let id = wait_event(&api, &mut events, "grant-waits")["now"].as_str().expect("an id").to_owned();
     assert_eq!(api.get("/v1/pending")["grants"][0]["id"], id.as_str());

@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::control::{Request, Shortfall};
+use crate::control::{Request, Shortfall, Unseen};
 use crate::daemon::Daemon;
 use crate::exit::{Outcome, Problem};
 use crate::report::FolderReport;
@@ -77,6 +77,21 @@ struct Force {
 impl Force {
     fn shortfall(&self) -> Shortfall {
         if self.force { Shortfall::Accept } else { Shortfall::Refuse }
+    }
+}
+
+/// Whether to end the log of a device although others have entries of it that are not here.
+#[derive(serde::Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Now {
+    /// Also where others have entries that are not here: they are lost.
+    #[serde(default)]
+    now: bool,
+}
+
+impl Now {
+    fn unseen(&self) -> Unseen {
+        if self.now { Unseen::Accept } else { Unseen::Refuse }
     }
 }
 

@@ -3,13 +3,13 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use cobox_net::http::{Fault, Input, Named};
+use cobox_net::http::{Fault, Input, Named, Wanted};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Api, Shared};
+use super::{Answer, Api, Now, Shared};
 use crate::control::Request;
 use crate::people::{DepartureReport, InviteReport, InvitesReport, JoinReport, PeopleReport, PersonRole};
 
@@ -104,34 +104,41 @@ async fn members(State(api): Api, Named(key): Named<String>) -> Answer<PeopleRep
 
 /// Change what a person may do
 #[utoipa::path(patch, path = "/v1/folders/{folder}/members/{member}",
-    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("member" = String, Path, description = "The beginning of an id, or a device's label")),
+    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("member" = String, Path, description = "The beginning of an id, or a device's label"), Now),
     request_body = Change, responses((status = 200, body = DepartureReport), (status = "default", body = Fault)))]
 async fn change(
     State(api): Api,
     Named((key, member)): Named<(String, String)>,
+    Wanted(unseen): Wanted<Now>,
     Input(wanted): Input<Change>,
 ) -> Answer<DepartureReport> {
     let folder = api.folder(&key)?;
-    api.ask(Request::MemberRole { folder, member, role: wanted.role }).await
+    let unseen = unseen.unseen();
+    api.ask_slowly(Request::MemberRole { folder, member, role: wanted.role, unseen }).await
 }
 
 /// Remove a person: the keys change
 #[utoipa::path(delete, path = "/v1/folders/{folder}/members/{member}",
-    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("member" = String, Path, description = "The beginning of an id, or a device's label")),
+    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("member" = String, Path, description = "The beginning of an id, or a device's label"), Now),
     responses((status = 200, body = DepartureReport), (status = "default", body = Fault)))]
-async fn remove(State(api): Api, Named((key, member)): Named<(String, String)>) -> Answer<DepartureReport> {
+async fn remove(
+    State(api): Api,
+    Named((key, member)): Named<(String, String)>,
+    Wanted(unseen): Wanted<Now>,
+) -> Answer<DepartureReport> {
     let folder = api.folder(&key)?;
-    api.ask(Request::MemberRemove { folder, member }).await
+    api.ask_slowly(Request::MemberRemove { folder, member, unseen: unseen.unseen() }).await
 }
 
 /// Remove a device: the keys change
 #[utoipa::path(delete, path = "/v1/folders/{folder}/devices/{device}",
-    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("device" = String, Path, description = "The beginning of its id, or its label")),
+    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("device" = String, Path, description = "The beginning of its id, or its label"), Now),
     responses((status = 200, body = DepartureReport), (status = "default", body = Fault)))]
 async fn remove_device(
     State(api): Api,
     Named((key, device)): Named<(String, String)>,
+    Wanted(unseen): Wanted<Now>,
 ) -> Answer<DepartureReport> {
     let folder = api.folder(&key)?;
-    api.ask(Request::DeviceRemove { folder, device }).await
+    api.ask_slowly(Request::DeviceRemove { folder, device, unseen: unseen.unseen() }).await
 }

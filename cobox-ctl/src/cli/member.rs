@@ -10,7 +10,7 @@ use qrcode::render::unicode::Dense1x2;
 use super::args::span;
 use super::secrets::read_secret;
 use super::{Answer, Session};
-use crate::control::Request;
+use crate::control::{Request, Unseen};
 use crate::exit::{Outcome, Problem};
 use crate::people::{
     DepartureReport, InviteReport, InvitesReport, JoinReport, PeopleReport, PersonDevice, PersonRole,
@@ -70,6 +70,8 @@ pub enum MemberVerb {
         /// What they may do from now on
         #[arg(value_parser = role, value_name = "read|write|admin")]
         role: PersonRole,
+        #[command(flatten)]
+        now: Now,
     },
     /// Remove a person with all devices; the words do not open the folder any more
     Remove {
@@ -77,6 +79,8 @@ pub enum MemberVerb {
         folder: String,
         /// The beginning of the member's or a device's id, or a device's label
         member: String,
+        #[command(flatten)]
+        now: Now,
     },
 }
 
@@ -94,6 +98,8 @@ pub enum DeviceVerb {
         folder: String,
         /// The beginning of the device's id, or its label
         device: String,
+        #[command(flatten)]
+        now: Now,
     },
     /// Remove one device; its owner stays a member
     Remove {
@@ -101,7 +107,23 @@ pub enum DeviceVerb {
         folder: String,
         /// The beginning of the device's id, or its label
         device: String,
+        #[command(flatten)]
+        now: Now,
     },
+}
+
+/// What about entries that are elsewhere and not here.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Now {
+    /// Also while others have entries of a log that ends which are not here: they are lost
+    #[arg(long)]
+    now: bool,
+}
+
+impl Now {
+    fn unseen(self) -> Unseen {
+        if self.now { Unseen::Accept } else { Unseen::Refuse }
+    }
 }
 
 fn role(text: &str) -> Result<PersonRole, String> {
@@ -156,15 +178,16 @@ impl Session<'_> {
                 let report: PeopleReport = self.ask(&Request::MemberList { folder: folder.clone() })?;
                 Answer::new(&report, people(&report))
             }
-            MemberVerb::Role { folder, member, role } => {
-                let (folder, member) = (folder.clone(), member.clone());
+            MemberVerb::Role { folder, member, role, now } => {
+                let (folder, member, unseen) = (folder.clone(), member.clone(), now.unseen());
                 let report: DepartureReport =
-                    self.ask(&Request::MemberRole { folder, member, role: *role })?;
+                    self.ask_slowly(&Request::MemberRole { folder, member, role: *role, unseen })?;
                 Answer::new(&report, departed(&report))
             }
-            MemberVerb::Remove { folder, member } => {
-                let (folder, member) = (folder.clone(), member.clone());
-                let report: DepartureReport = self.ask(&Request::MemberRemove { folder, member })?;
+            MemberVerb::Remove { folder, member, now } => {
+                let (folder, member, unseen) = (folder.clone(), member.clone(), now.unseen());
+                let report: DepartureReport =
+                    self.ask_slowly(&Request::MemberRemove { folder, member, unseen })?;
                 Answer::new(&report, departed(&report))
             }
         }
@@ -176,14 +199,16 @@ impl Session<'_> {
                 let report: PeopleReport = self.ask(&Request::MemberList { folder: folder.clone() })?;
                 Answer::new(&report, people(&report))
             }
-            DeviceVerb::Lapse { folder, device } => {
-                let (folder, device) = (folder.clone(), device.clone());
-                let report: DepartureReport = self.ask(&Request::DeviceLapse { folder, device })?;
+            DeviceVerb::Lapse { folder, device, now } => {
+                let (folder, device, unseen) = (folder.clone(), device.clone(), now.unseen());
+                let report: DepartureReport =
+                    self.ask_slowly(&Request::DeviceLapse { folder, device, unseen })?;
                 Answer::new(&report, departed(&report))
             }
-            DeviceVerb::Remove { folder, device } => {
-                let (folder, device) = (folder.clone(), device.clone());
-                let report: DepartureReport = self.ask(&Request::DeviceRemove { folder, device })?;
+            DeviceVerb::Remove { folder, device, now } => {
+                let (folder, device, unseen) = (folder.clone(), device.clone(), now.unseen());
+                let report: DepartureReport =
+                    self.ask_slowly(&Request::DeviceRemove { folder, device, unseen })?;
                 Answer::new(&report, departed(&report))
             }
         }

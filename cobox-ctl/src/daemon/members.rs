@@ -17,6 +17,7 @@ use super::network::keep_hints;
 use super::status::grants;
 use super::wait::Tell;
 use super::{Daemon, now_ms};
+use crate::control::Unseen;
 use crate::exit::{Exit, Outcome, Problem};
 use crate::people::{
     DepartureReport, InviteLine, InviteReport, InvitesReport, JoinReport, PeopleReport, Person, PersonDevice,
@@ -276,31 +277,42 @@ impl Daemon {
     }
 
     /// Changes what a person's devices may do.
-    pub fn person_role(&self, folder: &str, who: &str, role: PersonRole) -> Outcome<DepartureReport> {
+    pub fn person_role(
+        &self,
+        folder: &str,
+        who: &str,
+        role: PersonRole,
+        unseen: Unseen,
+    ) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let member = find_member(&state, who)?;
         if role != PersonRole::Admin {
             require_other_admin(&state, |_, other| other != member)?;
         }
+        if role == PersonRole::Read {
+            self.require_seen(&state, &logs_of(&state, member)?, unseen)?;
+        }
         self.depart(&state, member, Some(role), |folder| folder.set_role(member, role.role()))
     }
 
     /// Removes a person.
-    pub fn person_remove(&self, folder: &str, who: &str) -> Outcome<DepartureReport> {
+    pub fn person_remove(&self, folder: &str, who: &str, unseen: Unseen) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let member = find_member(&state, who)?;
         require_other_admin(&state, |_, other| other != member)?;
+        self.require_seen(&state, &logs_of(&state, member)?, unseen)?;
         self.depart(&state, member, None, |folder| folder.remove_member(member))
     }
 
     /// Removes one device.
-    pub fn device_remove(&self, folder: &str, which: &str) -> Outcome<DepartureReport> {
+    pub fn device_remove(&self, folder: &str, which: &str, unseen: Unseen) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let access = state.folder.store().access(state.no())?;
         let fits = |log: &&LogId| is_meant(&log.to_hex(), Some(label(&state.folder, log)), which);
         let found: Vec<LogId> = access.devices.keys().filter(fits).copied().collect();
         let log = single(&found, which, "device")?;
         require_other_admin(&state, |other, _| other != log)?;
+        self.require_seen(&state, &[log], unseen)?;
         let before = (readable_entries(&state)?, access.epochs.len() as u64);
         let devices = vec![device(&state, &log)];
         state.folder.remove_device(log)?;
@@ -308,7 +320,7 @@ impl Daemon {
     }
 
     /// Removes a device that nobody heard of for [`LAPSE_MS`].
-    pub fn device_lapse(&self, folder: &str, which: &str) -> Outcome<DepartureReport> {
+    pub fn device_lapse(&self, folder: &str, which: &str, unseen: Unseen) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let access = state.folder.store().access(state.no())?;
         let fits = |log: &&LogId| is_meant(&log.to_hex(), Some(label(&state.folder, log)), which);
@@ -316,7 +328,7 @@ impl Daemon {
         let silent = device(&state, &single(&found, which, "device")?);
         let seen = match silent.last_seen_ms {
             Some(ms) if now_ms().saturating_sub(ms) >= LAPSE_MS => {
-                return self.device_remove(folder, &silent.id);
+                return self.device_remove(folder, &silent.id, unseen);
             }
             Some(ms) => format!("{} wrote last {}", silent.label, cobox_net::shown::time(ms)),
             None => format!("{} never wrote anything", silent.label),
@@ -425,7 +437,7 @@ fn short(addresses: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     usable
 }
 
-fn label(folder: &Folder, log: &LogId) -> String {
+pub(super) fn label(folder: &Folder, log: &LogId) -> String {
     folder.label_of(log).unwrap_or_else(|| "a device".to_owned())
 }
 
@@ -449,6 +461,12 @@ fn device(state: &FolderState, log: &LogId) -> PersonDevice {
 fn devices_of(state: &FolderState, access: &Access, member: MemberId) -> Vec<PersonDevice> {
     let listed = access.devices.iter().filter(|(_, device)| device.member == member);
     listed.map(|(log, _)| device(state, log)).collect()
+}
+
+fn logs_of(state: &FolderState, member: MemberId) -> Outcome<Vec<LogId>> {
+    let access = state.folder.store().access(state.no())?;
+    let listed = access.devices.iter().filter(|(_, device)| device.member == member);
+    Ok(listed.map(|(log, _)| *log).collect())
 }
 
 fn readable_entries(state: &FolderState) -> Outcome<u64> {

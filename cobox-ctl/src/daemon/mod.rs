@@ -23,6 +23,7 @@ mod proof;
 mod seeders;
 mod serve;
 mod status;
+mod unseen;
 mod wait;
 
 pub(crate) use giving::Prune;

@@ -219,10 +219,18 @@ fn answer_about_people(daemon: &Daemon, request: Request, tell: super::wait::Tel
             value(&daemon.join(&code, name.as_deref(), Duration::from_millis(timeout_ms), tell)?)
         }
         Request::MemberList { folder } => value(&daemon.people(&folder)?),
-        Request::MemberRole { folder, member, role } => value(&daemon.person_role(&folder, &member, role)?),
-        Request::MemberRemove { folder, member } => value(&daemon.person_remove(&folder, &member)?),
-        Request::DeviceLapse { folder, device } => value(&daemon.device_lapse(&folder, &device)?),
-        Request::DeviceRemove { folder, device } => value(&daemon.device_remove(&folder, &device)?),
+        Request::MemberRole { folder, member, role, unseen } => {
+            value(&daemon.person_role(&folder, &member, role, unseen)?)
+        }
+        Request::MemberRemove { folder, member, unseen } => {
+            value(&daemon.person_remove(&folder, &member, unseen)?)
+        }
+        Request::DeviceLapse { folder, device, unseen } => {
+            value(&daemon.device_lapse(&folder, &device, unseen)?)
+        }
+        Request::DeviceRemove { folder, device, unseen } => {
+            value(&daemon.device_remove(&folder, &device, unseen)?)
+        }
         other => answer_about_conflicts(daemon, other),
     }
 }

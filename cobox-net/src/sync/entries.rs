@@ -30,6 +30,8 @@ const PULL_MAX: Duration = Duration::from_secs(60);
 const BAD_LOG_WAIT: Duration = Duration::from_secs(15);
 /// A device tells devices what it lacks only if it still does after so long: most packs are there by then.
 const LACK_WAIT: Duration = Duration::from_secs(1);
+/// Logs of which that is remembered, of one peer: all that a folder may have, and branches of some.
+const BAD_LOGS_MAX: usize = 4 * DEPS_MAX;
 /// Missing packs read at once while they are counted.
 const SURVEY_PAGE: usize = 1024;
 /// A survey may take one part in ten of the time: it reads a missing pack in a few microseconds. Reckoned and not
@@ -335,6 +337,10 @@ impl Engine {
 
     fn bad_log(&mut self, conn: Conn, id: SessionId, log: LogId, until: Instant) {
         if let Some(session) = self.session(conn, id) {
+            // Anybody can make up logs; a folder has no more than these, and none is asked for that no head names.
+            if session.bad_logs.len() >= BAD_LOGS_MAX && !session.bad_logs.contains_key(&log) {
+                return;
+            }
             let bad = session.bad_logs.entry(log).or_insert(until);
             *bad = until.max(*bad);
         }

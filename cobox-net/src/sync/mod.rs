@@ -16,6 +16,7 @@ mod join;
 mod near;
 mod offers;
 mod plan;
+mod printed;
 mod reach;
 mod report;
 mod seeding;
@@ -163,8 +164,8 @@ pub enum Output {
     Close { conn: Conn },
     /// Dial.
     Dial { peer: PeerId, addresses: Vec<Vec<u8>> },
-    /// The peer may ask for packs of this folder.
-    Opened { conn: Conn, session: SessionId, no: FolderNo },
+    /// The peer may ask for packs of this folder; as this device, if it is one.
+    Opened { conn: Conn, session: SessionId, no: FolderNo, log: Option<LogId> },
     /// It may not any more.
     Closed { conn: Conn, session: SessionId },
     /// Fetch a pack; answer with [`Input::Fetched`].
@@ -570,37 +571,6 @@ impl Engine {
         self.pull(no, now);
         if let Err(error) = self.plan(no, now) {
             tracing::warn!(no = no.0, %error, "missing packs cannot be listed");
-        }
-    }
-}
-
-impl std::fmt::Debug for Input {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Up { conn, peer, side, .. } => write!(f, "Up({conn:?} {peer} {side:?})"),
-            Self::Down { conn } => write!(f, "Down({conn:?})"),
-            Self::DialFailed { peer, error } => write!(f, "DialFailed({peer} {error})"),
-            Self::Frame { conn, frame } => write!(f, "Frame({conn:?} {frame:?})"),
-            Self::Folder { no, .. } => write!(f, "Folder({no:?})"),
-            Self::FolderGone { no } => write!(f, "FolderGone({no:?})"),
-            Self::Peers { no, peers } => write!(f, "Peers({no:?} {})", peers.len()),
-            Self::Listening { addresses, .. } => write!(f, "Listening({})", addresses.len()),
-            Self::Recall { no, contacts } => write!(f, "Recall({no:?} {})", contacts.len()),
-            Self::Seen { peer, .. } => write!(f, "Seen({peer})"),
-            Self::Unseen { peer, .. } => write!(f, "Unseen({peer})"),
-            Self::Connect { peer, .. } => write!(f, "Connect({peer})"),
-            Self::Changed { no } => write!(f, "Changed({no:?})"),
-            Self::Fetched { conn, pack, how, .. } => write!(f, "Fetched({conn:?} {pack} {how:?})"),
-            Self::Late { conn, late } => write!(f, "Late({conn:?} {late})"),
-            Self::Denied { conn, pack, .. } => write!(f, "Denied({conn:?} {pack})"),
-            Self::GrantDecided { peer, folder, answer } => {
-                write!(f, "GrantDecided({peer} {folder} {answer:?})")
-            }
-            Self::Papers { no, papers } => write!(f, "Papers({no:?} {})", papers.len()),
-            Self::Answered { conn, .. } => write!(f, "Answered({conn:?})"),
-            Self::OfferWeighed { peer } => write!(f, "OfferWeighed({peer})"),
-            Self::Ask { ticket, peer, .. } => write!(f, "Ask({ticket} {peer})"),
-            Self::Tick => write!(f, "Tick"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cobox_store::format::entry::LogHead;
-use cobox_store::id::FolderNo;
+use cobox_store::id::{FolderNo, LogId};
 
 use super::state::{Folder, Session};
 use super::{Conn, Engine};
@@ -71,6 +71,7 @@ impl Engine {
             packs_to_send: 0,
             bytes_to_send: 0,
             entries_to_receive: 0,
+            ahead: Vec::new(),
             packs_to_receive: folder.lack.packs,
             bytes_to_receive: folder.lack.bytes,
             full: false,
@@ -97,7 +98,7 @@ impl Engine {
         &self,
         no: FolderNo,
         folder: &Folder,
-        heads: &BTreeMap<cobox_store::id::LogId, LogHead>,
+        heads: &BTreeMap<LogId, LogHead>,
         peer: PeerId,
         session: &Session,
     ) -> cobox_store::error::Result<PeerStatus> {
@@ -124,6 +125,7 @@ impl Engine {
         status.log = session.log.or(status.log);
         let (behind, to_receive) = Self::distance(heads, &session.theirs);
         status.entries_to_receive = to_receive;
+        status.ahead = Self::ahead(folder, heads, session);
         status.told_lack = session.lack.is_some();
         // A session has only just opened: nothing is known of what the peer lacks.
         if session.is_open() && !status.told_lack {
@@ -150,6 +152,22 @@ impl Engine {
             }
         }
         Ok(status)
+    }
+}
+
+impl Engine {
+    /// How many entries of each device a peer said that it holds and we do not, the branches of a log together.
+    fn ahead(folder: &Folder, heads: &BTreeMap<LogId, LogHead>, session: &Session) -> Vec<(LogId, u64)> {
+        let mut ahead: BTreeMap<LogId, u64> = BTreeMap::new();
+        for (log, seq) in &session.theirs {
+            let more = seq.saturating_sub(heads.get(log).map_or(0, |head| head.seq));
+            if more > 0 {
+                let device = ahead.entry(folder.branches.origin(log)).or_default();
+                // What the peer said itself may be any number.
+                *device = device.saturating_add(more);
+            }
+        }
+        ahead.into_iter().collect()
     }
 }
 

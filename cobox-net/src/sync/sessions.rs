@@ -1,20 +1,28 @@
 //! Opening folders on a connection: who may see what, decided once per session.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use cobox_store::id::FolderNo;
+use cobox_store::id::{FolderNo, LogId, MemberId};
 
 use super::handshake::{Binding, Speaker};
 use super::state::{Folder, Session, Stage};
 use super::{Conn, Engine, FULL_WAIT, HANDSHAKE_WAIT, Identity, Output, Side};
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
+use crate::tally::Refusal;
 use crate::wire::{Frame, GrantAnswer, Proof, SessionId, split_records};
 
 /// Swarm secrets tried with one peer, newest first: a peer that is more epochs behind learns of the
 /// newer ones from somebody else.
 const SECRETS_MAX: usize = 8;
+/// Connections on which one device has a folder open: one, one that takes its place, and a few of a copy of it that
+/// does not know yet that it is one.
+const DEVICE_CONNS_MAX: usize = 4;
+/// Connections on which a folder is open at once, as others dialed them: twice as many as a folder has peers.
+const FOLDER_CONNS_MAX: usize = 128;
+/// The same of peers that know the folder's secret and are not listed: who waits to be, and who was removed.
+const UNLISTED_CONNS_MAX: usize = 16;
 /// How long a refused folder is not offered again.
 const REFUSED_WAIT: std::time::Duration = FULL_WAIT;
 
@@ -138,6 +146,15 @@ impl Engine {
             }
             return;
         };
+        // Once each folder is opened for nothing; again, over what was theirs, only as often as questions are asked.
+        let theirs = |other: &SessionId| other.0 % 2 == id.0 % 2;
+        let mut sessions = self.conns.get(&conn).into_iter().flat_map(|connection| &connection.sessions);
+        let again = sessions.any(|(other, session)| session.no == no && theirs(other));
+        if again && !self.token(conn, now) {
+            self.tally.refuse(Refusal::Session);
+            self.out.push(Output::Close { conn });
+            return;
+        }
         if !self.yield_to(conn, no, side) {
             return;
         }
@@ -255,7 +272,7 @@ impl Engine {
             if let (Some(peer), Some(log)) = (peer, log) {
                 self.prove(no, peer, log);
             }
-            self.out.push(Output::Opened { conn, session: id, no });
+            self.out.push(Output::Opened { conn, session: id, no, log });
             if kind == PeerKind::Member {
                 self.tell_joins(conn, id, no);
                 self.tell_seeds(conn, id, no);
@@ -266,6 +283,39 @@ impl Engine {
             folder.contacts_news = true;
         }
         self.dirty.insert(no);
+        self.thin_out(no, stage, log);
+    }
+
+    /// Closes a connection where a device, or a folder, has too many: the oldest of the device, or of the person with
+    /// the most. Else one member could take all places of the node.
+    fn thin_out(&mut self, no: FolderNo, stage: Stage, log: Option<LogId>) {
+        let Some(folder) = self.folders.get(&no) else { return };
+        let inbound = folder.sessions.iter().filter_map(|(conn, id)| {
+            let connection = self.conns.get(conn).filter(|it| it.side == Side::Listener)?;
+            let session = connection.sessions.get(id).filter(|session| session.stage == stage)?;
+            Some((*conn, session.log))
+        });
+        let inbound: Vec<(Conn, Option<LogId>)> = inbound.collect();
+        let owner = |log: &Option<LogId>| {
+            let device = log.and_then(|log| folder.access.devices.get(&log));
+            device.map(|device| device.member)
+        };
+        let own = || inbound.iter().filter(|(_, other)| log.is_some() && *other == log);
+        let most = if stage == Stage::Open { FOLDER_CONNS_MAX } else { UNLISTED_CONNS_MAX };
+        let spare = if own().count() > DEVICE_CONNS_MAX {
+            own().map(|(conn, _)| *conn).min()
+        } else if inbound.len() > most {
+            let mut of: BTreeMap<Option<MemberId>, Vec<Conn>> = BTreeMap::new();
+            inbound.iter().for_each(|(conn, log)| of.entry(owner(log)).or_default().push(*conn));
+            let crowd = of.values().max_by_key(|conns| conns.len());
+            crowd.and_then(|conns| conns.iter().min().copied())
+        } else {
+            None
+        };
+        if let Some(conn) = spare {
+            self.tally.refuse(Refusal::Connection);
+            self.out.push(Output::Close { conn });
+        }
     }
 
     /// Lets sessions flow whose peer has been listed since, and stops those whose peer no longer is.
@@ -287,7 +337,7 @@ impl Engine {
                 (Stage::Restricted, true) => {
                     session.stage = Stage::Open;
                     proved.extend(session.log.map(|log| (peer, log)));
-                    self.out.push(Output::Opened { conn, session: id, no });
+                    self.out.push(Output::Opened { conn, session: id, no, log: session.log });
                 }
                 (Stage::Open, false) => {
                     session.stage = Stage::Restricted;
@@ -305,6 +355,11 @@ impl Engine {
     pub(super) fn on_close(&mut self, conn: Conn, id: SessionId, now: Instant) {
         let Some(no) = self.session(conn, id).map(|session| session.no) else { return };
         self.drop_session(conn, id);
+        if !self.token(conn, now) {
+            self.tally.refuse(Refusal::Session);
+            self.out.push(Output::Close { conn });
+            return;
+        }
         let Some(connection) = self.conns.get_mut(&conn) else { return };
         let Some(folder) = self.folders.get_mut(&no) else { return };
         if folder.peers.contains(&connection.peer) {

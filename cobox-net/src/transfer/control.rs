@@ -1,13 +1,15 @@
 //! The control stream: frames in both directions, bounded in bytes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::io::{BufReader, ReadHalf, WriteHalf};
-use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::room::{Held, Party, ROOM_KIB, Room};
 use super::{STALL_WAIT, Tap, Way, read_length};
 use crate::error::{Error, Result};
 use crate::swarm::ByteStream;
@@ -18,29 +20,37 @@ pub const INBOX_KIB: usize = 8 * 1024;
 /// Bytes that wait to be sent to one peer; a peer that reads more slowly than it asks is dropped.
 const OUTBOX_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// An answer is made when no more than this waits: enough to keep a line busy while the next one is read.
+const OUTBOX_BYTES_LOW: usize = 256 * 1024;
+/// Frames of one peer that wait for the engine: who says much is heard in turn with who says little.
+const TURNS: usize = 32;
+/// Bytes of questions that wait until the peer has read the answers to earlier ones. A question beyond is dropped, and
+/// its asker asks again.
+const ASKS_BYTES_MAX: usize = 256 * 1024;
+
 /// Bytes of a frame that are read without asking for room: what a peer says every day.
 const SMALL_BYTES_MAX: usize = 8 * 1024;
 /// Bytes of a frame that a peer with a session must bring, and any peer take, within [`STALL_WAIT`].
 const PROGRESS_BYTES: usize = 16 * 1024;
 /// KiB of larger frames that are arriving from peers without a session: a grant offer or two.
-pub const STRANGERS_KIB: usize = 4 * 1024;
-/// KiB of larger frames that are arriving from all others.
-pub const ARRIVING_KIB: usize = 16 * 1024;
+const STRANGERS_KIB: usize = 4 * 1024;
 
-/// Room for frames that are arriving. A frame takes its room before its bytes come, and gives it back when it
-/// is whole or late: many peers that begin a large frame and go slow cannot fill the memory, and strangers
-/// among them cannot keep members waiting.
+/// Room for frames that are arriving, and for answers that are not sent yet. A frame takes its room before its bytes
+/// come, and gives it back when it is whole or late: many peers that begin a large frame and go slow cannot fill the
+/// memory, strangers among them cannot keep members waiting, and members not those of other folders.
 #[derive(Clone)]
 pub struct Rooms {
     strangers: Arc<Semaphore>,
-    others: Arc<Semaphore>,
+    arriving: Room,
+    answers: Room,
 }
 
 impl Default for Rooms {
     fn default() -> Self {
         Self {
             strangers: Arc::new(Semaphore::new(STRANGERS_KIB)),
-            others: Arc::new(Semaphore::new(ARRIVING_KIB)),
+            arriving: Room::new(ROOM_KIB),
+            answers: Room::new(ROOM_KIB),
         }
     }
 }
@@ -49,20 +59,26 @@ impl Default for Rooms {
 #[derive(Clone)]
 pub struct Outbox {
     sender: UnboundedSender<Vec<u8>>,
-    queued: Arc<AtomicUsize>,
+    queue: Arc<Queue>,
 }
 
 /// The other end of an [`Outbox`].
 pub struct OutboxEnd {
     receiver: UnboundedReceiver<Vec<u8>>,
-    queued: Arc<AtomicUsize>,
+    queue: Arc<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    bytes: AtomicUsize,
+    shorter: Notify,
 }
 
 /// A pair of ends.
 pub fn outbox() -> (Outbox, OutboxEnd) {
     let (sender, receiver) = unbounded_channel();
-    let queued = Arc::new(AtomicUsize::new(0));
-    (Outbox { sender, queued: Arc::clone(&queued) }, OutboxEnd { receiver, queued })
+    let queue: Arc<Queue> = Arc::default();
+    (Outbox { sender, queue: Arc::clone(&queue) }, OutboxEnd { receiver, queue })
 }
 
 /// The peer does not read what it asked for.
@@ -76,12 +92,30 @@ impl Outbox {
     /// When too much waits already; the connection should be closed then.
     pub fn send(&self, frame: &Frame) -> Result<(), Overflow> {
         let bytes = frame.encode();
-        if self.queued.fetch_add(bytes.len(), Ordering::Relaxed) > OUTBOX_BYTES_MAX {
+        if self.queue.bytes.fetch_add(bytes.len(), Ordering::Relaxed) > OUTBOX_BYTES_MAX {
             return Err(Overflow);
         }
         // A closed stream has its own end; nobody waits for this frame.
         let _ = self.sender.send(bytes);
         Ok(())
+    }
+
+    /// Whether it has.
+    pub fn is_low(&self) -> bool {
+        self.queue.bytes.load(Ordering::Relaxed) <= OUTBOX_BYTES_LOW
+    }
+
+    /// Waits until the peer has read most of what was sent to it.
+    pub async fn low(&self) {
+        loop {
+            let shorter = self.queue.shorter.notified();
+            tokio::pin!(shorter);
+            shorter.as_mut().enable();
+            if self.is_low() {
+                return;
+            }
+            shorter.await;
+        }
     }
 }
 
@@ -98,7 +132,8 @@ pub async fn write_loop(mut stream: WriteHalf<ByteStream>, mut end: OutboxEnd, t
         for part in frame.chunks(PROGRESS_BYTES) {
             in_time(stream.write_all(part)).await?;
         }
-        end.queued.fetch_sub(frame.len(), Ordering::Relaxed);
+        end.queue.bytes.fetch_sub(frame.len(), Ordering::Relaxed);
+        end.queue.shorter.notify_waiters();
         if end.receiver.is_empty() {
             in_time(stream.flush()).await?;
         }
@@ -114,34 +149,144 @@ async fn in_time<T>(step: impl Future<Output = std::io::Result<T>>) -> Result<T>
     }
 }
 
-/// Reads frames and hands them on, each with its share of the inbox.
+/// A frame's share of the inbox, and of what its peer may have there.
+pub struct Heard {
+    _inbox: OwnedSemaphorePermit,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// What the reading side of a control stream needs.
+pub struct Ear<P, H> {
+    pub inbox: Arc<Semaphore>,
+    pub rooms: Rooms,
+    pub outbox: Outbox,
+    pub tap: Tap,
+    /// Whose sessions are open on the connection; none of a stranger's.
+    pub parties: P,
+    /// Where frames go.
+    pub hand_on: H,
+}
+
+/// Reads frames and hands them on, each with its share of the inbox. Questions that are answered at length wait until
+/// the peer has read what it asked for before; reading goes on meanwhile, so that two peers that ask each other at once
+/// cannot deadlock.
 ///
 /// # Errors
 /// When the stream ends, is late, or brings what no writer produces.
-pub async fn read_loop(
-    stream: ReadHalf<ByteStream>,
-    (inbox, rooms): (Arc<Semaphore>, Rooms),
-    is_known: impl Fn() -> bool,
-    tap: Tap,
-    mut hand_on: impl FnMut(Frame, OwnedSemaphorePermit),
-) -> Result<()> {
+pub async fn read_loop<P, H>(stream: ReadHalf<ByteStream>, ear: Ear<P, H>) -> Result<()>
+where
+    P: Fn() -> Vec<Party>,
+    H: FnMut(Frame, Heard),
+{
     let mut stream = BufReader::new(stream);
+    let turns = Arc::new(Semaphore::new(TURNS));
+    let Ear { inbox, rooms, outbox, tap, parties, mut hand_on } = ear;
+    let mut asks = Asks::new(rooms.answers.clone(), outbox);
     loop {
-        let length = read_length(&mut stream, FRAME_BYTES_MAX).await?;
-        let kib = u32::try_from(length.div_ceil(1024)).expect("a frame is at most 1 MiB");
-        let known = is_known();
-        let room = if known { &rooms.others } else { &rooms.strangers };
-        let _room = match length {
-            0..=SMALL_BYTES_MAX => None,
-            _ => Some(room.acquire_many(kib).await.map_err(|_| Error::ShutDown)?),
+        let next = read_one(&mut stream, &rooms, &parties);
+        tokio::pin!(next);
+        let bytes = loop {
+            tokio::select! {
+                bytes = &mut next => break bytes?,
+                turn = asks.turn(&parties), if !asks.is_idle() => {
+                    if let Some((frame, kib, turn)) = turn {
+                        let Ok(inbox) = Arc::clone(&inbox).acquire_many_owned(kib).await else { return Ok(()) };
+                        hand_on(frame, Heard { _inbox: inbox, _turn: turn });
+                    }
+                }
+            }
         };
-        let mut bytes = vec![0; length];
-        // A member's slow link may take long over a large frame, as long as it moves; a stranger's may not.
-        for part in bytes.chunks_mut(if known { PROGRESS_BYTES } else { FRAME_BYTES_MAX }) {
-            in_time(stream.read_exact(part)).await?;
-        }
         tap.note(Way::In, &[&bytes]);
-        let Ok(permit) = Arc::clone(&inbox).acquire_many_owned(kib).await else { return Ok(()) };
-        hand_on(decode_frame(&bytes)?, permit);
+        let (frame, kib) = (decode_frame(&bytes)?, kib(bytes.len()));
+        let ready = if is_ask(&frame) {
+            asks.put(frame, bytes.len());
+            // At once and in order, if nothing waits.
+            asks.turn(&parties).now_or_never().flatten()
+        } else {
+            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return Ok(()) };
+            Some((frame, kib, turn))
+        };
+        if let Some((frame, kib, turn)) = ready {
+            let Ok(inbox) = Arc::clone(&inbox).acquire_many_owned(kib).await else { return Ok(()) };
+            hand_on(frame, Heard { _inbox: inbox, _turn: turn });
+        }
+    }
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).expect("a frame is at most 1 MiB")
+}
+
+async fn read_one(
+    stream: &mut BufReader<ReadHalf<ByteStream>>,
+    rooms: &Rooms,
+    parties: impl Fn() -> Vec<Party>,
+) -> Result<Vec<u8>> {
+    let length = read_length(stream, FRAME_BYTES_MAX).await?;
+    let of = parties();
+    let large = length > SMALL_BYTES_MAX;
+    let _room = if large { rooms.arriving.take(&of, length.div_ceil(1024)).await } else { None };
+    let _strange = if large && of.is_empty() {
+        Some(rooms.strangers.acquire_many(kib(length)).await.map_err(|_| Error::ShutDown)?)
+    } else {
+        None
+    };
+    let mut bytes = vec![0; length];
+    // A member's slow link may take long over a large frame, as long as it moves; a stranger's may not.
+    for part in bytes.chunks_mut(if of.is_empty() { FRAME_BYTES_MAX } else { PROGRESS_BYTES }) {
+        in_time(stream.read_exact(part)).await?;
+    }
+    Ok(bytes)
+}
+
+/// Questions whose answers may be a mebibyte and more.
+fn is_ask(frame: &Frame) -> bool {
+    matches!(frame, Frame::EntriesWant { .. } | Frame::AccessWant { .. } | Frame::Recover { .. })
+}
+
+/// Questions that wait, and the room that the answer to the last one takes until it is sent.
+struct Asks {
+    waiting: VecDeque<(Frame, usize)>,
+    bytes: usize,
+    /// One at a time is with the engine.
+    asking: Arc<Semaphore>,
+    room: Room,
+    held: Option<Held>,
+    outbox: Outbox,
+}
+
+impl Asks {
+    fn new(room: Room, outbox: Outbox) -> Self {
+        let asking = Arc::new(Semaphore::new(1));
+        Self { waiting: VecDeque::new(), bytes: 0, asking, room, held: None, outbox }
+    }
+
+    fn put(&mut self, frame: Frame, bytes: usize) {
+        if self.bytes + bytes <= ASKS_BYTES_MAX {
+            self.bytes += bytes;
+            self.waiting.push_back((frame, bytes));
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.held.is_none()
+    }
+
+    /// Waits until the last answer was made and mostly sent, gives its room back, and takes the next question's.
+    /// May be dropped at any time, and called again.
+    async fn turn(
+        &mut self,
+        parties: &impl Fn() -> Vec<Party>,
+    ) -> Option<(Frame, u32, OwnedSemaphorePermit)> {
+        let asking = Arc::clone(&self.asking).acquire_owned().await.ok()?;
+        self.outbox.low().await;
+        self.held = None;
+        if self.waiting.is_empty() {
+            return None;
+        }
+        self.held = self.room.take(&parties(), FRAME_BYTES_MAX / 1024).await;
+        let (frame, bytes) = self.waiting.pop_front()?;
+        self.bytes -= bytes;
+        Some((frame, kib(bytes), asking))
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod pull;
+pub mod room;
 pub mod serve;
 
 use std::fs::File;

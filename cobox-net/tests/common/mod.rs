@@ -4,6 +4,7 @@
 
 pub mod puppet;
 pub mod sim;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

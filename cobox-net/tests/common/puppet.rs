@@ -29,6 +29,8 @@ pub struct Stage {
     pub no: FolderNo,
     pub made: Made,
     pub now: Instant,
+    /// Connections that the engine wanted closed.
+    pub closed: Vec<Conn>,
     next: u64,
     _dir: tempfile::TempDir,
 }
@@ -96,7 +98,7 @@ impl Stage {
         let founder = made.founder.clone();
         let engine = Engine::new(Arc::clone(&store), peer_of(&founder));
         let now = Instant::now();
-        let mut stage = Self { engine, store, no, made, now, next: 1, _dir: dir };
+        let mut stage = Self { engine, store, no, made, now, closed: Vec::new(), next: 1, _dir: dir };
         let identity = Identity::Member {
             log: log_of(&founder),
             signer: Arc::new(move |text| founder.sign(&signed_bytes(text)).to_bytes()),
@@ -107,7 +109,12 @@ impl Stage {
     }
 
     pub fn input(&mut self, input: Input) -> Vec<Output> {
-        self.engine.step(input, self.now)
+        let outputs = self.engine.step(input, self.now);
+        self.closed.extend(outputs.iter().filter_map(|output| match output {
+            Output::Close { conn } => Some(*conn),
+            _ => None,
+        }));
+        outputs
     }
 
     /// Lets time pass; what the engine did meanwhile.

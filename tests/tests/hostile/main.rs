@@ -5,6 +5,7 @@
 
 #[path = "../../../cobox-net/tests/common/mod.rs"]
 mod common;
+mod crowded;
 mod guess;
 mod removed;
 mod session;

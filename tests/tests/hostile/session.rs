@@ -9,6 +9,10 @@ use super::*;
 
 /// The number of the session that is opened.
 pub const SESSION: SessionId = SessionId(2);
+/// Connections of all members of a hostile folder, each under a peer id of its own.
+pub const MANY: usize = 40;
+/// Members of a hostile folder; each has as many connections as a device may have.
+const PERSONS: u8 = 10;
 /// How long all frames of one talk may take.
 const TALK_WAIT: Duration = Duration::from_secs(60);
 
@@ -51,8 +55,8 @@ pub fn opening(binding: &Binding, swarm: &[u8; 32], folder: FolderId, key: &Sign
     let log = LogId(key.verifying_key().to_bytes());
     let transcript = binding.transcript(folder, Speaker::Opener, &log.0);
     let who = Proof::Member { log, signature: key.sign(&signed_bytes(&transcript)).to_bytes() };
-    [Frame::Open { session: SESSION, blinded, proof }, Frame::Confirm { session: SESSION, who }]
-        .map(|frame| frame.encode())
+    let session = binding.session;
+    [Frame::Open { session, blinded, proof }, Frame::Confirm { session, who }].map(|frame| frame.encode())
 }
 
 /// Connects as a device of the member's folder, which it is, and proves it.
@@ -98,4 +102,31 @@ pub async fn talk_until(
         }
     };
     tokio::time::timeout(TALK_WAIT, said).await.expect("it answers")
+}
+
+/// The founder of a folder, who has connected, and members of it who have not.
+pub fn persons(rig: &Rig, seed: u64) -> (Member, Vec<Member>) {
+    let mut made = Made::new(seed);
+    made.grant(&rig.address, 1 << 30);
+    let keys: Vec<SigningKey> = (1..=PERSONS).map(|number| SigningKey::from_bytes(&[number; 32])).collect();
+    for key in &keys {
+        made.admit(key);
+    }
+    let founder = rig.connected(&made, &made.founder);
+    // The seeder has heard of all of them.
+    founder.wait_caught_up(rig.peer);
+    let others = keys.iter().map(|key| Member::new(&made, key, &[])).collect();
+    (founder, others)
+}
+
+/// Opens a folder on [`MANY`] connections, as its members in turn.
+pub async fn enter_all(rig: &Rig, members: &[Member]) -> Vec<(Stranger, SubstreamBox)> {
+    let mut entered = Vec::new();
+    // One after the other: from one address so many handshakes are not taken at once.
+    for number in 0..MANY {
+        let member = &members[number % members.len()];
+        let one = tokio::time::timeout(Duration::from_secs(20), enter(rig, member)).await;
+        entered.extend(one.ok().flatten());
+    }
+    entered
 }

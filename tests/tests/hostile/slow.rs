@@ -5,13 +5,10 @@ use cobox_net::wire::{Ask, BulkFrame, OutboardWish};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::slice_count;
 
-use super::session::{SESSION, enter, send};
+use super::session::{MANY, SESSION, enter_all, persons, send};
 use super::*;
 
-/// Connections of one hostile device, each under a peer id of its own. Whole packs for all of them would not fit
-/// into the memory that a seeder may take.
-const SLOW: usize = 40;
-/// The largest there are.
+/// The largest there are: for all connections whole ones would not fit into the memory that a seeder may take.
 const LARGE_BYTES: usize = 16 << 20;
 /// Asks on each connection.
 const ASKS: u32 = 60;
@@ -45,21 +42,13 @@ async fn dawdle((stranger, mut control): (Stranger, SubstreamBox), packs: Vec<Pa
 fn members_that_read_and_write_a_byte_now_and_then_are_ended_and_keep_nobody_waiting() {
     let rig = Rig::new();
     let mut other = rig.member(11, 1 << 30);
-    let mut hostile = rig.member(12, 1 << 30);
-    let packs = hostile.write(&[bytes(121, LARGE_BYTES), bytes(122, LARGE_BYTES)]);
-    hostile.wait_caught_up(rig.peer);
+    let (mut founder, hostile) = persons(&rig, 12);
+    let packs = founder.write(&[bytes(121, LARGE_BYTES), bytes(122, LARGE_BYTES)]);
+    founder.wait_caught_up(rig.peer);
     let alone = rig.rate(&mut other, 11);
     let runtime = runtime();
-    let entered = runtime.block_on(async {
-        let mut entered = Vec::new();
-        // One after the other: from one address so many handshakes are not taken at once.
-        for _ in 0..SLOW {
-            let one = tokio::time::timeout(Duration::from_secs(20), enter(&rig, &hostile)).await;
-            entered.extend(one.ok().flatten());
-        }
-        entered
-    });
-    assert_eq!(entered.len(), SLOW, "the attack did not take place");
+    let entered = runtime.block_on(enter_all(&rig, &hostile));
+    assert_eq!(entered.len(), MANY, "the attack did not take place");
     let slow: Vec<_> = entered.into_iter().map(|peer| runtime.spawn(dawdle(peer, packs.clone()))).collect();
     let crowded = rig.rate(&mut other, 13);
     println!("{alone:.0} MB/s alone, {crowded:.0} MB/s beside them: {:.0} %", 100.0 * crowded / alone);

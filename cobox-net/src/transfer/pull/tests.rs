@@ -1,0 +1,57 @@
+//! Tests of the asking side without a network.
+
+use super::*;
+
+#[test]
+fn runs_of_missing_slices_are_contiguous_and_short() {
+    assert_eq!(runs(&[]), vec![]);
+    assert_eq!(runs(&[0, 1, 2, 5, 7, 8]), vec![0..3, 5..6, 7..9]);
+    let all: Vec<u64> = (0..40).collect();
+    assert_eq!(runs(&all), vec![0..16, 16..32, 32..40]);
+}
+
+fn pending(pieces: Option<UnboundedSender<Piece>>) -> Pending {
+    let pack = PackId([7; 32]);
+    Pending { session: SessionId(1), pack, pieces, permit: None, next: 0, end: 2, size: 1 << 20 }
+}
+
+#[test]
+fn answer_to_a_fetch_that_was_let_go_is_dropped_and_the_stream_goes_on() {
+    let mut asks = Asks::default();
+    asks.pending.insert(1, pending(None));
+    let slices = vec![0; 2 * 65_536];
+    assert!(hand_on(&mut asks, BulkFrame::Slices { ask: 1, first: 0, bytes: &slices }.encode()).is_ok());
+    assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode()).is_ok());
+    assert!(asks.pending.is_empty(), "nothing is owed any more");
+}
+
+#[test]
+fn stream_that_owes_is_late_until_something_comes_and_one_that_owes_nothing_never() {
+    let began = Instant::now();
+    let after = |ms| began + Duration::from_millis(ms);
+    let mut pace = Pace { arrived: (0, 0), moved_at: began, late: false };
+    assert_eq!(pace.look(false, (0, 0), after(10_000)), None, "it owes nothing");
+    assert_eq!(pace.look(true, (0, 0), after(13_000)), None);
+    assert_eq!(pace.look(true, (0, LATE_BYTES - 1), after(13_001)), Some(true));
+    assert_eq!(pace.look(true, (0, LATE_BYTES - 1), after(14_000)), None, "said once");
+    assert_eq!(pace.look(true, (1, LATE_BYTES), after(14_500)), Some(false));
+    // A thin line brings parts of a frame.
+    for tick in 1..100 {
+        assert_eq!(pace.look(true, (1, LATE_BYTES * (1 + tick)), after(14_500 + tick * 2_900)), None);
+    }
+}
+
+#[test]
+fn slices_that_were_not_asked_for_end_the_stream() {
+    let (pieces, mut got) = unbounded_channel();
+    let mut asks = Asks::default();
+    asks.pending.insert(1, pending(Some(pieces)));
+    let slices = vec![0; 65_536];
+    let frame = |ask, first| BulkFrame::Slices { ask, first, bytes: &slices }.encode();
+    assert!(hand_on(&mut asks, frame(1, 0)).is_ok());
+    assert!(matches!(got.try_recv(), Ok(Piece::Slices { first: 0, .. })));
+    assert!(hand_on(&mut asks, frame(1, 0)).is_err(), "twice");
+    assert!(hand_on(&mut asks, frame(1, 2)).is_err(), "past the end");
+    assert!(hand_on(&mut asks, frame(2, 0)).is_err(), "another ask");
+    assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode()).is_err(), "too early");
+}
