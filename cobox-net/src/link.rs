@@ -152,16 +152,17 @@ impl Link {
             rooms: shared.rooms.clone(),
             outbox: self.outbox.clone(),
             tap: shared.tap.clone(),
+            moved: Arc::clone(&self.frames),
             parties: move || parties.lock().values().take(PARTIES_MAX).copied().collect(),
             hand_on: move |frame, heard| {
                 frames.fetch_add(1, Ordering::Relaxed);
                 hearer.input_with(Input::Frame { conn, frame }, Some(heard));
             },
         };
-        let tap = shared.tap.clone();
+        let (tap, sent) = (shared.tap.clone(), Arc::clone(&self.frames));
         Some(Box::pin(async move {
             let reading = read_loop(read, ear);
-            let writing = write_loop(write, end, tap);
+            let writing = write_loop(write, end, tap, sent);
             tokio::select! { end = reading => end, end = writing => end }
         }))
     }
@@ -249,6 +250,9 @@ pub async fn prove(
     // Who does not read what it asked for gets no more, and holds nobody up meanwhile.
     let permit = loop {
         link.outbox.low().await;
+        if link.outbox.is_closed() {
+            return;
+        }
         let Ok(permit) = Arc::clone(&shared.provers).acquire_owned().await else { return };
         if link.outbox.is_low() {
             break permit;

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cobox_store::blind::{Store, StoreKind};
 use cobox_store::id::{EntryHash, LogId};
+use cobox_store::keyed::{Home, Unlock};
 use cobox_tests::load::{Rng, Worker};
 use cobox_tests::process::{Device, Seeder, can_mount, until};
 
@@ -71,10 +71,11 @@ fn kill_under_load_keeps_every_acknowledged_byte() {
     println!("{acknowledged} acknowledged fsyncs, {} entries, one hash for each number", entries.len());
 }
 
-/// Reads every entry's number and hash from the closed store and compares with what was there before.
+/// Reads every entry of the closed store, whole, and compares its number and hash with what was there before.
 fn note_entries(device: &Device, entries: &mut BTreeMap<(LogId, u64), EntryHash>) {
-    let store = Store::open(&device.home.join("store/data"), StoreKind::Device)
-        .expect("the store opens after a kill");
+    let unlock = Unlock::KeyFile(device.home.join("key"));
+    let home = Home::open(&device.home.join("store"), unlock).expect("the store opens after a kill");
+    let store = home.store();
     for (no, _) in store.folders().expect("folders") {
         for head in store.log_heads(no).expect("heads") {
             for seq in 1..=head.seq {

@@ -20,7 +20,7 @@ pub(crate) struct FolderState {
     pub folder: Arc<Folder>,
     /// Locked for as long as a mount is made or taken off, so that two requests cannot cross.
     pub mount_turn: Mutex<()>,
-    /// The folder goes on in another one of these, under a fresh log.
+    /// The folder was left, or goes on in another one of these, under a fresh log.
     pub replaced: AtomicBool,
     /// Locked for moments only: the mount's own calls ask for it while a mount is being taken off.
     pub mount: Mutex<Option<Arc<Mounted>>>,
@@ -88,12 +88,12 @@ impl FolderState {
     /// Waits for the turn of whoever works in the folder's tree, mounted or not.
     ///
     /// # Errors
-    /// Where the folder was opened anew meanwhile: what would be written here would be in a log that has ended.
+    /// Where the folder was left or opened anew meanwhile: what would be written here would be in a log that has ended.
     pub fn turn(&self) -> Outcome<MutexGuard<'_, ()>> {
         let turn = self.mount_turn.lock();
         if self.replaced.load(Ordering::Acquire) {
             return Err(Problem::failed_with(
-                format!("The folder {} was opened anew in this moment.", self.folder.name()),
+                format!("The folder {} was closed in this moment.", self.folder.name()),
                 "Nothing was done; ask again.",
             ));
         }

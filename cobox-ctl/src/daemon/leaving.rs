@@ -35,10 +35,12 @@ impl Daemon {
         }
         // Nobody opens its tree or audits it meanwhile.
         let (_turn, _audit) = (state.turn()?, state.audit.lock());
+        state.replaced.store(true, Ordering::Release);
         self.forget(&state);
         self.node.remove_folder(state.no());
         if let Err(error) = self.home.folder_leave(state.no()) {
             // All of it is still there.
+            state.replaced.store(false, Ordering::Release);
             self.adopt(Arc::clone(&state.folder))?;
             return Err(error.into());
         }

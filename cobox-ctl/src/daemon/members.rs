@@ -291,6 +291,8 @@ impl Daemon {
         }
         if role == PersonRole::Read {
             self.require_seen(&state, &logs_of(&state, member)?, unseen)?;
+            // Others may have been removed meanwhile.
+            require_other_admin(&state, |_, other| other != member)?;
         }
         self.depart(&state, member, Some(role), |folder| folder.set_role(member, role.role()))
     }
@@ -301,6 +303,7 @@ impl Daemon {
         let member = find_member(&state, who)?;
         require_other_admin(&state, |_, other| other != member)?;
         self.require_seen(&state, &logs_of(&state, member)?, unseen)?;
+        require_other_admin(&state, |_, other| other != member)?;
         self.depart(&state, member, None, |folder| folder.remove_member(member))
     }
 
@@ -313,6 +316,7 @@ impl Daemon {
         let log = single(&found, which, "device")?;
         require_other_admin(&state, |other, _| other != log)?;
         self.require_seen(&state, &[log], unseen)?;
+        require_other_admin(&state, |other, _| other != log)?;
         let before = (readable_entries(&state)?, access.epochs.len() as u64);
         let devices = vec![device(&state, &log)];
         state.folder.remove_device(log)?;

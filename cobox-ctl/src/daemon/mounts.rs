@@ -234,9 +234,9 @@ impl Daemon {
             }
             let fresh = if state.must_rejoin()? {
                 tracing::warn!(folder = %state.folder.id(), "the folder goes on under a fresh log");
-                let fresh = self.adopt(self.home.folder_renew(state.no())?)?;
+                let folder = self.home.folder_renew(state.no())?;
                 state.replaced.store(true, Ordering::Release);
-                fresh
+                self.adopt(folder)?
             } else {
                 Arc::clone(state)
             };

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use cobox_net::SessionState;
+use cobox_net::{PeerId, SessionState};
 use cobox_store::blind::Access;
 use cobox_store::id::LogId;
 
 use super::Daemon;
 use super::folder::FolderState;
 use super::members::label;
+use super::status::grants;
 use crate::control::Unseen;
 use crate::exit::{Exit, Outcome, Problem};
 
@@ -21,6 +22,8 @@ use crate::exit::{Exit, Outcome, Problem};
 const HEARD_WAIT: Duration = Duration::from_secs(10);
 /// How long what is said must hold: heads come in several frames.
 const QUIET: Duration = Duration::from_millis(300);
+/// How long seeders that are not connected may take to become so.
+const DIAL_WAIT: Duration = Duration::from_secs(3);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -49,7 +52,7 @@ impl Daemon {
         }
         let (started, mut quiet_since) = (Instant::now(), None);
         loop {
-            let heard = self.heard(state, logs)?;
+            let heard = self.heard(state, logs, started.elapsed() < DIAL_WAIT)?;
             match &heard {
                 Heard::Alone => return Ok(()),
                 Heard::Lacking(lacking, others) if lacking.is_empty() => {
@@ -66,21 +69,27 @@ impl Daemon {
         }
     }
 
-    fn heard(&self, state: &FolderState, logs: &[LogId]) -> Outcome<Heard> {
+    fn heard(&self, state: &FolderState, logs: &[LogId], dialing: bool) -> Outcome<Heard> {
         let access = state.folder.store().access(state.no())?;
         if is_alone(state, &access, logs) {
             return Ok(Heard::Alone);
         }
         let peers = self.node.status(state.no())?.peers;
-        let opening = peers.iter().any(|peer| {
-            peer.session == SessionState::Opening || (peer.session == SessionState::Open && !peer.told_lack)
-        });
+        let has_told = |seeder: &PeerId| peers.iter().any(|peer| peer.peer == *seeder && peer.has_told());
+        let expected = dialing && !grants(state)?.iter().all(|(seeder, _)| has_told(seeder));
+        let opening = expected
+            || peers.iter().any(|peer| {
+                peer.session == SessionState::Opening
+                    || (peer.session == SessionState::Open && !peer.told_lack)
+            });
         let mut told = peers.iter().filter(|peer| peer.has_told()).peekable();
         if told.peek().is_none() {
             return Ok(Heard::Nobody);
         }
         let mut lacking: BTreeMap<LogId, u64> = BTreeMap::new();
-        for (log, entries) in told.flat_map(|peer| &peer.ahead).filter(|(log, _)| logs.contains(log)) {
+        // A device that is to go has no say in it: it may claim any number of entries.
+        let others = told.filter(|peer| peer.log.is_none_or(|log| !logs.contains(&log)));
+        for (log, entries) in others.flat_map(|peer| &peer.ahead).filter(|(log, _)| logs.contains(log)) {
             let most = lacking.entry(*log).or_default();
             *most = (*most).max(*entries);
         }

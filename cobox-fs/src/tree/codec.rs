@@ -21,8 +21,9 @@ use cobox_store::id::OpId;
 const ROW_VERSION: u8 = 1;
 /// The version of an inode's, a link's and a name's row.
 const SHORT_VERSION: u8 = 2;
-/// Lists inside rows grow with concurrency and hard links only; their count was once 16 bits wide.
-const LIST_MAX: usize = u16::MAX as usize;
+/// Lists inside rows grow with concurrency and hard links, as writers like: what was written is read, and the bytes that
+/// are left of a row bound it.
+const LIST_MAX: usize = usize::MAX;
 
 impl Row {
     /// The row's bytes. What `shorts` does not know is spelled in full, and added to `unknown`.

@@ -161,6 +161,9 @@ impl Engine {
         let Some(no) = self.access_folder(conn, id) else { return };
         let held: Vec<(LogId, u64)> = heads.iter().flat_map(|head| self.held_with(no, head)).collect();
         self.note_held(conn, id, held);
+        if let Some(session) = self.session(conn, id) {
+            session.told_heads = true;
+        }
         if self.open_folder(conn, id).is_some() {
             self.doubt_heads(conn, id, no, heads);
         }

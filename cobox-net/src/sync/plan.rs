@@ -160,16 +160,18 @@ impl Engine {
         self.room_among(pack, false)
     }
 
-    /// Whether another such pack may fly, with peers that are late or with the others.
+    /// Whether another such pack may fly, with peers that are late or with the others. Peers may become late one after
+    /// the other, so that both together are bounded, too.
     fn room_among(&self, pack: PackRef, late: bool) -> bool {
         let large = pack.size > SMALL_BYTES_MAX;
-        let flying = self
-            .folders
-            .values()
-            .flat_map(|folder| folder.plan.flying.values())
-            .filter(|flight| (flight.size > SMALL_BYTES_MAX) == large && self.is_late(flight.conn) == late)
-            .count();
-        flying < if large { LARGE_FLYING_MAX } else { SMALL_FLYING_MAX }
+        let flights = self.folders.values().flat_map(|folder| folder.plan.flying.values());
+        let (mut all, mut among) = (0, 0);
+        for flight in flights.filter(|flight| (flight.size > SMALL_BYTES_MAX) == large) {
+            all += 1;
+            among += usize::from(self.is_late(flight.conn) == late);
+        }
+        let most = if large { LARGE_FLYING_MAX } else { SMALL_FLYING_MAX };
+        among < most && all < 2 * most
     }
 
     /// Who may have a pack: those that are late last, then the least busy.

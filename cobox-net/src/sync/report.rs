@@ -126,7 +126,7 @@ impl Engine {
         let (behind, to_receive) = Self::distance(heads, &session.theirs);
         status.entries_to_receive = to_receive;
         status.ahead = Self::ahead(folder, heads, session);
-        status.told_lack = session.lack.is_some();
+        status.told_lack = session.lack.is_some() && session.told_heads;
         // A session has only just opened: nothing is known of what the peer lacks.
         if session.is_open() && !status.told_lack {
             return Ok(status);

@@ -107,6 +107,8 @@ pub(super) struct Session {
     /// Hashes of the papers that the peer was told.
     pub told_papers: Vec<[u8; 32]>,
     pub told_lack: Option<Lack>,
+    /// Whether the peer told its heads: they come after what it lacks.
+    pub told_heads: bool,
     /// What the peer said it lacks.
     pub lack: Option<Lack>,
     /// Packs that the peer said it does not have.
@@ -141,6 +143,7 @@ impl Session {
             access_asked: None,
             told_contacts: BTreeMap::new(),
             told_lack: None,
+            told_heads: false,
             lack: None,
             absent: HashSet::new(),
             denied: HashSet::new(),

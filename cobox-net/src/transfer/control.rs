@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use futures::io::{BufReader, ReadHalf, WriteHalf};
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
@@ -72,6 +72,15 @@ pub struct OutboxEnd {
 struct Queue {
     bytes: AtomicUsize,
     shorter: Notify,
+    /// The stream has ended: nothing is sent any more.
+    closed: AtomicBool,
+}
+
+impl Drop for OutboxEnd {
+    fn drop(&mut self) {
+        self.queue.closed.store(true, Ordering::Release);
+        self.queue.shorter.notify_waiters();
+    }
 }
 
 /// A pair of ends.
@@ -105,13 +114,18 @@ impl Outbox {
         self.queue.bytes.load(Ordering::Relaxed) <= OUTBOX_BYTES_LOW
     }
 
-    /// Waits until the peer has read most of what was sent to it.
+    /// Whether the stream has ended.
+    pub fn is_closed(&self) -> bool {
+        self.queue.closed.load(Ordering::Acquire)
+    }
+
+    /// Waits until the peer has read most of what was sent to it, or will not read any more.
     pub async fn low(&self) {
         loop {
             let shorter = self.queue.shorter.notified();
             tokio::pin!(shorter);
             shorter.as_mut().enable();
-            if self.is_low() {
+            if self.is_low() || self.is_closed() {
                 return;
             }
             shorter.await;
@@ -123,7 +137,12 @@ impl Outbox {
 ///
 /// # Errors
 /// When the stream fails, or the peer takes too long to read.
-pub async fn write_loop(mut stream: WriteHalf<ByteStream>, mut end: OutboxEnd, tap: Tap) -> Result<()> {
+pub async fn write_loop(
+    mut stream: WriteHalf<ByteStream>,
+    mut end: OutboxEnd,
+    tap: Tap,
+    moved: Arc<AtomicU64>,
+) -> Result<()> {
     while let Some(frame) = end.receiver.recv().await {
         tap.note(Way::Out, &[&frame]);
         let length = u32::try_from(frame.len()).expect("a frame is at most 1 MiB");
@@ -131,6 +150,7 @@ pub async fn write_loop(mut stream: WriteHalf<ByteStream>, mut end: OutboxEnd, t
         // A slow link may take long over a large frame, as long as it moves.
         for part in frame.chunks(PROGRESS_BYTES) {
             in_time(stream.write_all(part)).await?;
+            moved.fetch_add(1, Ordering::Relaxed);
         }
         end.queue.bytes.fetch_sub(frame.len(), Ordering::Relaxed);
         end.queue.shorter.notify_waiters();
@@ -161,6 +181,8 @@ pub struct Ear<P, H> {
     pub rooms: Rooms,
     pub outbox: Outbox,
     pub tap: Tap,
+    /// Counts what moves, also of a frame that is not whole yet.
+    pub moved: Arc<AtomicU64>,
     /// Whose sessions are open on the connection; none of a stranger's.
     pub parties: P,
     /// Where frames go.
@@ -180,10 +202,10 @@ where
 {
     let mut stream = BufReader::new(stream);
     let turns = Arc::new(Semaphore::new(TURNS));
-    let Ear { inbox, rooms, outbox, tap, parties, mut hand_on } = ear;
+    let Ear { inbox, rooms, outbox, tap, moved, parties, mut hand_on } = ear;
     let mut asks = Asks::new(rooms.answers.clone(), outbox);
     loop {
-        let next = read_one(&mut stream, &rooms, &parties);
+        let next = read_one(&mut stream, &rooms, &moved, &parties);
         tokio::pin!(next);
         let bytes = loop {
             tokio::select! {
@@ -220,6 +242,7 @@ fn kib(bytes: usize) -> u32 {
 async fn read_one(
     stream: &mut BufReader<ReadHalf<ByteStream>>,
     rooms: &Rooms,
+    moved: &AtomicU64,
     parties: impl Fn() -> Vec<Party>,
 ) -> Result<Vec<u8>> {
     let length = read_length(stream, FRAME_BYTES_MAX).await?;
@@ -235,6 +258,7 @@ async fn read_one(
     // A member's slow link may take long over a large frame, as long as it moves; a stranger's may not.
     for part in bytes.chunks_mut(if of.is_empty() { FRAME_BYTES_MAX } else { PROGRESS_BYTES }) {
         in_time(stream.read_exact(part)).await?;
+        moved.fetch_add(1, Ordering::Relaxed);
     }
     Ok(bytes)
 }

@@ -56,12 +56,13 @@ enum Piece {
     NotHere,
 }
 
-/// Credit for slices: of the stream's and of the node's.
-struct Permit(OwnedSemaphorePermit, OwnedSemaphorePermit);
+/// Credit for slices: of the stream's, and of the node's until the stream is late.
+struct Permit(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl Permit {
     fn split(&mut self, slices: usize) -> Option<Self> {
-        Some(Self(self.0.split(slices)?, self.1.split(slices)?))
+        let of_node = self.1.as_mut().and_then(|permit| permit.split(slices));
+        Some(Self(self.0.split(slices)?, of_node))
     }
 }
 
@@ -286,7 +287,7 @@ impl Puller {
     async fn permit(&self, slices: u32) -> Option<Permit> {
         let own = Arc::clone(&self.own_credit).acquire_many_owned(slices).await.ok()?;
         let all = Arc::clone(&self.credit).acquire_many_owned(slices).await.ok()?;
-        Some(Permit(own, all))
+        Some(Permit(own, Some(all)))
     }
 }
 
@@ -500,6 +501,12 @@ async fn watch(
         }
         if let Some(now_late) = pace.look(owes, count(), Instant::now()) {
             late(now_late);
+        }
+        if pace.late {
+            // It leaves the node's credit to others; what it owes is bounded by the stream's own.
+            for permit in asks.lock().pending.values_mut().filter_map(|pending| pending.permit.as_mut()) {
+                permit.1 = None;
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cobox_net::patrol::{self, Pace};
+use cobox_net::seeder::commands::{Answer, Request, ask_running};
 use cobox_net::seeder::identity::{Identity, saved_address};
 use cobox_net::seeder::{Accept, RunOptions, run};
 use cobox_net::{FolderSecrets, NetConfig, Node, PeerId, PeerStatus};
@@ -342,7 +343,6 @@ impl Seeding {
     }
 
     fn texts(&self, _: &SeederAddress) -> Vec<String> {
-        use cobox_net::seeder::commands::{Answer, Request, ask_running};
         match ask_running(&self.data, &Request::Status) {
             Ok(Some(Answer::Status { listen, .. })) => listen,
             other => panic!("no status: {other:?}"),
@@ -363,8 +363,9 @@ impl Seeding {
             },
         );
         self.thread = Some(std::thread::spawn(move || run(&options, &stop).expect("runs")));
-        let data = self.data.clone();
-        until("the seeder listens", || saved_address(&data).is_ok() && data.join("seeder.sock").exists());
+        // A socket has its name a moment before it can be connected to.
+        let answers = || matches!(ask_running(&self.data, &Request::Status), Ok(Some(_)));
+        until("the seeder listens", || saved_address(&self.data).is_ok() && answers());
     }
 
     pub fn stop(&mut self) {

@@ -9,7 +9,10 @@ use cobox_store::id::OpId;
 use super::super::row::{
     Head, LinkRow, Listed, NodeRow, Placement, Seen, Slot, SlotEntry, Stamped, Versions,
 };
-use super::{LIST_MAX, part};
+use super::part;
+
+/// Counts were 16 bits wide.
+const LIST_MAX: usize = u16::MAX as usize;
 
 impl NodeRow {
     pub(super) fn decode_first(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
