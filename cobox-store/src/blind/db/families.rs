@@ -47,7 +47,7 @@ const BLOCK_BYTES: usize = 16 * 1024;
 const TABLE_VERSION: i32 = 5;
 /// RocksDB's own text log.
 const LOG_BYTES_MAX: usize = 1 << 20;
-/// Rows up to this size are compacted when a mount ends, which takes less than half a second; larger ones keep
+/// Rows up to this size are compacted when a mount ends: half a second on a fast disk, seconds on a card; larger ones keep
 /// superseded rows of a few memtables only, next to their size.
 const SETTLED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of rows that move to the journal's family in one commit.
