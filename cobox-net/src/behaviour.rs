@@ -1,7 +1,7 @@
 //! A `NetworkBehaviour` of ours: a few long-lived streams per connection.
 //!
 //! The dialer opens the control stream; each side opens one bulk stream, over which it asks for packs.
-//! A second stream of one kind is dropped. `swarm.rs`, this and `handshakes.rs` name
+//! A second stream of one kind is dropped. `swarm.rs`, this, `handshakes.rs` and `muxer.rs` name
 //! libp2p's types, and no other file.
 
 use std::collections::VecDeque;

@@ -13,6 +13,7 @@ mod handshakes;
 pub mod heaps;
 pub mod http;
 mod link;
+mod muxer;
 pub mod node;
 mod offers;
 mod orders;

@@ -14,7 +14,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, identity, mdns, noise, ping, tcp, yamux};
+use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, identity, mdns, noise, ping, tcp};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use zeroize::Zeroizing;
@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::behaviour::{Kind, StreamReady, Streams};
 use crate::error::{Error, Result};
 use crate::handshakes::Handshakes;
+use crate::muxer;
 use crate::node::LanDiscovery;
 use crate::peer_id::PeerId;
 use crate::shown::places;
@@ -36,11 +37,9 @@ const PENDING_MAX: u32 = 256;
 /// Inbound connections that opened no control stream yet: each may fill the windows of a few streams, so more
 /// of them would take more memory than a small box has. The oldest gives way.
 const SILENT_MAX: usize = 64;
-/// Inbound streams of one connection that agree on a protocol at once: control, bulk, and what libp2p itself
-/// says. Each holds a window of 256 KiB before anybody looks at it; libp2p's own limit is 128.
-const NEGOTIATING_MAX: usize = 10;
-/// Streams of one connection over Yamux, in both directions: enough for many circuits; Yamux's own limit is 512.
-const YAMUX_STREAMS_MAX: usize = 128;
+/// Inbound streams of one connection that agree on a protocol at once: control, bulk, ping and identify's two. Each
+/// holds a window of 256 KiB before anybody looks at it; libp2p's own limit is 128.
+const NEGOTIATING_MAX: usize = 6;
 /// Two while both sides dialed, and one being replaced.
 const CONNECTIONS_PER_PEER: u32 = 3;
 /// QUIC's window for one stream: 2.5 MB fill 1 Gbit/s at 20 ms, and 10 MB overshoot (measured).
@@ -154,7 +153,7 @@ pub fn listen(
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER));
     let mut swarm = SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux_config)
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, muxer::Upgrade::default)
         .map_err(|error| other(error.to_string()))?
         .with_quic_config(|mut config| {
             config.max_stream_data = QUIC_STREAM_WINDOW;
@@ -241,12 +240,6 @@ fn by_peer(found: Vec<(libp2p::PeerId, Multiaddr)>) -> BTreeMap<PeerId, Vec<Vec<
         }
     }
     of
-}
-
-fn yamux_config() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(YAMUX_STREAMS_MAX);
-    config
 }
 
 fn transport_of(address: &Multiaddr) -> Option<Transport> {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use futures::io::{BufReader, ReadHalf, WriteHalf};
-use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
+use futures::{AsyncReadExt as _, FutureExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use super::parts::{PART_BYTES, Parts};
 use super::room::{Held, Party, ROOM_KIB, Room};
 use super::{STALL_WAIT, Tap, Way, read_length};
 use crate::error::{Error, Result};
@@ -30,8 +31,6 @@ const ASKS_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes of a frame that are read without asking for room: what a peer says every day.
 const SMALL_BYTES_MAX: usize = 8 * 1024;
-/// Bytes of a frame that a peer with a session must bring, and any peer take, within [`STALL_WAIT`].
-const PROGRESS_BYTES: usize = 16 * 1024;
 /// KiB of larger frames that are arriving from peers without a session: a grant offer or two.
 const STRANGERS_KIB: usize = 4 * 1024;
 
@@ -133,29 +132,32 @@ impl Outbox {
     }
 }
 
-/// Sends what is queued until the outbox or the stream ends.
+/// Sends what is queued until the outbox or the stream ends. Of a large frame the peer must take a part within
+/// [`STALL_WAIT`].
 ///
 /// # Errors
 /// When the stream fails, or the peer takes too long to read.
 pub async fn write_loop(
-    mut stream: WriteHalf<ByteStream>,
+    stream: WriteHalf<ByteStream>,
     mut end: OutboxEnd,
     tap: Tap,
     moved: Arc<AtomicU64>,
 ) -> Result<()> {
+    let mut parts = Parts::new(stream);
     while let Some(frame) = end.receiver.recv().await {
         tap.note(Way::Out, &[&frame]);
         let length = u32::try_from(frame.len()).expect("a frame is at most 1 MiB");
-        in_time(stream.write_all(&length.to_le_bytes())).await?;
-        // A slow link may take long over a large frame, as long as it moves.
-        for part in frame.chunks(PROGRESS_BYTES) {
-            in_time(stream.write_all(part)).await?;
-            moved.fetch_add(1, Ordering::Relaxed);
+        for mut bytes in [&length.to_le_bytes()[..], &frame] {
+            // A slow link may take long over a large frame, as long as it moves.
+            while !bytes.is_empty() {
+                bytes = in_time(parts.push(bytes)).await?;
+                moved.fetch_add(1, Ordering::Relaxed);
+            }
         }
         end.queue.bytes.fetch_sub(frame.len(), Ordering::Relaxed);
         end.queue.shorter.notify_waiters();
         if end.receiver.is_empty() {
-            in_time(stream.flush()).await?;
+            in_time(parts.flush()).await?;
         }
     }
     Ok(())
@@ -256,7 +258,7 @@ async fn read_one(
     };
     let mut bytes = vec![0; length];
     // A member's slow link may take long over a large frame, as long as it moves; a stranger's may not.
-    for part in bytes.chunks_mut(if of.is_empty() { FRAME_BYTES_MAX } else { PROGRESS_BYTES }) {
+    for part in bytes.chunks_mut(if of.is_empty() { FRAME_BYTES_MAX } else { PART_BYTES }) {
         in_time(stream.read_exact(part)).await?;
         moved.fetch_add(1, Ordering::Relaxed);
     }

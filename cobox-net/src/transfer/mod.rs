@@ -5,6 +5,7 @@
 //! that, so two peers that send to each other at once cannot deadlock.
 
 pub mod control;
+mod parts;
 pub mod pull;
 pub mod room;
 pub mod serve;

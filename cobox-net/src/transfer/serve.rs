@@ -11,12 +11,13 @@ use cobox_store::blind::Store;
 use cobox_store::format::SLICE_BYTES;
 use cobox_store::format::proof::slice_len;
 use cobox_store::id::{FolderNo, PackId};
+use futures::AsyncReadExt as _;
 use futures::io::{ReadHalf, WriteHalf};
-use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::parts::Parts;
 use super::{Tap, Way, read_frame};
 use crate::error::{Error, Result};
 use crate::swarm::ByteStream;
@@ -154,20 +155,21 @@ fn read_part(store: &Store, no: FolderNo, ask: &Ask, from: u64) -> cobox_store::
 }
 
 async fn write_answers(
-    mut stream: WriteHalf<ByteStream>,
+    stream: WriteHalf<ByteStream>,
     mut answers: Receiver<Answer>,
     server: Server,
 ) -> Result<()> {
+    let mut parts = Parts::new(stream);
     while let Some(answer) = answers.recv().await {
         let send = async {
             match &answer {
-                Answer::Small(frame) => write_parts(&mut stream, &server.tap, &[], frame).await?,
+                Answer::Small(frame) => write_frame(&mut parts, &server.tap, &[], frame).await?,
                 Answer::Slices { ask, first, bytes } => {
-                    write_parts(&mut stream, &server.tap, &slices_head(*ask, *first), bytes).await?;
+                    write_frame(&mut parts, &server.tap, &slices_head(*ask, *first), bytes).await?;
                     server.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 }
             }
-            if answers.is_empty() { stream.flush().await } else { Ok(()) }
+            if answers.is_empty() { parts.flush().await } else { Ok(()) }
         };
         match tokio::time::timeout(super::STALL_WAIT, send).await {
             Ok(done) => done?,
@@ -177,14 +179,11 @@ async fn write_answers(
     Ok(())
 }
 
-async fn write_parts(
-    stream: &mut WriteHalf<ByteStream>,
-    tap: &Tap,
-    head: &[u8],
-    rest: &[u8],
-) -> std::io::Result<()> {
+async fn write_frame(parts: &mut Parts, tap: &Tap, head: &[u8], rest: &[u8]) -> std::io::Result<()> {
     tap.note(Way::Out, &[head, rest]);
     let length = u32::try_from(head.len() + rest.len()).expect("a bulk frame is short");
-    stream.write_all(&[&length.to_le_bytes()[..], head].concat()).await?;
-    stream.write_all(rest).await
+    for bytes in [&length.to_le_bytes()[..], head, rest] {
+        parts.push_all(bytes).await?;
+    }
+    Ok(())
 }

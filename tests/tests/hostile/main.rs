@@ -11,6 +11,7 @@ mod removed;
 mod session;
 mod slow;
 mod stranger;
+mod windows;
 
 use std::io::{ErrorKind, Write as _};
 use std::net::TcpStream;

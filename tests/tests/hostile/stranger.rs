@@ -32,10 +32,15 @@ pub struct Stranger {
 impl Stranger {
     /// Connects under a fresh key, which makes a peer id that nobody saw before.
     pub async fn connect(address: &SeederAddress) -> Option<Self> {
-        tokio::time::timeout(ANSWER_WAIT, Self::dial(address)).await.ok()?
+        Self::connect_idle(address, Duration::ZERO).await
     }
 
-    async fn dial(address: &SeederAddress) -> Option<Self> {
+    /// Connects, and says nothing on the connection for a while, not even answers to Yamux's own pings.
+    pub async fn connect_idle(address: &SeederAddress, idle: Duration) -> Option<Self> {
+        tokio::time::timeout(ANSWER_WAIT, Self::dial(address, idle)).await.ok()?
+    }
+
+    async fn dial(address: &SeederAddress, idle: Duration) -> Option<Self> {
         let key = identity::Keypair::generate_ed25519();
         let public = key.public().try_into_ed25519().ok()?.to_bytes();
         let mut transport = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
@@ -47,8 +52,16 @@ impl Stranger {
         let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
         let (_, muxer) = transport.dial(address, options).ok()?.await.ok()?;
         let (wanted, asked) = unbounded_channel();
-        tokio::spawn(drive(muxer, asked));
+        tokio::spawn(async move {
+            tokio::time::sleep(idle).await;
+            drive(muxer, asked).await;
+        });
         Some(Self { peer: PeerId::of_key(public), wanted })
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_gone(&self) -> bool {
+        self.wanted.is_closed()
     }
 
     /// A bare stream, on which nothing was said yet.
