@@ -134,9 +134,12 @@ fn foreign_types_stay_in_their_own_files() {
     report("fuser types outside the adapter", &users_outside("fuser", fuse));
     let swarm = |path: &str| {
         let name = path.strip_prefix("cobox-net/src/");
-        matches!(name, Some("swarm.rs" | "behaviour.rs" | "handshakes.rs"))
+        matches!(name, Some("swarm.rs" | "behaviour.rs" | "handshakes.rs" | "muxer.rs"))
     };
-    report("libp2p types outside swarm.rs, behaviour.rs and handshakes.rs", &users_outside("libp2p", swarm));
+    report(
+        "libp2p types outside swarm.rs, behaviour.rs, handshakes.rs and muxer.rs",
+        &users_outside("libp2p", swarm),
+    );
     let cli =
         |path: &str| path.starts_with("cobox-ctl/src/cli/") || path == "cobox-net/src/bin/cobox-seeder.rs";
     report("clap outside the command lines", &users_outside("clap", cli));
