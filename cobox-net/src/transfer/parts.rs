@@ -1,8 +1,7 @@
 //! Bytes that leave a stream in parts of one size, however they come.
 //!
 //! Each write on a stream is a frame of Yamux's, up to its size. A length of four bytes would be one by itself, and
-//! so would each of a hundred short frames that wait together; a receiver bounds how many small ones may wait
-//! (`muxer/unread.rs`).
+//! so would each of a hundred short frames that wait together: the receiver keeps each in an allocation of its own.
 
 use std::io::Result;
 
