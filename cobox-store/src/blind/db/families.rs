@@ -110,7 +110,12 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB> {
     Ok(db)
 }
 
-pub(super) fn options() -> Options {
+/// Opens what is there on a disk that takes no writes.
+pub(super) fn open_to_read(path: &Path) -> Result<DB> {
+    Ok(DB::open_cf_for_read_only(&options(), path, NAMES, false)?)
+}
+
+fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -302,7 +307,7 @@ mod tests {
     #[test]
     fn settled_rows_take_the_room_of_those_that_are_left() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         let row = |number: u32| key(NO, Table::Node, &hash(&number.to_be_bytes()));
         let rows_bytes = |db: &Db| db.room().expect("reads")[0].1;
         for round in 0..4u8 {
@@ -320,7 +325,7 @@ mod tests {
     #[test]
     fn removed_journal_gives_its_room_back_and_what_is_left_stays() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         let path = dir.path().join("db");
         for _ in 0..3 {
             db.commit(journal_rows(600), Durability::Unsynced).expect("commits");
@@ -335,7 +340,7 @@ mod tests {
         assert!(before > 30 << 20 && after < 2 << 20, "{before} bytes became {after}");
         assert_eq!(journal(&db), [(vec![0; 4], vec![0; 64 << 10])]);
         drop(db);
-        let db = Db::open(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         assert_eq!(journal(&db).len(), 1);
         assert!(db.contains(&key(NO, Table::DirtyMark, b"mark")).expect("reads"));
     }
@@ -344,7 +349,7 @@ mod tests {
     fn search_in_vain_reads_no_filter_of_half_a_million_rows() {
         const ROWS: u32 = 600_000;
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         // Spread like the keyed hashes that stand in real keys.
         let row = |number: u32| key(NO, Table::Node, &hash(&number.to_be_bytes()));
         for begin in (0..ROWS).step_by(2000) {
@@ -375,7 +380,7 @@ mod tests {
     #[test]
     fn folder_that_leaves_takes_its_journal_along() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         db.commit(journal_rows(5), Durability::Unsynced).expect("commits");
         let mut batch = Batch::default();
         batch.delete_prefix(&NO.0.to_be_bytes());
@@ -399,7 +404,7 @@ mod tests {
             }
         }
         for _ in 0..2 {
-            let db = Db::open(dir.path()).expect("opens");
+            let db = Db::open(dir.path(), None).expect("opens");
             let rows = journal(&db);
             assert_eq!(rows.len(), 200);
             assert!((0..).zip(&rows).all(|(number, (_, value))| *value == vec![number as u8; 64 << 10]));
