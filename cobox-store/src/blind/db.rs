@@ -16,6 +16,7 @@ use rocksdb::{
     SstFileWriter, WriteBatch, WriteOptions,
 };
 
+pub use self::families::Settled;
 use self::families::{bulk, bulk_options, open_rocksdb, open_to_read};
 use super::batch::{Batch, Change, Durability, Generation};
 use super::reserve::Reserve;
