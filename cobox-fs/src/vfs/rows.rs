@@ -17,7 +17,7 @@ use cobox_store::keyed::Folder;
 use parking_lot::{Mutex, RwLock};
 
 use crate::tree::row::{Note, Slot, SlotHash};
-use crate::tree::short::{Long, Shorts};
+use crate::tree::short::{Long, Shorts, Unknown};
 use crate::tree::{Row, RowKey};
 
 /// Memory of one generation of the cache, as [`weight`] counts it; there are two. Some 50,000 files
@@ -30,7 +30,7 @@ pub struct Rows {
     cache: Mutex<Cache>,
     shorts: RwLock<Shorts>,
     /// What rows were spelled with in full since the last were installed.
-    unknown: Mutex<Vec<Long>>,
+    unknown: Mutex<Unknown>,
     /// Contents of files that changed, while somebody asks for them.
     noted: Mutex<Option<Vec<Content>>>,
 }
@@ -143,26 +143,46 @@ impl Rows {
         Ok(Row::decode(row_key, &plain, &self.shorts.read())?)
     }
 
-    /// Gives numbers to what was spelled in full. They are used once they are stored, so that no row names one that
-    /// is not; where the disk refuses them, rows stay longer.
-    fn learn(&self) {
+    /// Gives numbers to what was spelled in full and is the folder's: a writer may name whatever epochs and logs it
+    /// makes up. Numbers are used once they are stored, so that no row names one that is not; where the disk
+    /// refuses them, rows stay longer.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    fn learn(&self) -> Result<(), Error> {
         // One thread at a time gives numbers; who reads rows is not kept waiting by the disk.
         let mut unknown = self.unknown.lock();
-        for long in unknown.drain(..) {
-            let number = {
-                let shorts = self.shorts.read();
-                shorts.next().filter(|_| !shorts.knows(&long))
-            };
-            let Some(number) = number else { continue };
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut found: Vec<Long> = std::mem::take(&mut *unknown).into_iter().collect();
+        let mut logs = None;
+        found.retain(|long| match long {
+            Long::Epoch(epoch) => self.folder.has_epoch(*epoch),
+            // What never happened has an op of log 0.
+            Long::Log(0) => true,
+            Long::Log(number) => {
+                logs.get_or_insert_with(|| self.folder.log_numbers().unwrap_or_default()).contains(number)
+            }
+        });
+        let numbered: Vec<(u64, Long)> = {
+            let shorts = self.shorts.read();
+            found.retain(|long| !shorts.knows(long));
+            shorts.free().zip(found).collect()
+        };
+        if numbered.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for (number, long) in &numbered {
             let stored = key(self.folder.no(), Table::Short, &number.to_be_bytes());
-            let mut batch = Batch::default();
             let sealed = self.folder.local().seal_row(&stored, &long.encode());
             batch.put_owned(stored, sealed);
-            match self.folder.store().db().commit(batch, Durability::Unsynced) {
-                Ok(()) => self.shorts.write().insert(number, long),
-                Err(error) => tracing::debug!(%error, "a short number was not stored"),
-            }
         }
+        self.folder.store().db().commit(batch, Durability::Unsynced)?;
+        let mut shorts = self.shorts.write();
+        numbered.into_iter().for_each(|(number, long)| shorts.insert(number, long));
+        Ok(())
     }
 
     /// A row.
@@ -198,7 +218,7 @@ impl Rows {
     /// Adds changed rows to a batch.
     pub fn stage(&self, changes: &[Change], batch: &mut Batch) {
         let shorts = self.shorts.read();
-        let mut unknown = Vec::new();
+        let mut unknown = Unknown::default();
         for (row_key, row) in changes {
             let stored = self.stored_key(row_key);
             match row {
@@ -212,7 +232,7 @@ impl Rows {
         }
         drop(shorts);
         if !unknown.is_empty() {
-            self.unknown.lock().append(&mut unknown);
+            self.unknown.lock().merge(unknown);
         }
     }
 
@@ -224,7 +244,9 @@ impl Rows {
 
     /// Takes over changed rows after their batch was committed.
     pub fn install(&self, changes: Vec<Change>) {
-        self.learn();
+        if let Err(error) = self.learn() {
+            tracing::debug!(%error, "short numbers were not stored");
+        }
         if let Some(noted) = self.noted.lock().as_mut() {
             let nodes = changes.iter().filter_map(|(_, row)| match row {
                 Some(Row::Node(node)) => Some(node),
@@ -409,9 +431,13 @@ mod tests {
         Home::init_at_cost(dir, "d", &unlock, &secret, PassphraseCost::cheapest_for_tests()).expect("a home")
     }
 
-    fn some_rows() -> Vec<(RowKey, Row)> {
-        let id = |hlc: u64| OpId { hlc: (1 << 56) + hlc, log: 77 };
-        let chunk = ChunkRef { epoch: EpochId([3; 32]), tag: ChunkTag([4; 32]) };
+    fn epoch_of(folder: &Folder) -> EpochId {
+        folder.store().access(folder.no()).expect("reads").epoch().expect("it has one")
+    }
+
+    fn some_rows(folder: &Folder) -> Vec<(RowKey, Row)> {
+        let id = |hlc: u64| OpId { hlc: (1 << 56) + hlc, log: folder.log_number() };
+        let chunk = ChunkRef { epoch: epoch_of(folder), tag: ChunkTag([4; 32]) };
         let mut node = NodeRow::root();
         (node.made, node.changed, node.generation) = (id(0), id(9), 5);
         (node.mode.id, node.mtime_ns.id, node.uid.id, node.gid.id) = (id(0), id(9), id(0), id(0));
@@ -446,7 +472,7 @@ mod tests {
             let sealed = rows.folder.store().db().get(&rows.stored_key(row_key));
             sealed.expect("reads").expect("is there").len()
         };
-        some_rows().iter().map(size).collect()
+        some_rows(&rows.folder).iter().map(size).collect()
     }
 
     #[test]
@@ -455,7 +481,7 @@ mod tests {
         let folder = new_home(dir.path()).folder_create("f").expect("created");
         let rows = Rows::open(Arc::clone(&folder)).expect("opens");
         let mut batch = Batch::default();
-        for (row_key, row) in some_rows() {
+        for (row_key, row) in some_rows(&folder) {
             let stored = rows.stored_key(&row_key);
             batch.put(&stored, &folder.local().seal(&stored, &row.encode_first()));
         }
@@ -464,11 +490,11 @@ mod tests {
         // Written twice: what the first found no number for, the second spells shortly.
         for _ in 0..2 {
             rows.drop_cache();
-            for (row_key, row) in some_rows() {
+            for (row_key, row) in some_rows(&folder) {
                 assert_eq!(rows.get(&row_key).expect("reads"), Some(row));
             }
             let changes: Vec<Change> =
-                some_rows().into_iter().map(|(row_key, row)| (row_key, Some(row))).collect();
+                some_rows(&folder).into_iter().map(|(row_key, row)| (row_key, Some(row))).collect();
             let mut batch = Batch::default();
             rows.stage(&changes, &mut batch);
             folder.store().db().commit(batch, Durability::Unsynced).expect("commits");
@@ -478,8 +504,8 @@ mod tests {
         assert!(short[0] * 2 < before[0], "{short:?} {before:?}");
         assert!(short.iter().zip(&before).all(|(now, then)| now + 24 < *then), "{short:?} {before:?}");
         // Numbers are there after a restart.
-        let again = Rows::open(folder).expect("opens");
-        for (row_key, row) in some_rows() {
+        let again = Rows::open(Arc::clone(&folder)).expect("opens");
+        for (row_key, row) in some_rows(&folder) {
             assert_eq!(again.get(&row_key).expect("reads"), Some(row));
         }
         assert_eq!(again.slots(Ino([6; 16]), [0; 16], 9).expect("reads").len(), 1);
@@ -490,16 +516,68 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let folder = new_home(dir.path()).folder_create("f").expect("created");
         let rows = Rows::open(Arc::clone(&folder)).expect("opens");
-        rows.shorts.write().insert(9, Long::Log(77));
+        rows.shorts.write().insert(9, Long::Log(folder.log_number()));
         let changes: Vec<Change> =
-            some_rows().into_iter().map(|(row_key, row)| (row_key, Some(row))).collect();
+            some_rows(&folder).into_iter().map(|(row_key, row)| (row_key, Some(row))).collect();
         let mut batch = Batch::default();
         rows.stage(&changes, &mut batch);
         folder.store().db().commit(batch, Durability::Unsynced).expect("commits");
-        let again = Rows::open(folder).expect("opens");
-        for (row_key, _) in some_rows() {
+        let again = Rows::open(Arc::clone(&folder)).expect("opens");
+        for (row_key, _) in some_rows(&folder) {
             assert!(again.get(&row_key).is_err());
         }
+    }
+
+    /// A file whose chunks are of `count` epochs that nobody ever made.
+    fn of_made_up_epochs(from: u32, count: u32) -> Change {
+        let extent = |number: u32| {
+            let mut epoch = [9; 32];
+            epoch[..4].copy_from_slice(&number.to_be_bytes());
+            Extent::Data { len: 9, chunk: ChunkRef { epoch: EpochId(epoch), tag: ChunkTag([4; 32]) } }
+        };
+        let mut node = NodeRow::root();
+        node.heads = vec![Head {
+            id: OpId { hlc: 1 << 60, log: 1_000_000 + u64::from(from) },
+            content: Content::Extents((from..from + count).map(extent).collect()),
+            mtime_ns: 5,
+            seen: Seen::Not,
+            settled: None,
+        }];
+        (key_of(u64::from(from)), Some(Row::Node(node)))
+    }
+
+    #[test]
+    fn epochs_and_logs_that_a_writer_makes_up_take_no_numbers_and_keep_none_from_others() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let folder = new_home(dir.path()).folder_create("f").expect("created");
+        let rows = Rows::open(Arc::clone(&folder)).expect("opens");
+        let commit = |changes: Vec<Change>| {
+            let mut batch = Batch::default();
+            rows.stage(&changes, &mut batch);
+            folder.store().db().commit(batch, Durability::Unsynced).expect("commits");
+            rows.install(changes);
+        };
+        for from in (0..4000).step_by(16) {
+            commit(vec![of_made_up_epochs(from, 16)]);
+        }
+        assert!(!rows.shorts.read().knows(&Long::Log(1_000_000)));
+        // Where the disk refuses rows, what they name does not gather.
+        for from in (0..4000).step_by(16) {
+            rows.stage(&[of_made_up_epochs(from, 16)], &mut Batch::default());
+            assert!(rows.unknown.lock().len() <= crate::tree::short::UNKNOWN_MAX);
+        }
+        // What is the folder's gets its number, at the latest with the next change.
+        for _ in 0..2 {
+            commit(some_rows(&folder).into_iter().map(|(row_key, row)| (row_key, Some(row))).collect());
+        }
+        let shorts = rows.shorts.read();
+        assert!(
+            shorts.knows(&Long::Epoch(epoch_of(&folder))) && shorts.knows(&Long::Log(folder.log_number()))
+        );
+        drop(shorts);
+        rows.drop_cache();
+        let (row_key, row) = of_made_up_epochs(160, 16);
+        assert_eq!(rows.get(&row_key).expect("reads"), row, "also what names made-up epochs is read back");
     }
 
     #[test]
