@@ -139,9 +139,8 @@ impl Engine {
             for head in heads.values() {
                 let theirs = session.theirs.get(&head.log).copied().unwrap_or(0);
                 for seq in theirs.saturating_add(1)..=head.seq {
-                    let Some(entry) = self.store.entry(no, head.log, seq)? else { continue };
-                    let (packs, bytes) = entry
-                        .header()
+                    let Some((header, _)) = self.store.entry_header(no, head.log, seq)? else { continue };
+                    let (packs, bytes) = header
                         .packs
                         .iter()
                         .fold((0, 0), |(packs, bytes), pack| (packs + 1, bytes + pack.size));
