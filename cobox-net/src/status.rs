@@ -106,6 +106,8 @@ pub struct PeerStatus {
     pub session: SessionState,
     /// Why it is offline or refused, as a sentence.
     pub error: Option<String>,
+    /// Why it is offline though nothing is wrong, as a sentence.
+    pub note: Option<String>,
     /// Whether it told us the same heads of the access log as ours.
     pub knows_access: bool,
     /// Whether it told us what it lacks: before, it is neither caught up nor behind.

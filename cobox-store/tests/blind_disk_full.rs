@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cobox_store::Error;
-use cobox_store::blind::{Batch, Durability, PackStatus, STORE, Store, Table, key};
+use cobox_store::blind::{Batch, Durability, PackStatus, STORE, Store, StoreKind, Table, key};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::Outboard;
 use cobox_store::id::FolderNo;
@@ -160,4 +160,57 @@ fn store_on_a_full_disk_opens_and_reads() {
     assert_rows(&folder.store, 200);
     std::fs::remove_file(ballast).expect("frees room");
     put_row(&folder.store, 200, b"again").expect("writes work");
+}
+
+/// A device's store of format 1 with 200 rows, in `dir`.
+fn store_of_format_1(dir: &Path) {
+    let store = Store::create(dir, StoreKind::Device).expect("creates");
+    for number in 0..200 {
+        put_row(&store, number, &[3; 32 << 10]).expect("there is room");
+    }
+    drop(store);
+    std::fs::write(dir.join("FORMAT"), "cobox-store 1 device\n").expect("writes");
+}
+
+fn format(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("FORMAT")).expect("reads")
+}
+
+#[test]
+fn store_of_format_1_on_a_full_disk_becomes_one_of_format_2_and_gives_room_back() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let dir = disk.0.join("store");
+    store_of_format_1(&dir);
+    disk.fill();
+    let store = Store::open(&dir, StoreKind::Device).expect("opens on a full disk");
+    assert_eq!(format(&dir), "cobox-store 2 device\n");
+    assert_rows(&store, 200);
+    store.db().make_room().expect("the reserve gives room");
+    let mut batch = Batch::default();
+    (100..200).for_each(|number| batch.delete(&row(number)));
+    store.db().commit(batch, Durability::Synced).expect("deletes on a full disk");
+    store.db().keep_room();
+    drop(store);
+    let store = Store::open(&dir, StoreKind::Device).expect("opens again");
+    assert_rows(&store, 100);
+    assert!(!store.db().contains(&row(100)).expect("reads"));
+}
+
+#[test]
+fn store_of_format_1_on_a_disk_without_even_a_reserve_is_read_and_written_once_there_is_room() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let dir = disk.0.join("store");
+    store_of_format_1(&dir);
+    std::fs::remove_file(dir.join("reserve")).expect("there was one");
+    let ballast = disk.fill();
+    let store = Store::open(&dir, StoreKind::Device).expect("opens on a full disk");
+    assert_rows(&store, 200);
+    assert!(matches!(put_row(&store, 200, b"row of format 2"), Err(Error::NoSpace)));
+    assert_eq!(format(&dir), "cobox-store 1 device\n", "nothing was written that format 1 has not");
+    std::fs::remove_file(ballast).expect("frees room");
+    put_row(&store, 200, b"row of format 2").expect("writes work");
+    assert_eq!(format(&dir), "cobox-store 2 device\n");
+    drop(store);
+    let store = Store::open(&dir, StoreKind::Device).expect("opens again");
+    assert_rows(&store, 201);
 }

@@ -30,6 +30,16 @@ impl SmallDisk {
         (said.code == 0).then(|| Self(dir.to_owned()))
     }
 
+    /// Takes all that is left.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("ballast");
+        let mut file = File::create(&path).expect("creates");
+        for block in [vec![1; 64 << 10], vec![1; 1 << 10]] {
+            while file.write_all(&block).is_ok() {}
+        }
+        path
+    }
+
     fn grow(&self, mebibytes: u64) {
         run(Command::new("mount").args(["-o", &format!("remount,size={mebibytes}m")]).arg(&self.0)).ok();
     }
@@ -190,6 +200,78 @@ fn device_whose_disk_becomes_read_only_says_so_and_loses_nothing() {
     assert!(fs::read_dir(&device.mount).expect("lists").count() >= saved.len());
     drop(read_only);
     goes_on(&mut device, saved, &mut rng);
+}
+
+/// How a disk became full before a daemon of this version started on it for the first time.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Full {
+    /// By writing to the mount.
+    Here,
+    /// By others, to the last byte.
+    Elsewhere,
+    /// The same, and the room that the store had kept back was gone already.
+    WithoutReserve,
+}
+
+fn starts_on_a_full_disk(test: &str, full: Full) {
+    if !can_mount(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), 320) else {
+        println!("skipped: {test}: only root can mount a small disk");
+        return;
+    };
+    let mut device = device_on(&disk.0, dir.path());
+    let mut rng = Rng::new(11);
+    let mut saved = Vec::new();
+    let files = if full == Full::Here { 200 } else { 4 };
+    for at in 0..files {
+        let (path, bytes) = (device.mount.join(format!("file-{at}")), rng.bytes(5_000_000));
+        if save(&path, &bytes).is_err() {
+            break;
+        }
+        saved.push((path, bytes));
+    }
+    assert!((4..100).contains(&saved.len()), "{} files", saved.len());
+    device.stop();
+    let store = device.home.join("store/data");
+    let format = store.join("FORMAT");
+    let new = fs::read_to_string(&format).expect("reads");
+    fs::write(&format, "cobox-store 1 device\n").expect("writes");
+    if full == Full::WithoutReserve {
+        fs::remove_file(store.join("reserve")).expect("there is one");
+    }
+    let ballast = (full != Full::Here).then(|| disk.fill());
+    device.start();
+    device.await_mount();
+    same(&saved);
+    let refused = save(&device.mount.join("more"), &rng.bytes(5_000_000)).expect_err("the disk is full");
+    assert_eq!(refused.raw_os_error(), Some(ENOSPC), "{refused}");
+    let removed = fs::remove_file(&saved[0].0);
+    println!("{full:?}: removing a file while it is full: {removed:?}");
+    match ballast {
+        Some(ballast) => fs::remove_file(ballast).expect("frees room"),
+        None => removed.expect("what the mount keeps free is enough to remove files"),
+    }
+    until("files are removed again", || !saved[0].0.exists() || fs::remove_file(&saved[0].0).is_ok());
+    saved.remove(0);
+    assert_eq!(fs::read_to_string(&format).expect("reads"), new, "rows of the new format were written");
+    disk.grow(800);
+    goes_on(&mut device, saved, &mut rng);
+}
+
+#[test]
+fn device_with_a_store_of_before_starts_on_a_disk_that_it_filled_and_removes_files() {
+    let test = "device_with_a_store_of_before_starts_on_a_disk_that_it_filled_and_removes_files";
+    starts_on_a_full_disk(test, Full::Here);
+}
+
+#[test]
+fn device_with_a_store_of_before_starts_on_a_disk_without_a_byte_left() {
+    let test = "device_with_a_store_of_before_starts_on_a_disk_without_a_byte_left";
+    starts_on_a_full_disk(test, Full::Elsewhere);
+    starts_on_a_full_disk(test, Full::WithoutReserve);
 }
 
 /// What `df` says of a mount: bytes that are used, and bytes that can be written.

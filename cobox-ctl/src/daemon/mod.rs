@@ -235,6 +235,11 @@ impl Daemon {
         }
         self.unmount_all();
         self.node.shutdown();
+        // Once for each daemon and not for each mount: who unmounts a drive waits for it.
+        match self.home.store().db().settle() {
+            Ok(settled) => tracing::debug!(?settled, "superseded rows"),
+            Err(error) => tracing::debug!(%error, "superseded rows keep their room until they are compacted"),
+        }
         if let Err(error) = std::fs::remove_file(self.paths.socket()) {
             tracing::warn!(%error, "the control socket stays behind");
         }

@@ -215,7 +215,7 @@ fn device_reports(state: &FolderState, peers: &[PeerStatus]) -> Vec<PeerReport> 
         peer_id: peer.peer.to_string(),
         label: peer.log.and_then(|log| state.folder.label_of(&log)),
         link: link(Some(peer)).to_owned(),
-        problem: peer.error.clone(),
+        problem: peer.error.clone().or_else(|| peer.note.clone()),
         path: path_text(peer),
         since_ms: peer.since_ms,
         rtt_ms: peer.rtt_ms,

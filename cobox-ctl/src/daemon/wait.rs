@@ -186,7 +186,7 @@ impl Daemon {
             quiet_since = None;
             let heads = state.folder.store().log_heads(state.no())?;
             let have: u64 = heads.iter().map(|head| head.seq).sum();
-            let problem = peers.iter().find_map(|peer| peer.error.clone()).unwrap_or_default();
+            let problem = keeps_waiting(behind, &peers);
             let progress = WaitProgress {
                 stage: if behind == 0 { "connecting" } else { "receiving" }.to_owned(),
                 copies_proved: 0,
@@ -197,6 +197,7 @@ impl Daemon {
                 eta_s: None,
                 missing: problem.clone(),
             };
+            let total = progress.bytes_total;
             if told.is_none_or(|told| told.elapsed() >= TELL) {
                 told = Some(Instant::now());
                 tell(&progress)?;
@@ -204,7 +205,7 @@ impl Daemon {
             if Instant::now() >= deadline {
                 return Err(Problem::new(
                     Exit::NotReached,
-                    format!("The entries of {} did not all arrive in time. {problem}", state.folder.name()),
+                    not_arrived(&state.folder.name(), have, total, &problem),
                     "The daemon goes on fetching them: look again with `cobox-ctl status`.",
                 ));
             }
@@ -243,6 +244,25 @@ impl Daemon {
         };
         Ok(ArriveReport { folders, freshness })
     }
+}
+
+/// What keeps a device that waits for entries waiting, as a sentence: while somebody sends them, nothing.
+fn keeps_waiting(behind: u64, peers: &[PeerStatus]) -> String {
+    if behind > 0 {
+        return String::new();
+    }
+    let counts = |peer: &&PeerStatus| peer.kind == PeerKind::Seeder || peer.error.is_some();
+    let problems = peers.iter().filter(counts).filter_map(|peer| problem_of(peer.peer, Some(peer)));
+    problems.collect::<Vec<_>>().join("; ")
+}
+
+fn not_arrived(folder: &str, have: u64, total: u64, problem: &str) -> String {
+    let count = if total > have {
+        format!("{have} of {total} entries of {folder} arrived in time")
+    } else {
+        format!("Nobody told in time which entries {folder} has")
+    };
+    if problem.is_empty() { format!("{count}.") } else { format!("{count}: {problem}.") }
 }
 
 fn problem_of(peer_id: PeerId, peer: Option<&PeerStatus>) -> Option<String> {
@@ -318,4 +338,65 @@ fn not_reached(progress: &WaitProgress, problems: &[String]) -> Problem {
         format!("{} of {} copies are proved: {why}.", progress.copies_proved, progress.copies_wanted),
         hint,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use cobox_net::Path;
+
+    use super::*;
+
+    fn peer(number: u8, kind: PeerKind, session: SessionState, error: Option<&str>) -> PeerStatus {
+        PeerStatus {
+            peer: PeerId::of_key([number; 32]),
+            kind,
+            log: None,
+            since_ms: None,
+            path: Path::None,
+            transport: None,
+            rtt_ms: None,
+            session,
+            error: error.map(str::to_owned),
+            note: Some("not needed now: enough other devices are linked".to_owned()),
+            knows_access: false,
+            told_lack: false,
+            entries_behind: 0,
+            packs_to_send: 0,
+            bytes_to_send: 0,
+            entries_to_receive: 0,
+            ahead: Vec::new(),
+            packs_to_receive: 0,
+            bytes_to_receive: 0,
+            full: false,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rate: 0,
+        }
+    }
+
+    #[test]
+    fn device_that_recovers_is_told_of_peers_only_while_it_waits_for_them() {
+        use {PeerKind as Kind, SessionState as State};
+        let idle = peer(1, Kind::Member, State::Offline, None);
+        let seeder = peer(2, Kind::Seeder, State::Open, None);
+        assert_eq!(keeps_waiting(743, &[idle.clone(), seeder.clone()]), "");
+        assert_eq!(keeps_waiting(0, &[idle.clone(), seeder]), "");
+        let away = peer(2, Kind::Seeder, State::Offline, Some("connection refused"));
+        let name = away.peer.to_string();
+        assert_eq!(
+            keeps_waiting(0, &[idle, away.clone()]),
+            format!("{name} is not reached: connection refused")
+        );
+        let pending = peer(3, Kind::Seeder, State::Pending, None);
+        let also = format!("{} has not accepted the folder yet", pending.peer);
+        assert!(keeps_waiting(0, &[away.clone(), pending]).ends_with(&format!("; {also}")));
+        assert_eq!(keeps_waiting(743, &[away]), "", "another one sends them");
+    }
+
+    #[test]
+    fn entries_that_did_not_arrive_are_counted() {
+        assert_eq!(not_arrived("docs", 20, 743, ""), "20 of 743 entries of docs arrived in time.");
+        let said = not_arrived("docs", 0, 0, "P is not reached: refused");
+        assert_eq!(said, "Nobody told in time which entries docs has: P is not reached: refused.");
+    }
 }

@@ -9,7 +9,7 @@ use super::row::{
     DirMoveRow, Head, LinkRow, Listed, MoveEffect, NodeRow, Note, Placement, Row, RowKey, Seen, Slot,
     SlotEntry, SlotHash, Stamped, Versions, XattrRow,
 };
-use super::short::{Long, Shorts, Spelled, Speller};
+use super::short::{Shorts, Spelled, Speller, Unknown};
 use cobox_store::format::op::Kind;
 use cobox_store::format::{
     DecodeError, NAME_BYTES_MAX, Reader, TARGET_BYTES_MAX, Writer, XATTR_NAME_BYTES_MAX,
@@ -26,9 +26,9 @@ const SHORT_VERSION: u8 = 2;
 const LIST_MAX: usize = usize::MAX;
 
 impl Row {
-    /// The row's bytes. What `shorts` does not know is spelled in full, and added to `unknown`.
+    /// The row's bytes. What `shorts` does not know is spelled in full, and noted in `unknown`.
     #[must_use]
-    pub fn encode(&self, shorts: &Shorts, unknown: &mut Vec<Long>) -> Vec<u8> {
+    pub fn encode(&self, shorts: &Shorts, unknown: &mut Unknown) -> Vec<u8> {
         let mut speller = Speller::new(shorts, unknown);
         let is_short = matches!(self, Self::Node(_) | Self::Link(_) | Self::Dirent(_));
         speller.writer.u8(if is_short { SHORT_VERSION } else { ROW_VERSION });

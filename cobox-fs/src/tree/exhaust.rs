@@ -101,7 +101,7 @@ fn hash_of(world: &World, next: &[usize]) -> u64 {
 fn rows_hash(rows: &BTreeMap<RowKey, Row>, hasher: &mut DefaultHasher) {
     for (key, row) in rows {
         key.hash(hasher);
-        row.encode(&Shorts::default(), &mut Vec::new()).hash(hasher);
+        row.encode(&Shorts::default(), &mut Default::default()).hash(hasher);
     }
 }
 

@@ -450,7 +450,7 @@ fn create_and_unlink_touch_as_few_rows_in_a_large_directory_as_in_a_small() {
     let shorts = super::short::Shorts::default();
     let bytes: usize = tx
         .into_changes()
-        .map(|(_, row)| row.map_or(0, |row| row.encode(&shorts, &mut Vec::new()).len()))
+        .map(|(_, row)| row.map_or(0, |row| row.encode(&shorts, &mut Default::default()).len()))
         .sum();
     assert_eq!(reads.get(), 4, "the directory, the inode, the link and the slot");
     assert!(bytes <= 300, "{bytes} bytes of rows");

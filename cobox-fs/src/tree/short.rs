@@ -4,7 +4,7 @@
 //! Rows are local and there are several for each file, so their bytes count. The table only grows: a number
 //! once given stays. What it does not know is spelled in full.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use cobox_store::format::content::{ChunkRef, Content, Extent};
 use cobox_store::format::{
@@ -15,8 +15,12 @@ use cobox_store::id::{EpochId, OpId};
 /// Beyond so many, new ones are spelled in full: the table is in memory.
 pub const SHORT_MAX: usize = 4096;
 
+/// Noted of what has no number, at once: an entry may name some ten thousand epochs that nobody ever made, and what is
+/// named often comes again.
+pub const UNKNOWN_MAX: usize = 256;
+
 /// Something that rows name often.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Long {
     /// An epoch.
     Epoch(EpochId),
@@ -61,11 +65,51 @@ impl Long {
     }
 }
 
+/// What rows were spelled with in full for want of a number, up to [`UNKNOWN_MAX`].
+#[derive(Default, Debug)]
+pub struct Unknown(BTreeSet<Long>);
+
+impl Unknown {
+    /// Notes one, once.
+    pub fn note(&mut self, long: Long) {
+        if self.0.len() < UNKNOWN_MAX {
+            self.0.insert(long);
+        }
+    }
+
+    /// Notes those of another one, too.
+    pub fn merge(&mut self, other: Self) {
+        other.0.into_iter().for_each(|long| self.note(long));
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl IntoIterator for Unknown {
+    type Item = Long;
+    type IntoIter = std::collections::btree_set::IntoIter<Long>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 /// The table: number n stands for the n-th, from 1.
 #[derive(Clone, Default, Debug)]
 pub struct Shorts {
     by_number: HashMap<u64, Long>,
     numbers: HashMap<Long, u64>,
+    last: u64,
 }
 
 impl Shorts {
@@ -73,13 +117,12 @@ impl Shorts {
     pub fn insert(&mut self, number: u64, long: Long) {
         self.by_number.insert(number, long);
         self.numbers.insert(long, number);
+        self.last = self.last.max(number);
     }
 
-    /// The number that the next one gets; `None` when there are enough.
-    #[must_use]
-    pub fn next(&self) -> Option<u64> {
-        let last = self.by_number.keys().max().copied().unwrap_or(0);
-        (self.by_number.len() < SHORT_MAX).then_some(last + 1)
+    /// The numbers that the next ones get, in order; none when there are enough.
+    pub fn free(&self) -> impl Iterator<Item = u64> + use<> {
+        (self.last.saturating_add(1)..).take(SHORT_MAX.saturating_sub(self.by_number.len()))
     }
 
     /// Whether it has a number.
@@ -95,12 +138,12 @@ pub struct Speller<'a> {
     shorts: &'a Shorts,
     /// The op id before: the next one is near it.
     near: OpId,
-    unknown: &'a mut Vec<Long>,
+    unknown: &'a mut Unknown,
 }
 
 impl<'a> Speller<'a> {
-    /// Writes with the numbers of `shorts`; what has none is added to `unknown`.
-    pub(super) fn new(shorts: &'a Shorts, unknown: &'a mut Vec<Long>) -> Self {
+    /// Writes with the numbers of `shorts`; what has none, and could get one, is noted in `unknown`.
+    pub(super) fn new(shorts: &'a Shorts, unknown: &'a mut Unknown) -> Self {
         Self { writer: Writer::new(), shorts, near: OpId::ZERO, unknown }
     }
 
@@ -119,8 +162,8 @@ impl<'a> Speller<'a> {
 
     fn short(&mut self, long: Long) -> u64 {
         let number = self.shorts.numbers.get(&long).copied();
-        if number.is_none() && !self.unknown.contains(&long) {
-            self.unknown.push(long);
+        if number.is_none() && self.shorts.by_number.len() < SHORT_MAX {
+            self.unknown.note(long);
         }
         number.unwrap_or(0)
     }
@@ -333,10 +376,42 @@ mod tests {
     use super::*;
 
     fn spell(shorts: &Shorts, write: impl FnOnce(&mut Speller<'_>)) -> (Vec<u8>, Vec<Long>) {
-        let mut unknown = Vec::new();
+        let mut unknown = Unknown::default();
         let mut speller = Speller::new(shorts, &mut unknown);
         write(&mut speller);
-        (std::mem::take(&mut speller.writer).into_bytes(), unknown)
+        (std::mem::take(&mut speller.writer).into_bytes(), unknown.into_iter().collect())
+    }
+
+    #[test]
+    fn epochs_by_the_thousand_are_noted_up_to_a_bound_and_not_at_all_once_the_table_is_full() {
+        let content = |from: u32| {
+            let extent = |number: u32| {
+                let mut epoch = [0; 32];
+                epoch[..4].copy_from_slice(&number.to_be_bytes());
+                Extent::Data { len: 9, chunk: ChunkRef { epoch: EpochId(epoch), tag: ChunkTag([9; 32]) } }
+            };
+            Content::Extents((from..from + EXTENTS_INLINE_MAX as u32).map(extent).collect())
+        };
+        let mut shorts = Shorts::default();
+        let mut unknown = Unknown::default();
+        let mut named = 0;
+        while named < 20_000 {
+            let mut speller = Speller::new(&shorts, &mut unknown);
+            speller.content(&content(named));
+            named += EXTENTS_INLINE_MAX as u32;
+        }
+        assert_eq!(unknown.len(), UNKNOWN_MAX);
+        let mut more = Unknown::default();
+        Speller::new(&shorts, &mut more).content(&content(named));
+        unknown.merge(more);
+        assert_eq!(unknown.len(), UNKNOWN_MAX);
+        while let Some(number) = shorts.free().next() {
+            shorts.insert(number, Long::Log(number));
+        }
+        assert_eq!(shorts.free().count(), 0);
+        let (bytes, noted) = spell(&shorts, |speller| speller.content(&content(0)));
+        assert!(noted.is_empty());
+        assert_eq!(read(&shorts, &bytes, |spelled| spelled.content()), Ok(content(0)), "and nothing is lost");
     }
 
     fn read<R>(shorts: &Shorts, bytes: &[u8], take: impl FnOnce(&mut Spelled<'_, '_>) -> R) -> R {

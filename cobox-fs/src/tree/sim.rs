@@ -5,7 +5,7 @@ use super::names::CaseRule;
 use super::ops::{self, NewNode, PosixError, Rename};
 use super::oracle::{NodePicture, Picture};
 use super::row::{Listed, MoveEffect, Note, Row, RowKey};
-use super::short::Shorts;
+use super::short::{Shorts, Unknown};
 use super::{Policy, Shown, Tx, Version, View, apply};
 use cobox_store::format::DecodeError;
 use cobox_store::format::content::Content;
@@ -56,10 +56,10 @@ fn label(log: u64) -> String {
 
 /// A row as it is after the process died: spelled in full, and with a table of all that it names.
 fn read_again(key: &RowKey, row: &Row) -> Result<Row, DecodeError> {
-    let (mut shorts, mut unknown) = (Shorts::default(), Vec::new());
+    let (mut shorts, mut unknown) = (Shorts::default(), Unknown::default());
     let full = Row::decode(key, &row.encode(&shorts, &mut unknown), &shorts)?;
     (1..).zip(unknown).for_each(|(number, long)| shorts.insert(number, long));
-    let mut none = Vec::new();
+    let mut none = Unknown::default();
     let short = Row::decode(key, &row.encode(&shorts, &mut none), &shorts)?;
     assert_eq!((&short, none.len()), (&full, 0));
     Ok(short)

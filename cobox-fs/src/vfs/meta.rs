@@ -360,7 +360,7 @@ impl Vfs {
     /// What `unlink(2)` says.
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<(), Errno> {
         let parent = self.dir_to_change(parent, name)?;
-        let ino = self.change(|view| {
+        let ino = self.change_removing(|view| {
             let found = view.lookup(parent, name)?.map(|shown| shown.ino);
             ops::unlink(view, parent, name).map(|ops| (ops, found))
         })?;
@@ -373,7 +373,7 @@ impl Vfs {
     /// What `rmdir(2)` says.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<(), Errno> {
         let parent = self.dir_to_change(parent, name)?;
-        self.change(|view| ops::rmdir(view, parent, name).map(|ops| (ops, ())))
+        self.change_removing(|view| ops::rmdir(view, parent, name).map(|ops| (ops, ())))
     }
 
     /// Adds a name to a file.

@@ -363,9 +363,6 @@ impl Vfs {
         let cut = self.cut(Cut::Unmount);
         let synced = cut.and(self.sync_all());
         self.reclaim(1);
-        if let Err(error) = self.folder.store().db().settle() {
-            tracing::debug!(%error, "room of superseded rows stays taken until they are compacted");
-        }
         synced
     }
 }

@@ -17,7 +17,7 @@ use cobox_store::keyed::Folder;
 use parking_lot::{Mutex, RwLock};
 
 use crate::tree::row::{Note, Slot, SlotHash};
-use crate::tree::short::{Long, Shorts};
+use crate::tree::short::{Long, Shorts, Unknown};
 use crate::tree::{Row, RowKey};
 
 /// Memory of one generation of the cache, as [`weight`] counts it; there are two. Some 50,000 files
@@ -30,7 +30,7 @@ pub struct Rows {
     cache: Mutex<Cache>,
     shorts: RwLock<Shorts>,
     /// What rows were spelled with in full since the last were installed.
-    unknown: Mutex<Vec<Long>>,
+    unknown: Mutex<Unknown>,
     /// Contents of files that changed, while somebody asks for them.
     noted: Mutex<Option<Vec<Content>>>,
 }
@@ -143,26 +143,46 @@ impl Rows {
         Ok(Row::decode(row_key, &plain, &self.shorts.read())?)
     }
 
-    /// Gives numbers to what was spelled in full. They are used once they are stored, so that no row names one that
-    /// is not; where the disk refuses them, rows stay longer.
-    fn learn(&self) {
+    /// Gives numbers to what was spelled in full and is the folder's: a writer may name whatever epochs and logs it
+    /// makes up. Numbers are used once they are stored, so that no row names one that is not; where the disk
+    /// refuses them, rows stay longer.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    fn learn(&self) -> Result<(), Error> {
         // One thread at a time gives numbers; who reads rows is not kept waiting by the disk.
         let mut unknown = self.unknown.lock();
-        for long in unknown.drain(..) {
-            let number = {
-                let shorts = self.shorts.read();
-                shorts.next().filter(|_| !shorts.knows(&long))
-            };
-            let Some(number) = number else { continue };
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut found: Vec<Long> = std::mem::take(&mut *unknown).into_iter().collect();
+        let mut logs = None;
+        found.retain(|long| match long {
+            Long::Epoch(epoch) => self.folder.has_epoch(*epoch),
+            // What never happened has an op of log 0.
+            Long::Log(0) => true,
+            Long::Log(number) => {
+                logs.get_or_insert_with(|| self.folder.log_numbers().unwrap_or_default()).contains(number)
+            }
+        });
+        let numbered: Vec<(u64, Long)> = {
+            let shorts = self.shorts.read();
+            found.retain(|long| !shorts.knows(long));
+            shorts.free().zip(found).collect()
+        };
+        if numbered.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for (number, long) in &numbered {
             let stored = key(self.folder.no(), Table::Short, &number.to_be_bytes());
-            let mut batch = Batch::default();
             let sealed = self.folder.local().seal_row(&stored, &long.encode());
             batch.put_owned(stored, sealed);
-            match self.folder.store().db().commit(batch, Durability::Unsynced) {
-                Ok(()) => self.shorts.write().insert(number, long),
-                Err(error) => tracing::debug!(%error, "a short number was not stored"),
-            }
         }
+        self.folder.store().db().commit(batch, Durability::Unsynced)?;
+        let mut shorts = self.shorts.write();
+        numbered.into_iter().for_each(|(number, long)| shorts.insert(number, long));
+        Ok(())
     }
 
     /// A row.
@@ -198,7 +218,7 @@ impl Rows {
     /// Adds changed rows to a batch.
     pub fn stage(&self, changes: &[Change], batch: &mut Batch) {
         let shorts = self.shorts.read();
-        let mut unknown = Vec::new();
+        let mut unknown = Unknown::default();
         for (row_key, row) in changes {
             let stored = self.stored_key(row_key);
             match row {
@@ -212,7 +232,7 @@ impl Rows {
         }
         drop(shorts);
         if !unknown.is_empty() {
-            self.unknown.lock().append(&mut unknown);
+            self.unknown.lock().merge(unknown);
         }
     }
 
@@ -224,7 +244,9 @@ impl Rows {
 
     /// Takes over changed rows after their batch was committed.
     pub fn install(&self, changes: Vec<Change>) {
-        self.learn();
+        if let Err(error) = self.learn() {
+            tracing::debug!(%error, "short numbers were not stored");
+        }
         if let Some(noted) = self.noted.lock().as_mut() {
             let nodes = changes.iter().filter_map(|(_, row)| match row {
                 Some(Row::Node(node)) => Some(node),
@@ -381,147 +403,4 @@ impl Rows {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use cobox_store::format::content::{ChunkRef, Extent};
-    use cobox_store::id::{ChunkTag, EpochId, LinkId};
-    use cobox_store::keyed::{Home, MemberSecret, PassphraseCost, Unlock};
-
-    use super::*;
-    use crate::tree::row::{Head, LinkRow, Listed, NodeRow, Placement, Seen, SlotEntry, Versions};
-
-    fn row_of(target_bytes: usize) -> Option<Row> {
-        let mut node = NodeRow::root();
-        node.target = vec![7; target_bytes];
-        Some(Row::Node(node))
-    }
-
-    fn key_of(n: u64) -> RowKey {
-        let mut ino = Ino::ROOT;
-        ino.0[..8].copy_from_slice(&n.to_le_bytes());
-        RowKey::Node(ino)
-    }
-
-    fn new_home(dir: &Path) -> Arc<Home> {
-        let secret = MemberSecret::generate().expect("randomness");
-        let unlock = Unlock::Passphrase(zeroize::Zeroizing::new("pass".into()));
-        Home::init_at_cost(dir, "d", &unlock, &secret, PassphraseCost::cheapest_for_tests()).expect("a home")
-    }
-
-    fn some_rows() -> Vec<(RowKey, Row)> {
-        let id = |hlc: u64| OpId { hlc: (1 << 56) + hlc, log: 77 };
-        let chunk = ChunkRef { epoch: EpochId([3; 32]), tag: ChunkTag([4; 32]) };
-        let mut node = NodeRow::root();
-        (node.made, node.changed, node.generation) = (id(0), id(9), 5);
-        (node.mode.id, node.mtime_ns.id, node.uid.id, node.gid.id) = (id(0), id(9), id(0), id(0));
-        node.heads = vec![Head {
-            id: id(4),
-            content: Content::Extents(vec![Extent::Data { len: 9, chunk }]),
-            mtime_ns: 5,
-            seen: Seen::Not,
-            settled: None,
-        }];
-        let (ino, link, parent) = (Ino([1; 16]), LinkId([2; 16]), Ino([6; 16]));
-        let place = Placement { id: id(0), parent, name: b"name".to_vec() };
-        let row =
-            LinkRow { ino, kind: node.kind, listed: Listed::Yes, dots: vec![id(0)], places: vec![place] };
-        let entry = SlotEntry {
-            link,
-            ino,
-            kind: node.kind,
-            name: b"name".to_vec(),
-            placed: id(0),
-            versions: Versions::One,
-        };
-        vec![
-            (RowKey::Node(ino), Row::Node(node)),
-            (RowKey::Link(link), Row::Link(row)),
-            (RowKey::Dirent(parent, SlotHash([7; 16])), Row::Dirent(Slot { entries: vec![entry] })),
-        ]
-    }
-
-    fn sizes(rows: &Rows) -> Vec<usize> {
-        let size = |(row_key, _): &(RowKey, Row)| {
-            let sealed = rows.folder.store().db().get(&rows.stored_key(row_key));
-            sealed.expect("reads").expect("is there").len()
-        };
-        some_rows().iter().map(size).collect()
-    }
-
-    #[test]
-    fn store_of_format_1_is_read_and_its_rows_become_short_as_they_change() {
-        let dir = tempfile::tempdir().expect("temporary folder");
-        let folder = new_home(dir.path()).folder_create("f").expect("created");
-        let rows = Rows::open(Arc::clone(&folder)).expect("opens");
-        let mut batch = Batch::default();
-        for (row_key, row) in some_rows() {
-            let stored = rows.stored_key(&row_key);
-            batch.put(&stored, &folder.local().seal(&stored, &row.encode_first()));
-        }
-        folder.store().db().commit(batch, Durability::Unsynced).expect("commits");
-        let before = sizes(&rows);
-        // Written twice: what the first found no number for, the second spells shortly.
-        for _ in 0..2 {
-            rows.drop_cache();
-            for (row_key, row) in some_rows() {
-                assert_eq!(rows.get(&row_key).expect("reads"), Some(row));
-            }
-            let changes: Vec<Change> =
-                some_rows().into_iter().map(|(row_key, row)| (row_key, Some(row))).collect();
-            let mut batch = Batch::default();
-            rows.stage(&changes, &mut batch);
-            folder.store().db().commit(batch, Durability::Unsynced).expect("commits");
-            rows.install(changes);
-        }
-        let short = sizes(&rows);
-        assert!(short[0] * 2 < before[0], "{short:?} {before:?}");
-        assert!(short.iter().zip(&before).all(|(now, then)| now + 24 < *then), "{short:?} {before:?}");
-        // Numbers are there after a restart.
-        let again = Rows::open(folder).expect("opens");
-        for (row_key, row) in some_rows() {
-            assert_eq!(again.get(&row_key).expect("reads"), Some(row));
-        }
-        assert_eq!(again.slots(Ino([6; 16]), [0; 16], 9).expect("reads").len(), 1);
-    }
-
-    #[test]
-    fn row_under_a_number_that_is_not_there_is_refused() {
-        let dir = tempfile::tempdir().expect("temporary folder");
-        let folder = new_home(dir.path()).folder_create("f").expect("created");
-        let rows = Rows::open(Arc::clone(&folder)).expect("opens");
-        rows.shorts.write().insert(9, Long::Log(77));
-        let changes: Vec<Change> =
-            some_rows().into_iter().map(|(row_key, row)| (row_key, Some(row))).collect();
-        let mut batch = Batch::default();
-        rows.stage(&changes, &mut batch);
-        folder.store().db().commit(batch, Durability::Unsynced).expect("commits");
-        let again = Rows::open(folder).expect("opens");
-        for (row_key, _) in some_rows() {
-            assert!(again.get(&row_key).is_err());
-        }
-    }
-
-    #[test]
-    fn cache_of_large_rows_is_bounded_in_bytes_not_in_rows() {
-        let mut cache = Cache::default();
-        let row_bytes = 64 << 10;
-        for n in 0..4096 {
-            cache.put(key_of(n), row_of(row_bytes));
-        }
-        let rows = cache.young.len() + cache.old.len();
-        assert!(rows * row_bytes <= 2 * GENERATION_BYTES, "{rows} rows");
-        assert!(cache.get(&key_of(4095)).is_some(), "the newest row is there");
-    }
-
-    #[test]
-    fn cache_replacing_one_row_forever_keeps_the_others() {
-        let mut cache = Cache::default();
-        cache.put(key_of(0), row_of(0));
-        for _ in 0..4096 {
-            cache.put(key_of(1), row_of(64 << 10));
-        }
-        assert!(cache.young.contains_key(&key_of(0)));
-        assert_eq!(cache.young_bytes, cache.young.iter().map(|(key, row)| weight(key, row.as_ref())).sum());
-    }
-}
+mod tests;

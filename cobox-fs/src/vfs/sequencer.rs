@@ -131,6 +131,17 @@ impl Vfs {
         self.change_with(build, |_, _| {}).map(|(result, _)| result)
     }
 
+    /// Like [`Self::change`], for a change that removes something: it may use the room that is kept free for that.
+    pub(super) fn change_removing<R>(
+        &self,
+        build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
+    ) -> Result<R, Errno> {
+        if self.is_read_only() {
+            return Err(Errno::EROFS);
+        }
+        self.change_with(build, |_, _| {}).map(|(result, _)| result)
+    }
+
     /// Like [`Self::change`], for a change that the kernel did not ask for: returns what it must forget.
     pub(super) fn change_telling<R>(
         &self,

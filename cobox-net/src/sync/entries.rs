@@ -16,7 +16,7 @@ use crate::tally::Refusal;
 use crate::wire::{Frame, SessionId};
 
 /// An entry that is pushed without being asked for is at most this long: a cut of a few small files.
-const PUSH_BYTES_MAX: usize = 64 * 1024;
+const PUSH_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of entries in one answer, so that an asker's memory and ours stay bounded.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Entries in one answer.
@@ -81,28 +81,42 @@ impl Engine {
             Identity::Member { log: own, .. } => log == own,
         };
         let heads: Vec<LogHead> = folder.heads.values().filter(|head| pushed(&head.log)).copied().collect();
-        for (conn, id) in folder.sessions.clone() {
-            let Some(session) = self.session(conn, id).filter(|session| session.is_open()) else { continue };
-            let mut next = Vec::new();
-            for head in &heads {
-                let theirs = session.theirs.get(&head.log).copied().unwrap_or(0);
-                let told = session.told.get(&head.log).copied().unwrap_or(0);
-                // Only to peers that have told us their heads: `told_lack` is set when the session began.
-                if session.told_lack.is_some() && told < head.seq && theirs.checked_add(1) == Some(head.seq) {
-                    next.push(*head);
-                }
+        for head in heads {
+            let listeners = self.who_lacks_only(no, &head);
+            if listeners.is_empty() {
+                continue;
             }
-            for head in next {
-                let bytes = match self.store.entry_bytes(no, head.log, head.seq) {
-                    Ok(Some(bytes)) if bytes.len() <= PUSH_BYTES_MAX => bytes,
-                    _ => continue,
-                };
+            // A body may have to be made: not of what is too long, and once for all.
+            let size = self.store.entry_header(no, head.log, head.seq).ok().flatten().map(|(_, bytes)| bytes);
+            if size.is_none_or(|bytes| bytes > PUSH_BYTES_MAX) {
+                continue;
+            }
+            let Ok(Some(entry)) = self.store.entry_bytes(no, head.log, head.seq) else { continue };
+            for (conn, id) in listeners {
                 if let Some(session) = self.session(conn, id) {
                     session.told.insert(head.log, head.seq);
                 }
-                self.send(conn, Frame::Entry { session: id, entry: bytes });
+                self.send(conn, Frame::Entry { session: id, entry: entry.clone() });
             }
         }
+    }
+
+    /// Open sessions of peers that hold all of a log but its last entry, and were not told of that.
+    fn who_lacks_only(&self, no: FolderNo, head: &LogHead) -> Vec<(Conn, SessionId)> {
+        let Some(folder) = self.folders.get(&no) else { return Vec::new() };
+        let lacks = |(conn, id): &(Conn, SessionId)| {
+            let session = self.conns.get(conn).and_then(|conn| conn.sessions.get(id));
+            session.is_some_and(|session| {
+                let theirs = session.theirs.get(&head.log).copied().unwrap_or(0);
+                let told = session.told.get(&head.log).copied().unwrap_or(0);
+                // Only to peers that have told us their heads: `told_lack` is set when the session began.
+                session.is_open()
+                    && session.told_lack.is_some()
+                    && told < head.seq
+                    && theirs.checked_add(1) == Some(head.seq)
+            })
+        };
+        folder.sessions.iter().copied().filter(lacks).collect()
     }
 
     /// Tells what we lack and what we hold, each head once per session. What we lack goes first, so that

@@ -51,6 +51,7 @@ impl Engine {
     fn blank(&self, peer: PeerId, folder: &Folder) -> PeerStatus {
         let seeder = folder.access.seeder(&peer.to_bytes()).is_some();
         let log = Self::log_of(folder, &peer);
+        let contact = log.and_then(|log| folder.contacts.get(&log));
         PeerStatus {
             peer,
             kind: match log {
@@ -66,7 +67,8 @@ impl Engine {
             session: SessionState::Offline,
             knows_access: false,
             told_lack: false,
-            error: self.why_not(peer, log.and_then(|log| folder.contacts.get(&log))),
+            error: self.dialer.error(&peer).map(str::to_owned),
+            note: self.why_not(peer, contact),
             entries_behind: 0,
             packs_to_send: 0,
             bytes_to_send: 0,
@@ -81,16 +83,12 @@ impl Engine {
         }
     }
 
-    /// Why a peer is not connected, as a sentence.
+    /// Why a peer is not called, as a sentence.
     fn why_not(&self, peer: PeerId, contact: Option<&Contact>) -> Option<String> {
-        if let Some(error) = self.dialer.error(&peer) {
-            return Some(error.to_owned());
-        }
-        let silent = contact.is_some_and(|contact| contact.addresses.is_empty());
-        if silent {
+        if contact?.addresses.is_empty() {
             return Some("it listens nowhere: it comes to others".to_owned());
         }
-        let idle = contact.is_some() && !self.dialer.is_reaching(&peer);
+        let idle = !self.dialer.is_reaching(&peer);
         idle.then(|| "not needed now: enough other devices are linked".to_owned())
     }
 
@@ -104,6 +102,7 @@ impl Engine {
     ) -> cobox_store::error::Result<PeerStatus> {
         let mut status = self.blank(peer, folder);
         status.path = Path::Direct;
+        status.note = None;
         status.knows_access = session.said_access.as_ref().is_some_and(|theirs| {
             theirs.iter().eq(folder.access.heads.iter().take(cobox_store::format::HEADS_MAX))
         });
@@ -139,9 +138,8 @@ impl Engine {
             for head in heads.values() {
                 let theirs = session.theirs.get(&head.log).copied().unwrap_or(0);
                 for seq in theirs.saturating_add(1)..=head.seq {
-                    let Some(entry) = self.store.entry(no, head.log, seq)? else { continue };
-                    let (packs, bytes) = entry
-                        .header()
+                    let Some((header, _)) = self.store.entry_header(no, head.log, seq)? else { continue };
+                    let (packs, bytes) = header
                         .packs
                         .iter()
                         .fold((0, 0), |(packs, bytes), pack| (packs + 1, bytes + pack.size));

@@ -1,15 +1,15 @@
 //! The asking side of a bulk stream: asks for slices within the credit, stores them as they arrive.
 //!
 //! One task asks and one reads for each stream; each pack in flight has a task that asks for its missing
-//! slices, and large ones a thread that verifies and stores them. A break keeps what has arrived. A stream
-//! that owes something and brings next to nothing is late, which the engine hears.
+//! slices, and large ones a thread that verifies and stores them. A break keeps what has arrived. Whether a
+//! stream brings what it owes is looked at in [`pace`].
 
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cobox_store::Error as StoreError;
 use cobox_store::blind::{PackStatus, Progress, Store};
@@ -24,7 +24,8 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, ch
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Buffers, STALL_WAIT, STREAM_SLICES, Tap, Way};
+use self::pace::{Arrived, watch};
+use super::{Buffers, STREAM_SLICES, Tap, Way};
 use crate::error::{Error, Result};
 use crate::swarm::ByteStream;
 use crate::sync::{Fetched, SMALL_BYTES_MAX};
@@ -34,12 +35,6 @@ use crate::wire::{Ask, BulkFrame, OutboardWish, SLICES_OFFSET, SessionId, decode
 const ASK_SLICES: u64 = 16;
 /// Encoded asks that wait to be sent.
 const ASKS_QUEUED: usize = 64;
-/// A stream that owes something is late when it brought neither a frame nor [`LATE_BYTES`] for so long.
-const LATE_WAIT: Duration = Duration::from_secs(3);
-/// See [`LATE_WAIT`]: some 10 kbit/s.
-const LATE_BYTES: u64 = 4096;
-/// How often that is looked at.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// Small packs stored together: one commit for many.
 const BATCH_PACKS: usize = 64;
 
@@ -56,7 +51,7 @@ enum Piece {
     NotHere,
 }
 
-/// Credit for slices: of the stream's, and of the node's until the stream is late.
+/// Credit for slices: of the stream's, and of the node's as far as the stream brings what it owes.
 struct Permit(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl Permit {
@@ -388,12 +383,6 @@ async fn write_asks(
     Ok(())
 }
 
-/// What arrived over a stream.
-struct Arrived {
-    bytes: Arc<AtomicU64>,
-    frames: AtomicU64,
-}
-
 /// Counts bytes as they are read.
 struct Counted {
     stream: ReadHalf<ByteStream>,
@@ -457,58 +446,6 @@ fn hand_on(asks: &mut Asks, frame: Vec<u8>) -> Result<()> {
         asks.pending.remove(&ask);
     }
     Ok(())
-}
-
-/// Whether a stream that owes something brings it.
-struct Pace {
-    /// Frames and bytes that had arrived at `moved_at`.
-    arrived: (u64, u64),
-    moved_at: Instant,
-    late: bool,
-}
-
-impl Pace {
-    /// Whether the stream is late now, where that has changed.
-    fn look(&mut self, owes: bool, arrived: (u64, u64), now: Instant) -> Option<bool> {
-        if !owes || arrived.0 != self.arrived.0 || arrived.1 - self.arrived.1 >= LATE_BYTES {
-            (self.arrived, self.moved_at) = (arrived, now);
-        }
-        let late = now.duration_since(self.moved_at) > LATE_WAIT;
-        (late != self.late).then(|| {
-            self.late = late;
-            late
-        })
-    }
-}
-
-/// Says when the stream is late; ends it when something is owed and nothing comes.
-async fn watch(
-    asks: Arc<Mutex<Asks>>,
-    arrived: Arc<Arrived>,
-    late: Arc<dyn Fn(bool) + Send + Sync>,
-) -> Result<()> {
-    let count = || (arrived.frames.load(Ordering::Relaxed), arrived.bytes.load(Ordering::Relaxed));
-    let mut pace = Pace { arrived: count(), moved_at: Instant::now(), late: false };
-    loop {
-        tokio::time::sleep(WATCH_EVERY).await;
-        let (owes, silent) = {
-            let asks = asks.lock();
-            let silent = asks.heard_at.is_some_and(|heard| heard.elapsed() > STALL_WAIT);
-            (!asks.pending.is_empty(), silent)
-        };
-        if owes && silent {
-            return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
-        }
-        if let Some(now_late) = pace.look(owes, count(), Instant::now()) {
-            late(now_late);
-        }
-        if pace.late {
-            // It leaves the node's credit to others; what it owes is bounded by the stream's own.
-            for permit in asks.lock().pending.values_mut().filter_map(|pending| pending.permit.as_mut()) {
-                permit.1 = None;
-            }
-        }
-    }
 }
 
 /// Stores small packs, many in one commit.
@@ -581,5 +518,6 @@ fn store_batch(store: &Arc<Store>, batch: Vec<Whole>) {
     }
 }
 
+mod pace;
 #[cfg(test)]
 mod tests;

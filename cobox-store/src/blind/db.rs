@@ -10,13 +10,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{RecursiveRwLock, RecursiveRwLockReadGuard};
+use parking_lot::{Mutex, RecursiveRwLock, RecursiveRwLockReadGuard};
 use rocksdb::{
     ColumnFamily, DB, Direction, ErrorKind, IngestExternalFileOptions, IteratorMode, ReadOptions,
     SstFileWriter, WriteBatch, WriteOptions,
 };
 
-use self::families::{bulk, bulk_options, open_rocksdb, options};
+pub use self::families::Settled;
+use self::families::{bulk, bulk_options, open_rocksdb, open_to_read};
 use super::batch::{Batch, Change, Durability, Generation};
 use super::reserve::Reserve;
 use super::tables::{STORE, Table, key};
@@ -55,12 +56,17 @@ impl From<rocksdb::Error> for Error {
     }
 }
 
+/// What has to be on the disk before the first row of this program.
+pub(super) type Before = Box<dyn Fn() -> Result<()> + Send + Sync>;
+
 /// The database. All methods may be called from any thread.
 pub struct Db {
     path: PathBuf,
     // Recursive: a scan's visitor may read again while a reopening waits.
     open: RecursiveRwLock<Option<DB>>,
     reserve: Reserve,
+    /// Gone once it was done.
+    before: Mutex<Option<Before>>,
     trouble: Trouble,
     files: AtomicU64,
     /// Commits so far, and how many of the first of them are durable.
@@ -69,23 +75,30 @@ pub struct Db {
     /// Changed only while `open` is held for writing.
     reopened: AtomicU64,
     #[cfg(test)]
-    tail: parking_lot::Mutex<tests::Tail>,
+    tail: Mutex<tests::Tail>,
 }
 
 impl Db {
-    /// Opens or creates the database in `store_dir`.
+    /// Opens or creates the database in `store_dir`. Before the first row is written `before` has to succeed: it is
+    /// called while the reserve is given up, and where there is no room for it even then, again at each
+    /// later trial; until then nothing is written. On a disk without room for anything the database is there to be read.
     ///
     /// # Errors
-    /// When it cannot be opened, e.g. because the disk is full.
-    pub fn open(store_dir: &Path) -> Result<Self> {
+    /// When it cannot be opened.
+    pub(super) fn open(store_dir: &Path, before: Option<Before>) -> Result<Self> {
         let path = store_dir.join("db");
         let reserve = Reserve::new(store_dir);
         // After a crash on a full disk, opening itself needs the room that the reserve gives.
         reserve.release()?;
+        let (opened, is_full) = match open_rocksdb(&path) {
+            Err(Error::NoSpace) => (open_to_read(&path).map_err(|_| Error::NoSpace)?, true),
+            opened => (opened?, false),
+        };
         let db = Self {
-            open: RecursiveRwLock::new(Some(open_rocksdb(&path)?)),
+            open: RecursiveRwLock::new(Some(opened)),
             path,
             reserve,
+            before: Mutex::new(before),
             trouble: Trouble::default(),
             files: AtomicU64::new(0),
             // What was replayed after a crash may be in the page cache only.
@@ -93,10 +106,18 @@ impl Db {
             durable: AtomicU64::new(0),
             reopened: AtomicU64::new(0),
             #[cfg(test)]
-            tail: parking_lot::Mutex::default(),
+            tail: Mutex::default(),
         };
+        if is_full {
+            db.trouble.begin(&Error::NoSpace);
+            return Ok(db);
+        }
         db.remove_leftover_files()?;
-        if db.reserve.fill().is_err() {
+        let prepared = match db.prepare() {
+            Err(error) if !matches!(error, Error::NoSpace) => return Err(error),
+            prepared => prepared,
+        };
+        if prepared.and_then(|()| db.reserve.fill()).is_err() {
             db.trouble.begin(&Error::NoSpace);
         }
         Ok(db)
@@ -391,11 +412,22 @@ impl Db {
             Ok(db) => *open = Some(db),
             Err(error) => {
                 // Readers go on with what is there; the next write tries again.
-                *open = DB::open_cf_for_read_only(&options(), &self.path, families::NAMES, false).ok();
+                *open = open_to_read(&self.path).ok();
                 return Err(error);
             }
         }
+        self.prepare()?;
         self.reserve.fill()
+    }
+
+    /// Does what comes before the first row, while the reserve is given up.
+    fn prepare(&self) -> Result<()> {
+        let mut before = self.before.lock();
+        if let Some(act) = before.as_ref() {
+            act()?;
+        }
+        *before = None;
+        Ok(())
     }
 
     fn remove_leftover_files(&self) -> Result<()> {

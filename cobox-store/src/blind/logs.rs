@@ -152,6 +152,21 @@ impl Store {
         Ok(Some(bytes))
     }
 
+    /// The header of an entry, as it was verified when it came, and how many bytes the entry has as it is sent. Its body is
+    /// not looked at, and not made where it is kept in another form.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] when the disk changed it.
+    pub fn entry_header(&self, no: FolderNo, log: LogId, seq: u64) -> Result<Option<(Header, u64)>> {
+        let log = self.branches(no)?.owner(log, seq);
+        let Some(signed) = self.db().get(&entry_key(no, Table::EntryHeader, log, seq))? else {
+            return Ok(None);
+        };
+        let header = Header::decode(&mut Reader::new(&signed))?;
+        let bytes = signed.len() as u64 + u64::from(header.body_size);
+        Ok(Some((header, bytes)))
+    }
+
     /// The body of an entry within a log or branch, whose signed header is `signed`.
     pub(super) fn body_bytes(
         &self,
@@ -377,6 +392,9 @@ mod tests {
         assert_eq!(store.entry(no, author.log(), 3).expect("reads").as_ref(), Some(&entries[2]));
         assert_eq!(store.entry_bytes(no, author.log(), 4).expect("reads"), Some(entries[3].encode()));
         assert_eq!(store.entry(no, author.log(), 6).expect("reads"), None);
+        let (header, size) = store.entry_header(no, author.log(), 3).expect("reads").expect("is there");
+        assert_eq!((&header, size), (entries[2].header(), entries[2].encode().len() as u64));
+        assert_eq!(store.entry_header(no, author.log(), 6).expect("reads"), None);
         assert_eq!(store.usage(no).expect("counts").entry_bytes, bytes as u64);
     }
 

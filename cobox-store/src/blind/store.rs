@@ -16,7 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::access::AccessLogs;
 use super::batch::{Batch, Durability};
-use super::db::Db;
+use super::db::{Before, Db};
 use super::listing::LISTED;
 use super::logs::Logs;
 use super::ordinals::Ordinals;
@@ -121,7 +121,7 @@ impl Store {
             return Err(at(ErrorKind::AlreadyExists.into()));
         }
         let lock = lock(dir)?;
-        let db = Db::open(dir)?;
+        let db = Db::open(dir, None)?;
         // The last file to appear: a crash before it leaves what `create` accepts again.
         write_format(dir, kind).map_err(at)?;
         Self::start(dir, kind, db, lock)
@@ -131,15 +131,21 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotAStore`], [`Error::StoreFormat`] (nothing is touched then), [`Error::Locked`] while
-    /// another process or handle has it open, [`Error::NoSpace`].
+    /// another process or handle has it open. A full disk is no error: what is there is read, and nothing written.
     pub fn open(dir: &Path, kind: StoreKind) -> Result<Arc<Self>> {
         let found = check_format(dir, kind)?;
         let lock = lock(dir)?;
-        let db = Db::open(dir)?;
-        if found != kind.format() {
-            // Before the first row that an older program could not read.
-            write_format(dir, kind).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
-        }
+        let path = dir.to_owned();
+        let update = move || -> Result<()> {
+            write_format(&path, kind).map_err(|source| match source.kind() {
+                ErrorKind::StorageFull => Error::NoSpace,
+                _ => Error::Io { path: path.clone(), source },
+            })
+        };
+        // Before the first row that an older program could not read. There may be room for it while the database
+        // has given its reserve up, and at no other moment.
+        let before: Option<Before> = if found == kind.format() { None } else { Some(Box::new(update)) };
+        let db = Db::open(dir, before)?;
         Self::start(dir, kind, db, lock)
     }
 

@@ -183,6 +183,22 @@ impl Folder {
         self.label_of(&log.or_else(branched)?)
     }
 
+    /// [`LogId::number`] of every log that was ever listed, and of every branch of one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn log_numbers(&self) -> Result<BTreeSet<u64>> {
+        let (access, branches) = (self.store.access(self.no)?, self.store.branches(self.no)?);
+        let listed = access.devices.keys().chain(access.former.keys()).map(LogId::number);
+        Ok(listed.chain(branches.iter().map(|(id, _)| id.number())).collect())
+    }
+
+    /// Whether this device has the keys of an epoch.
+    #[must_use]
+    pub fn has_epoch(&self, id: EpochId) -> bool {
+        self.keyring.read().get(&id).is_some()
+    }
+
     /// The swarm secret of the newest epoch.
     ///
     /// # Errors

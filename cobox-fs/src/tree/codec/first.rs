@@ -127,7 +127,7 @@ pub(crate) mod writing {
                 Self::Node(row) => row.encode_first(&mut writer),
                 Self::Link(row) => row.encode_first(&mut writer),
                 Self::Dirent(slot) => slot.encode_first(&mut writer),
-                other => return other.encode(&Default::default(), &mut Vec::new()),
+                other => return other.encode(&Default::default(), &mut Default::default()),
             }
             writer.into_bytes()
         }

@@ -1,5 +1,9 @@
 //! Tests of the asking side without a network.
 
+use std::time::Duration;
+
+use super::super::CREDIT_SLICES;
+use super::pace::{LATE_BYTES, Pace, Share};
 use super::*;
 
 #[test]
@@ -39,6 +43,58 @@ fn stream_that_owes_is_late_until_something_comes_and_one_that_owes_nothing_neve
     for tick in 1..100 {
         assert_eq!(pace.look(true, (1, LATE_BYTES * (1 + tick)), after(14_500 + tick * 2_900)), None);
     }
+}
+
+#[test]
+fn stream_is_weighed_by_what_it_brought_while_it_owed() {
+    let began = Instant::now();
+    let after = |ms| began + Duration::from_millis(ms);
+    let mut share = Share { bytes: 0, began };
+    let mib = 1u64 << 20;
+    assert_eq!(share.look(true, 3 * mib, after(2_500)), None);
+    assert_eq!(share.look(true, 3 * mib, after(3_000)), Some(192), "1 MiB/s");
+    assert_eq!(share.look(true, 3 * mib + 5_000, after(6_000)), Some(1), "less than a slice");
+    assert_eq!(share.look(true, 3 * mib + 5_000, after(9_000)), Some(0));
+    // A pause is not held against it.
+    assert_eq!(share.look(false, 3 * mib + 5_000, after(20_000)), None);
+    assert_eq!(share.look(true, 3 * mib + 5_000, after(20_500)), None);
+    assert_eq!(share.look(true, 33 * mib, after(23_000)), Some(1920));
+}
+
+/// A stream that owes so many slices of 16 at a time, all of them with credit.
+fn owing(node: &Arc<Semaphore>, slices: usize) -> Asks {
+    let own = Arc::new(Semaphore::new(STREAM_SLICES));
+    let mut asks = Asks { next: u32::MAX - 3, ..Asks::default() };
+    for _ in 0..slices / 16 {
+        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_many_owned(16).expect("there is credit");
+        let permit = Some(Permit(take(&own), Some(take(node))));
+        asks.next = asks.next.wrapping_add(1);
+        asks.pending.insert(asks.next, Pending { permit, end: 16, ..pending(None) });
+    }
+    asks
+}
+
+#[test]
+fn two_slow_streams_leave_the_nodes_credit_to_a_third_and_owe_what_they_owed() {
+    let node = Arc::new(Semaphore::new(CREDIT_SLICES));
+    let (mut first, mut second) = (owing(&node, 192), owing(&node, 64));
+    assert_eq!(node.available_permits(), 0, "between them they have all of it");
+    first.keep(20);
+    second.keep(1);
+    assert_eq!(node.available_permits(), CREDIT_SLICES - 21);
+    first.keep(192);
+    assert_eq!(node.available_permits(), CREDIT_SLICES - 21, "what was left is not taken back");
+    let of = |asks: &Asks, number: u32| {
+        let permit = asks.pending[&number].permit.as_ref().expect("it owes");
+        (permit.0.num_permits(), permit.1.as_ref().map_or(0, OwnedSemaphorePermit::num_permits))
+    };
+    let oldest = u32::MAX - 2;
+    assert_eq!((of(&first, oldest), of(&first, oldest + 1)), ((16, 16), (16, 4)), "the oldest keep theirs");
+    assert_eq!((of(&first, oldest + 2), of(&first, 0)), ((16, 0), (16, 0)), "and all count for the stream");
+    first.keep(0);
+    second.keep(0);
+    assert_eq!(node.available_permits(), CREDIT_SLICES);
+    assert_eq!((first.pending.len(), second.pending.len()), (12, 4));
 }
 
 #[test]

@@ -14,8 +14,9 @@ use rocksdb::{
 };
 
 use super::{Db, scan_from};
+use crate::blind::reserve;
 use crate::blind::tables::{STORE, Table, key};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::FolderNo;
 
 /// Blocks, indexes and filters in memory: enough for the hot rows of a mount, little on a small box.
@@ -47,9 +48,15 @@ const BLOCK_BYTES: usize = 16 * 1024;
 const TABLE_VERSION: i32 = 5;
 /// RocksDB's own text log.
 const LOG_BYTES_MAX: usize = 1 << 20;
-/// Rows up to this size are compacted when a mount ends: half a second on a fast disk, seconds on a card; larger ones keep
+/// Rows up to this size are compacted when a daemon ends: half a second on a fast disk, seconds on a card; larger ones keep
 /// superseded rows of a few memtables only, next to their size.
 const SETTLED_BYTES_MAX: u64 = 64 << 20;
+/// That is worth it where files that lie over others are one part in so many of all,
+const SETTLED_OVER_PARTS: u64 = 4;
+/// and so large at the least.
+const SETTLED_OVER_BYTES_MIN: u64 = 1 << 20;
+/// It needs as much room again as the rows take, and leaves others some: so many times that has to be free.
+const SETTLED_ROOM_TIMES: u64 = 4;
 /// Bytes of rows that move to the journal's family in one commit.
 const MOVED_BYTES_MAX: usize = 4 << 20;
 
@@ -110,7 +117,12 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB> {
     Ok(db)
 }
 
-pub(super) fn options() -> Options {
+/// Opens what is there on a disk that takes no writes.
+pub(super) fn open_to_read(path: &Path) -> Result<DB> {
+    Ok(DB::open_cf_for_read_only(&options(), path, NAMES, false)?)
+}
+
+fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -207,6 +219,33 @@ fn move_journal(db: &DB) -> Result<()> {
     Ok(db.write_opt(writes, &synced)?)
 }
 
+/// What came of [`Db::settle`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Settled {
+    /// Rows take the room of those that are left.
+    Done,
+    /// There would have been little to win.
+    NotWorthIt,
+    /// The disk has not much room.
+    NoRoom,
+}
+
+/// Whether files of rows, `all_bytes` of them, are to be compacted. Those that lie over no other file have `lowest_bytes`: the
+/// rest came since, and holds what supersedes rows of theirs.
+fn settled(all_bytes: u64, lowest_bytes: u64, free_bytes: u64) -> Settled {
+    let over_bytes = all_bytes.saturating_sub(lowest_bytes);
+    if all_bytes > SETTLED_BYTES_MAX
+        || over_bytes < SETTLED_OVER_BYTES_MIN
+        || over_bytes < all_bytes / SETTLED_OVER_PARTS
+    {
+        Settled::NotWorthIt
+    } else if free_bytes < all_bytes.saturating_mul(SETTLED_ROOM_TIMES) {
+        Settled::NoRoom
+    } else {
+        Settled::Done
+    }
+}
+
 impl Db {
     /// Has the disk take back what rows of the journal took that were removed: what is in memory goes to
     /// files without them, the files that hold them are written anew, and the write-ahead log begins anew.
@@ -228,25 +267,31 @@ impl Db {
     }
 
     /// Has the disk take back what superseded and removed rows took, where there are few rows: a small store holds
-    /// as many of those as of others until RocksDB compacts it, which it has no reason to do. For the end of a mount.
+    /// as many of those as of others until RocksDB compacts it, which it has no reason to do. Does nothing where little was
+    /// written since the last time, or the disk has not much room. For the end of a daemon.
     ///
     /// # Errors
     /// See [`Self::commit`].
-    pub fn settle(&self) -> Result<()> {
+    pub fn settle(&self) -> Result<Settled> {
         self.heal()?;
+        let (_, free_bytes) = reserve::space(&self.path)?;
         let settled = {
             let handle = self.handle();
             let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
             let rows = named(db, "default");
-            db.flush_cf(rows).and_then(|()| {
-                let bytes = db.property_int_value_cf(rows, "rocksdb.live-sst-files-size")?;
-                if bytes.is_some_and(|bytes| bytes <= SETTLED_BYTES_MAX) {
+            let bytes =
+                |name: &str| -> Result<u64> { Ok(db.property_int_value_cf(rows, name)?.unwrap_or(0)) };
+            db.flush_cf(rows).map_err(Error::from).and_then(|()| {
+                let all_bytes = bytes("rocksdb.live-sst-files-size")?;
+                let lowest_bytes = bytes("rocksdb.estimate-live-data-size")?;
+                let settled = settled(all_bytes, lowest_bytes, free_bytes);
+                if settled == Settled::Done {
                     db.compact_range_cf(rows, None::<&[u8]>, None::<&[u8]>);
                 }
-                Ok(())
+                Ok(settled)
             })
         };
-        self.note(settled.map_err(Into::into))
+        self.note(settled)
     }
 
     /// For measurements: of each column family its name, the bytes of its files, and RocksDB's account of them.
@@ -299,28 +344,54 @@ mod tests {
         batch
     }
 
+    fn write_rows(db: &Db, range: std::ops::Range<u32>, value: u8) {
+        let mut batch = Batch::default();
+        range
+            .for_each(|number| batch.put(&key(NO, Table::Node, &hash(&number.to_be_bytes())), &[value; 200]));
+        db.commit(batch, Durability::Unsynced).expect("commits");
+    }
+
     #[test]
-    fn settled_rows_take_the_room_of_those_that_are_left() {
+    fn settled_rows_take_the_room_of_those_that_are_left_and_are_settled_again_once_enough_was_written() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path()).expect("opens");
-        let row = |number: u32| key(NO, Table::Node, &hash(&number.to_be_bytes()));
+        let db = Db::open(dir.path(), None).expect("opens");
         let rows_bytes = |db: &Db| db.room().expect("reads")[0].1;
-        for round in 0..4u8 {
-            let mut batch = Batch::default();
-            (0..2000).for_each(|number| batch.put(&row(number), &[round; 200]));
-            db.commit(batch, Durability::Unsynced).expect("commits");
+        for round in 0..3 {
+            write_rows(&db, 0..10_000, round);
             db.reclaim().expect("flushes");
         }
         let before = rows_bytes(&db);
-        db.settle().expect("settles");
-        assert!(rows_bytes(&db) * 3 < before, "{} of {before}", rows_bytes(&db));
-        assert_eq!(db.get(&row(9)).expect("reads").as_deref(), Some(&[3; 200][..]));
+        assert_eq!(db.settle().expect("settles"), Settled::Done);
+        let after = rows_bytes(&db);
+        assert!(after * 5 < before * 2, "{after} of {before}");
+        assert_eq!(db.settle().expect("settles"), Settled::NotWorthIt);
+        write_rows(&db, 0..1000, 8);
+        assert_eq!(db.settle().expect("settles"), Settled::NotWorthIt, "a tenth of the rows changed");
+        drop(db);
+        // Also what an earlier process wrote counts.
+        let db = Db::open(dir.path(), None).expect("opens");
+        write_rows(&db, 0..8000, 9);
+        assert_eq!(db.settle().expect("settles"), Settled::Done);
+        let row = key(NO, Table::Node, &hash(&9u32.to_be_bytes()));
+        assert_eq!(db.get(&row).expect("reads").as_deref(), Some(&[9; 200][..]));
+    }
+
+    #[test]
+    fn rows_are_not_settled_where_there_is_little_to_win_or_little_room() {
+        let mib = |count: u64| count << 20;
+        assert_eq!(settled(mib(20), mib(10), mib(1000)), Settled::Done);
+        assert_eq!(settled(mib(20), mib(10), mib(80)), Settled::Done);
+        assert_eq!(settled(mib(20), mib(10), mib(79)), Settled::NoRoom);
+        assert_eq!(settled(mib(20), mib(16), mib(1000)), Settled::NotWorthIt);
+        assert_eq!(settled(1 << 19, 1 << 10, mib(1000)), Settled::NotWorthIt);
+        assert_eq!(settled(mib(65), mib(1), mib(1000)), Settled::NotWorthIt);
+        assert_eq!(settled(0, 0, 0), Settled::NotWorthIt);
     }
 
     #[test]
     fn removed_journal_gives_its_room_back_and_what_is_left_stays() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         let path = dir.path().join("db");
         for _ in 0..3 {
             db.commit(journal_rows(600), Durability::Unsynced).expect("commits");
@@ -335,7 +406,7 @@ mod tests {
         assert!(before > 30 << 20 && after < 2 << 20, "{before} bytes became {after}");
         assert_eq!(journal(&db), [(vec![0; 4], vec![0; 64 << 10])]);
         drop(db);
-        let db = Db::open(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         assert_eq!(journal(&db).len(), 1);
         assert!(db.contains(&key(NO, Table::DirtyMark, b"mark")).expect("reads"));
     }
@@ -344,7 +415,7 @@ mod tests {
     fn search_in_vain_reads_no_filter_of_half_a_million_rows() {
         const ROWS: u32 = 600_000;
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         // Spread like the keyed hashes that stand in real keys.
         let row = |number: u32| key(NO, Table::Node, &hash(&number.to_be_bytes()));
         for begin in (0..ROWS).step_by(2000) {
@@ -375,7 +446,7 @@ mod tests {
     #[test]
     fn folder_that_leaves_takes_its_journal_along() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         db.commit(journal_rows(5), Durability::Unsynced).expect("commits");
         let mut batch = Batch::default();
         batch.delete_prefix(&NO.0.to_be_bytes());
@@ -399,7 +470,7 @@ mod tests {
             }
         }
         for _ in 0..2 {
-            let db = Db::open(dir.path()).expect("opens");
+            let db = Db::open(dir.path(), None).expect("opens");
             let rows = journal(&db);
             assert_eq!(rows.len(), 200);
             assert!((0..).zip(&rows).all(|(number, (_, value))| *value == vec![number as u8; 64 << 10]));

@@ -1,6 +1,6 @@
 //! Space that comes back: compaction of what was removed, and room to remove anything on a full disk.
 
-use super::families::{bulk, open_rocksdb};
+use super::families::{bulk, open_rocksdb, open_to_read};
 use super::{Db, Ordering};
 use crate::error::{Error, Result};
 
@@ -28,14 +28,20 @@ impl Db {
         self.reserve.release()?;
         *open = None;
         self.reopened.fetch_add(1, Ordering::AcqRel);
-        match open_rocksdb(&self.path) {
-            Ok(db) => {
-                *open = Some(db);
+        let opened = open_rocksdb(&self.path).and_then(|db| {
+            *open = Some(db);
+            self.prepare()
+        });
+        match opened {
+            Ok(()) => {
                 self.trouble.end();
                 Ok(())
             }
             Err(error) => {
-                // Readers go on as far as they can; the next write tries again.
+                if open.is_none() {
+                    // Readers go on as far as they can; the next write tries again.
+                    *open = open_to_read(&self.path).ok();
+                }
                 self.trouble.begin(&error);
                 Err(error)
             }
