@@ -341,6 +341,58 @@ fn peer_that_has_not_told_what_it_lacks_is_neither_caught_up_nor_behind() {
 }
 
 #[test]
+fn peer_has_told_what_it_knows_when_its_heads_have_come_and_not_before() {
+    let second = key(60);
+    let mut stage = Stage::new(10, &[&second]);
+    let entries = chain(&stage.made, &second, 4);
+    let peer = stage.enter(&second);
+    let status = |stage: &Stage| {
+        let report = stage.engine.report(stage.no).expect("reads").expect("is known");
+        report
+            .into_iter()
+            .map(|(_, status)| status)
+            .find(|status| status.peer == peer.peer)
+            .expect("is there")
+    };
+    let lacks_nothing = Frame::Behind { session: peer.session, packs: 0, bytes: 0, full: false };
+    stage.say(&peer, lacks_nothing);
+    // A recovery that ended here would end with nothing.
+    let early = status(&stage);
+    assert_eq!((early.has_told(), early.entries_to_receive), (false, 0));
+    let heads = vec![LogHead { log: log_of(&second), seq: 4, hash: entries[3].header().hash() }];
+    stage.say(&peer, Frame::LogHeads { session: peer.session, heads });
+    let told = status(&stage);
+    assert_eq!((told.has_told(), told.entries_to_receive), (true, 4));
+    // Who has nothing says so, too.
+    stage.input(Input::Down { conn: peer.conn });
+    let peer = stage.enter(&second);
+    let lacks_nothing = Frame::Behind { session: peer.session, packs: 0, bytes: 0, full: false };
+    stage.say(&peer, lacks_nothing);
+    stage.say(&peer, Frame::LogHeads { session: peer.session, heads: Vec::new() });
+    assert!(status(&stage).has_told());
+}
+
+#[test]
+fn peers_that_become_late_one_after_the_other_do_not_have_us_ask_for_ever_more() {
+    const LARGE_FLYING_MAX: usize = 4;
+    let writer = key(60);
+    let slow: Vec<_> = (100..112u8).map(key).collect();
+    let mut stage = Stage::new(11, &[vec![&writer], slow.iter().collect()].concat());
+    stage.entry_of_packs(&writer, 40, 1 << 20);
+    let mut flying = Vec::new();
+    for device in &slow {
+        let peer = stage.enter(device);
+        stage.pass(TICK);
+        // It stands still from here on, as everybody before.
+        stage.input(Input::Late { conn: peer.conn, late: true });
+        stage.pass(TICK);
+        flying.push(stage.fetches.len());
+    }
+    let (first, most) = (LARGE_FLYING_MAX, 2 * LARGE_FLYING_MAX);
+    assert_eq!(flying, [vec![first], vec![most; slow.len() - 1]].concat());
+}
+
+#[test]
 fn folder_with_too_many_connections_loses_the_oldest_of_whoever_has_most() {
     const FOLDER_CONNS_MAX: usize = 128;
     let (crowd, few) = (key(60), key(61));

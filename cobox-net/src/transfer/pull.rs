@@ -479,6 +479,26 @@ impl Pace {
             late
         })
     }
+
+    /// The same of a stream's asks. One that is late leaves the node's credit to others; what it owes is bounded by
+    /// the stream's own.
+    ///
+    /// # Errors
+    /// When something is owed and nothing comes: then the stream is to end.
+    fn step(&mut self, asks: &mut Asks, arrived: (u64, u64), now: Instant) -> Result<Option<bool>> {
+        let owes = !asks.pending.is_empty();
+        let silent = asks.heard_at.is_some_and(|heard| now.duration_since(heard) > STALL_WAIT);
+        if owes && silent {
+            return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
+        }
+        let change = self.look(owes, arrived, now);
+        if self.late {
+            for permit in asks.pending.values_mut().filter_map(|pending| pending.permit.as_mut()) {
+                permit.1 = None;
+            }
+        }
+        Ok(change)
+    }
 }
 
 /// Says when the stream is late; ends it when something is owed and nothing comes.
@@ -491,22 +511,9 @@ async fn watch(
     let mut pace = Pace { arrived: count(), moved_at: Instant::now(), late: false };
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
-        let (owes, silent) = {
-            let asks = asks.lock();
-            let silent = asks.heard_at.is_some_and(|heard| heard.elapsed() > STALL_WAIT);
-            (!asks.pending.is_empty(), silent)
-        };
-        if owes && silent {
-            return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
-        }
-        if let Some(now_late) = pace.look(owes, count(), Instant::now()) {
+        let change = pace.step(&mut asks.lock(), count(), Instant::now())?;
+        if let Some(now_late) = change {
             late(now_late);
-        }
-        if pace.late {
-            // It leaves the node's credit to others; what it owes is bounded by the stream's own.
-            for permit in asks.lock().pending.values_mut().filter_map(|pending| pending.permit.as_mut()) {
-                permit.1 = None;
-            }
         }
     }
 }

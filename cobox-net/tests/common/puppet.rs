@@ -8,7 +8,8 @@ use cobox_net::sync::{Binding, Conn, Engine, Identity, Input, Output, Side, Spea
 use cobox_net::wire::{Contact, Frame, Proof, SessionId};
 use cobox_store::blind::{Store, StoreKind};
 use cobox_store::format::entry::{Entry, Header};
-use cobox_store::id::{EntryHash, EpochId, FolderNo, LogId, hash};
+use cobox_store::format::pack::PackRef;
+use cobox_store::id::{EntryHash, EpochId, FolderNo, LogId, PackId, hash};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
 
@@ -31,6 +32,8 @@ pub struct Stage {
     pub now: Instant,
     /// Connections that the engine wanted closed.
     pub closed: Vec<Conn>,
+    /// Connections over which it asked for packs, once for each.
+    pub fetches: Vec<Conn>,
     next: u64,
     _dir: tempfile::TempDir,
 }
@@ -98,7 +101,8 @@ impl Stage {
         let founder = made.founder.clone();
         let engine = Engine::new(Arc::clone(&store), peer_of(&founder));
         let now = Instant::now();
-        let mut stage = Self { engine, store, no, made, now, closed: Vec::new(), next: 1, _dir: dir };
+        let mut stage =
+            Self { engine, store, no, made, now, closed: vec![], fetches: vec![], next: 1, _dir: dir };
         let identity = Identity::Member {
             log: log_of(&founder),
             signer: Arc::new(move |text| founder.sign(&signed_bytes(text)).to_bytes()),
@@ -112,6 +116,10 @@ impl Stage {
         let outputs = self.engine.step(input, self.now);
         self.closed.extend(outputs.iter().filter_map(|output| match output {
             Output::Close { conn } => Some(*conn),
+            _ => None,
+        }));
+        self.fetches.extend(outputs.iter().filter_map(|output| match output {
+            Output::Fetch { conn, .. } => Some(*conn),
             _ => None,
         }));
         outputs
@@ -163,6 +171,26 @@ impl Stage {
 
     pub fn say_contacts(&mut self, from: &Puppet, contacts: Vec<Contact>) -> Vec<Output> {
         self.say(from, Frame::Contacts { session: from.session, contacts })
+    }
+
+    /// Takes a device's first entry, which lists packs that nobody has sent yet.
+    pub fn entry_of_packs(&mut self, key: &SigningKey, packs: u8, size: u64) {
+        let pack = |at: u8| PackRef { id: PackId(hash(&[at])), size };
+        let body = bytes(1, 100);
+        let header = Header {
+            folder: self.made.id(),
+            log: log_of(key),
+            seq: 1,
+            prev: EntryHash([0; 32]),
+            access_heads: vec![self.made.epoch],
+            epoch: EpochId(self.made.epoch.0),
+            packs: (0..packs).map(pack).collect(),
+            body_size: 100,
+            body_hash: hash(&body),
+        };
+        let signature = key.sign(&header.signed_bytes()).to_bytes();
+        self.store.entry_add(self.no, &Entry::new(header, signature, body)).expect("takes");
+        self.input(Input::Changed { no: self.no });
     }
 
     /// How many entries of a device are here.
