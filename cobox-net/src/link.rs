@@ -18,8 +18,8 @@ use crate::behaviour::Kind;
 use crate::driver::{Shared, now_ms, random};
 use crate::error::Error;
 use crate::peer_id::PeerId;
-use crate::status::{Connection, Path, PeerStatus, Transport};
-use crate::swarm::ByteStream;
+use crate::status::{Connection, Path, PeerStatus};
+use crate::swarm::{ByteStream, Way};
 use crate::sync::{Conn, Fetched, Input, Side};
 use crate::tally::Refusal;
 use crate::transfer::control::{Ear, Outbox, OutboxEnd, outbox, read_loop, write_loop};
@@ -44,7 +44,7 @@ pub struct Link {
     pub conn: Conn,
     pub peer: PeerId,
     side: Side,
-    transport: Transport,
+    way: Way,
     pub outbox: Outbox,
     outbox_end: Mutex<Option<OutboxEnd>>,
     pub open: OpenFolders,
@@ -64,13 +64,13 @@ pub struct Link {
 }
 
 impl Link {
-    pub fn new(conn: Conn, peer: PeerId, side: Side, transport: Transport) -> Self {
+    pub fn new(conn: Conn, peer: PeerId, side: Side, way: Way) -> Self {
         let (outbox, end) = outbox();
         Self {
             conn,
             peer,
             side,
-            transport,
+            way,
             outbox,
             outbox_end: Mutex::new(Some(end)),
             open: OpenFolders::default(),
@@ -143,8 +143,8 @@ impl Link {
         let end = self.outbox_end.lock().take()?;
         let Ok(nonce) = random() else { return None };
         let (read, write) = stream.split();
-        let (conn, peer, side) = (self.conn, self.peer, self.side);
-        shared.input(Input::Up { conn, peer, side, nonce });
+        let (conn, peer) = (self.conn, self.peer);
+        shared.input(Input::Up { conn, peer, side: self.side, place: self.way.place, nonce });
         let (hearer, frames, parties) =
             (Arc::clone(shared), Arc::clone(&self.frames), Arc::clone(&self.parties));
         let ear = Ear {
@@ -216,7 +216,7 @@ impl Link {
         Connection {
             peer: self.peer.to_string(),
             path: Path::Direct,
-            transport: Some(self.transport),
+            transport: Some(self.way.transport),
             rtt_ms: (rtt != u64::MAX).then_some(rtt),
             folders: self.open.lock().len() as u64,
             bytes_sent: self.sent.load(Ordering::Relaxed),
@@ -228,7 +228,7 @@ impl Link {
     /// Adds what only the connection knows.
     pub fn describe(&self, status: &mut PeerStatus) {
         status.path = Path::Direct;
-        status.transport = Some(self.transport);
+        status.transport = Some(self.way.transport);
         status.since_ms = Some(self.since_ms);
         let rtt = self.rtt_ms.load(Ordering::Relaxed);
         status.rtt_ms = (rtt != u64::MAX).then_some(rtt);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Conn, Engine, Identity, Input, Output, Side, signed_bytes};
+use cobox_net::sync::{Conn, Engine, Identity, Input, Output, Place, Side, signed_bytes};
 use cobox_store::blind::{Store, StoreKind};
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::entry::{Entry, Header};
@@ -79,7 +79,7 @@ fn frames_for_a_new_entry(folders: u64) -> usize {
     };
     member.step(Input::Folder { no: there, identity, secrets: vec![Zeroizing::new(made.swarm)] }, now);
     member.step(Input::Peers { no: there, peers: vec![(mine, vec![])] }, now);
-    let up = |peer, side, nonce| Input::Up { conn: CONN, peer, side, nonce };
+    let up = |peer, side, nonce| Input::Up { conn: CONN, peer, side, place: Place::Other, nonce };
     let begin = vec![(true, up(theirs, Side::Listener, [3; 32])), (false, up(mine, Side::Dialer, [4; 32]))];
     let first = entry(&made, 1, EntryHash([0; 32]));
     store.entry_add(no, &first).expect("taken");

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cobox_net::sync::{Conn, Input, Output, TICK};
+use cobox_net::sync::{Conn, Input, Output, Place, TICK};
 use cobox_net::wire::{CONTACTS_MAX, Contact, Frame};
 use cobox_net::{PeerId, SessionState};
 use cobox_store::format::entry::{Entry, LogHead};
@@ -422,4 +422,33 @@ fn folder_with_too_many_connections_loses_the_oldest_of_whoever_has_most() {
     let again = stage.enter(&few);
     assert_eq!(stage.closed.len(), 1);
     assert!(![first.conn, again.conn].contains(&stage.closed[0]), "{:?}", stage.closed);
+}
+
+#[test]
+fn device_that_waits_to_be_let_in_keeps_its_place_beside_a_crowd_from_one_place() {
+    const UNLISTED_CONNS_MAX: usize = 16;
+    let (joining, later) = (key(60), key(61));
+    let mut stage = Stage::new(12, &[]);
+    let (house, other, crowd) =
+        (Place::V4([192, 0, 2, 1]), Place::V4([192, 0, 2, 2]), Place::V4([198, 51, 100, 1]));
+    let (first, _) = stage.greet(&joining, house);
+    // Somebody who was removed still knows a past secret, and makes keys as it likes.
+    let mut gone = 0;
+    for at in 100..200u8 {
+        stage.greet(&key(at), crowd);
+        for conn in std::mem::take(&mut stage.closed) {
+            assert_ne!(conn, first.conn, "it was there first, and it is alone");
+            stage.input(Input::Down { conn });
+            gone += 1;
+        }
+    }
+    assert_eq!(gone, 1 + 100 - UNLISTED_CONNS_MAX);
+    // Who comes when all places are taken finds one, too.
+    let (second, _) = stage.greet(&later, other);
+    assert_eq!(stage.closed.len(), 1);
+    assert!(![first.conn, second.conn].contains(&stage.closed[0]));
+    for device in [&joining, &later] {
+        let opened = list(&mut stage, device);
+        assert!(opened.iter().any(|output| matches!(output, Output::Opened { .. })), "{opened:?}");
+    }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Binding, Conn, Engine, Identity, Input, Output, Side, Speaker, TICK, signed_bytes};
+use cobox_net::sync::{
+    Binding, Conn, Engine, Identity, Input, Output, Place, Side, Speaker, TICK, signed_bytes,
+};
 use cobox_net::wire::{Contact, Frame, Proof, SessionId};
 use cobox_store::blind::{Store, StoreKind};
 use cobox_store::format::entry::{Entry, Header};
@@ -138,10 +140,20 @@ impl Stage {
 
     /// A device dials the engine and proves the folder.
     pub fn enter(&mut self, key: &SigningKey) -> Puppet {
+        let (puppet, outputs) = self.greet(key, Place::Other);
+        assert!(
+            outputs.iter().any(|output| matches!(output, Output::Opened { .. })),
+            "the session is not open: {outputs:?}"
+        );
+        puppet
+    }
+
+    /// The same from somewhere, also by a device that is not listed; what the engine does then.
+    pub fn greet(&mut self, key: &SigningKey, place: Place) -> (Puppet, Vec<Output>) {
         let (conn, session, peer) = (Conn(self.next), SessionId(2), peer_of(key));
         self.next += 1;
         let nonces = [hash(&conn.0.to_le_bytes()), hash(&[conn.0.to_le_bytes(), [1; 8]].concat())];
-        self.input(Input::Up { conn, peer, side: Side::Listener, nonce: nonces[0] });
+        self.input(Input::Up { conn, peer, side: Side::Listener, place, nonce: nonces[0] });
         self.input(Input::Frame { conn, frame: Frame::Hello { nonce: nonces[1] } });
         let binding = Binding {
             opener: peer,
@@ -157,11 +169,7 @@ impl Stage {
         let transcript = binding.transcript(self.made.id(), Speaker::Opener, &log.0);
         let who = Proof::Member { log, signature: key.sign(&signed_bytes(&transcript)).to_bytes() };
         let outputs = self.input(Input::Frame { conn, frame: Frame::Confirm { session, who } });
-        assert!(
-            outputs.iter().any(|output| matches!(output, Output::Opened { .. })),
-            "the session is not open: {outputs:?}"
-        );
-        Puppet { conn, session, peer, key: key.clone() }
+        (Puppet { conn, session, peer, key: key.clone() }, outputs)
     }
 
     /// A peer sends a frame.
