@@ -373,6 +373,43 @@ fn peer_has_told_what_it_knows_when_its_heads_have_come_and_not_before() {
 }
 
 #[test]
+fn entries_beyond_the_end_of_a_log_are_neither_waited_for_nor_asked_for_again() {
+    let (writer, other) = (key(60), key(61));
+    let mut stage = Stage::new(13, &[&writer, &other]);
+    let entries = chain(&stage.made, &writer, 9);
+    for entry in &entries[..4] {
+        stage.store.entry_add(stage.no, entry).expect("takes");
+    }
+    stage.input(Input::Changed { no: stage.no });
+    let peer = stage.enter(&other);
+    let head = |seq: usize| LogHead {
+        log: log_of(&writer),
+        seq: seq as u64,
+        hash: entries[seq - 1].header().hash(),
+    };
+    stage.say(&peer, Frame::Behind { session: peer.session, packs: 0, bytes: 0, full: false });
+    let outputs = stage.say(&peer, Frame::LogHeads { session: peer.session, heads: vec![head(9)] });
+    assert_eq!(peer.asked(&outputs), Some(5));
+    let to_receive = |stage: &Stage| {
+        let report = stage.engine.report(stage.no).expect("reads").expect("is known");
+        let mut found = report.into_iter().map(|(_, status)| status);
+        let status = found.find(|status| status.peer == peer.peer).expect("is there");
+        (status.entries_to_receive, status.ahead)
+    };
+    assert_eq!(to_receive(&stage), (5, vec![(log_of(&writer), 5)]));
+    // The writer is removed at what is here.
+    let record = stage.made.remove(head(4));
+    stage.store.access_add(stage.no, &record).expect("admitted");
+    stage.input(Input::Changed { no: stage.no });
+    assert_eq!(to_receive(&stage), (0, vec![]));
+    // What was asked for comes all the same, is refused, and is not asked for again.
+    stage.say(&peer, peer.entry(&entries[4]));
+    stage.say(&peer, Frame::EntriesEnd { session: peer.session, log: log_of(&writer), next: 6 });
+    let outputs = stage.pass(Duration::from_secs(60));
+    assert_eq!((peer.asked(&outputs), stage.reached(&writer), to_receive(&stage)), (None, 4, (0, vec![])));
+}
+
+#[test]
 fn peers_that_become_late_one_after_the_other_do_not_have_us_ask_for_ever_more() {
     const LARGE_FLYING_MAX: usize = 4;
     let writer = key(60);
