@@ -58,7 +58,8 @@ pub struct Link {
     received: Arc<AtomicU64>,
     rate: Mutex<(Instant, u64, u64)>,
     since_ms: u64,
-    frames: Arc<AtomicU64>,
+    /// Parts of frames that went either way on the control stream.
+    parts: Arc<AtomicU64>,
     /// All counters together, and when they moved last.
     moved: Mutex<(u64, Instant)>,
 }
@@ -82,7 +83,7 @@ impl Link {
             received: Arc::default(),
             rate: Mutex::new((Instant::now(), 0, 0)),
             since_ms: now_ms(),
-            frames: Arc::default(),
+            parts: Arc::default(),
             moved: Mutex::new((0, Instant::now())),
         }
     }
@@ -145,21 +146,17 @@ impl Link {
         let (read, write) = stream.split();
         let (conn, peer) = (self.conn, self.peer);
         shared.input(Input::Up { conn, peer, side: self.side, place: self.way.place, nonce });
-        let (hearer, frames, parties) =
-            (Arc::clone(shared), Arc::clone(&self.frames), Arc::clone(&self.parties));
+        let (hearer, parties) = (Arc::clone(shared), Arc::clone(&self.parties));
         let ear = Ear {
             inbox: Arc::clone(&shared.inbox),
             rooms: shared.rooms.clone(),
             outbox: self.outbox.clone(),
             tap: shared.tap.clone(),
-            moved: Arc::clone(&self.frames),
+            moved: Arc::clone(&self.parts),
             parties: move || parties.lock().values().take(PARTIES_MAX).copied().collect(),
-            hand_on: move |frame, heard| {
-                frames.fetch_add(1, Ordering::Relaxed);
-                hearer.input_with(Input::Frame { conn, frame }, Some(heard));
-            },
+            hand_on: move |frame, heard| hearer.input_with(Input::Frame { conn, frame }, Some(heard)),
         };
-        let (tap, sent) = (shared.tap.clone(), Arc::clone(&self.frames));
+        let (tap, sent) = (shared.tap.clone(), Arc::clone(&self.parts));
         Some(Box::pin(async move {
             let reading = read_loop(read, ear);
             let writing = write_loop(write, end, tap, sent);
@@ -198,7 +195,7 @@ impl Link {
     /// Computes the rate since the last call.
     pub fn measure(&self) {
         let total = self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
-        let all = total.wrapping_add(self.frames.load(Ordering::Relaxed));
+        let all = total.wrapping_add(self.parts.load(Ordering::Relaxed));
         let mut moved = self.moved.lock();
         if moved.0 != all {
             *moved = (all, Instant::now());
