@@ -13,8 +13,9 @@ use cobox_store::id::LogId;
 
 use super::Daemon;
 use super::folder::FolderState;
-use super::members::label;
+use super::members::{asking, label};
 use super::status::grants;
+use super::wait::Tell;
 use crate::control::Unseen;
 use crate::exit::{Exit, Outcome, Problem};
 
@@ -24,6 +25,8 @@ const HEARD_WAIT: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(300);
 /// How long seeders that are not connected may take to become so.
 const DIAL_WAIT: Duration = Duration::from_secs(3);
+/// What is waited for.
+const ASKING: &str = "others are asked what they have";
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -45,16 +48,27 @@ enum Others {
 }
 
 impl Daemon {
-    /// Refuses to end these logs while others have entries of them that are not here.
-    pub(super) fn require_seen(&self, state: &FolderState, logs: &[LogId], unseen: Unseen) -> Outcome<()> {
+    /// Refuses to end these logs while others have entries of them that are not here, and where nobody waits for the
+    /// answer any more: who gave up the waiting did not want the removal.
+    pub(super) fn require_seen(
+        &self,
+        state: &FolderState,
+        logs: &[LogId],
+        unseen: Unseen,
+        tell: Tell<'_>,
+    ) -> Outcome<()> {
         if unseen == Unseen::Accept {
             return Ok(());
         }
         let (started, mut quiet_since) = (Instant::now(), None);
         loop {
             let heard = self.heard(state, logs, started.elapsed() < DIAL_WAIT)?;
+            if matches!(heard, Heard::Alone) {
+                return Ok(());
+            }
+            // Before each look and after the last one: nothing is done for who has gone.
+            tell(&asking(ASKING))?;
             match &heard {
-                Heard::Alone => return Ok(()),
                 Heard::Lacking(lacking, others) if lacking.is_empty() => {
                     let since = *quiet_since.get_or_insert_with(Instant::now);
                     let late = started.elapsed() > HEARD_WAIT;
