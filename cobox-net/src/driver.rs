@@ -354,13 +354,13 @@ async fn tick(shared: Weak<Shared>) {
 async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
     while let Some(event) = events.recv().await {
         match event {
-            Event::Stream { conn, peer, side, transport, kind, stream } => {
+            Event::Stream { conn, peer, side, way, kind, stream } => {
                 let link = Arc::clone(
                     shared
                         .links
                         .lock()
                         .entry(conn)
-                        .or_insert_with(|| Arc::new(Link::new(conn, peer, side, transport))),
+                        .or_insert_with(|| Arc::new(Link::new(conn, peer, side, way))),
                 );
                 link.take(&shared, kind, stream);
             }

@@ -18,35 +18,20 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
+use crate::sync::Place;
+
 /// Handshakes that one place has under way: a house behind one address comes back at once after its line was
 /// down, and has fewer devices; who is refused dials again.
 pub const PENDING_PER_PLACE: usize = 32;
 
-/// Where a connection comes from: an IPv4 address, or the /64 of an IPv6 address, of which one host has all.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-enum Place {
-    V4([u8; 4]),
-    V6([u16; 4]),
-    /// An address without IP: all of these share.
-    Other,
-}
-
-impl Place {
-    fn of(address: &Multiaddr) -> Self {
-        let ip = address.iter().find_map(|part| match part {
-            Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
-            Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
-            _ => None,
-        });
-        match ip.map(|ip| ip.to_canonical()) {
-            Some(IpAddr::V4(ip)) => Self::V4(ip.octets()),
-            Some(IpAddr::V6(ip)) => {
-                let [a, b, c, d, ..] = ip.segments();
-                Self::V6([a, b, c, d])
-            }
-            None => Self::Other,
-        }
-    }
+/// Where a connection with this remote address comes from.
+pub fn place_of(address: &Multiaddr) -> Place {
+    let ip = address.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
+        Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
+        _ => None,
+    });
+    ip.map_or(Place::Other, Place::of)
 }
 
 /// A place has its share of the handshakes under way.
@@ -100,7 +85,7 @@ impl NetworkBehaviour for Handshakes {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        self.begin(id, Place::of(remote)).map_err(ConnectionDenied::new)
+        self.begin(id, place_of(remote)).map_err(ConnectionDenied::new)
     }
 
     fn handle_established_inbound_connection(
@@ -145,7 +130,7 @@ mod tests {
     use super::*;
 
     fn place(text: &str) -> Place {
-        Place::of(&text.parse().expect("an address"))
+        place_of(&text.parse().expect("an address"))
     }
 
     #[test]

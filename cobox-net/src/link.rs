@@ -12,14 +12,14 @@ use cobox_store::id::{FolderNo, PackId};
 use ed25519_dalek::{Signer as _, SigningKey};
 use futures::AsyncReadExt as _;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::behaviour::Kind;
 use crate::driver::{Shared, now_ms, random};
 use crate::error::Error;
 use crate::peer_id::PeerId;
-use crate::status::{Connection, Path, PeerStatus, Transport};
-use crate::swarm::ByteStream;
+use crate::status::{Connection, Path, PeerStatus};
+use crate::swarm::{ByteStream, Way};
 use crate::sync::{Conn, Fetched, Input, Side};
 use crate::tally::Refusal;
 use crate::transfer::control::{Ear, Outbox, OutboxEnd, outbox, read_loop, write_loop};
@@ -44,7 +44,7 @@ pub struct Link {
     pub conn: Conn,
     pub peer: PeerId,
     side: Side,
-    transport: Transport,
+    way: Way,
     pub outbox: Outbox,
     outbox_end: Mutex<Option<OutboxEnd>>,
     pub open: OpenFolders,
@@ -58,19 +58,20 @@ pub struct Link {
     received: Arc<AtomicU64>,
     rate: Mutex<(Instant, u64, u64)>,
     since_ms: u64,
-    frames: Arc<AtomicU64>,
+    /// Parts of frames that went either way on the control stream.
+    parts: Arc<AtomicU64>,
     /// All counters together, and when they moved last.
     moved: Mutex<(u64, Instant)>,
 }
 
 impl Link {
-    pub fn new(conn: Conn, peer: PeerId, side: Side, transport: Transport) -> Self {
+    pub fn new(conn: Conn, peer: PeerId, side: Side, way: Way) -> Self {
         let (outbox, end) = outbox();
         Self {
             conn,
             peer,
             side,
-            transport,
+            way,
             outbox,
             outbox_end: Mutex::new(Some(end)),
             open: OpenFolders::default(),
@@ -82,7 +83,7 @@ impl Link {
             received: Arc::default(),
             rate: Mutex::new((Instant::now(), 0, 0)),
             since_ms: now_ms(),
-            frames: Arc::default(),
+            parts: Arc::default(),
             moved: Mutex::new((0, Instant::now())),
         }
     }
@@ -143,23 +144,19 @@ impl Link {
         let end = self.outbox_end.lock().take()?;
         let Ok(nonce) = random() else { return None };
         let (read, write) = stream.split();
-        let (conn, peer, side) = (self.conn, self.peer, self.side);
-        shared.input(Input::Up { conn, peer, side, nonce });
-        let (hearer, frames, parties) =
-            (Arc::clone(shared), Arc::clone(&self.frames), Arc::clone(&self.parties));
+        let (conn, peer) = (self.conn, self.peer);
+        shared.input(Input::Up { conn, peer, side: self.side, place: self.way.place, nonce });
+        let (hearer, parties) = (Arc::clone(shared), Arc::clone(&self.parties));
         let ear = Ear {
             inbox: Arc::clone(&shared.inbox),
             rooms: shared.rooms.clone(),
             outbox: self.outbox.clone(),
             tap: shared.tap.clone(),
-            moved: Arc::clone(&self.frames),
+            moved: Arc::clone(&self.parts),
             parties: move || parties.lock().values().take(PARTIES_MAX).copied().collect(),
-            hand_on: move |frame, heard| {
-                frames.fetch_add(1, Ordering::Relaxed);
-                hearer.input_with(Input::Frame { conn, frame }, Some(heard));
-            },
+            hand_on: move |frame, heard| hearer.input_with(Input::Frame { conn, frame }, Some(heard)),
         };
-        let (tap, sent) = (shared.tap.clone(), Arc::clone(&self.frames));
+        let (tap, sent) = (shared.tap.clone(), Arc::clone(&self.parts));
         Some(Box::pin(async move {
             let reading = read_loop(read, ear);
             let writing = write_loop(write, end, tap, sent);
@@ -198,7 +195,7 @@ impl Link {
     /// Computes the rate since the last call.
     pub fn measure(&self) {
         let total = self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
-        let all = total.wrapping_add(self.frames.load(Ordering::Relaxed));
+        let all = total.wrapping_add(self.parts.load(Ordering::Relaxed));
         let mut moved = self.moved.lock();
         if moved.0 != all {
             *moved = (all, Instant::now());
@@ -216,7 +213,7 @@ impl Link {
         Connection {
             peer: self.peer.to_string(),
             path: Path::Direct,
-            transport: Some(self.transport),
+            transport: Some(self.way.transport),
             rtt_ms: (rtt != u64::MAX).then_some(rtt),
             folders: self.open.lock().len() as u64,
             bytes_sent: self.sent.load(Ordering::Relaxed),
@@ -228,7 +225,7 @@ impl Link {
     /// Adds what only the connection knows.
     pub fn describe(&self, status: &mut PeerStatus) {
         status.path = Path::Direct;
-        status.transport = Some(self.transport);
+        status.transport = Some(self.way.transport);
         status.since_ms = Some(self.since_ms);
         let rtt = self.rtt_ms.load(Ordering::Relaxed);
         status.rtt_ms = (rtt != u64::MAX).then_some(rtt);
@@ -247,17 +244,7 @@ pub async fn prove(
     question: QuestionId,
     challenge: Challenge,
 ) {
-    // Who does not read what it asked for gets no more, and holds nobody up meanwhile.
-    let permit = loop {
-        link.outbox.low().await;
-        if link.outbox.is_closed() {
-            return;
-        }
-        let Ok(permit) = Arc::clone(&shared.provers).acquire_owned().await else { return };
-        if link.outbox.is_low() {
-            break permit;
-        }
-    };
+    let Some(permit) = turn_to_prove(&link.outbox, &shared.provers).await else { return };
     let inner = Arc::clone(&shared);
     let frames = tokio::task::spawn_blocking(move || {
         let _permit = permit;
@@ -271,6 +258,20 @@ pub async fn prove(
         }
         Ok(Err(error)) => tracing::warn!(no = no.0, %error, "a challenge cannot be answered"),
         Err(_) => {}
+    }
+}
+
+/// Waits for a turn. Who does not read what it asked for gets none, and holds nobody up meanwhile; nor does who has gone.
+async fn turn_to_prove(outbox: &Outbox, provers: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    loop {
+        outbox.low().await;
+        if outbox.is_closed() {
+            return None;
+        }
+        let permit = Arc::clone(provers).acquire_owned().await.ok()?;
+        if outbox.is_low() {
+            return Some(permit);
+        }
     }
 }
 
@@ -324,4 +325,39 @@ fn answer(
         .collect();
     frames.push(Frame::Receipt { session, question, receipt: receipt.encode() });
     Ok(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers that the peer does not read.
+    fn fill(outbox: &Outbox) {
+        while outbox.is_low() {
+            outbox
+                .send(&Frame::Recover {
+                    session: SessionId(2),
+                    folder: cobox_store::id::FolderId([1; 32]),
+                    member: cobox_store::id::MemberId([2; 32]),
+                    signature: [3; 64],
+                })
+                .expect("there is room for more than is read");
+        }
+    }
+
+    #[test]
+    fn challenge_whose_asker_has_gone_with_answers_unread_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("builds");
+        runtime.block_on(async {
+            let (outbox, end) = outbox();
+            let provers = Arc::new(Semaphore::new(1));
+            fill(&outbox);
+            let turn = turn_to_prove(&outbox, &provers);
+            tokio::pin!(turn);
+            assert!(futures::poll!(turn.as_mut()).is_pending(), "it has not read what it asked for");
+            drop(end);
+            assert!(matches!(futures::poll!(turn), std::task::Poll::Ready(None)), "nobody will read it");
+            assert_eq!(provers.available_permits(), 1, "and nobody else is held up");
+        });
+    }
 }

@@ -21,13 +21,13 @@ use zeroize::Zeroizing;
 
 use crate::behaviour::{Kind, StreamReady, Streams};
 use crate::error::{Error, Result};
-use crate::handshakes::Handshakes;
+use crate::handshakes::{Handshakes, place_of};
 use crate::muxer;
 use crate::node::LanDiscovery;
 use crate::peer_id::PeerId;
 use crate::shown::places;
 use crate::status::Transport;
-use crate::sync::{Conn, Side};
+use crate::sync::{Conn, Place, Side};
 use crate::tally::{Refusal, Tally};
 
 /// Connections of a whole node: more than any small box serves at once, fewer than its file descriptors.
@@ -70,10 +70,17 @@ pub enum Command {
     Stop,
 }
 
+/// How a connection came about, and where from.
+#[derive(Clone, Copy)]
+pub struct Way {
+    pub transport: Transport,
+    pub place: Place,
+}
+
 /// What the swarm tells.
 pub enum Event {
     /// A stream of a connection is ready.
-    Stream { conn: Conn, peer: PeerId, side: Side, transport: Transport, kind: Kind, stream: ByteStream },
+    Stream { conn: Conn, peer: PeerId, side: Side, way: Way, kind: Kind, stream: ByteStream },
     /// A connection ended.
     Down { conn: Conn },
     /// Dialing failed; why, as a sentence.
@@ -114,7 +121,7 @@ struct Known {
     conn: Conn,
     peer: PeerId,
     side: Side,
-    transport: Transport,
+    way: Way,
     /// Whether its control stream is there.
     speaks: bool,
 }
@@ -339,9 +346,11 @@ impl Runner {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.dialing.remove(&connection_id);
                 let side = if endpoint.is_dialer() { Side::Dialer } else { Side::Listener };
-                let transport = transport_of(endpoint.get_remote_address()).unwrap_or(Transport::Tcp);
+                let remote = endpoint.get_remote_address();
+                let transport = transport_of(remote).unwrap_or(Transport::Tcp);
+                let way = Way { transport, place: place_of(remote) };
                 match PeerId::from_bytes(&peer_id.to_bytes()) {
-                    Some(peer) => self.established(connection_id, peer, side, transport),
+                    Some(peer) => self.established(connection_id, peer, side, way),
                     // A key that no address of ours can name.
                     None => {
                         self.swarm.close_connection(connection_id);
@@ -405,7 +414,7 @@ impl Runner {
         }
     }
 
-    fn established(&mut self, id: ConnectionId, peer: PeerId, side: Side, transport: Transport) {
+    fn established(&mut self, id: ConnectionId, peer: PeerId, side: Side, way: Way) {
         let me = PeerId::from_bytes(&self.swarm.local_peer_id().to_bytes());
         let keep = if me.is_some_and(|me| me < peer) { Side::Dialer } else { Side::Listener };
         let others: Vec<(ConnectionId, Side)> = self
@@ -416,7 +425,7 @@ impl Runner {
             .collect();
         let conn = Conn(self.next);
         self.next += 1;
-        self.known.insert(id, Known { conn, peer, side, transport, speaks: false });
+        self.known.insert(id, Known { conn, peer, side, way, speaks: false });
         self.drop_silent();
         for (other, other_side) in others {
             if other_side != side {
@@ -446,11 +455,11 @@ impl Runner {
     fn stream(&mut self, id: ConnectionId, kind: Kind, stream: Option<libp2p::Stream>) {
         let Some(known) = self.known.get_mut(&id) else { return };
         known.speaks |= kind == Kind::Control;
-        let Known { conn, peer, side, transport, .. } = *known;
+        let Known { conn, peer, side, way, .. } = *known;
         match stream {
             Some(stream) => {
                 let stream: ByteStream = Box::pin(stream);
-                self.tell(Event::Stream { conn, peer, side, transport, kind, stream });
+                self.tell(Event::Stream { conn, peer, side, way, kind, stream });
             }
             None => {
                 self.swarm.close_connection(id);

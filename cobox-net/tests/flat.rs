@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Conn, Engine, Identity, Input, Output, Side, signed_bytes};
+use cobox_net::sync::{Conn, Engine, Identity, Input, Output, Place, Side, signed_bytes};
 use cobox_net::wire::Frame;
 use cobox_store::blind::{Batch, Durability, Store, StoreKind, Table, key};
 use cobox_store::format::address::SeederAddress;
@@ -112,7 +112,8 @@ fn body_of_a_new_entry_is_made_once_for_all_peers_and_not_at_all_where_it_is_too
         engine.step(Input::Folder { no: there, identity: Identity::Seeder, secrets: secrets() }, now);
         listeners.push(Listener(engine, theirs, there));
         let (conn, at) = (Conn(u64::from(number)), usize::from(number));
-        let up = |conn, peer, side, nonce| Input::Up { conn, peer, side, nonce: [nonce; 32] };
+        let up =
+            |conn, peer, side, nonce| Input::Up { conn, peer, side, place: Place::Other, nonce: [nonce; 32] };
         begin.push((at, up(CONN, peer(9), Side::Listener, 100 + number)));
         begin.push((0, up(conn, peer(number), Side::Dialer, 200 + number)));
     }
@@ -187,7 +188,7 @@ fn frames_for_a_new_entry(folders: u64) -> usize {
     };
     member.step(Input::Folder { no: there, identity, secrets: vec![Zeroizing::new(made.swarm)] }, now);
     member.step(Input::Peers { no: there, peers: vec![(mine, vec![])] }, now);
-    let up = |peer, side, nonce| Input::Up { conn: CONN, peer, side, nonce };
+    let up = |peer, side, nonce| Input::Up { conn: CONN, peer, side, place: Place::Other, nonce };
     let begin = vec![(true, up(theirs, Side::Listener, [3; 32])), (false, up(mine, Side::Dialer, [4; 32]))];
     let first = entry(&made, 1, EntryHash([0; 32]));
     store.entry_add(no, &first).expect("taken");

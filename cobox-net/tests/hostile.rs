@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cobox_net::sync::{Conn, Input, Output, TICK};
+use cobox_net::sync::{Conn, Input, Output, Place, TICK};
 use cobox_net::wire::{CONTACTS_MAX, Contact, Frame};
 use cobox_net::{PeerId, SessionState};
 use cobox_store::format::entry::{Entry, LogHead};
@@ -341,6 +341,95 @@ fn peer_that_has_not_told_what_it_lacks_is_neither_caught_up_nor_behind() {
 }
 
 #[test]
+fn peer_has_told_what_it_knows_when_its_heads_have_come_and_not_before() {
+    let second = key(60);
+    let mut stage = Stage::new(10, &[&second]);
+    let entries = chain(&stage.made, &second, 4);
+    let peer = stage.enter(&second);
+    let status = |stage: &Stage| {
+        let report = stage.engine.report(stage.no).expect("reads").expect("is known");
+        report
+            .into_iter()
+            .map(|(_, status)| status)
+            .find(|status| status.peer == peer.peer)
+            .expect("is there")
+    };
+    let lacks_nothing = Frame::Behind { session: peer.session, packs: 0, bytes: 0, full: false };
+    stage.say(&peer, lacks_nothing);
+    // A recovery that ended here would end with nothing.
+    let early = status(&stage);
+    assert_eq!((early.has_told(), early.entries_to_receive), (false, 0));
+    let heads = vec![LogHead { log: log_of(&second), seq: 4, hash: entries[3].header().hash() }];
+    stage.say(&peer, Frame::LogHeads { session: peer.session, heads });
+    let told = status(&stage);
+    assert_eq!((told.has_told(), told.entries_to_receive), (true, 4));
+    // Who has nothing says so, too.
+    stage.input(Input::Down { conn: peer.conn });
+    let peer = stage.enter(&second);
+    let lacks_nothing = Frame::Behind { session: peer.session, packs: 0, bytes: 0, full: false };
+    stage.say(&peer, lacks_nothing);
+    stage.say(&peer, Frame::LogHeads { session: peer.session, heads: Vec::new() });
+    assert!(status(&stage).has_told());
+}
+
+#[test]
+fn entries_beyond_the_end_of_a_log_are_neither_waited_for_nor_asked_for_again() {
+    let (writer, other) = (key(60), key(61));
+    let mut stage = Stage::new(13, &[&writer, &other]);
+    let entries = chain(&stage.made, &writer, 9);
+    for entry in &entries[..4] {
+        stage.store.entry_add(stage.no, entry).expect("takes");
+    }
+    stage.input(Input::Changed { no: stage.no });
+    let peer = stage.enter(&other);
+    let head = |seq: usize| LogHead {
+        log: log_of(&writer),
+        seq: seq as u64,
+        hash: entries[seq - 1].header().hash(),
+    };
+    stage.say(&peer, Frame::Behind { session: peer.session, packs: 0, bytes: 0, full: false });
+    let outputs = stage.say(&peer, Frame::LogHeads { session: peer.session, heads: vec![head(9)] });
+    assert_eq!(peer.asked(&outputs), Some(5));
+    let to_receive = |stage: &Stage| {
+        let report = stage.engine.report(stage.no).expect("reads").expect("is known");
+        let mut found = report.into_iter().map(|(_, status)| status);
+        let status = found.find(|status| status.peer == peer.peer).expect("is there");
+        (status.entries_to_receive, status.ahead)
+    };
+    assert_eq!(to_receive(&stage), (5, vec![(log_of(&writer), 5)]));
+    // The writer is removed at what is here.
+    let record = stage.made.remove(head(4));
+    stage.store.access_add(stage.no, &record).expect("admitted");
+    stage.input(Input::Changed { no: stage.no });
+    assert_eq!(to_receive(&stage), (0, vec![]));
+    // What was asked for comes all the same, is refused, and is not asked for again.
+    stage.say(&peer, peer.entry(&entries[4]));
+    stage.say(&peer, Frame::EntriesEnd { session: peer.session, log: log_of(&writer), next: 6 });
+    let outputs = stage.pass(Duration::from_secs(60));
+    assert_eq!((peer.asked(&outputs), stage.reached(&writer), to_receive(&stage)), (None, 4, (0, vec![])));
+}
+
+#[test]
+fn peers_that_become_late_one_after_the_other_do_not_have_us_ask_for_ever_more() {
+    const LARGE_FLYING_MAX: usize = 4;
+    let writer = key(60);
+    let slow: Vec<_> = (100..112u8).map(key).collect();
+    let mut stage = Stage::new(11, &[vec![&writer], slow.iter().collect()].concat());
+    stage.entry_of_packs(&writer, 40, 1 << 20);
+    let mut flying = Vec::new();
+    for device in &slow {
+        let peer = stage.enter(device);
+        stage.pass(TICK);
+        // It stands still from here on, as everybody before.
+        stage.input(Input::Late { conn: peer.conn, late: true });
+        stage.pass(TICK);
+        flying.push(stage.fetches.len());
+    }
+    let (first, most) = (LARGE_FLYING_MAX, 2 * LARGE_FLYING_MAX);
+    assert_eq!(flying, [vec![first], vec![most; slow.len() - 1]].concat());
+}
+
+#[test]
 fn folder_with_too_many_connections_loses_the_oldest_of_whoever_has_most() {
     const FOLDER_CONNS_MAX: usize = 128;
     let (crowd, few) = (key(60), key(61));
@@ -370,4 +459,33 @@ fn folder_with_too_many_connections_loses_the_oldest_of_whoever_has_most() {
     let again = stage.enter(&few);
     assert_eq!(stage.closed.len(), 1);
     assert!(![first.conn, again.conn].contains(&stage.closed[0]), "{:?}", stage.closed);
+}
+
+#[test]
+fn device_that_waits_to_be_let_in_keeps_its_place_beside_a_crowd_from_one_place() {
+    const UNLISTED_CONNS_MAX: usize = 16;
+    let (joining, later) = (key(60), key(61));
+    let mut stage = Stage::new(12, &[]);
+    let (house, other, crowd) =
+        (Place::V4([192, 0, 2, 1]), Place::V4([192, 0, 2, 2]), Place::V4([198, 51, 100, 1]));
+    let (first, _) = stage.greet(&joining, house);
+    // Somebody who was removed still knows a past secret, and makes keys as it likes.
+    let mut gone = 0;
+    for at in 100..200u8 {
+        stage.greet(&key(at), crowd);
+        for conn in std::mem::take(&mut stage.closed) {
+            assert_ne!(conn, first.conn, "it was there first, and it is alone");
+            stage.input(Input::Down { conn });
+            gone += 1;
+        }
+    }
+    assert_eq!(gone, 1 + 100 - UNLISTED_CONNS_MAX);
+    // Who comes when all places are taken finds one, too.
+    let (second, _) = stage.greet(&later, other);
+    assert_eq!(stage.closed.len(), 1);
+    assert!(![first.conn, second.conn].contains(&stage.closed[0]));
+    for device in [&joining, &later] {
+        let opened = list(&mut stage, device);
+        assert!(opened.iter().any(|output| matches!(output, Output::Opened { .. })), "{opened:?}");
+    }
 }

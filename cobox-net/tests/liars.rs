@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Output, Side, TICK};
+use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Output, Place, Side, TICK};
 use cobox_net::wire::{Frame, SessionId, decode_frame};
 use cobox_store::blind::{PackStatus, Store, StoreKind};
 use cobox_store::format::SLICE_BYTES;
@@ -281,8 +281,9 @@ impl Sim {
         self.next += 2;
         let nonces = [hash(&here.0.to_le_bytes()), hash(&there.0.to_le_bytes())];
         let me = peer(&self.keys[from]);
-        self.input(from, Input::Up { conn: here, peer: to_peer, side: Side::Dialer, nonce: nonces[0] });
-        self.input(to, Input::Up { conn: there, peer: me, side: Side::Listener, nonce: nonces[1] });
+        let up = |conn, peer, side, nonce| Input::Up { conn, peer, side, place: Place::Other, nonce };
+        self.input(from, up(here, to_peer, Side::Dialer, nonces[0]));
+        self.input(to, up(there, me, Side::Listener, nonces[1]));
     }
 
     /// A connection breaks: what is on the way is lost.

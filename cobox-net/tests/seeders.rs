@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Output, Side, TICK};
+use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Output, Place, Side, TICK};
 use cobox_net::wire::{Frame, GrantAnswer, SessionId, decode_frame};
 use cobox_store::blind::{Batch, Durability, PackStatus, Step, Store, StoreKind, Table, key as row_key};
 use cobox_store::format::SLICE_BYTES;
@@ -222,8 +222,9 @@ impl Sim {
         self.links.insert(id, Link { ends: [(from, here), (to, there)], pipes: Default::default() });
         let (me, nonce) = (peer(&self.keys[from]), |conn: Conn| hash(&conn.0.to_le_bytes()));
         let (mine, theirs) = (nonce(here), nonce(there));
-        self.input(from, Input::Up { conn: here, peer: to_peer, side: Side::Dialer, nonce: mine });
-        self.input(to, Input::Up { conn: there, peer: me, side: Side::Listener, nonce: theirs });
+        let up = |conn, peer, side, nonce| Input::Up { conn, peer, side, place: Place::Other, nonce };
+        self.input(from, up(here, to_peer, Side::Dialer, mine));
+        self.input(to, up(there, me, Side::Listener, theirs));
     }
 
     fn cut(&mut self, id: u64) {

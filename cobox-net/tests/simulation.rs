@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Output, Side, TICK};
+use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Output, Place, Side, TICK};
 use cobox_net::wire::{Frame, decode_frame};
 use cobox_store::blind::{PackStatus, Store, StoreKind};
 use cobox_store::format::SLICE_BYTES;
@@ -204,8 +204,9 @@ impl Sim {
         self.next_wire += 1;
         let nonces = [hash(&here.0.to_le_bytes()), hash(&there.0.to_le_bytes())];
         let me = peer(&self.keys[from]);
-        self.input(from, Input::Up { conn: here, peer: to_peer, side: Side::Dialer, nonce: nonces[0] });
-        self.input(to, Input::Up { conn: there, peer: me, side: Side::Listener, nonce: nonces[1] });
+        let up = |conn, peer, side, nonce| Input::Up { conn, peer, side, place: Place::Other, nonce };
+        self.input(from, up(here, to_peer, Side::Dialer, nonces[0]));
+        self.input(to, up(there, me, Side::Listener, nonces[1]));
     }
 
     /// A connection breaks: what is on the way is lost.
@@ -494,7 +495,7 @@ fn strangers_offers_are_heard_one_at_a_time_and_never_looked_into() {
     let mut engine = Engine::new(store, PeerId::of_key([1; 32]));
     let (conn, now) = (Conn(1), Instant::now());
     let mut step = |input| engine.step(input, now);
-    step(Input::Up { conn, peer: stranger, side: Side::Listener, nonce: [1; 32] });
+    step(Input::Up { conn, peer: stranger, side: Side::Listener, place: Place::Other, nonce: [1; 32] });
     step(Input::Frame { conn, frame: Frame::Hello { nonce: [2; 32] } });
     // No record after the first is genuine, which nobody looks at here.
     let genesis = made.records[0].encode();

@@ -1,7 +1,9 @@
 //! An admin that is behind ends no log of which others have more: with a seeder that holds what a lost device wrote, and
-//! a device recovered from the words to which it comes slowly.
+//! a device recovered from the words to which it comes slowly. And nobody is removed for a caller who gave up waiting.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 
 use cobox_store::format::address::SeederAddress;
 use cobox_tests::http::{exchange, request, unix};
@@ -91,6 +93,50 @@ impl Scene {
         self.again.mount(FOLDER);
         fs::read_dir(&self.again.mount).expect("lists").count()
     }
+}
+
+/// Whether a connected device told what it has.
+fn device_told(device: &Device) -> bool {
+    let socket = unix(&device.home.join("run/api.sock"));
+    let report = exchange(socket, &request("GET", &format!("/v1/folders/{FOLDER}/peers"), &[], None)).json();
+    let peers = report["peers"].as_array().cloned().unwrap_or_default();
+    peers.iter().any(|peer| peer["kind"] == "member" && peer["told"] == true)
+}
+
+#[test]
+fn removal_whose_caller_has_gone_while_it_waited_does_not_happen() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.start();
+    let mut ann = Device::set_up(dir.path(), "ann");
+    ann.start();
+    ann.ctl(&["folder", "create", FOLDER]).ok();
+    ann.ctl(&["seeder", "add", FOLDER, &seeder.address(), "--quota", "1G"]).ok();
+    let others = ["bob", "carol"].map(|name| {
+        let mut device = Device::set_up(dir.path(), name);
+        device.start();
+        let said = ann.ctl(&["folder", "invite", FOLDER, "--role", "write"]).ok();
+        device.ctl(&["folder", "join", said.out.lines().next().expect("a code")]).ok();
+        device
+    });
+    until("a device has told what it has", || device_told(&ann));
+    // The seeder might have more: for three seconds it is waited for.
+    seeder.kill();
+    let mut client = ann.command(&["device", "remove", FOLDER, "bob"]);
+    let mut client = client.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("starts");
+    let mut says = BufReader::new(client.stderr.take().expect("piped"));
+    let mut line = String::new();
+    says.read_line(&mut line).expect("reads");
+    assert!(line.contains("others are asked what they have"), "{line:?}");
+    client.kill().expect("the child is ours");
+    client.wait().expect("the child is ours");
+    // What was asked later waits for as long, and is done: the other would have been before.
+    ann.ctl(&["device", "remove", FOLDER, "carol"]).ok();
+    let said = ann.ctl(&["member", "list", FOLDER, "--json"]).ok();
+    let report: Value = serde_json::from_str(&said.out).expect("JSON");
+    let (members, former) = (report["members"].to_string(), report["former"].to_string());
+    assert!(former.contains("\"carol\"") && members.contains("\"bob\""), "{report}");
+    drop(others);
 }
 
 #[test]

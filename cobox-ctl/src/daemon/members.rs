@@ -283,6 +283,7 @@ impl Daemon {
         who: &str,
         role: PersonRole,
         unseen: Unseen,
+        tell: Tell<'_>,
     ) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let member = find_member(&state, who)?;
@@ -290,7 +291,7 @@ impl Daemon {
             require_other_admin(&state, |_, other| other != member)?;
         }
         if role == PersonRole::Read {
-            self.require_seen(&state, &logs_of(&state, member)?, unseen)?;
+            self.require_seen(&state, &logs_of(&state, member)?, unseen, tell)?;
             // Others may have been removed meanwhile.
             require_other_admin(&state, |_, other| other != member)?;
         }
@@ -298,24 +299,36 @@ impl Daemon {
     }
 
     /// Removes a person.
-    pub fn person_remove(&self, folder: &str, who: &str, unseen: Unseen) -> Outcome<DepartureReport> {
+    pub fn person_remove(
+        &self,
+        folder: &str,
+        who: &str,
+        unseen: Unseen,
+        tell: Tell<'_>,
+    ) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let member = find_member(&state, who)?;
         require_other_admin(&state, |_, other| other != member)?;
-        self.require_seen(&state, &logs_of(&state, member)?, unseen)?;
+        self.require_seen(&state, &logs_of(&state, member)?, unseen, tell)?;
         require_other_admin(&state, |_, other| other != member)?;
         self.depart(&state, member, None, |folder| folder.remove_member(member))
     }
 
     /// Removes one device.
-    pub fn device_remove(&self, folder: &str, which: &str, unseen: Unseen) -> Outcome<DepartureReport> {
+    pub fn device_remove(
+        &self,
+        folder: &str,
+        which: &str,
+        unseen: Unseen,
+        tell: Tell<'_>,
+    ) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let access = state.folder.store().access(state.no())?;
         let fits = |log: &&LogId| is_meant(&log.to_hex(), Some(label(&state.folder, log)), which);
         let found: Vec<LogId> = access.devices.keys().filter(fits).copied().collect();
         let log = single(&found, which, "device")?;
         require_other_admin(&state, |other, _| other != log)?;
-        self.require_seen(&state, &[log], unseen)?;
+        self.require_seen(&state, &[log], unseen, tell)?;
         require_other_admin(&state, |other, _| other != log)?;
         let before = (readable_entries(&state)?, access.epochs.len() as u64);
         let devices = vec![device(&state, &log)];
@@ -324,7 +337,13 @@ impl Daemon {
     }
 
     /// Removes a device that nobody heard of for [`LAPSE_MS`].
-    pub fn device_lapse(&self, folder: &str, which: &str, unseen: Unseen) -> Outcome<DepartureReport> {
+    pub fn device_lapse(
+        &self,
+        folder: &str,
+        which: &str,
+        unseen: Unseen,
+        tell: Tell<'_>,
+    ) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let access = state.folder.store().access(state.no())?;
         let fits = |log: &&LogId| is_meant(&log.to_hex(), Some(label(&state.folder, log)), which);
@@ -332,7 +351,7 @@ impl Daemon {
         let silent = device(&state, &single(&found, which, "device")?);
         let seen = match silent.last_seen_ms {
             Some(ms) if now_ms().saturating_sub(ms) >= LAPSE_MS => {
-                return self.device_remove(folder, &silent.id, unseen);
+                return self.device_remove(folder, &silent.id, unseen, tell);
             }
             Some(ms) => format!("{} wrote last {}", silent.label, cobox_net::shown::time(ms)),
             None => format!("{} never wrote anything", silent.label),
@@ -406,7 +425,7 @@ impl Daemon {
 /// How long a device must be silent before it can be lapsed.
 const LAPSE_MS: u64 = 90 * 24 * 60 * 60 * 1000;
 
-fn asking(what: &str) -> WaitProgress {
+pub(super) fn asking(what: &str) -> WaitProgress {
     WaitProgress {
         stage: "connecting".to_owned(),
         copies_proved: 0,

@@ -102,12 +102,15 @@ fn converse(daemon: &Arc<Daemon>, stream: UnixStream) {
     let stopping = matches!(request, Request::Stop { .. });
     let mut last = None;
     let mut tell = |progress: &WaitProgress| {
+        let gone = || Problem::failed("Nobody listens any more.");
+        if has_hung_up(writer.get_ref()) {
+            return Err(gone());
+        }
         if last.is_some_and(|last: Instant| last.elapsed() < PROGRESS_PAUSE) {
             return Ok(());
         }
         last = Some(Instant::now());
-        write_line(&mut writer, &Reply::Progress(value(progress)?))
-            .map_err(|_| Problem::failed("Nobody listens any more."))
+        write_line(&mut writer, &Reply::Progress(value(progress)?)).map_err(|_| gone())
     };
     let reply = match answer(daemon, request, &mut tell) {
         Ok(value) => Reply::Ok(value),
@@ -119,6 +122,16 @@ fn converse(daemon: &Arc<Daemon>, stream: UnixStream) {
     if stopping && matches!(reply, Reply::Ok(_)) {
         // The client waits for the end of this connection, which is the end of the process.
         std::mem::forget(writer);
+    }
+}
+
+/// Whether the client has gone: after its request it says nothing, and closes its end only with its own.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    use rustix::net::{RecvFlags, recv};
+    let peeked = recv(stream, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    match peeked {
+        Ok((_, count)) => count == 0,
+        Err(error) => !matches!(error, rustix::io::Errno::AGAIN | rustix::io::Errno::INTR),
     }
 }
 
@@ -220,16 +233,16 @@ fn answer_about_people(daemon: &Daemon, request: Request, tell: super::wait::Tel
         }
         Request::MemberList { folder } => value(&daemon.people(&folder)?),
         Request::MemberRole { folder, member, role, unseen } => {
-            value(&daemon.person_role(&folder, &member, role, unseen)?)
+            value(&daemon.person_role(&folder, &member, role, unseen, tell)?)
         }
         Request::MemberRemove { folder, member, unseen } => {
-            value(&daemon.person_remove(&folder, &member, unseen)?)
+            value(&daemon.person_remove(&folder, &member, unseen, tell)?)
         }
         Request::DeviceLapse { folder, device, unseen } => {
-            value(&daemon.device_lapse(&folder, &device, unseen)?)
+            value(&daemon.device_lapse(&folder, &device, unseen, tell)?)
         }
         Request::DeviceRemove { folder, device, unseen } => {
-            value(&daemon.device_remove(&folder, &device, unseen)?)
+            value(&daemon.device_remove(&folder, &device, unseen, tell)?)
         }
         other => answer_about_conflicts(daemon, other),
     }

@@ -7,14 +7,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use cobox_net::{PeerId, SessionState};
+use cobox_net::{PeerId, PeerStatus, SessionState};
 use cobox_store::blind::Access;
 use cobox_store::id::LogId;
 
 use super::Daemon;
 use super::folder::FolderState;
-use super::members::label;
+use super::members::{asking, label};
 use super::status::grants;
+use super::wait::Tell;
 use crate::control::Unseen;
 use crate::exit::{Exit, Outcome, Problem};
 
@@ -24,6 +25,8 @@ const HEARD_WAIT: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(300);
 /// How long seeders that are not connected may take to become so.
 const DIAL_WAIT: Duration = Duration::from_secs(3);
+/// What is waited for.
+const ASKING: &str = "others are asked what they have";
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -45,16 +48,27 @@ enum Others {
 }
 
 impl Daemon {
-    /// Refuses to end these logs while others have entries of them that are not here.
-    pub(super) fn require_seen(&self, state: &FolderState, logs: &[LogId], unseen: Unseen) -> Outcome<()> {
+    /// Refuses to end these logs while others have entries of them that are not here, and where nobody waits for the
+    /// answer any more: who gave up the waiting did not want the removal.
+    pub(super) fn require_seen(
+        &self,
+        state: &FolderState,
+        logs: &[LogId],
+        unseen: Unseen,
+        tell: Tell<'_>,
+    ) -> Outcome<()> {
         if unseen == Unseen::Accept {
             return Ok(());
         }
         let (started, mut quiet_since) = (Instant::now(), None);
         loop {
             let heard = self.heard(state, logs, started.elapsed() < DIAL_WAIT)?;
+            if matches!(heard, Heard::Alone) {
+                return Ok(());
+            }
+            // Before each look and after the last one: nothing is done for who has gone.
+            tell(&asking(ASKING))?;
             match &heard {
-                Heard::Alone => return Ok(()),
                 Heard::Lacking(lacking, others) if lacking.is_empty() => {
                     let since = *quiet_since.get_or_insert_with(Instant::now);
                     let late = started.elapsed() > HEARD_WAIT;
@@ -82,19 +96,24 @@ impl Daemon {
                 peer.session == SessionState::Opening
                     || (peer.session == SessionState::Open && !peer.told_lack)
             });
-        let mut told = peers.iter().filter(|peer| peer.has_told()).peekable();
-        if told.peek().is_none() {
+        if !peers.iter().any(PeerStatus::has_told) {
             return Ok(Heard::Nobody);
         }
-        let mut lacking: BTreeMap<LogId, u64> = BTreeMap::new();
-        // A device that is to go has no say in it: it may claim any number of entries.
-        let others = told.filter(|peer| peer.log.is_none_or(|log| !logs.contains(&log)));
-        for (log, entries) in others.flat_map(|peer| &peer.ahead).filter(|(log, _)| logs.contains(log)) {
-            let most = lacking.entry(*log).or_default();
-            *most = (*most).max(*entries);
-        }
-        Ok(Heard::Lacking(lacking, if opening { Others::Coming } else { Others::None }))
+        Ok(Heard::Lacking(lacking(&peers, logs), if opening { Others::Coming } else { Others::None }))
     }
+}
+
+/// Entries of these logs that peers have and we do not, by device, as far as the peers told.
+fn lacking(peers: &[PeerStatus], logs: &[LogId]) -> BTreeMap<LogId, u64> {
+    // A device that is to go has no say in it: it may claim any number of entries.
+    let goes = |peer: &PeerStatus| peer.log.is_some_and(|log| logs.contains(&log));
+    let others = peers.iter().filter(|peer| peer.has_told() && !goes(peer));
+    let mut lacking: BTreeMap<LogId, u64> = BTreeMap::new();
+    for (log, entries) in others.flat_map(|peer| &peer.ahead).filter(|(log, _)| logs.contains(log)) {
+        let most = lacking.entry(*log).or_default();
+        *most = (*most).max(*entries);
+    }
+    lacking
 }
 
 /// Whether nobody is left who could have anything of these logs that is not here.
@@ -123,5 +142,56 @@ fn problem(state: &FolderState, heard: &Heard) -> Problem {
             "Nobody of the folder has said what it has, so there may be entries that are not here. A removal now would leave them out.",
             hint,
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cobox_net::{Path, PeerKind};
+
+    use super::*;
+
+    /// A peer that told that it has so many entries of these logs beyond ours; a seeder where it is no device.
+    fn peer(number: u8, log: Option<LogId>, ahead: &[(LogId, u64)]) -> PeerStatus {
+        PeerStatus {
+            peer: PeerId::of_key([number; 32]),
+            kind: if log.is_some() { PeerKind::Member } else { PeerKind::Seeder },
+            log,
+            since_ms: None,
+            path: Path::Direct,
+            transport: None,
+            rtt_ms: None,
+            session: SessionState::Open,
+            error: None,
+            note: None,
+            knows_access: true,
+            told_lack: true,
+            entries_behind: 0,
+            packs_to_send: 0,
+            bytes_to_send: 0,
+            entries_to_receive: ahead.iter().map(|(_, entries)| *entries).sum(),
+            ahead: ahead.to_vec(),
+            packs_to_receive: 0,
+            bytes_to_receive: 0,
+            full: false,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rate: 0,
+        }
+    }
+
+    #[test]
+    fn device_that_is_to_be_removed_has_no_say_in_what_others_have_of_it() {
+        let (goes, stays) = (LogId([1; 32]), LogId([2; 32]));
+        let claims = peer(1, Some(goes), &[(goes, u64::MAX)]);
+        assert_eq!(lacking(std::slice::from_ref(&claims), &[goes]), BTreeMap::new());
+        let seeder = peer(2, None, &[(goes, 2), (stays, 7)]);
+        let other = peer(3, Some(stays), &[(goes, 3)]);
+        let silent = PeerStatus { told_lack: false, ..peer(4, None, &[(goes, 9)]) };
+        let all = [claims, seeder, other, silent];
+        assert_eq!(lacking(&all, &[goes]), BTreeMap::from([(goes, 3)]));
+        // A second device of the person that is to go speaks for neither.
+        let both = BTreeMap::from([(goes, 2), (stays, 7)]);
+        assert_eq!(lacking(&all, &[goes, stays]), both);
     }
 }

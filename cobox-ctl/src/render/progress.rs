@@ -97,6 +97,9 @@ impl Progress {
 }
 
 fn message(step: &WaitProgress) -> String {
+    if step.bytes_total == 0 && step.copies_wanted == 0 && !step.missing.is_empty() {
+        return step.missing.clone();
+    }
     let amount = if step.stage == "receiving" {
         format!("{} of {} entries", step.bytes_done, step.bytes_total)
     } else {
@@ -135,5 +138,8 @@ mod tests {
             missing: String::new(),
         };
         assert_eq!(message(&step), "1.0 MiB of 3.0 MiB, 976.6 KiB/s, 2.0 s to go, 0 of 1 copies proved");
+        let missing = "others are asked what they have".to_owned();
+        let asking = WaitProgress { copies_wanted: 0, bytes_total: 0, rate: 0, missing, ..step };
+        assert_eq!(message(&asking), "others are asked what they have");
     }
 }

@@ -392,8 +392,8 @@ fn inode_that_nobody_heard_of_is_forgotten_and_made_again() {
     let ino = world.ino(0, "tmp");
     world.unlink(0, "tmp");
     let device = &mut world.devices[0];
-    let rows = device.rows.clone();
-    let read = |key: &super::RowKey| Ok(rows.get(key).cloned());
+    let before = device.clone();
+    let read = |key: &super::RowKey| Ok(before.row(key));
     let mut tx = super::Tx::new(&read, &super::sim::name_hash);
     super::forget_unpublished(&mut tx, ino).expect("memory can be read");
     for (key, row) in tx.into_changes() {
@@ -438,10 +438,10 @@ fn create_and_unlink_touch_as_few_rows_in_a_large_directory_as_in_a_small() {
         device.apply_group(0, &group);
     }
     let group = make(device, 20_000);
-    let (reads, rows) = (Cell::new(0), device.rows.clone());
+    let (reads, before) = (Cell::new(0), device.clone());
     let read = |key: &super::RowKey| {
         reads.set(reads.get() + 1);
-        Ok(rows.get(key).cloned())
+        Ok(before.row(key))
     };
     let mut tx = super::Tx::new(&read, &super::sim::name_hash);
     for (id, op) in group.with_ids(0) {

@@ -12,6 +12,7 @@ use cobox_store::format::content::Content;
 use cobox_store::format::op::{AttrChange, Kind, Op, OpGroup, is_legal_name};
 use cobox_store::id::{Ino, OpId, derive};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Deterministic numbers (splitmix64), so that a seed is a history.
 pub struct Dice(pub u64);
@@ -36,10 +37,10 @@ pub struct Written {
     pub deps: Vec<usize>,
 }
 
-/// One device's rows.
+/// One device's rows, behind pointers: what the exhaustive model plays shares most of them.
 #[derive(Clone)]
 pub struct Device {
-    pub rows: BTreeMap<RowKey, Row>,
+    pub rows: BTreeMap<RowKey, Arc<Row>>,
     pub applied: Vec<usize>,
     pub hlc: u64,
     pub policy: Policy,
@@ -70,15 +71,18 @@ impl Device {
         Self { rows: BTreeMap::new(), applied: vec![0; devices], hlc: 0, policy }
     }
 
+    pub fn row(&self, key: &RowKey) -> Option<Row> {
+        self.rows.get(key).map(|row| Row::clone(row))
+    }
+
     pub fn view<T>(&self, ask: impl FnOnce(&View<'_>) -> T) -> T {
-        let read = |key: &RowKey| Ok(self.rows.get(key).cloned());
+        let read = |key: &RowKey| Ok(self.row(key));
         let notes = || Ok(self.notes());
         ask(&View::new(&read, &name_hash, &label, &notes, self.policy))
     }
 
     pub fn apply_group(&mut self, log: usize, group: &OpGroup) {
-        let rows = &self.rows;
-        let read = |key: &RowKey| Ok(rows.get(key).cloned());
+        let read = |key: &RowKey| Ok(self.row(key));
         let mut tx = Tx::new(&read, &name_hash);
         for (id, op) in group.with_ids(log as u64) {
             apply(&mut tx, id, op, &self.policy).expect("memory can be read");
@@ -86,7 +90,7 @@ impl Device {
         let changes: Vec<_> = tx.into_changes().collect();
         for (key, row) in changes {
             match row {
-                Some(row) => drop(self.rows.insert(key, row)),
+                Some(row) => drop(self.rows.insert(key, Arc::new(row))),
                 None => drop(self.rows.remove(&key)),
             }
         }
@@ -107,8 +111,8 @@ impl Device {
 
     /// The process dies and reads its rows again.
     pub fn restart(&mut self) {
-        let read = |(key, row): (&RowKey, &Row)| {
-            (key.clone(), read_again(key, row).expect("what was stored can be read"))
+        let read = |(key, row): (&RowKey, &Arc<Row>)| {
+            (key.clone(), Arc::new(read_again(key, row).expect("what was stored can be read")))
         };
         self.rows = self.rows.iter().map(read).collect();
     }
@@ -118,7 +122,7 @@ impl Device {
         self.view(|view| {
             let mut names = Vec::new();
             for (key, row) in &self.rows {
-                if let (RowKey::Dirent(parent, _), Row::Dirent(slot)) = (key, row) {
+                if let (RowKey::Dirent(parent, _), Row::Dirent(slot)) = (key, &**row) {
                     let shown = view.visible_names(*parent, slot).expect("memory can be read");
                     names.extend(shown.into_iter().map(|shown| (*parent, shown)));
                 }
@@ -131,7 +135,7 @@ impl Device {
         let mut picture = Picture::default();
         picture.nodes.insert(Ino::ROOT, node_picture(self, Ino::ROOT, &super::row::NodeRow::root()));
         for (key, row) in &self.rows {
-            match (key, row) {
+            match (key, &**row) {
                 (RowKey::Node(ino), Row::Node(node)) => {
                     picture.nodes.insert(*ino, node_picture(self, *ino, node));
                 }
@@ -158,17 +162,17 @@ impl Device {
         let mut children: BTreeMap<Ino, u64> = BTreeMap::new();
         let mut listed: BTreeMap<Ino, u64> = BTreeMap::new();
         for (key, row) in &self.rows {
-            assert_eq!(read_again(key, row).as_ref(), Ok(row), "rows round-trip");
+            assert_eq!(read_again(key, row).as_ref(), Ok(&**row), "rows round-trip");
             let first = Row::decode(key, &row.encode_first(), &Shorts::default());
-            assert_eq!(first.as_ref(), Ok(row), "rows of the first version are read");
-            if let (RowKey::Dirent(parent, _), Row::Dirent(slot)) = (key, row) {
+            assert_eq!(first.as_ref(), Ok(&**row), "rows of the first version are read");
+            if let (RowKey::Dirent(parent, _), Row::Dirent(slot)) = (key, &**row) {
                 assert!(!slot.entries.is_empty(), "no empty slot");
                 *children.entry(*parent).or_default() += slot.entries.len() as u64;
                 for entry in &slot.entries {
                     *listed.entry(entry.ino).or_default() += 1;
                 }
             }
-            if let (RowKey::Link(_), Row::Link(link)) = (key, row)
+            if let (RowKey::Link(_), Row::Link(link)) = (key, &**row)
                 && link.listed == Listed::Yes
             {
                 self.check_way_to_root(link.place().expect("a listed link stands somewhere").parent);
@@ -178,7 +182,7 @@ impl Device {
         let noted: BTreeSet<Note> = rows.filter_map(|(key, row)| row.note(key)).collect();
         assert_eq!(self.notes(), noted.into_iter().collect::<Vec<_>>(), "notes are kept up");
         for (key, row) in &self.rows {
-            let (RowKey::Node(ino), Row::Node(node)) = (key, row) else { continue };
+            let (RowKey::Node(ino), Row::Node(node)) = (key, &**row) else { continue };
             let names = listed.get(ino).copied().unwrap_or(0);
             assert_eq!(node.visible_children, children.get(ino).copied().unwrap_or(0), "children of {ino}");
             assert!(node.kind != Kind::Dir || names <= 1, "a directory has one parent");
@@ -200,8 +204,12 @@ impl Device {
             if dir == Ino::ROOT {
                 return;
             }
-            let Some(Row::Node(node)) = self.rows.get(&RowKey::Node(dir)) else { panic!("orphan") };
-            let Some(Row::Link(link)) = self.rows.get(&RowKey::Link(node.links[0])) else { panic!("orphan") };
+            let Some(Row::Node(node)) = self.rows.get(&RowKey::Node(dir)).map(|row| &**row) else {
+                panic!("orphan")
+            };
+            let Some(Row::Link(link)) = self.rows.get(&RowKey::Link(node.links[0])).map(|row| &**row) else {
+                panic!("orphan")
+            };
             assert_eq!(link.listed, Listed::Yes, "who has a visible child is visible");
             dir = link.place().expect("a directory stands somewhere").parent;
         }

@@ -225,8 +225,9 @@ impl Engine {
             let Some(session) = session else { continue };
             for (log, seq) in &session.theirs {
                 let ours = folder.heads.get(log).map_or(0, |head| head.seq);
+                let seq = Self::coming(folder, log, *seq);
                 let bad = session.bad_logs.get(log).copied().filter(|until| now < *until);
-                if *seq <= ours || folder.pulls.contains_key(log) {
+                if seq <= ours || folder.pulls.contains_key(log) {
                     continue;
                 }
                 if let Some(until) = bad {
@@ -389,15 +390,29 @@ impl Engine {
         self.dirty.insert(no);
     }
 
-    /// Entries of ours beyond `theirs`, and the other way round.
-    pub(super) fn distance(heads: &BTreeMap<LogId, LogHead>, theirs: &BTreeMap<LogId, u64>) -> (u64, u64) {
+    /// The last entry of a log that may come from a peer that holds so many: a log whose device does not write any more
+    /// has an end, and what lies beyond it is refused.
+    pub(super) fn coming(folder: &Folder, log: &LogId, theirs: u64) -> u64 {
+        let device = folder.branches.origin(log);
+        let end = folder.access.ends.get(&device).filter(|_| !folder.access.may_write(&device));
+        end.map_or(theirs, |end| theirs.min(end.seq))
+    }
+
+    /// Entries of ours beyond a peer's, and those of its that may come.
+    pub(super) fn distance(
+        folder: &Folder,
+        heads: &BTreeMap<LogId, LogHead>,
+        theirs: &BTreeMap<LogId, u64>,
+    ) -> (u64, u64) {
         let behind = heads
             .values()
             .map(|head| head.seq.saturating_sub(theirs.get(&head.log).copied().unwrap_or(0)))
             .fold(0, u64::saturating_add);
         let ahead = theirs
             .iter()
-            .map(|(log, seq)| seq.saturating_sub(heads.get(log).map_or(0, |head| head.seq)))
+            .map(|(log, seq)| {
+                Self::coming(folder, log, *seq).saturating_sub(heads.get(log).map_or(0, |head| head.seq))
+            })
             .fold(0, u64::saturating_add);
         (behind, ahead)
     }

@@ -15,6 +15,7 @@ mod handshake;
 mod join;
 mod near;
 mod offers;
+mod place;
 mod plan;
 mod printed;
 mod reach;
@@ -38,6 +39,7 @@ use cobox_store::id::{FolderId, FolderNo, LogId, PackId};
 pub use asks::{Ask, Failure, Reply};
 pub use dial::{Dialer, LINKS, PAUSE_MAX, PAUSE_MIN, SHUFFLE_EVERY, Want};
 pub use handshake::{Binding, SESSION_CONTEXT, Speaker, signed_bytes};
+pub use place::Place;
 pub use plan::SMALL_BYTES_MAX;
 pub use seeding::{Ordered, PAPERS_MAX};
 
@@ -110,7 +112,7 @@ pub enum Fetched {
 /// What happened.
 pub enum Input {
     /// A control stream is ready. `nonce` is fresh randomness.
-    Up { conn: Conn, peer: PeerId, side: Side, nonce: [u8; 32] },
+    Up { conn: Conn, peer: PeerId, side: Side, place: Place, nonce: [u8; 32] },
     /// A connection ended.
     Down { conn: Conn },
     /// Dialing a peer failed.
@@ -246,7 +248,7 @@ impl Engine {
     /// Takes one input and says what follows from it.
     pub fn step(&mut self, input: Input, now: Instant) -> Vec<Output> {
         match input {
-            Input::Up { conn, peer, side, nonce } => self.up(conn, peer, side, nonce, now),
+            Input::Up { conn, peer, side, place, nonce } => self.up(conn, peer, (side, place), nonce, now),
             Input::Down { conn } => self.down(conn, now),
             Input::DialFailed { peer, error } => {
                 self.dialer.failed(peer, error, now);
@@ -308,11 +310,12 @@ impl Engine {
         session.is_open().then_some(session.no)
     }
 
-    fn up(&mut self, conn: Conn, peer: PeerId, side: Side, nonce: [u8; 32], now: Instant) {
+    fn up(&mut self, conn: Conn, peer: PeerId, (side, place): (Side, Place), nonce: [u8; 32], now: Instant) {
         self.dialer.up(peer);
         let connection = Connection {
             peer,
             side,
+            place,
             nonce,
             their_nonce: None,
             // The dialer's sessions are even, the listener's odd.

@@ -122,7 +122,7 @@ impl Engine {
             status.kind = session.kind;
         }
         status.log = session.log.or(status.log);
-        let (behind, to_receive) = Self::distance(heads, &session.theirs);
+        let (behind, to_receive) = Self::distance(folder, heads, &session.theirs);
         status.entries_to_receive = to_receive;
         status.ahead = Self::ahead(folder, heads, session);
         status.told_lack = session.lack.is_some() && session.told_heads;
@@ -154,11 +154,12 @@ impl Engine {
 }
 
 impl Engine {
-    /// How many entries of each device a peer said that it holds and we do not, the branches of a log together.
+    /// How many entries of each device a peer said that it holds and may come here, the branches of a log together.
     fn ahead(folder: &Folder, heads: &BTreeMap<LogId, LogHead>, session: &Session) -> Vec<(LogId, u64)> {
         let mut ahead: BTreeMap<LogId, u64> = BTreeMap::new();
         for (log, seq) in &session.theirs {
-            let more = seq.saturating_sub(heads.get(log).map_or(0, |head| head.seq));
+            let more =
+                Self::coming(folder, log, *seq).saturating_sub(heads.get(log).map_or(0, |head| head.seq));
             if more > 0 {
                 let device = ahead.entry(folder.branches.origin(log)).or_default();
                 // What the peer said itself may be any number.

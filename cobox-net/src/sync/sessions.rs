@@ -1,5 +1,6 @@
 //! Opening folders on a connection: who may see what, decided once per session.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use cobox_store::id::{FolderNo, LogId, MemberId};
 
 use super::handshake::{Binding, Speaker};
 use super::state::{Folder, Session, Stage};
-use super::{Conn, Engine, FULL_WAIT, HANDSHAKE_WAIT, Identity, Output, Side};
+use super::{Conn, Engine, FULL_WAIT, HANDSHAKE_WAIT, Identity, Output, Place, Side};
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
 use crate::tally::Refusal;
@@ -25,6 +26,15 @@ const FOLDER_CONNS_MAX: usize = 128;
 const UNLISTED_CONNS_MAX: usize = 16;
 /// How long a refused folder is not offered again.
 const REFUSED_WAIT: std::time::Duration = FULL_WAIT;
+
+/// Who shares the places of a folder, so that those with the most give way.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Crowd {
+    /// The devices of a person; all seeders.
+    Person(Option<MemberId>),
+    /// Who is not listed and comes from one place: keys, and peer ids, anybody makes as many as it likes.
+    Place(Place),
+}
 
 impl Engine {
     fn binding(&self, conn: Conn, session: SessionId, opener: Side) -> Option<Binding> {
@@ -286,29 +296,34 @@ impl Engine {
         self.thin_out(no, stage, log);
     }
 
-    /// Closes a connection where a device, or a folder, has too many: the oldest of the device, or of the person with
-    /// the most. Else one member could take all places of the node.
+    /// Closes a connection where a device, or a folder, has too many: the oldest of the device, or of the crowd with the
+    /// most. Else one member could take all places of the node, and one who was removed all of those who are to be let in.
     fn thin_out(&mut self, no: FolderNo, stage: Stage, log: Option<LogId>) {
         let Some(folder) = self.folders.get(&no) else { return };
         let inbound = folder.sessions.iter().filter_map(|(conn, id)| {
             let connection = self.conns.get(conn).filter(|it| it.side == Side::Listener)?;
             let session = connection.sessions.get(id).filter(|session| session.stage == stage)?;
-            Some((*conn, session.log))
+            Some((*conn, session.log, connection.place))
         });
-        let inbound: Vec<(Conn, Option<LogId>)> = inbound.collect();
-        let owner = |log: &Option<LogId>| {
-            let device = log.and_then(|log| folder.access.devices.get(&log));
-            device.map(|device| device.member)
+        let inbound: Vec<(Conn, Option<LogId>, Place)> = inbound.collect();
+        let crowd = |log: Option<LogId>, place: Place| match stage {
+            Stage::Open => {
+                let device = log.and_then(|log| folder.access.devices.get(&log));
+                Crowd::Person(device.map(|device| device.member))
+            }
+            _ => Crowd::Place(place),
         };
-        let own = || inbound.iter().filter(|(_, other)| log.is_some() && *other == log);
+        let own = || inbound.iter().filter(|(_, other, _)| log.is_some() && *other == log);
         let most = if stage == Stage::Open { FOLDER_CONNS_MAX } else { UNLISTED_CONNS_MAX };
         let spare = if own().count() > DEVICE_CONNS_MAX {
-            own().map(|(conn, _)| *conn).min()
+            own().map(|(conn, ..)| *conn).min()
         } else if inbound.len() > most {
-            let mut of: BTreeMap<Option<MemberId>, Vec<Conn>> = BTreeMap::new();
-            inbound.iter().for_each(|(conn, log)| of.entry(owner(log)).or_default().push(*conn));
-            let crowd = of.values().max_by_key(|conns| conns.len());
-            crowd.and_then(|conns| conns.iter().min().copied())
+            let mut of: BTreeMap<Crowd, Vec<Conn>> = BTreeMap::new();
+            inbound
+                .iter()
+                .for_each(|(conn, log, place)| of.entry(crowd(*log, *place)).or_default().push(*conn));
+            let crowds = of.values().filter_map(|conns| Some((conns.len(), Reverse(*conns.iter().min()?))));
+            crowds.max().map(|(_, Reverse(conn))| conn)
         } else {
             None
         };

@@ -10,7 +10,7 @@ use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
 
 use super::contacts::Teller;
-use super::{Conn, Identity, Side};
+use super::{Conn, Identity, Place, Side};
 use crate::node::SwarmKey;
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
@@ -20,6 +20,8 @@ use crate::wire::{Contact, SessionId};
 pub(super) struct Connection {
     pub peer: PeerId,
     pub side: Side,
+    /// Where it comes from, where the peer dialed.
+    pub place: Place,
     pub nonce: [u8; 32],
     pub their_nonce: Option<[u8; 32]>,
     pub next_session: u32,

@@ -316,3 +316,89 @@ impl Asks {
         Some((frame, kib(bytes), asking))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use cobox_store::id::FolderNo;
+    use futures::{AsyncRead, AsyncWrite};
+
+    use super::super::room::Name;
+    use super::*;
+
+    /// A line that brings so much, and takes so much, and then stands still.
+    struct Thin {
+        brings: Vec<u8>,
+        takes: usize,
+    }
+
+    impl AsyncRead for Thin {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut [u8],
+        ) -> Poll<std::io::Result<usize>> {
+            let count = buffer.len().min(self.brings.len());
+            if count == 0 {
+                return Poll::Pending;
+            }
+            buffer[..count].copy_from_slice(&self.brings[..count]);
+            self.brings.drain(..count);
+            Poll::Ready(Ok(count))
+        }
+    }
+
+    impl AsyncWrite for Thin {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            let count = buffer.len().min(self.takes);
+            self.takes -= count;
+            if count == 0 { Poll::Pending } else { Poll::Ready(Ok(count)) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn line(brings: Vec<u8>, takes: usize) -> ByteStream {
+        Box::pin(Thin { brings, takes })
+    }
+
+    #[test]
+    fn large_frame_that_is_on_its_way_is_a_sign_of_life_in_both_directions() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("builds");
+        runtime.block_on(async {
+            let half = 4 + FRAME_BYTES_MAX / 2;
+            let parts = (FRAME_BYTES_MAX / 2 / PART_BYTES) as u64;
+            let moved = Arc::new(AtomicU64::new(0));
+            let length = u32::try_from(FRAME_BYTES_MAX).expect("a mebibyte").to_le_bytes();
+            let arrived = [&length[..], &vec![7; FRAME_BYTES_MAX / 2]].concat();
+            let mut stream = BufReader::new(line(arrived, 0).split().0);
+            let member = || vec![Party { folder: FolderNo(1), who: Name([1; 32]) }];
+            let rooms = Rooms::default();
+            let reading = read_one(&mut stream, &rooms, &moved, member);
+            tokio::pin!(reading);
+            assert!(futures::poll!(reading.as_mut()).is_pending());
+            assert_eq!(moved.load(Ordering::Relaxed), parts, "half of it has come");
+
+            let (outbox, end) = outbox();
+            let moved = Arc::new(AtomicU64::new(0));
+            outbox.sender.send(vec![7; FRAME_BYTES_MAX]).expect("is queued");
+            let writing =
+                write_loop(line(Vec::new(), half).split().1, end, Tap::default(), Arc::clone(&moved));
+            tokio::pin!(writing);
+            assert!(futures::poll!(writing.as_mut()).is_pending());
+            assert_eq!(moved.load(Ordering::Relaxed), 1 + parts, "its length and half of it have gone");
+        });
+    }
+}

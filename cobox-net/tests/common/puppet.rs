@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Binding, Conn, Engine, Identity, Input, Output, Side, Speaker, TICK, signed_bytes};
+use cobox_net::sync::{
+    Binding, Conn, Engine, Identity, Input, Output, Place, Side, Speaker, TICK, signed_bytes,
+};
 use cobox_net::wire::{Contact, Frame, Proof, SessionId};
 use cobox_store::blind::{Store, StoreKind};
 use cobox_store::format::entry::{Entry, Header};
-use cobox_store::id::{EntryHash, EpochId, FolderNo, LogId, hash};
+use cobox_store::format::pack::PackRef;
+use cobox_store::id::{EntryHash, EpochId, FolderNo, LogId, PackId, hash};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
 
@@ -31,6 +34,8 @@ pub struct Stage {
     pub now: Instant,
     /// Connections that the engine wanted closed.
     pub closed: Vec<Conn>,
+    /// Connections over which it asked for packs, once for each.
+    pub fetches: Vec<Conn>,
     next: u64,
     _dir: tempfile::TempDir,
 }
@@ -98,7 +103,8 @@ impl Stage {
         let founder = made.founder.clone();
         let engine = Engine::new(Arc::clone(&store), peer_of(&founder));
         let now = Instant::now();
-        let mut stage = Self { engine, store, no, made, now, closed: Vec::new(), next: 1, _dir: dir };
+        let mut stage =
+            Self { engine, store, no, made, now, closed: vec![], fetches: vec![], next: 1, _dir: dir };
         let identity = Identity::Member {
             log: log_of(&founder),
             signer: Arc::new(move |text| founder.sign(&signed_bytes(text)).to_bytes()),
@@ -112,6 +118,10 @@ impl Stage {
         let outputs = self.engine.step(input, self.now);
         self.closed.extend(outputs.iter().filter_map(|output| match output {
             Output::Close { conn } => Some(*conn),
+            _ => None,
+        }));
+        self.fetches.extend(outputs.iter().filter_map(|output| match output {
+            Output::Fetch { conn, .. } => Some(*conn),
             _ => None,
         }));
         outputs
@@ -130,10 +140,20 @@ impl Stage {
 
     /// A device dials the engine and proves the folder.
     pub fn enter(&mut self, key: &SigningKey) -> Puppet {
+        let (puppet, outputs) = self.greet(key, Place::Other);
+        assert!(
+            outputs.iter().any(|output| matches!(output, Output::Opened { .. })),
+            "the session is not open: {outputs:?}"
+        );
+        puppet
+    }
+
+    /// The same from somewhere, also by a device that is not listed; what the engine does then.
+    pub fn greet(&mut self, key: &SigningKey, place: Place) -> (Puppet, Vec<Output>) {
         let (conn, session, peer) = (Conn(self.next), SessionId(2), peer_of(key));
         self.next += 1;
         let nonces = [hash(&conn.0.to_le_bytes()), hash(&[conn.0.to_le_bytes(), [1; 8]].concat())];
-        self.input(Input::Up { conn, peer, side: Side::Listener, nonce: nonces[0] });
+        self.input(Input::Up { conn, peer, side: Side::Listener, place, nonce: nonces[0] });
         self.input(Input::Frame { conn, frame: Frame::Hello { nonce: nonces[1] } });
         let binding = Binding {
             opener: peer,
@@ -149,11 +169,7 @@ impl Stage {
         let transcript = binding.transcript(self.made.id(), Speaker::Opener, &log.0);
         let who = Proof::Member { log, signature: key.sign(&signed_bytes(&transcript)).to_bytes() };
         let outputs = self.input(Input::Frame { conn, frame: Frame::Confirm { session, who } });
-        assert!(
-            outputs.iter().any(|output| matches!(output, Output::Opened { .. })),
-            "the session is not open: {outputs:?}"
-        );
-        Puppet { conn, session, peer, key: key.clone() }
+        (Puppet { conn, session, peer, key: key.clone() }, outputs)
     }
 
     /// A peer sends a frame.
@@ -163,6 +179,26 @@ impl Stage {
 
     pub fn say_contacts(&mut self, from: &Puppet, contacts: Vec<Contact>) -> Vec<Output> {
         self.say(from, Frame::Contacts { session: from.session, contacts })
+    }
+
+    /// Takes a device's first entry, which lists packs that nobody has sent yet.
+    pub fn entry_of_packs(&mut self, key: &SigningKey, packs: u8, size: u64) {
+        let pack = |at: u8| PackRef { id: PackId(hash(&[at])), size };
+        let body = bytes(1, 100);
+        let header = Header {
+            folder: self.made.id(),
+            log: log_of(key),
+            seq: 1,
+            prev: EntryHash([0; 32]),
+            access_heads: vec![self.made.epoch],
+            epoch: EpochId(self.made.epoch.0),
+            packs: (0..packs).map(pack).collect(),
+            body_size: 100,
+            body_hash: hash(&body),
+        };
+        let signature = key.sign(&header.signed_bytes()).to_bytes();
+        self.store.entry_add(self.no, &Entry::new(header, signature, body)).expect("takes");
+        self.input(Input::Changed { no: self.no });
     }
 
     /// How many entries of a device are here.

@@ -16,7 +16,7 @@ use super::Asks;
 use crate::error::{Error, Result};
 
 /// A stream that owes something is late when it brought neither a frame nor [`LATE_BYTES`] for so long.
-const LATE_WAIT: Duration = Duration::from_secs(3);
+pub(super) const LATE_WAIT: Duration = Duration::from_secs(3);
 /// See [`LATE_WAIT`]: some 10 kbit/s.
 pub(super) const LATE_BYTES: u64 = 4096;
 /// How often that is looked at.
@@ -97,6 +97,43 @@ impl Asks {
     }
 }
 
+/// Both, of one stream.
+pub(super) struct Watch {
+    pace: Pace,
+    share: Share,
+}
+
+impl Watch {
+    pub(super) const fn new(arrived: (u64, u64), now: Instant) -> Self {
+        let pace = Pace { arrived, moved_at: now, late: false };
+        Self { pace, share: Share { bytes: arrived.1, began: now } }
+    }
+
+    /// Leaves credit of the node's to others, and tells whether the stream is late now, where that has changed.
+    ///
+    /// # Errors
+    /// When something is owed and nothing comes: then the stream is to end.
+    pub(super) fn step(
+        &mut self,
+        asks: &mut Asks,
+        arrived: (u64, u64),
+        now: Instant,
+    ) -> Result<Option<bool>> {
+        let owes = !asks.pending.is_empty();
+        if owes && asks.heard_at.is_some_and(|heard| now.duration_since(heard) > STALL_WAIT) {
+            return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
+        }
+        let change = self.pace.look(owes, arrived, now);
+        let kept = self.share.look(owes, arrived.1, now);
+        if self.pace.late {
+            asks.keep(0);
+        } else if let Some(slices) = kept {
+            asks.keep(slices);
+        }
+        Ok(change)
+    }
+}
+
 /// Says when the stream is late; ends it when something is owed and nothing comes.
 pub(super) async fn watch(
     asks: Arc<Mutex<Asks>>,
@@ -104,28 +141,12 @@ pub(super) async fn watch(
     late: Arc<dyn Fn(bool) + Send + Sync>,
 ) -> Result<()> {
     let count = || (arrived.frames.load(Ordering::Relaxed), arrived.bytes.load(Ordering::Relaxed));
-    let began = Instant::now();
-    let mut pace = Pace { arrived: count(), moved_at: began, late: false };
-    let mut share = Share { bytes: count().1, began };
+    let mut watch = Watch::new(count(), Instant::now());
     loop {
         tokio::time::sleep(WATCH_EVERY).await;
-        let (owes, silent) = {
-            let asks = asks.lock();
-            let silent = asks.heard_at.is_some_and(|heard| heard.elapsed() > STALL_WAIT);
-            (!asks.pending.is_empty(), silent)
-        };
-        if owes && silent {
-            return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
-        }
-        let (now, count) = (Instant::now(), count());
-        if let Some(now_late) = pace.look(owes, count, now) {
+        let change = watch.step(&mut asks.lock(), count(), Instant::now())?;
+        if let Some(now_late) = change {
             late(now_late);
-        }
-        let kept = share.look(owes, count.1, now);
-        if pace.late {
-            asks.lock().keep(0);
-        } else if let Some(slices) = kept {
-            asks.lock().keep(slices);
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::CREDIT_SLICES;
-use super::pace::{LATE_BYTES, Pace, Share};
+use super::super::STALL_WAIT;
+use super::pace::{LATE_BYTES, LATE_WAIT, Pace, Share, Watch};
 use super::*;
 
 #[test]
@@ -110,4 +111,43 @@ fn slices_that_were_not_asked_for_end_the_stream() {
     assert!(hand_on(&mut asks, frame(1, 2)).is_err(), "past the end");
     assert!(hand_on(&mut asks, frame(2, 0)).is_err(), "another ask");
     assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode()).is_err(), "too early");
+}
+
+/// A stream that owes all that its own credit and the node's allow: its asks, and how much it owes.
+fn owing_all(credit: &Arc<Semaphore>) -> (Asks, u32) {
+    let (own, mut asks, mut owed) = (Arc::new(Semaphore::new(STREAM_SLICES)), Asks::default(), 0);
+    let share = u32::try_from(ASK_SLICES).expect("few");
+    while let Ok(of_stream) = Arc::clone(&own).try_acquire_many_owned(share) {
+        let Ok(of_node) = Arc::clone(credit).try_acquire_many_owned(share) else { break };
+        let permit = Some(Permit(of_stream, Some(of_node)));
+        owed += share;
+        asks.pending.insert(owed, Pending { permit, end: ASK_SLICES, ..pending(None) });
+    }
+    asks.heard_at = Some(Instant::now());
+    (asks, owed)
+}
+
+#[test]
+fn two_streams_that_stand_still_leave_the_nodes_credit_to_others() {
+    let credit = Arc::new(Semaphore::new(CREDIT_SLICES));
+    let ((mut one, first), (mut other, second)) = (owing_all(&credit), owing_all(&credit));
+    assert_eq!((first as usize, (first + second) as usize), (STREAM_SLICES, CREDIT_SLICES));
+    assert_eq!(credit.available_permits(), 0, "nobody else may ask for anything");
+    let began = Instant::now();
+    let late = began + LATE_WAIT + Duration::from_millis(1);
+    for asks in [&mut one, &mut other] {
+        let mut watch = Watch::new((0, 0), began);
+        assert!(matches!(watch.step(asks, (0, 0), began + LATE_WAIT), Ok(None)));
+        assert!(matches!(watch.step(asks, (0, 0), late), Ok(Some(true))));
+    }
+    assert_eq!(credit.available_permits(), CREDIT_SLICES);
+    // What comes all the same is taken, under the stream's own credit.
+    let (pieces, mut got) = unbounded_channel();
+    one.pending.get_mut(&16).expect("the first").pieces = Some(pieces);
+    let frame = BulkFrame::Slices { ask: 16, first: 0, bytes: &[0; 65_536] }.encode();
+    assert!(hand_on(&mut one, frame).is_ok());
+    let Ok(Piece::Slices { permit: Some(permit), .. }) = got.try_recv() else { panic!("it is handed on") };
+    assert_eq!((permit.0.num_permits(), permit.1.is_none()), (1, true));
+    // One that stays silent for longer ends.
+    assert!(Watch::new((0, 0), began).step(&mut other, (0, 0), late + STALL_WAIT).is_err());
 }
