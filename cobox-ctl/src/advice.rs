@@ -106,7 +106,7 @@ fn key_advice(error: &StoreError) -> (Exit, &'static str) {
             Exit::Refused,
             "This device was not given the folder's newest keys yet; connect to a seeder, then try again.",
         ),
-        E::Words => (
+        E::Words(_) => (
             Exit::Refused,
             "Compare them with what you wrote down: 24 English words, in order; one wrong or swapped word is enough.",
         ),
@@ -227,6 +227,7 @@ mod tests {
     use cobox_store::id::{ChunkTag, EpochId, FolderId, LogId, PackId, RecordHash};
 
     use super::*;
+    use cobox_store::error::WordsFault;
 
     fn assert_helpful(problem: &Problem, code: Exit) {
         assert_eq!(problem.code, code, "{problem:?}");
@@ -266,7 +267,7 @@ mod tests {
             (E::Sealed, Exit::Damaged),
             (E::WrongKey, Exit::Refused),
             (E::UnknownEpoch(EpochId([1; 32])), Exit::Refused),
-            (E::Words, Exit::Refused),
+            (E::Words(WordsFault::Checksum), Exit::Refused),
             (E::RolledBack { log }, Exit::Damaged),
             (E::NoSuchName, Exit::Failed),
             (E::BadName, Exit::Usage),

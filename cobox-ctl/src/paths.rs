@@ -98,10 +98,16 @@ impl Paths {
         self.log.join("coboxd.log")
     }
 
+    /// Is there while a device is being set up: what is in the store then is nobody's.
+    #[must_use]
+    pub fn unfinished(&self) -> PathBuf {
+        self.home.join("unfinished")
+    }
+
     /// Whether a device was set up here.
     #[must_use]
     pub fn has_device(&self) -> bool {
-        cobox_store::keyed::Home::is_made(&self.store)
+        cobox_store::keyed::Home::is_made(&self.store) && !self.unfinished().exists()
     }
 }
 

@@ -7,6 +7,20 @@ use crate::format::DecodeError;
 use crate::format::entry::EntryFault;
 use crate::id::{ChunkTag, EpochId, FolderId, FolderNo, LogId, PackId, RecordHash};
 
+/// Why words are not a BIP-39 phrase of 24 English words. It does not repeat them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum WordsFault {
+    /// There are so many.
+    #[error("there are {0} of them")]
+    Count(usize),
+    /// The word at this place, from 1, is not one of the list's.
+    #[error("word {0} is none that is used, so it is misspelt")]
+    Unknown(usize),
+    /// Each is one of the list's.
+    #[error("one of them is wrong, or two are swapped")]
+    Checksum,
+}
+
 /// Every failure of this crate. Messages say what happened; `cobox-ctl` says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -123,8 +137,8 @@ pub enum Error {
     #[error("no key of epoch {0}")]
     UnknownEpoch(EpochId),
     /// Words that are not a BIP-39 phrase of 24 English words.
-    #[error("these are not 24 valid recovery words")]
-    Words,
+    #[error("these are not 24 valid recovery words: {0}")]
+    Words(WordsFault),
     /// The device met an entry of its own log that it did not write.
     #[error("log {log} was continued by another copy of this device")]
     RolledBack {

@@ -83,7 +83,15 @@ fn machine(report: &mut Report) {
     let root = rustix::process::geteuid().is_root();
     let helper = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("fusermount3").exists()));
-    if root || helper {
+    // fusermount3 mounts for others, but they open the device themselves.
+    let denied = std::fs::File::options().read(true).write(true).open("/dev/fuse").err();
+    let denied = denied.filter(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+    if denied.is_some() {
+        report.bad(
+            "This user may not open /dev/fuse, so it can mount nothing.",
+            "Let it: `chmod 666 /dev/fuse` is what distributions set; a container needs `--device /dev/fuse`.",
+        );
+    } else if root || helper {
         report.good("This user can mount.");
     } else {
         report

@@ -1,16 +1,17 @@
 //! Verbs about seeders that this member commands: claiming one, and telling it what to do.
 
-use std::io::{BufRead as _, Read as _};
+use std::io::{BufRead, Read as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use cobox_store::format::invite::{CodeFor, InviteCode};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::agreement::code_and_picture;
 use super::args::{date, size, span};
-use super::secrets::read_secret;
+use super::secrets::{on_terminal, read_secret};
 use super::{Answer, Session};
 use crate::contracts::{AdminRank, ManageReport, OwnedReport, OwnedsReport, Told};
 use crate::control::{Request, Words};
@@ -206,17 +207,30 @@ impl Session<'_> {
     }
 }
 
-/// A code that was given, or a line of standard input: whoever pastes it there need not end the input.
+/// A code that was given, or the first lines of standard input that make one: whoever pastes it there need not end the
+/// input, and a mail program may have broken it into several.
 fn secret(given: &str) -> Outcome<String> {
     if given != "-" {
         return Ok(given.to_owned());
     }
-    let mut line = Zeroizing::new(String::new());
-    let input = std::io::stdin().lock();
-    input.take(CODE_BYTES_MAX).read_line(&mut line).map_err(|error| {
-        Problem::failed_with(format!("No code came: {error}."), "Give it on standard input, in one line.")
-    })?;
-    Ok(line.trim().to_owned())
+    code_from(&mut std::io::stdin().lock().take(CODE_BYTES_MAX))
+}
+
+fn code_from(input: &mut impl BufRead) -> Outcome<String> {
+    let mut code = Zeroizing::new(String::with_capacity(4096));
+    loop {
+        let mut line = Zeroizing::new(String::new());
+        input.read_line(&mut line).map_err(|error| {
+            Problem::failed_with(format!("No code came: {error}."), "Give it on standard input.")
+        })?;
+        code.push_str(line.trim());
+        if line.trim().is_empty() || InviteCode::from_text_for(CodeFor::Claim, &code).is_ok() {
+            return Ok(code.to_string());
+        }
+        if on_terminal() {
+            eprintln!("That is not all of the code, or it is mistyped: paste the rest, or press Enter.");
+        }
+    }
 }
 
 fn owneds(report: &OwnedsReport) -> String {
@@ -294,6 +308,8 @@ fn outline(value: &Value, depth: usize) -> String {
 mod tests {
     use serde_json::json;
 
+    use std::io::Cursor;
+
     use super::*;
 
     #[test]
@@ -308,5 +324,21 @@ mod tests {
         let text = outline(&answer, 0);
         assert!(text.contains("running: true") && text.contains("- folder: ab\n    packs: 3"), "{text}");
         assert!(!text.contains('\u{1b}') && text.contains("none: none"), "{text}");
+    }
+
+    #[test]
+    fn code_that_was_broken_into_lines_is_read_and_what_follows_is_left() {
+        let code = InviteCode { folder: [1; 16], hints: Vec::new(), secret: Zeroizing::new([9; 16]) };
+        let text = code.to_text_for(CodeFor::Claim).expect("fits");
+        let lines: Vec<&str> =
+            text.as_bytes().chunks(20).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
+        let mut input = Cursor::new(format!("{}\nnext line\n", lines.join("  \n ")));
+        assert_eq!(code_from(&mut input).expect("a code"), *text);
+        let mut rest = String::new();
+        input.read_line(&mut rest).expect("reads");
+        assert_eq!(rest, "next line\n");
+        // What is no code ends with an empty line, or with the input.
+        assert_eq!(code_from(&mut Cursor::new("cobox\nclaim\n\nmore")).expect("text"), "coboxclaim");
+        assert_eq!(code_from(&mut Cursor::new("coboxclaim")).expect("text"), "coboxclaim");
     }
 }

@@ -60,7 +60,8 @@ pub(crate) fn require_device(paths: &Paths) -> Outcome<()> {
     ))
 }
 
-/// Removes a half-made device when something goes wrong before it is whole.
+/// Removes a half-made device when something goes wrong before it is whole. Where the program itself ends before that, a
+/// mark says so to the next: nobody has the words of such a device.
 struct Unfinished<'a> {
     paths: &'a Paths,
     made_key: bool,
@@ -68,12 +69,41 @@ struct Unfinished<'a> {
 }
 
 impl<'a> Unfinished<'a> {
-    fn new(paths: &'a Paths) -> Self {
-        Self { paths, made_key: !paths.key.exists(), keep: false }
+    fn begin(paths: &'a Paths) -> Outcome<Self> {
+        let before = paths.unfinished().exists();
+        let begun = Self { paths, made_key: before || !paths.key.exists(), keep: false };
+        if before {
+            begun.remove();
+        }
+        let mark = std::fs::File::create(paths.unfinished()).and_then(|mark| mark.sync_all());
+        mark.map_err(|error| {
+            Problem::failed_with(
+                format!("{} cannot be written: {error}.", paths.unfinished().display()),
+                "Check the disk and who owns the folder, then try again.",
+            )
+        })?;
+        Ok(begun)
+    }
+
+    /// The person has its words: should this program end now, the next goes on with the device.
+    fn has_words(&self) -> Outcome<()> {
+        std::fs::remove_file(self.paths.unfinished()).map_err(|error| {
+            Problem::failed_with(
+                format!("{} cannot be removed: {error}.", self.paths.unfinished().display()),
+                "Check the disk and who owns the folder, then try again.",
+            )
+        })
     }
 
     fn finished(mut self) {
         self.keep = true;
+    }
+
+    fn remove(&self) {
+        let _ = std::fs::remove_dir_all(&self.paths.store);
+        if self.made_key {
+            let _ = std::fs::remove_file(&self.paths.key);
+        }
     }
 }
 
@@ -82,10 +112,8 @@ impl Drop for Unfinished<'_> {
         if self.keep {
             return;
         }
-        let _ = std::fs::remove_dir_all(&self.paths.store);
-        if self.made_key {
-            let _ = std::fs::remove_file(&self.paths.key);
-        }
+        self.remove();
+        let _ = std::fs::remove_file(self.paths.unfinished());
     }
 }
 
@@ -104,10 +132,13 @@ pub(crate) fn init(paths: &Paths, args: &Init, passphrase_file: Option<&PathBuf>
     let unlock = choose_unlock(paths, passphrase_file, args.no_passphrase)?;
     private_dir(&paths.home)?;
     let file = args.words_out.as_deref().map(words_file).transpose()?;
-    let unfinished = Unfinished::new(paths);
+    let unfinished = Unfinished::begin(paths)?;
     let made = make_device(paths, &args.label, unlock, file);
     match made {
-        Ok(()) => unfinished.finished(),
+        Ok(()) => {
+            unfinished.has_words()?;
+            unfinished.finished();
+        }
         Err(problem) => {
             // An empty file of words would only puzzle, and stand in the way of the next try.
             if let Some(path) = &args.words_out {
@@ -148,9 +179,10 @@ pub(crate) fn recover(
     } else {
         let unlock = choose_unlock(paths, passphrase_file, args.no_passphrase)?;
         private_dir(&paths.home)?;
-        let unfinished = Unfinished::new(paths);
+        let unfinished = Unfinished::begin(paths)?;
         progress.say("asking the seeder what the words open");
         let home = Home::init_recovered(&paths.store, &args.label, unlock, &secret)?;
+        unfinished.has_words()?;
         rejoin(home, &secret, &addresses, progress)?;
         unfinished.finished();
     }
@@ -302,4 +334,54 @@ fn fetch_records(
         progress.say(&format!("a seeder lacks {lacks} records of who may do what, which another one has"));
     }
     if all.is_empty() { Err(last) } else { Ok(all.into_values().collect()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_whose_words_nobody_confirmed_is_none_and_gives_way() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| temp.path().join(name);
+        let paths = Paths {
+            home: at("home"),
+            store: at("home/store"),
+            key: at("key"),
+            run: at("run"),
+            log: at("log"),
+        };
+        private_dir(&paths.home).expect("made");
+        let unlock = || Unlock::KeyFile(paths.key.clone());
+        let begun = Unfinished::begin(&paths).expect("begins");
+        drop(Home::init(&paths.store, "laptop", unlock()).expect("made"));
+        // The terminal is closed while the words are shown.
+        std::mem::forget(begun);
+        assert!(Home::is_made(&paths.store) && !paths.has_device());
+        require_no_device(&paths).expect("it is set up anew");
+        let begun = Unfinished::begin(&paths).expect("begins");
+        assert!(!paths.store.exists() && !paths.key.exists());
+        drop(Home::init(&paths.store, "laptop", unlock()).expect("made"));
+        begun.has_words().expect("no mark any more");
+        begun.finished();
+        assert!(paths.has_device());
+    }
+
+    #[test]
+    fn device_that_failed_before_it_was_whole_leaves_nothing() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| temp.path().join(name);
+        let paths = Paths {
+            home: at("home"),
+            store: at("home/store"),
+            key: at("key"),
+            run: at("run"),
+            log: at("log"),
+        };
+        private_dir(&paths.home).expect("made");
+        let begun = Unfinished::begin(&paths).expect("begins");
+        drop(Home::init(&paths.store, "laptop", Unlock::KeyFile(paths.key.clone())).expect("made"));
+        drop(begun);
+        assert!(!paths.store.exists() && !paths.key.exists() && !paths.unfinished().exists());
+    }
 }

@@ -66,7 +66,7 @@ enum Verb {
         /// How much of that it reads in a second, in MiB.
         #[arg(long, default_value_t = patrol::BYTES_PER_S >> 20, value_parser = clap::value_parser!(u64).range(1..=4096))]
         scrub_rate: u64,
-        /// Answer HTTP here too, like 127.0.0.1:7741, with the token in the data folder's api.token.
+        /// Answer HTTP here too, like 127.0.0.1:7780, with the token in the data folder's api.token.
         #[arg(long, value_name = "ADDR")]
         http: Option<String>,
         /// Let --http be reached from other machines. HTTP is not encrypted: prefer ssh, or a web server

@@ -27,7 +27,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Reads an address like `127.0.0.1:7741` or `[::1]:7741`.
+    /// Reads an address like `127.0.0.1:7780` or `[::1]:7780`.
     ///
     /// # Errors
     /// When it is none, or lies outside of what `reach` allows.
@@ -35,7 +35,7 @@ impl Place {
         let Ok(address) = text.parse::<SocketAddr>() else {
             return Err(Fault::usage(
                 format!("{text:?} is not an address to listen on."),
-                "Write it like 127.0.0.1:7741 or [::1]:7741: a number, not a name.",
+                "Write it like 127.0.0.1:7780 or [::1]:7780: a number, not a name.",
             ));
         };
         if reach == Reach::Loopback && !address.ip().is_loopback() {
@@ -60,7 +60,7 @@ mod tests {
             assert_eq!(fault.exit, 4, "{text}");
             assert!(Place::parse(text, Reach::Network).is_ok(), "{text}");
         }
-        for text in ["127.0.0.1:7741", "127.9.9.9:1", "[::1]:7741"] {
+        for text in ["127.0.0.1:7780", "127.9.9.9:1", "[::1]:7780"] {
             assert!(Place::parse(text, Reach::Loopback).is_ok(), "{text}");
         }
         for text in ["localhost:1", "127.0.0.1", "1", "", "127.0.0.1:99999"] {

@@ -8,7 +8,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::blind::kembox::KemSecret;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, WordsFault};
 use crate::id::{KemKey, LocatorId, MemberId, derive, hash};
 
 /// Words of a member's secret: 256 bits and 8 of checksum, 11 bits a word.
@@ -131,16 +131,31 @@ impl MemberSecret {
         text
     }
 
-    /// Reads 24 words in any case and with any white space between them.
+    /// Reads 24 words in any case, with any white space between them, and with or without the numbers that they are
+    /// shown with.
     ///
     /// # Errors
     /// [`Error::Words`].
     pub fn from_words(text: &str) -> Result<Self> {
-        let lower = Zeroizing::new(text.to_ascii_lowercase());
-        let mnemonic = Mnemonic::parse_in_normalized(Language::English, &lower).map_err(|_| Error::Words)?;
-        if mnemonic.word_count() != WORDS {
-            return Err(Error::Words);
+        let mut lower = Zeroizing::new(String::with_capacity(text.len()));
+        let is_number = |letter: char| letter.is_ascii_digit() || matches!(letter, '.' | ')');
+        for word in text.split_whitespace().map(|word| word.trim_start_matches(is_number)) {
+            if !word.is_empty() {
+                let space = if lower.is_empty() { "" } else { " " };
+                lower.push_str(space);
+                lower.extend(word.chars().map(|letter| letter.to_ascii_lowercase()));
+            }
         }
+        let count = lower.split_whitespace().count();
+        if count != WORDS {
+            return Err(Error::Words(WordsFault::Count(count)));
+        }
+        let mnemonic = Mnemonic::parse_in_normalized(Language::English, &lower).map_err(|fault| {
+            Error::Words(match fault {
+                bip39::Error::UnknownWord(at) => WordsFault::Unknown(at + 1),
+                _ => WordsFault::Checksum,
+            })
+        })?;
         let (entropy, _) = mnemonic.to_entropy_array();
         let entropy = Zeroizing::new(entropy);
         let mut bytes: [u8; 32] = entropy[..32].try_into().expect("33 bytes hold 32");
@@ -192,13 +207,19 @@ mod tests {
         let mut list: Vec<&str> = words.split(' ').collect();
         let swapped = if list[3] == "zoo" { "zone" } else { "zoo" };
         list[3] = swapped;
-        assert!(matches!(MemberSecret::from_words(&list.join(" ")), Err(Error::Words)));
-        assert!(matches!(MemberSecret::from_words(&words[..words.len() / 2]), Err(Error::Words)));
+        let fault = |text: &str| match MemberSecret::from_words(text) {
+            Err(Error::Words(fault)) => fault,
+            _ => panic!("they are taken, or refused for something else"),
+        };
+        assert_eq!(fault(&list.join(" ")), WordsFault::Checksum);
+        assert_eq!(fault(&list[..23].join(" ")), WordsFault::Count(23));
+        list[3] = "zooo";
+        assert_eq!(fault(&list.join(" ")), WordsFault::Unknown(4));
         // Twelve valid words are a phrase, but not ours.
         let twelve =
             "abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon abandon about";
-        assert!(matches!(MemberSecret::from_words(twelve), Err(Error::Words)));
-        assert!(matches!(MemberSecret::from_words(""), Err(Error::Words)));
+        assert_eq!(fault(twelve), WordsFault::Count(12));
+        assert_eq!(fault(""), WordsFault::Count(0));
     }
 
     #[test]
