@@ -26,6 +26,7 @@ use crate::node::{GrantRule, NetConfig, OrderRule, REQUEST_WAIT};
 use crate::offers::{OFFERS_QUEUED, Offered, weigh_offers};
 use crate::orders::{Desk, Waiting, desk, obey};
 use crate::peer_id::PeerId;
+use crate::provers::Provers;
 use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
 use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
@@ -69,7 +70,7 @@ pub struct Shared {
     pub inbox: Arc<Semaphore>,
     pub rooms: Rooms,
     pub readers: Arc<Semaphore>,
-    pub provers: Arc<Semaphore>,
+    pub provers: Arc<Provers>,
     pub batcher: Batcher,
     pub buffers: Buffers,
     pub links: Mutex<HashMap<Conn, Arc<Link>>>,
@@ -153,7 +154,7 @@ impl Driver {
             inbox: Arc::new(Semaphore::new(INBOX_KIB)),
             rooms: Rooms::default(),
             readers: Arc::new(Semaphore::new(READERS_MAX)),
-            provers: Arc::new(Semaphore::new(2)),
+            provers: Arc::default(),
             batcher: Batcher::start(Arc::clone(&store)),
             buffers: Buffers::default(),
             links: Mutex::default(),

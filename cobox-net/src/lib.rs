@@ -1,7 +1,7 @@
 //! CoBox in motion: the wire, the sync engine, libp2p, and the seeder.
 //!
 //! Three layers. [`wire`] is every sent byte. [`sync`] is a sans-IO engine that decides what is asked,
-//! sent and pushed. [`node`] drives it over connections: `swarm`, `behaviour` and `handshakes` are the only
+//! sent and pushed. [`node`] drives it over connections: `swarm`, `behaviour`, `handshakes` and `muxer` are the only
 //! files that name libp2p's types, and `transfer` moves packs between streams and the store. Nothing here opens a
 //! chunk, a pack, an entry or an epoch.
 
@@ -19,6 +19,7 @@ mod offers;
 mod orders;
 pub mod patrol;
 pub mod peer_id;
+mod provers;
 pub mod seeder;
 pub mod shown;
 pub mod status;

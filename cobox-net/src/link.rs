@@ -12,7 +12,7 @@ use cobox_store::id::{FolderNo, PackId};
 use ed25519_dalek::{Signer as _, SigningKey};
 use futures::AsyncReadExt as _;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::behaviour::Kind;
 use crate::driver::{Shared, now_ms, random};
@@ -25,7 +25,7 @@ use crate::tally::Refusal;
 use crate::transfer::control::{Ear, Outbox, OutboxEnd, outbox, read_loop, write_loop};
 use crate::transfer::pull::{Job, Means, Puller};
 use crate::transfer::room::Party;
-use crate::transfer::serve::{OpenFolders, Server, serve};
+use crate::transfer::serve::{DENIALS_MAX, OpenFolders, Server, serve};
 use crate::wire::{Frame, PROOFS_MAX, QuestionId, SessionId};
 
 /// How long a fetch waits for the bulk stream after the control stream was ready.
@@ -120,7 +120,11 @@ impl Link {
                     readers: Arc::clone(&shared.readers),
                     tap: shared.tap.clone(),
                     sent: Arc::clone(&self.sent),
-                    denied: Arc::new(move |session, pack| back.input(Input::Denied { conn, session, pack })),
+                    inbox: Arc::clone(&shared.inbox),
+                    denials: Arc::new(Semaphore::new(DENIALS_MAX)),
+                    denied: Arc::new(move |session, pack, heard| {
+                        back.input_with(Input::Denied { conn, session, pack }, Some(heard));
+                    }),
                 };
                 Box::pin(serve(stream, server))
             }
@@ -244,10 +248,10 @@ pub async fn prove(
     question: QuestionId,
     challenge: Challenge,
 ) {
-    let Some(permit) = turn_to_prove(&link.outbox, &shared.provers).await else { return };
+    let Some(turn) = shared.provers.turn(no, link.conn, &link.outbox).await else { return };
     let inner = Arc::clone(&shared);
     let frames = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
+        let _turn = turn;
         answer(&inner.store, no, session, question, &challenge, &inner)
     });
     match frames.await {
@@ -258,20 +262,6 @@ pub async fn prove(
         }
         Ok(Err(error)) => tracing::warn!(no = no.0, %error, "a challenge cannot be answered"),
         Err(_) => {}
-    }
-}
-
-/// Waits for a turn. Who does not read what it asked for gets none, and holds nobody up meanwhile; nor does who has gone.
-async fn turn_to_prove(outbox: &Outbox, provers: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    loop {
-        outbox.low().await;
-        if outbox.is_closed() {
-            return None;
-        }
-        let permit = Arc::clone(provers).acquire_owned().await.ok()?;
-        if outbox.is_low() {
-            return Some(permit);
-        }
     }
 }
 
@@ -325,39 +315,4 @@ fn answer(
         .collect();
     frames.push(Frame::Receipt { session, question, receipt: receipt.encode() });
     Ok(frames)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Answers that the peer does not read.
-    fn fill(outbox: &Outbox) {
-        while outbox.is_low() {
-            outbox
-                .send(&Frame::Recover {
-                    session: SessionId(2),
-                    folder: cobox_store::id::FolderId([1; 32]),
-                    member: cobox_store::id::MemberId([2; 32]),
-                    signature: [3; 64],
-                })
-                .expect("there is room for more than is read");
-        }
-    }
-
-    #[test]
-    fn challenge_whose_asker_has_gone_with_answers_unread_is_not_waited_for() {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("builds");
-        runtime.block_on(async {
-            let (outbox, end) = outbox();
-            let provers = Arc::new(Semaphore::new(1));
-            fill(&outbox);
-            let turn = turn_to_prove(&outbox, &provers);
-            tokio::pin!(turn);
-            assert!(futures::poll!(turn.as_mut()).is_pending(), "it has not read what it asked for");
-            drop(end);
-            assert!(matches!(futures::poll!(turn), std::task::Poll::Ready(None)), "nobody will read it");
-            assert_eq!(provers.available_permits(), 1, "and nobody else is held up");
-        });
-    }
 }

@@ -33,6 +33,8 @@ const LIAR_WAIT: Duration = Duration::from_secs(60);
 const ABSENT_WAIT: Duration = Duration::from_secs(20);
 /// Packs remembered of what a peer asked for in vain, or said it lacks.
 const REMEMBERED_MAX: usize = 65_536;
+/// Packs that one peer asked for in vain and is told of when they come: it may name any, and asks again by itself.
+const DENIED_MAX: usize = 4096;
 
 impl Engine {
     pub(super) fn plan(&mut self, no: FolderNo, now: Instant) -> Result<()> {
@@ -286,7 +288,7 @@ impl Engine {
         if matches!(self.store.pack_status(no, pack), Ok(PackStatus::Complete(_))) {
             self.send(conn, Frame::Have { session: id, packs: vec![pack] });
         } else if let Some(session) = self.session(conn, id)
-            && session.denied.len() < REMEMBERED_MAX
+            && session.denied.len() < DENIED_MAX
         {
             session.denied.insert(pack);
         }

@@ -177,6 +177,15 @@ pub struct Heard {
     _turn: OwnedSemaphorePermit,
 }
 
+impl Heard {
+    /// Something small besides frames, that the engine hears of on a peer's account. Waits until there is room.
+    pub async fn small(inbox: &Arc<Semaphore>, turns: &Arc<Semaphore>) -> Option<Self> {
+        let turn = Arc::clone(turns).acquire_owned().await.ok()?;
+        let inbox = Arc::clone(inbox).acquire_owned().await.ok()?;
+        Some(Self { _inbox: inbox, _turn: turn })
+    }
+}
+
 /// What the reading side of a control stream needs.
 pub struct Ear<P, H> {
     pub inbox: Arc<Semaphore>,

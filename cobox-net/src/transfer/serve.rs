@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::control::Heard;
 use super::parts::Parts;
 use super::{Tap, Way, read_frame};
 use crate::error::{Error, Result};
@@ -29,6 +30,8 @@ const ASKS_MAX: usize = 512;
 const ASK_BYTES_MAX: usize = 128;
 /// Answers that wait to be sent, of up to 256 KiB each.
 const ANSWERS_MAX: usize = 6;
+/// Packs that a stream asked for in vain and the engine has not heard of yet.
+pub const DENIALS_MAX: usize = 16;
 /// Packs read at once in the whole node.
 pub const READERS_MAX: usize = 4;
 
@@ -43,8 +46,11 @@ pub struct Server {
     pub readers: Arc<Semaphore>,
     pub tap: Tap,
     pub sent: Arc<AtomicU64>,
+    pub inbox: Arc<Semaphore>,
+    /// Of this stream, see [`DENIALS_MAX`].
+    pub denials: Arc<Semaphore>,
     /// Hears of packs that were asked for in vain.
-    pub denied: Arc<dyn Fn(SessionId, PackId) + Send + Sync>,
+    pub denied: Arc<dyn Fn(SessionId, PackId, Heard) + Send + Sync>,
 }
 
 enum Answer {
@@ -107,8 +113,10 @@ async fn fetch_answers(mut asks: Receiver<Ask>, answers: Sender<Answer>, server:
                     return Ok(());
                 }
             }
-            if missing {
-                (server.denied)(ask.session, ask.pack.id);
+            // Who has no folder open here waits for none of its packs.
+            if missing && no.is_some() {
+                let Some(heard) = Heard::small(&server.inbox, &server.denials).await else { return Ok(()) };
+                (server.denied)(ask.session, ask.pack.id, heard);
             }
         }
     }
