@@ -6,10 +6,11 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cobox_net::sync::{Conn, Input, Output, Place, TICK};
-use cobox_net::wire::{CONTACTS_MAX, Contact, Frame};
+use cobox_net::sync::{Conn, Fetched, Input, Output, Place, TICK};
+use cobox_net::wire::{CONTACTS_MAX, Contact, Frame, SessionId};
 use cobox_net::{PeerId, SessionState};
 use cobox_store::format::entry::{Entry, LogHead};
+use cobox_store::id::PackId;
 use common::puppet::{Puppet, Stage, chain, contact, key, log_of, peer_of, tcp};
 
 /// How the hostile peer answers when it is asked for entries.
@@ -427,6 +428,47 @@ fn peers_that_become_late_one_after_the_other_do_not_have_us_ask_for_ever_more()
     }
     let (first, most) = (LARGE_FLYING_MAX, 2 * LARGE_FLYING_MAX);
     assert_eq!(flying, [vec![first], vec![most; slow.len() - 1]].concat());
+}
+
+/// A pack has come, or the fetch of it has broken, and another one may be asked for.
+fn ends(stage: &mut Stage, flight: (Conn, SessionId, PackId)) {
+    let (conn, session, pack) = flight;
+    stage.input(Input::Fetched { conn, session, pack, how: Fetched::Broken });
+    stage.pass(TICK);
+}
+
+#[test]
+fn folder_whose_packs_come_slowly_does_not_keep_all_places_from_another() {
+    const LARGE_FLYING_MAX: usize = 4;
+    let (slow, writer) = (key(60), key(61));
+    let mut stage = Stage::new(13, &[&slow]);
+    stage.entry_of_packs(&slow, 40, 1 << 20);
+    let trickles = stage.enter(&slow);
+    stage.pass(TICK);
+    assert_eq!(stage.fetches, [trickles.conn; LARGE_FLYING_MAX], "nobody else wants anything");
+    let mut of_slow = std::mem::take(&mut stage.flying);
+    let before = stage.another(14, &[&writer]);
+    stage.entry_of_packs(&writer, 40, 1 << 20);
+    let quick = stage.enter(&writer);
+    stage.pass(TICK);
+    assert!(stage.flying.is_empty(), "there is no room yet");
+    // One pack of the slow folder arrives: the place is not its own again, and goes round in the other.
+    let first = of_slow.pop_front().expect("a pack");
+    ends(&mut stage, first);
+    for round in 0..20 {
+        let flight = stage.flying.pop_front().expect("somebody has the place");
+        assert_eq!((flight.0, stage.flying.len()), (quick.conn, 0), "round {round}");
+        ends(&mut stage, flight);
+    }
+    // With a second place both have as many, and each keeps its own.
+    let second = of_slow.pop_front().expect("a pack");
+    ends(&mut stage, second);
+    assert_eq!(stage.flying.iter().map(|flight| flight.0).collect::<Vec<_>>(), [quick.conn; 2]);
+    let third = of_slow.pop_front().expect("a pack");
+    ends(&mut stage, third);
+    let last = stage.flying.pop_back().expect("the place is taken");
+    assert_eq!(last.0, trickles.conn, "the slow one goes on as well");
+    drop(before);
 }
 
 #[test]

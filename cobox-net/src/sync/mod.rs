@@ -23,6 +23,7 @@ mod report;
 mod seeding;
 mod sessions;
 mod state;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -368,6 +369,7 @@ impl Engine {
         folder.plan.flying.retain(|_, flight| (flight.conn, flight.session) != (conn, id));
         folder.plan.rescan = true;
         self.dirty.insert(no);
+        self.next_turn();
     }
 
     fn drop_session(&mut self, conn: Conn, id: SessionId) {
@@ -461,6 +463,7 @@ impl Engine {
         self.liars.retain(|_, until| now < *until);
         self.forget_absent(now);
         self.look_at_wishes();
+        self.next_turn();
         let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
         let strangers: Vec<Conn> = self
             .conns

@@ -36,9 +36,15 @@ const REMEMBERED_MAX: usize = 65_536;
 /// Packs that one peer asked for in vain and is told of when they come: it may name any, and asks again by itself.
 const DENIED_MAX: usize = 4096;
 
+/// Whether a pack is fetched by itself.
+pub(super) const fn is_large(size: u64) -> bool {
+    size > SMALL_BYTES_MAX
+}
+
 impl Engine {
     pub(super) fn plan(&mut self, no: FolderNo, now: Instant) -> Result<()> {
         let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
+        let mut waited = folder.plan.waiting.take();
         if folder.full_until.is_some_and(|until| now < until) {
             return Ok(());
         }
@@ -70,7 +76,7 @@ impl Engine {
             loop {
                 let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
                 let Some(pack) = folder.plan.queue.front().copied() else { break };
-                if !self.room_for(pack) {
+                if !self.takes_turn(no, pack, waited.take(), now) {
                     return Ok(());
                 }
                 if let Some(folder) = self.folders.get_mut(&no) {
@@ -156,19 +162,20 @@ impl Engine {
                 self.dirty.insert(no);
             }
         }
+        self.next_turn();
     }
 
-    fn room_for(&self, pack: PackRef) -> bool {
+    pub(super) fn room_for(&self, pack: PackRef) -> bool {
         self.room_among(pack, false)
     }
 
     /// Whether another such pack may fly, with peers that are late or with the others. Peers may become late one after
     /// the other, so that both together are bounded, too.
     fn room_among(&self, pack: PackRef, late: bool) -> bool {
-        let large = pack.size > SMALL_BYTES_MAX;
+        let large = is_large(pack.size);
         let flights = self.folders.values().flat_map(|folder| folder.plan.flying.values());
         let (mut all, mut among) = (0, 0);
-        for flight in flights.filter(|flight| (flight.size > SMALL_BYTES_MAX) == large) {
+        for flight in flights.filter(|flight| is_large(flight.size) == large) {
             all += 1;
             among += usize::from(self.is_late(flight.conn) == late);
         }
@@ -255,6 +262,7 @@ impl Engine {
             }
         }
         self.dirty.insert(no);
+        self.next_turn();
     }
 
     /// Asks again, now and then, for what peers did not have: a lost notice must not stop a pack for ever.

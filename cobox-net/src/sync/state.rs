@@ -10,6 +10,7 @@ use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
 
 use super::contacts::Teller;
+use super::turns::Waiting;
 use super::{Conn, Identity, Place, Side};
 use crate::node::SwarmKey;
 use crate::peer_id::PeerId;
@@ -232,6 +233,8 @@ pub(super) struct Plan {
     pub scanning: bool,
     pub queue: VecDeque<PackRef>,
     pub flying: HashMap<PackId, Flight>,
+    /// Since when there was no room for the first of the queue.
+    pub waiting: Option<Waiting>,
 }
 
 /// A pack that was asked for.

@@ -1,5 +1,6 @@
 //! One engine among peers whose every word the test speaks: they have keys and prove a folder, and send what they like.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,9 @@ pub struct Stage {
     pub closed: Vec<Conn>,
     /// Connections over which it asked for packs, once for each.
     pub fetches: Vec<Conn>,
+    /// The same with the packs, until a test takes them.
+    pub flying: VecDeque<(Conn, SessionId, PackId)>,
+    me: PeerId,
     next: u64,
     _dir: tempfile::TempDir,
 }
@@ -101,10 +105,22 @@ impl Stage {
         let store = Store::create(&dir.path().join("store"), StoreKind::Device).expect("creates");
         let no = made.import(&store);
         let founder = made.founder.clone();
-        let engine = Engine::new(Arc::clone(&store), peer_of(&founder));
+        let me = peer_of(&founder);
+        let engine = Engine::new(Arc::clone(&store), me);
         let now = Instant::now();
-        let mut stage =
-            Self { engine, store, no, made, now, closed: vec![], fetches: vec![], next: 1, _dir: dir };
+        let mut stage = Self {
+            engine,
+            store,
+            no,
+            made,
+            now,
+            closed: vec![],
+            fetches: vec![],
+            flying: VecDeque::new(),
+            me,
+            next: 1,
+            _dir: dir,
+        };
         let identity = Identity::Member {
             log: log_of(&founder),
             signer: Arc::new(move |text| founder.sign(&signed_bytes(text)).to_bytes()),
@@ -114,16 +130,37 @@ impl Stage {
         stage
     }
 
+    /// Another folder of the same founder's device, with these devices; what is done from now on is about it, and what was
+    /// given back about the one before.
+    pub fn another(&mut self, seed: u64, devices: &[&SigningKey]) -> (FolderNo, Made) {
+        let mut made = Made::new(seed);
+        devices.iter().for_each(|key| {
+            made.admit(key);
+        });
+        let no = made.import(&self.store);
+        let founder = made.founder.clone();
+        let before = (std::mem::replace(&mut self.no, no), std::mem::replace(&mut self.made, made));
+        let identity = Identity::Member {
+            log: log_of(&founder),
+            signer: Arc::new(move |text| founder.sign(&signed_bytes(text)).to_bytes()),
+        };
+        let secrets = vec![Zeroizing::new(self.made.swarm)];
+        self.input(Input::Folder { no, identity, secrets });
+        before
+    }
+
     pub fn input(&mut self, input: Input) -> Vec<Output> {
         let outputs = self.engine.step(input, self.now);
         self.closed.extend(outputs.iter().filter_map(|output| match output {
             Output::Close { conn } => Some(*conn),
             _ => None,
         }));
-        self.fetches.extend(outputs.iter().filter_map(|output| match output {
-            Output::Fetch { conn, .. } => Some(*conn),
+        let asked = outputs.iter().filter_map(|output| match output {
+            Output::Fetch { conn, session, pack, .. } => Some((*conn, *session, pack.id)),
             _ => None,
-        }));
+        });
+        self.flying.extend(asked.clone());
+        self.fetches.extend(asked.map(|(conn, ..)| conn));
         outputs
     }
 
@@ -157,7 +194,7 @@ impl Stage {
         self.input(Input::Frame { conn, frame: Frame::Hello { nonce: nonces[1] } });
         let binding = Binding {
             opener: peer,
-            responder: peer_of(&self.made.founder),
+            responder: self.me,
             opener_nonce: nonces[1],
             responder_nonce: nonces[0],
             session,
