@@ -373,13 +373,18 @@ impl Engine {
         }
     }
 
-    /// Keeps a locator for a peer that has a folder open here.
+    /// Keeps a locator for a person whose device has a folder open here. Peer ids cost nothing, so they count nothing.
     fn keep_locator(&self, conn: Conn, bytes: &[u8]) -> LocatorAnswer {
         let Some(connection) = self.conns.get(&conn) else { return LocatorAnswer::Refused };
-        let known = connection.sessions.values().any(|session| session.is_open());
-        let peer = connection.peer.to_bytes();
+        let persons =
+            connection.sessions.values().filter(|session| session.is_open()).filter_map(|session| {
+                let folder = self.folders.get(&session.no)?;
+                let device = folder.access.devices.get(&session.log?)?;
+                Some((session.no, [folder.id.0, device.member.0].concat()))
+            });
+        let person = persons.min().map(|(_, person)| person);
         let locator = UnverifiedLocator::decode(bytes).ok().and_then(|locator| locator.verify().ok());
-        match locator.filter(|_| known).map(|locator| self.store.locator_put(&peer, &locator)) {
+        match person.zip(locator).map(|(person, locator)| self.store.locator_put(&person, &locator)) {
             Some(Ok(_)) => LocatorAnswer::Stored,
             _ => LocatorAnswer::Refused,
         }

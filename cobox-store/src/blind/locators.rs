@@ -9,19 +9,19 @@ use crate::error::{Error, Result};
 use crate::format::locator::{Locator, UnverifiedLocator};
 use crate::id::LocatorId;
 
-/// Locators that one peer may leave: a device has one for each of its owners, and few owners.
-pub const LOCATORS_PER_PEER_MAX: usize = 64;
-/// Bytes of all locators that one peer may leave.
-pub const LOCATOR_BYTES_PER_PEER_MAX: u64 = 4 << 20;
+/// Locators that one person may leave: there is one for the person's folders, and another when its words change.
+pub const LOCATORS_PER_PERSON_MAX: usize = 64;
+/// Bytes of all locators that one person may leave.
+pub const LOCATOR_BYTES_PER_PERSON_MAX: u64 = 4 << 20;
 
 impl Store {
-    /// Keeps a locator that `peer` leaves, unless the one that is here has the same or a higher number;
+    /// Keeps a locator that `person` leaves (any name of up to 255 bytes), unless the one that is here has the same or a higher number;
     /// durable on return.
     ///
     /// # Errors
-    /// [`Error::Quota`] when the peer has left too many or too much; when the disk cannot be read or
+    /// [`Error::Quota`] when the person has left too many or too much; when the disk cannot be read or
     /// written.
-    pub fn locator_put(&self, peer: &[u8], locator: &Locator) -> Result<Added> {
+    pub fn locator_put(&self, person: &[u8], locator: &Locator) -> Result<Added> {
         // Held over reading and writing, so that of two locators the newer one stays.
         let _held = self.ordinals.lock();
         if self.locator(locator.id())?.is_some_and(|ours| ours.seq >= locator.seq) {
@@ -30,7 +30,7 @@ impl Store {
         let bytes = locator.encode();
         let (mut count, mut total) = (1, bytes.len() as u64);
         let mut wrong = Ok(());
-        self.db().scan(&left_by(peer, &[]), &[], &mut |id, size| {
+        self.db().scan(&left_by(person, &[]), &[], &mut |id, size| {
             // The one that is replaced makes room.
             if id == locator.id().0 {
                 return ControlFlow::Continue(());
@@ -43,11 +43,11 @@ impl Store {
             ControlFlow::Continue(())
         })?;
         wrong?;
-        if count > LOCATORS_PER_PEER_MAX || total > LOCATOR_BYTES_PER_PEER_MAX {
-            return Err(Error::Quota { quota_bytes: LOCATOR_BYTES_PER_PEER_MAX });
+        if count > LOCATORS_PER_PERSON_MAX || total > LOCATOR_BYTES_PER_PERSON_MAX {
+            return Err(Error::Quota { quota_bytes: LOCATOR_BYTES_PER_PERSON_MAX });
         }
         let mut batch = Batch::default();
-        batch.put(&left_by(peer, &locator.id().0), &(bytes.len() as u64).to_le_bytes());
+        batch.put(&left_by(person, &locator.id().0), &(bytes.len() as u64).to_le_bytes());
         batch.put(&key(STORE, Table::Locator, &locator.id().0), &bytes);
         self.db().commit(batch, Durability::Synced)?;
         Ok(Added::New)
@@ -63,10 +63,10 @@ impl Store {
     }
 }
 
-/// The key of what `peer` left: the length keeps one peer's rows apart from another's.
-fn left_by(peer: &[u8], id: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(peer.len()).expect("a peer id is short");
-    key(STORE, Table::LocatorOf, &[&[length], peer, id].concat())
+/// The key of what `person` left: the length keeps one's rows apart from another's.
+fn left_by(person: &[u8], id: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(person.len()).expect("a name is short");
+    key(STORE, Table::LocatorOf, &[&[length], person, id].concat())
 }
 
 #[cfg(test)]
@@ -107,12 +107,12 @@ mod tests {
     }
 
     #[test]
-    fn locators_beyond_a_peers_share_are_refused_and_its_own_still_change() {
+    fn locators_beyond_a_persons_share_are_refused_and_its_own_still_change() {
         let (_dir, store, _) = new_store(&Founder::new(1));
-        for seed in 0..LOCATORS_PER_PEER_MAX as u64 {
+        for seed in 0..LOCATORS_PER_PERSON_MAX as u64 {
             store.locator_put(PEER, &make(seed, 1, 1)).expect("puts");
         }
-        let beyond = make(LOCATORS_PER_PEER_MAX as u64, 1, 1);
+        let beyond = make(LOCATORS_PER_PERSON_MAX as u64, 1, 1);
         assert!(matches!(store.locator_put(PEER, &beyond), Err(Error::Quota { .. })));
         assert_eq!(store.locator(beyond.id()).expect("reads"), None);
         assert_eq!(store.locator_put(PEER, &make(3, 2, 1)).expect("replaces"), Added::New);
@@ -123,8 +123,8 @@ mod tests {
     fn locators_of_too_many_bytes_from_one_peer_are_refused() {
         let (_dir, store, _) = new_store(&Founder::new(1));
         let steps = LOCATOR_BYTES_MAX / LOCATOR_STEP_BYTES;
-        let fit = LOCATOR_BYTES_PER_PEER_MAX / make(0, 1, steps).encode().len() as u64;
-        assert!(fit < LOCATORS_PER_PEER_MAX as u64);
+        let fit = LOCATOR_BYTES_PER_PERSON_MAX / make(0, 1, steps).encode().len() as u64;
+        assert!(fit < LOCATORS_PER_PERSON_MAX as u64);
         for seed in 0..fit {
             store.locator_put(PEER, &make(seed, 1, steps)).expect("puts");
         }

@@ -1,8 +1,10 @@
 //! A member that has a folder open on many connections: large frames that come as slowly as they may, answers that
 //! are asked for and not read, and folders that are opened again and again.
 
-use cobox_net::wire::SessionId;
+use cobox_net::wire::{LocatorAnswer, QuestionId, SessionId};
 use cobox_store::format::entry::{Entry, Header};
+use cobox_store::format::locator::{LOCATOR_STEP_BYTES, Locator};
+use cobox_store::format::pack::SEALED_OVERHEAD_BYTES;
 use cobox_store::id::{EpochId, LogId, hash};
 
 use ed25519_dalek::Signer as _;
@@ -186,5 +188,46 @@ fn folder_opened_again_and_again_ends_the_connection() {
     let mut member = member;
     member.write(&[bytes(48, PACK_BYTES)]);
     member.wait_caught_up(rig.peer);
+    rig.assert_sound();
+}
+
+/// A locator that nobody has left yet.
+fn locator(number: u8) -> Vec<u8> {
+    let key = SigningKey::from_bytes(&[number; 32]);
+    let sealed = vec![0; LOCATOR_STEP_BYTES + SEALED_OVERHEAD_BYTES];
+    let mut locator = Locator { key: key.verifying_key().to_bytes(), seq: 1, sealed, signature: [0; 64] };
+    locator.signature = key.sign(&locator.signed_bytes()).to_bytes();
+    locator.encode()
+}
+
+#[test]
+fn person_leaves_no_more_locators_under_many_peer_ids() {
+    /// Of one person.
+    const LOCATORS_MAX: usize = 64;
+    /// As many questions as a connection may ask at once.
+    const EACH: u8 = 40;
+    let rig = Rig::new();
+    let member = rig.member(52, 1 << 30);
+    let stored = runtime().block_on(async {
+        let mut stored = 0;
+        for round in 0..2 {
+            let (_stranger, mut control) = enter(&rig, &member).await.expect("it is a device of the folder");
+            for number in 0..EACH {
+                let question = QuestionId(u32::from(number));
+                let put = Frame::LocatorPut { question, locator: locator(1 + round * EACH + number) };
+                send(&mut control, &put.encode()).await.expect("it reads");
+            }
+            let mut answers = 0;
+            while answers < EACH {
+                let frame = receive(&mut control).await.expect("it answers");
+                if let Ok(Frame::Locator { answer, .. }) = decode_frame(&frame) {
+                    answers += 1;
+                    stored += usize::from(answer == LocatorAnswer::Stored);
+                }
+            }
+        }
+        stored
+    });
+    assert_eq!(stored, LOCATORS_MAX);
     rig.assert_sound();
 }
