@@ -287,3 +287,60 @@ fn recover(device: &Device, dir: &Path, address: &str) -> Said {
     }
     said
 }
+
+/// Whether the kernel has a mount at the device's mount point.
+fn is_mounted(device: &Device) -> bool {
+    let dir = format!(" {} ", device.mount.display());
+    fs::read_to_string("/proc/self/mountinfo").expect("Linux lists its mounts").contains(&dir)
+}
+
+#[test]
+fn who_is_in_a_folder_already_joins_it_with_no_second_code() {
+    if !can_mount("who_is_in_a_folder_already_joins_it_with_no_second_code") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.ann.mount("club");
+    scene.join("read");
+    scene.bob.mount("club");
+    let code = invite(&scene.ann, "write");
+    for (device, role) in [(&scene.bob, "as a reader"), (&scene.ann, "as an admin")] {
+        let said = device.ctl(&["folder", "join", &code, "--timeout", "20s"]);
+        assert_eq!(said.code, 4, "{said:?}");
+        assert!(said.err.contains("You are in club already") && said.err.contains(role), "{said:?}");
+        assert!(is_mounted(device), "its mount stays");
+    }
+    let list = scene.ann.ctl(&["folder", "invite", "club", "--list"]).ok();
+    assert!(list.out.contains("write  open"), "the code stays good: {list:?}");
+    assert_eq!(people(&scene.ann)["members"].as_array().map(Vec::len), Some(2));
+    assert_eq!(people(&scene.bob)["role"], "read");
+}
+
+#[test]
+fn name_that_a_folder_has_already_is_refused_and_costs_no_invite() {
+    let scene = Scene::new();
+    scene.bob.ctl(&["folder", "create", "club"]).ok();
+    scene.bob.ctl(&["folder", "create", "own"]).ok();
+    let said = scene.bob.ctl(&["folder", "create", "club"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("You have a folder club already"), "{said:?}");
+    let code = invite(&scene.ann, "read");
+    let said = scene.bob.ctl(&["folder", "join", &code, "--name", "own"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(
+        said.err.contains("You have a folder own already: give this one another name with --name"),
+        "{said:?}"
+    );
+    let list = scene.ann.ctl(&["folder", "invite", "club", "--list"]).ok();
+    assert!(list.out.contains("read   open"), "the code stays good: {list:?}");
+    // The folder's own name is sealed until the device is let in; then the code is this device's, and good for it.
+    let said = scene.bob.ctl(&["folder", "join", &code]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(
+        said.err.contains("You have a folder club already: give this one another name with --name"),
+        "{said:?}"
+    );
+    assert!(said.err.contains("same code"), "{said:?}");
+    let said = scene.bob.ctl(&["folder", "join", &code, "--name", "Ann's club"]).ok();
+    assert!(said.out.contains("You are in Ann's club, and may read"), "{said:?}");
+}

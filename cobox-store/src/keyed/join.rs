@@ -80,7 +80,7 @@ impl Home {
     ///
     /// # Errors
     /// [`Error::NotAMember`] when the log does not list us, or is of another folder than the code's;
-    /// [`Error::BadName`]; or when the store refuses a record.
+    /// [`Error::BadName`], [`Error::NameTaken`]; or when the store refuses a record.
     pub fn join_finish(
         &self,
         code: &InviteCode,
