@@ -317,6 +317,47 @@ fn who_is_in_a_folder_already_joins_it_with_no_second_code() {
 }
 
 #[test]
+fn removed_member_comes_back_with_a_new_invite_and_what_was_never_sent() {
+    if !can_mount("removed_member_comes_back_with_a_new_invite_and_what_was_never_sent") {
+        return;
+    }
+    let mut scene = Scene::new();
+    scene.ann.mount("club");
+    fs::write(scene.ann.mount.join("notes"), "for all").expect("writes");
+    scene.join("write");
+    scene.bob.mount("club");
+    until("Bob reads", || reads(&scene.bob.mount, "notes", "for all"));
+    // What Bob writes while nobody can be reached is on his device alone when he is removed.
+    scene.ann.stop();
+    scene.seeder.kill();
+    fs::write(scene.bob.mount.join("offline"), "bob was alone").expect("writes");
+    scene.bob.stop();
+    scene.seeder.start();
+    scene.ann.start();
+    scene.ann.ctl(&["member", "remove", "club", "bob", "--now"]).ok();
+    scene.bob.start();
+    until("Bob learns of it", || people(&scene.bob)["role"].is_null());
+
+    let code = invite(&scene.ann, "write");
+    let said = scene.bob.ctl(&["folder", "join", &code]).ok();
+    assert!(said.out.contains("You are in club, and may read and write"), "{said:?}");
+    assert_eq!(people(&scene.bob)["role"], "write");
+    until("what was never sent is sent", || reads(&scene.ann.mount, "offline", "bob was alone"));
+    assert!(is_mounted(&scene.bob), "the mount is there again");
+    assert!(reads(&scene.bob.mount, "offline", "bob was alone"));
+    fs::write(scene.bob.mount.join("more"), "bob goes on").expect("writes");
+    until("and so is what comes after", || reads(&scene.ann.mount, "more", "bob goes on"));
+    assert_eq!(people(&scene.ann)["members"].as_array().map(Vec::len), Some(2));
+    scene.bob.stop();
+    scene.bob.start();
+    scene.bob.await_mount();
+    fs::write(scene.bob.mount.join("later"), "after a restart").expect("writes");
+    until("also after a restart", || reads(&scene.ann.mount, "later", "after a restart"));
+    let said = scene.bob.ctl(&["status", "club"]).ok();
+    assert!(!said.out.contains("WRONG"), "{said:?}");
+}
+
+#[test]
 fn name_that_a_folder_has_already_is_refused_and_costs_no_invite() {
     let scene = Scene::new();
     scene.bob.ctl(&["folder", "create", "club"]).ok();

@@ -54,10 +54,19 @@ impl Daemon {
                 "Use the line that `cobox-ctl folder invite` printed, whole and unchanged.",
             )
         })?;
-        self.may_join(&code, name)?;
+        let before = self.may_join(&code, name)?;
         let (started, deadline) = (Instant::now(), Instant::now() + timeout);
-        let state =
-            self.ask_to_join(&code, &|records| self.join_new(&code, name, records), deadline, tell)?;
+        let joined = match &before {
+            Some(state) => {
+                let finish = |records: &[Record]| self.join_again(state, &code, name, records);
+                let joined = self.ask_to_join(&code, &finish, deadline, tell);
+                // Under whichever log: it was taken off when an admin had answered.
+                self.mount_wanted(joined.as_ref().unwrap_or(state));
+                joined
+            }
+            None => self.ask_to_join(&code, &|records| self.join_new(&code, name, records), deadline, tell),
+        };
+        let state = joined?;
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.locator_version.fetch_add(1, Ordering::SeqCst);
         if let Err(problem) = self.arrive(ARRIVE_WAIT, tell) {
@@ -74,8 +83,8 @@ impl Daemon {
         })
     }
 
-    /// Refuses what would use the code up for nothing.
-    fn may_join(&self, code: &InviteCode, name: Option<&str>) -> Outcome<()> {
+    /// Refuses what would use the code up for nothing. The folder, where this device has it and was removed from it.
+    fn may_join(&self, code: &InviteCode, name: Option<&str>) -> Outcome<Option<Arc<FolderState>>> {
         let is_meant = |state: &Arc<FolderState>| state.folder.id().0[..FOLDER_PREFIX_BYTES] == code.folder;
         let known = self.folders().into_iter().find(is_meant);
         if let Some(state) = &known
@@ -92,7 +101,30 @@ impl Daemon {
                  (`cobox-ctl recover`), and what you may do is changed with `cobox-ctl member role`.",
             ));
         }
-        name.map_or(Ok(()), |name| self.home.name_is_free(name).map_err(called_otherwise))
+        let name = name.filter(|name| known.as_ref().is_none_or(|state| state.folder.name() != *name));
+        name.map_or(Ok(()), |name| self.home.name_is_free(name)).map_err(called_otherwise)?;
+        known.as_ref().map_or(Ok(()), |state| state.refuse_if_held())?;
+        Ok(known)
+    }
+
+    /// Goes on in a folder that this device was removed from: under the keys that an admin let in, with all that is
+    /// here. Its mount is off afterwards.
+    fn join_again(
+        &self,
+        state: &Arc<FolderState>,
+        code: &InviteCode,
+        name: Option<&str>,
+        records: &[Record],
+    ) -> Outcome<Option<Arc<FolderState>>> {
+        // Nobody mounts it, or looks at the tree of the old one, meanwhile.
+        let _turn = state.turn()?;
+        state.stop_serving()?;
+        let Some(folder) = self.home.join_finish(code, name, records)? else { return Ok(None) };
+        state.replaced.store(true, Ordering::Release);
+        // Sessions that others restricted to what a removed device may know begin anew.
+        self.node.remove_folder(state.no());
+        keep_hints(&folder, &code.hints)?;
+        self.adopt(folder).map(Some)
     }
 
     fn join_new(
