@@ -288,6 +288,13 @@ fn recover(device: &Device, dir: &Path, address: &str) -> Said {
     said
 }
 
+/// The mount as `status` tells it.
+fn mount_of(device: &Device) -> serde_json::Value {
+    let said = device.ctl(&["status", "club", "--json"]).ok();
+    let report: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    report["folders"][0]["mount"].clone()
+}
+
 /// Whether the kernel has a mount at the device's mount point.
 fn is_mounted(device: &Device) -> bool {
     let dir = format!(" {} ", device.mount.display());
@@ -384,4 +391,29 @@ fn name_that_a_folder_has_already_is_refused_and_costs_no_invite() {
     assert!(said.err.contains("same code"), "{said:?}");
     let said = scene.bob.ctl(&["folder", "join", &code, "--name", "Ann's club"]).ok();
     assert!(said.out.contains("You are in Ann's club, and may read"), "{said:?}");
+}
+
+#[test]
+fn mount_that_somebody_else_took_off_is_not_said_to_be_there() {
+    if !can_mount("mount_that_somebody_else_took_off_is_not_said_to_be_there") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.ann.mount("club");
+    assert!(mount_of(&scene.ann)["problem"].is_null());
+    // A program keeps the mount alive where nobody finds it any more.
+    let open = fs::File::create(scene.ann.mount.join("open")).expect("creates");
+    let taken = std::process::Command::new("fusermount3").arg("-uz").arg(&scene.ann.mount).status();
+    assert!(taken.expect("runs").success());
+    assert!(!is_mounted(&scene.ann));
+    let said = scene.ann.ctl(&["status", "club"]).ok();
+    assert!(!said.out.contains("  mounted at") && said.out.contains("not mounted"), "{said:?}");
+    let said = scene.ann.ctl(&["folder", "list"]).ok();
+    assert!(said.out.contains("not mounted"), "{said:?}");
+    drop(open);
+    until("it can be mounted again", || {
+        let dir = scene.ann.mount.to_str().expect("a temporary path is text");
+        scene.ann.ctl(&["mount", "club", dir]).code == 0 && is_mounted(&scene.ann)
+    });
+    assert!(scene.ann.ctl(&["status", "club"]).ok().out.contains("  mounted at"));
 }

@@ -22,6 +22,9 @@ use crate::report::MountReport;
 /// The setting under which the wanted mount of a folder is kept, sealed.
 const WANTED: &str = "mount wanted";
 
+const TAKEN_OFF: &str = "Somebody else took the mount off.";
+const NOT_NOW: &str = "It is not mounted in this moment.";
+
 /// A folder that is mounted.
 pub(crate) struct Mounted {
     pub mount: Mount,
@@ -57,14 +60,14 @@ impl FolderState {
     /// Where it is mounted, or should be.
     pub fn mount_report(&self) -> Option<MountReport> {
         if let Some(mounted) = self.mounted() {
-            let gone = (!mounted.mount.is_live()).then(|| "Somebody else took the mount off.".to_owned());
+            let gone = (!mounted.mount.is_attached()).then(|| TAKEN_OFF.to_owned());
             let report = mounted.wanted.report(gone);
             let refuses =
                 report.read_only || !matches!(self.folder.role(), Ok(role) if role >= Some(Role::Write));
             return Some(MountReport { read_only: refuses, ..report });
         }
-        let problem = self.mount_problem.lock().clone();
-        self.wanted_mount().map(|wanted| wanted.report(problem))
+        let problem = self.mount_problem.lock().clone().unwrap_or_else(|| NOT_NOW.to_owned());
+        self.wanted_mount().map(|wanted| wanted.report(Some(problem)))
     }
 
     /// Whether the folder must be opened anew: its log cannot go on, or its tree does not know of a fork yet.
@@ -115,10 +118,10 @@ impl FolderState {
         }
         let (wish, wanted) = (wanted.clone(), self.bounded(wanted)?);
         if let Some(mounted) = self.mounted() {
-            if mounted.mount.is_live() && mounted.wanted == wanted {
+            if mounted.mount.is_attached() && mounted.wanted == wanted {
                 return Ok(mounted.wanted.report(None));
             }
-            if mounted.mount.is_live() {
+            if mounted.mount.is_attached() {
                 return Err(Problem::refused(
                     format!(
                         "{} is mounted at {} already.",

@@ -82,6 +82,7 @@ pub fn folders(folders: &[FolderReport]) -> String {
         let place = folder
             .mount
             .as_ref()
+            .filter(|mount| mount.problem.is_none())
             .map_or_else(|| "not mounted".to_owned(), |mount| mount.dir.display().to_string());
         line!(text, "{}  {}  {place}", folder.name, folder.id.get(..8).unwrap_or(&folder.id));
     }
@@ -98,10 +99,11 @@ pub fn folder(folder: &FolderReport) -> String {
     match &folder.mount {
         None => line!(text, "  not mounted"),
         Some(mount) => {
-            let how = if mount.read_only { ", read-only" } else { "" };
-            let problem =
-                mount.problem.as_ref().map(|problem| format!(", but not now: {problem}")).unwrap_or_default();
-            line!(text, "  mounted at {}{how}{problem}", mount.dir.display());
+            let (dir, how) = (mount.dir.display(), if mount.read_only { ", read-only" } else { "" });
+            match &mount.problem {
+                None => line!(text, "  mounted at {dir}{how}"),
+                Some(problem) => line!(text, "  not mounted, and wanted at {dir}: {problem}"),
+            }
         }
     }
     for alarm in &folder.alarms {
