@@ -365,6 +365,47 @@ fn removed_member_comes_back_with_a_new_invite_and_what_was_never_sent() {
 }
 
 #[test]
+fn removed_member_is_told_what_helps_and_is_not_green() {
+    if !can_mount("removed_member_is_told_what_helps_and_is_not_green") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.ann.mount("club");
+    fs::write(scene.ann.mount.join("notes"), "for all").expect("writes");
+    scene.join("write");
+    scene.bob.mount("club");
+    until("Bob reads", || reads(&scene.bob.mount, "notes", "for all"));
+    scene.bob.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    assert_eq!(scene.bob.ctl(&["health", "club"]).code, 0);
+    scene.ann.ctl(&["member", "remove", "club", "bob", "--now"]).ok();
+    until("Bob learns of it", || people(&scene.bob)["role"].is_null());
+    let said = scene.bob.ctl(&["health", "club"]);
+    assert_eq!(said.code, 1, "what is written here is sent to nobody: {said:?}");
+    assert!(said.out.contains("removed"), "{said:?}");
+    let said = scene.bob.ctl(&["status", "club"]).ok();
+    assert!(said.out.contains("new invite") && said.out.contains("folder join"), "{said:?}");
+    assert!(!said.out.contains("recover"), "the words open it no more: {said:?}");
+    scene.bob.ctl(&["folder", "set", "club", "--copies", "2"]).ok();
+    let said = scene.bob.ctl(&["folder", "leave", "club"]);
+    assert_eq!(said.code, 4, "{said:?}");
+    assert!(said.err.contains("new invite") && !said.err.contains("wait"), "{said:?}");
+    let said = scene.bob.ctl(&["doctor"]);
+    assert!(said.out.contains("new invite") && !said.out.contains("cobox-ctl recover"), "{said:?}");
+    scene.bob.ctl(&["folder", "leave", "club", "--force"]).ok();
+}
+
+#[test]
+fn device_that_was_removed_without_its_person_is_told_to_use_the_words() {
+    let scene = Scene::new();
+    scene.join("write");
+    scene.ann.ctl(&["device", "remove", "club", "bob", "--now"]).ok();
+    until("Bob learns of it", || people(&scene.bob)["role"].is_null());
+    let said = scene.bob.ctl(&["status", "club"]).ok();
+    assert!(said.out.contains("cobox-ctl recover"), "{said:?}");
+    assert!(!said.out.contains("new invite"), "{said:?}");
+}
+
+#[test]
 fn name_that_a_folder_has_already_is_refused_and_costs_no_invite() {
     let scene = Scene::new();
     scene.bob.ctl(&["folder", "create", "club"]).ok();
