@@ -2,6 +2,7 @@
 //! on both sides, change roles, remove; and what the removed one cannot do any more.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -457,4 +458,30 @@ fn mount_that_somebody_else_took_off_is_not_said_to_be_there() {
         scene.ann.ctl(&["mount", "club", dir]).code == 0 && is_mounted(&scene.ann)
     });
     assert!(scene.ann.ctl(&["status", "club"]).ok().out.contains("  mounted at"));
+}
+
+#[test]
+fn names_that_would_write_on_a_terminal_are_refused_or_quoted() {
+    if !can_mount("names_that_would_write_on_a_terminal_are_refused_or_quoted") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut ann = Device::new(dir.path(), "ann");
+    let words = dir.path().join("words");
+    let words = words.to_str().expect("a temporary path is text");
+    let init = |label: &str| ann.ctl(&["init", "--label", label, "--no-passphrase", "--words-out", words]);
+    for label in ["", " ", "evil\u{1b}[31m\nlaptop (this device)", "turned \u{202e}around"] {
+        assert_eq!(init(label).code, 2, "{label:?}");
+    }
+    init("Ann's laptop").ok();
+    ann.start();
+    ann.ctl(&["folder", "create", "club"]).ok();
+    ann.mount("club");
+    let odd = std::ffi::OsStr::from_bytes(b"odd\n\x1b[31m\xff");
+    fs::write(ann.mount.join(odd), "x").expect("writes");
+    let mut command = ann.command(&["whereis"]);
+    let said = command.arg(ann.mount.join(odd)).output().expect("runs");
+    let text = String::from_utf8(said.stdout).expect("only text is printed");
+    assert!(text.contains("/odd'$'\\n\\033''[31m'$'\\377'"), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text:?}");
 }

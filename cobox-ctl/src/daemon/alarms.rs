@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cobox_fs::vfs::CLOCK_AHEAD_MAX_MS;
+use cobox_net::shown;
 use cobox_store::blind::{Access, InviteState};
 use cobox_store::format::access::Role;
 use cobox_store::keyed::Standing;
@@ -32,6 +33,7 @@ impl FolderState {
         let branches = self.folder.store().branches(self.no())?;
         for log in access.devices.keys().filter(|log| branches.is_forked(log)) {
             let label = self.folder.label_of(log).unwrap_or_else(|| String::from("a device"));
+            let label = shown::name(label.as_bytes());
             let id = log.to_string();
             add(
                 format!("{label} ({id}) was in use as two copies at once. {COPIES}"),
@@ -41,6 +43,7 @@ impl FolderState {
         for (log, clock_ms) in self.vfs().map(|vfs| vfs.held_for_clock()).unwrap_or_default() {
             let label =
                 self.folder.label_of(&branches.origin(&log)).unwrap_or_else(|| String::from("a device"));
+            let label = shown::name(label.as_bytes());
             let ahead = span(Duration::from_millis(clock_ms.saturating_sub(now_ms())));
             let until = cobox_net::shown::time(clock_ms.saturating_sub(CLOCK_AHEAD_MAX_MS));
             add(

@@ -1,6 +1,6 @@
 //! People of a folder: inviting, roles, removals; and what the daemon does for others unasked.
 
-use cobox_net::PeerId;
+use cobox_net::{PeerId, shown};
 use cobox_store::blind::{Access, InviteState};
 use cobox_store::format::access::Role;
 use cobox_store::format::invite::{HINT_ADDRESSES_MAX, Hint, InviteCode};
@@ -205,12 +205,13 @@ impl Daemon {
         let fits = |log: &&LogId| is_meant(&log.to_hex(), Some(label(&state.folder, log)), which);
         let found: Vec<LogId> = access.devices.keys().filter(fits).copied().collect();
         let silent = device(&state, &single(&found, which, "device")?);
+        let name = shown::name(silent.label.as_bytes());
         let seen = match silent.last_seen_ms {
             Some(ms) if now_ms().saturating_sub(ms) >= LAPSE_MS => {
                 return self.device_remove(folder, &silent.id, unseen, tell);
             }
-            Some(ms) => format!("{} wrote last {}", silent.label, cobox_net::shown::time(ms)),
-            None => format!("{} never wrote anything", silent.label),
+            Some(ms) => format!("{name} wrote last {}", shown::time(ms)),
+            None => format!("{name} never wrote anything"),
         };
         Err(Problem::refused(
             format!("{seen}: a device lapses when it was silent for 90 days."),
