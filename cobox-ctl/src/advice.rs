@@ -110,9 +110,8 @@ fn key_advice(error: &StoreError) -> (Exit, &'static str) {
             Exit::Refused,
             "Compare them with what you wrote down: 24 English words, in order; one wrong or swapped word is enough.",
         ),
-        E::BadName => {
-            (Exit::Usage, "Choose another name, of 1 to 127 printable bytes, that no other folder has.")
-        }
+        E::BadName => (Exit::Usage, "Choose another name, of 1 to 127 printable bytes."),
+        E::NameTaken { .. } => (Exit::Usage, "Give this one another name."),
         E::TooManyFolders(_) => (Exit::Refused, "Leave a folder that is not needed any more."),
         E::KeyFileMode { .. } => {
             (Exit::Refused, "Close it with `chmod 600` if nobody else can have read it.")
@@ -271,6 +270,7 @@ mod tests {
             (E::RolledBack { log }, Exit::Damaged),
             (E::NoSuchName, Exit::Failed),
             (E::BadName, Exit::Usage),
+            (E::NameTaken { name: "club".into() }, Exit::Usage),
             (E::TooManyFolders(64), Exit::Refused),
             (E::KeyFileMode { path }, Exit::Refused),
             (E::NotAMember, Exit::Refused),

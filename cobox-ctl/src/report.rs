@@ -24,6 +24,9 @@ pub struct FolderReport {
     pub name: String,
     /// The folder's id in hex.
     pub id: String,
+    /// Whether this device is none of the folder's: nothing new reaches it, and what is written here is sent to nobody.
+    #[serde(default)]
+    pub removed: bool,
     /// Where it is mounted.
     pub mount: Option<MountReport>,
     /// What lies on this device.

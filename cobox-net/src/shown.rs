@@ -1,4 +1,7 @@
-//! Sizes and times as every program of this project shows them to people.
+//! Sizes, times and names as every program of this project shows them to people.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
 
 const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -49,6 +52,59 @@ pub fn places(addresses: &[String]) -> String {
     if far.is_empty() { near.join(", ") } else { far.join(", ") }
 }
 
+/// Whether a letter does something to a terminal, or to the order of the letters around it, instead of being seen:
+/// control characters, line and paragraph separators, and marks of direction (Unicode, "Bidirectional Algorithm", UAX #9).
+#[must_use]
+pub fn is_odd(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
+}
+
+/// A name that somebody else chose, as it may stand in a line on a terminal: as it is, or, where it has letters that are
+/// [odd](is_odd) or bytes that are no text, quoted as shells read it and `ls` shows it: `'a'$'\\n''b'`.
+#[must_use]
+pub fn name(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.contains(is_odd) => Cow::Borrowed(text),
+        _ => Cow::Owned(quoted(bytes)),
+    }
+}
+
+fn quoted(bytes: &[u8]) -> String {
+    let (mut text, mut escaping) = (String::from("'"), false);
+    let mut turn = |text: &mut String, escaped: bool| {
+        if escaping != escaped {
+            text.push_str(if escaped { "'$'" } else { "''" });
+            escaping = escaped;
+        }
+    };
+    for chunk in bytes.utf8_chunks() {
+        for letter in chunk.valid().chars() {
+            turn(&mut text, is_odd(letter));
+            match letter {
+                '\n' => text.push_str("\\n"),
+                '\t' => text.push_str("\\t"),
+                '\r' => text.push_str("\\r"),
+                '\'' => text.push_str("'\\''"),
+                odd if is_odd(odd) => octal(&mut text, odd.encode_utf8(&mut [0; 4]).as_bytes()),
+                plain => text.push(plain),
+            }
+        }
+        if !chunk.invalid().is_empty() {
+            turn(&mut text, true);
+            octal(&mut text, chunk.invalid());
+        }
+    }
+    text.push('\'');
+    text
+}
+
+fn octal(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        write!(text, "\\{byte:03o}").expect("writing to a String cannot fail");
+    }
+}
+
 /// Year, month and day of a day since 1970 (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
 #[must_use]
 pub fn civil(days: u64) -> (u64, u64, u64) {
@@ -66,6 +122,16 @@ pub fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_that_would_write_on_a_terminal_is_quoted_as_ls_does() {
+        assert_eq!(name("Ann's laptop, größer".as_bytes()), "Ann's laptop, größer");
+        assert_eq!(name(b"a\nb"), "'a'$'\\n''b'");
+        assert_eq!(name(b"\x1b[31mred"), "''$'\\033''[31mred'");
+        assert_eq!(name(b"it's \xff\xfe"), "'it'\\''s '$'\\377\\376'");
+        assert_eq!(name("a\u{202e}b".as_bytes()), "'a'$'\\342\\200\\256''b'");
+        assert_eq!(name("a\u{9b}b".as_bytes()), "'a'$'\\302\\233''b'");
+    }
 
     #[test]
     fn places_are_shown_without_peer_ids_and_without_loopback_where_there_are_others() {

@@ -148,9 +148,15 @@ pub enum Error {
     /// No folder of this device has the name.
     #[error("no folder has this name")]
     NoSuchName,
-    /// A folder of this device has the name, or it cannot be one (1 to 127 bytes, printable).
+    /// It cannot be a folder's name (1 to 127 bytes, printable).
     #[error("a folder cannot have this name")]
     BadName,
+    /// A folder of this device has the name.
+    #[error("you have a folder {name} already")]
+    NameTaken {
+        /// What the folder is called.
+        name: String,
+    },
     /// The member's locator is full.
     #[error("a member has {0} folders at the most")]
     TooManyFolders(usize),

@@ -2,6 +2,7 @@
 //! on both sides, change roles, remove; and what the removed one cannot do any more.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -286,4 +287,201 @@ fn recover(device: &Device, dir: &Path, address: &str) -> Said {
         drop(device.ctl(&["daemon", "stop"]));
     }
     said
+}
+
+/// The mount as `status` tells it.
+fn mount_of(device: &Device) -> serde_json::Value {
+    let said = device.ctl(&["status", "club", "--json"]).ok();
+    let report: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
+    report["folders"][0]["mount"].clone()
+}
+
+/// Whether the kernel has a mount at the device's mount point.
+fn is_mounted(device: &Device) -> bool {
+    let dir = format!(" {} ", device.mount.display());
+    fs::read_to_string("/proc/self/mountinfo").expect("Linux lists its mounts").contains(&dir)
+}
+
+#[test]
+fn who_is_in_a_folder_already_joins_it_with_no_second_code() {
+    if !can_mount("who_is_in_a_folder_already_joins_it_with_no_second_code") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.ann.mount("club");
+    scene.join("read");
+    scene.bob.mount("club");
+    let code = invite(&scene.ann, "write");
+    for (device, role) in [(&scene.bob, "as a reader"), (&scene.ann, "as an admin")] {
+        let said = device.ctl(&["folder", "join", &code, "--timeout", "20s"]);
+        assert_eq!(said.code, 4, "{said:?}");
+        assert!(said.err.contains("You are in club already") && said.err.contains(role), "{said:?}");
+        assert!(is_mounted(device), "its mount stays");
+    }
+    let list = scene.ann.ctl(&["folder", "invite", "club", "--list"]).ok();
+    assert!(list.out.contains("write  open"), "the code stays good: {list:?}");
+    assert_eq!(people(&scene.ann)["members"].as_array().map(Vec::len), Some(2));
+    assert_eq!(people(&scene.bob)["role"], "read");
+}
+
+#[test]
+fn removed_member_comes_back_with_a_new_invite_and_what_was_never_sent() {
+    if !can_mount("removed_member_comes_back_with_a_new_invite_and_what_was_never_sent") {
+        return;
+    }
+    let mut scene = Scene::new();
+    scene.ann.mount("club");
+    fs::write(scene.ann.mount.join("notes"), "for all").expect("writes");
+    scene.join("write");
+    scene.bob.mount("club");
+    until("Bob reads", || reads(&scene.bob.mount, "notes", "for all"));
+    // What Bob writes while nobody can be reached is on his device alone when he is removed.
+    scene.ann.stop();
+    scene.seeder.kill();
+    fs::write(scene.bob.mount.join("offline"), "bob was alone").expect("writes");
+    scene.bob.stop();
+    scene.seeder.start();
+    scene.ann.start();
+    scene.ann.ctl(&["member", "remove", "club", "bob", "--now"]).ok();
+    scene.bob.start();
+    until("Bob learns of it", || people(&scene.bob)["role"].is_null());
+
+    let code = invite(&scene.ann, "write");
+    let said = scene.bob.ctl(&["folder", "join", &code]).ok();
+    assert!(said.out.contains("You are in club, and may read and write"), "{said:?}");
+    assert_eq!(people(&scene.bob)["role"], "write");
+    until("what was never sent is sent", || reads(&scene.ann.mount, "offline", "bob was alone"));
+    assert!(is_mounted(&scene.bob), "the mount is there again");
+    assert!(reads(&scene.bob.mount, "offline", "bob was alone"));
+    fs::write(scene.bob.mount.join("more"), "bob goes on").expect("writes");
+    until("and so is what comes after", || reads(&scene.ann.mount, "more", "bob goes on"));
+    assert_eq!(people(&scene.ann)["members"].as_array().map(Vec::len), Some(2));
+    scene.bob.stop();
+    scene.bob.start();
+    scene.bob.await_mount();
+    fs::write(scene.bob.mount.join("later"), "after a restart").expect("writes");
+    until("also after a restart", || reads(&scene.ann.mount, "later", "after a restart"));
+    let said = scene.bob.ctl(&["status", "club"]).ok();
+    assert!(!said.out.contains("WRONG"), "{said:?}");
+}
+
+#[test]
+fn removed_member_is_told_what_helps_and_is_not_green() {
+    if !can_mount("removed_member_is_told_what_helps_and_is_not_green") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.ann.mount("club");
+    fs::write(scene.ann.mount.join("notes"), "for all").expect("writes");
+    scene.join("write");
+    scene.bob.mount("club");
+    until("Bob reads", || reads(&scene.bob.mount, "notes", "for all"));
+    scene.bob.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    assert_eq!(scene.bob.ctl(&["health", "club"]).code, 0);
+    scene.ann.ctl(&["member", "remove", "club", "bob", "--now"]).ok();
+    until("Bob learns of it", || people(&scene.bob)["role"].is_null());
+    let said = scene.bob.ctl(&["health", "club"]);
+    assert_eq!(said.code, 1, "what is written here is sent to nobody: {said:?}");
+    assert!(said.out.contains("removed"), "{said:?}");
+    let said = scene.bob.ctl(&["status", "club"]).ok();
+    assert!(said.out.contains("new invite") && said.out.contains("folder join"), "{said:?}");
+    assert!(!said.out.contains("recover"), "the words open it no more: {said:?}");
+    scene.bob.ctl(&["folder", "set", "club", "--copies", "2"]).ok();
+    let said = scene.bob.ctl(&["folder", "leave", "club"]);
+    assert_eq!(said.code, 4, "{said:?}");
+    assert!(said.err.contains("new invite") && !said.err.contains("wait"), "{said:?}");
+    let said = scene.bob.ctl(&["doctor"]);
+    assert!(said.out.contains("new invite") && !said.out.contains("cobox-ctl recover"), "{said:?}");
+    scene.bob.ctl(&["folder", "leave", "club", "--force"]).ok();
+}
+
+#[test]
+fn device_that_was_removed_without_its_person_is_told_to_use_the_words() {
+    let scene = Scene::new();
+    scene.join("write");
+    scene.ann.ctl(&["device", "remove", "club", "bob", "--now"]).ok();
+    until("Bob learns of it", || people(&scene.bob)["role"].is_null());
+    let said = scene.bob.ctl(&["status", "club"]).ok();
+    assert!(said.out.contains("cobox-ctl recover"), "{said:?}");
+    assert!(!said.out.contains("new invite"), "{said:?}");
+}
+
+#[test]
+fn name_that_a_folder_has_already_is_refused_and_costs_no_invite() {
+    let scene = Scene::new();
+    scene.bob.ctl(&["folder", "create", "club"]).ok();
+    scene.bob.ctl(&["folder", "create", "own"]).ok();
+    let said = scene.bob.ctl(&["folder", "create", "club"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.err.contains("You have a folder club already"), "{said:?}");
+    let code = invite(&scene.ann, "read");
+    let said = scene.bob.ctl(&["folder", "join", &code, "--name", "own"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(
+        said.err.contains("You have a folder own already: give this one another name with --name"),
+        "{said:?}"
+    );
+    let list = scene.ann.ctl(&["folder", "invite", "club", "--list"]).ok();
+    assert!(list.out.contains("read   open"), "the code stays good: {list:?}");
+    // The folder's own name is sealed until the device is let in; then the code is this device's, and good for it.
+    let said = scene.bob.ctl(&["folder", "join", &code]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(
+        said.err.contains("You have a folder club already: give this one another name with --name"),
+        "{said:?}"
+    );
+    assert!(said.err.contains("same code"), "{said:?}");
+    let said = scene.bob.ctl(&["folder", "join", &code, "--name", "Ann's club"]).ok();
+    assert!(said.out.contains("You are in Ann's club, and may read"), "{said:?}");
+}
+
+#[test]
+fn mount_that_somebody_else_took_off_is_not_said_to_be_there() {
+    if !can_mount("mount_that_somebody_else_took_off_is_not_said_to_be_there") {
+        return;
+    }
+    let scene = Scene::new();
+    scene.ann.mount("club");
+    assert!(mount_of(&scene.ann)["problem"].is_null());
+    // A program keeps the mount alive where nobody finds it any more.
+    let open = fs::File::create(scene.ann.mount.join("open")).expect("creates");
+    let taken = std::process::Command::new("fusermount3").arg("-uz").arg(&scene.ann.mount).status();
+    assert!(taken.expect("runs").success());
+    assert!(!is_mounted(&scene.ann));
+    let said = scene.ann.ctl(&["status", "club"]).ok();
+    assert!(!said.out.contains("  mounted at") && said.out.contains("not mounted"), "{said:?}");
+    let said = scene.ann.ctl(&["folder", "list"]).ok();
+    assert!(said.out.contains("not mounted"), "{said:?}");
+    drop(open);
+    until("it can be mounted again", || {
+        let dir = scene.ann.mount.to_str().expect("a temporary path is text");
+        scene.ann.ctl(&["mount", "club", dir]).code == 0 && is_mounted(&scene.ann)
+    });
+    assert!(scene.ann.ctl(&["status", "club"]).ok().out.contains("  mounted at"));
+}
+
+#[test]
+fn names_that_would_write_on_a_terminal_are_refused_or_quoted() {
+    if !can_mount("names_that_would_write_on_a_terminal_are_refused_or_quoted") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut ann = Device::new(dir.path(), "ann");
+    let words = dir.path().join("words");
+    let words = words.to_str().expect("a temporary path is text");
+    let init = |label: &str| ann.ctl(&["init", "--label", label, "--no-passphrase", "--words-out", words]);
+    for label in ["", " ", "evil\u{1b}[31m\nlaptop (this device)", "turned \u{202e}around"] {
+        assert_eq!(init(label).code, 2, "{label:?}");
+    }
+    init("Ann's laptop").ok();
+    ann.start();
+    ann.ctl(&["folder", "create", "club"]).ok();
+    ann.mount("club");
+    let odd = std::ffi::OsStr::from_bytes(b"odd\n\x1b[31m\xff");
+    fs::write(ann.mount.join(odd), "x").expect("writes");
+    let mut command = ann.command(&["whereis"]);
+    let said = command.arg(ann.mount.join(odd)).output().expect("runs");
+    let text = String::from_utf8(said.stdout).expect("only text is printed");
+    assert!(text.contains("/odd'$'\\n\\033''[31m'$'\\377'"), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text:?}");
 }

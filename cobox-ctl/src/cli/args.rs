@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use cobox_net::shown::is_odd;
 
 use super::agreement::{AgreementVerb, SeedCode};
 use super::conflicts::Conflicts;
@@ -142,7 +143,7 @@ pub enum LaterVerb {
 #[derive(Args, Debug)]
 pub struct Init {
     /// What people will call this device
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_parser = label, value_name = "NAME")]
     pub label: String,
     /// Write the words into a new file (mode 0600) instead of showing them
     #[arg(long, value_name = "FILE")]
@@ -162,7 +163,7 @@ pub struct Recover {
     #[arg(long, value_name = "ADDR", required = true)]
     pub seeder: Vec<String>,
     /// What people will call this device
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_parser = label, value_name = "NAME")]
     pub label: String,
     /// Lock the keys with a key file of mode 0600 instead of a passphrase: weaker, and starts unattended
     #[arg(long, conflicts_with = "passphrase_file")]
@@ -401,6 +402,14 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 
 pub(super) fn date(text: &str) -> Result<u64, String> {
     parse_date(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
+}
+
+/// Others see it in lists of their own, between lines that their program writes.
+fn label(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.contains(is_odd) {
+        return Err("A device's name is text that can be seen, in one line.".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn span(text: &str) -> Result<Duration, String> {

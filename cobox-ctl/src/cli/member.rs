@@ -15,7 +15,7 @@ use crate::exit::{Outcome, Problem};
 use crate::people::{
     DepartureReport, InviteReport, InvitesReport, JoinReport, PeopleReport, PersonDevice, PersonRole,
 };
-use crate::render::units::time;
+use crate::render::units::{name, time};
 
 /// `folder invite`.
 #[derive(Args, Debug)]
@@ -245,7 +245,7 @@ fn invites(report: &InvitesReport) -> String {
         return format!("{} has had no invites.\n", report.folder);
     }
     let line = |line: &crate::people::InviteLine| {
-        let by = line.used_by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+        let by = line.used_by.as_ref().map(|by| format!(" by {}", name(by.as_bytes()))).unwrap_or_default();
         let (invite, until) = (line.invite.get(..8).unwrap_or_default(), time(line.expires_ms));
         format!("  {invite}  {:<6} {}{by}, until {until}\n", line.role.word(), line.state)
     };
@@ -257,7 +257,7 @@ fn device_line(device: &PersonDevice) -> String {
         device.last_seen_ms.map_or_else(|| "never wrote".to_owned(), |ms| format!("wrote last {}", time(ms)));
     let here = if device.here { " (this device)" } else { "" };
     let id = device.id.get(..8).unwrap_or_default();
-    format!("    {id}  {}{here}, {seen}, {} entries\n", device.label, device.entries)
+    format!("    {id}  {}{here}, {seen}, {} entries\n", name(device.label.as_bytes()), device.entries)
 }
 
 fn people(report: &PeopleReport) -> String {
@@ -298,4 +298,23 @@ fn departed(report: &DepartureReport) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_of_another_device_forges_no_line() {
+        let evil = PersonDevice {
+            id: "00112233".into(),
+            label: "evil\u{1b}[31m\nlaptop (this device)".into(),
+            here: false,
+            entries: 0,
+            last_seen_ms: None,
+        };
+        let line = device_line(&evil);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(line.contains("'evil'$'\\033''[31m'$'\\n''laptop (this device)'"), "{line}");
+    }
 }

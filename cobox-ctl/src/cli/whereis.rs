@@ -1,11 +1,12 @@
 //! `whereis`: who holds the bytes of one file, as the mount itself says.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::exit::{Outcome, Problem};
-use crate::render::units::time;
+use crate::render::units::{name, time};
 use crate::report::{FolderReport, StatusReport};
 
 /// 64 seeders, each with its id and a time.
@@ -14,6 +15,8 @@ const XATTR_BYTES_MAX: usize = 8192;
 /// Where one file is.
 #[derive(Debug, Serialize)]
 pub(crate) struct WhereReport {
+    /// In JSON, bytes that are no text are replaced.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     pub folder: String,
     /// `local`, `on its way`, `proved` or `elsewhere`.
@@ -27,6 +30,10 @@ pub(crate) struct WhereReport {
     pub seeders: Vec<String>,
     /// The same with the time of each one's last proof, and those who do not count.
     pub holders: Vec<HolderReport>,
+}
+
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// A seeder of the file's folder.
@@ -137,7 +144,12 @@ fn xattr(path: &Path, name: &str) -> Option<String> {
 }
 
 pub(crate) fn text(report: &WhereReport) -> String {
-    let mut lines = format!("{}\n  folder {}, {}\n", report.path.display(), report.folder, report.state);
+    let mut lines = format!(
+        "{}\n  folder {}, {}\n",
+        name(report.path.as_os_str().as_bytes()),
+        report.folder,
+        report.state
+    );
     lines += &format!("  {} of {} copies proved\n", report.copies, report.copies_wanted);
     for holder in &report.holders {
         let when = holder.proved_at_ms.map(time);

@@ -310,6 +310,7 @@ mod tests {
             conflicts: None,
             name: "photos".into(),
             id: String::new(),
+            removed: false,
             mount: None,
             local: LocalReport::default(),
             devices: Vec::new(),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use cobox_fs::vfs::CLOCK_AHEAD_MAX_MS;
-use cobox_store::blind::InviteState;
+use cobox_net::shown;
+use cobox_store::blind::{Access, InviteState};
 use cobox_store::format::access::Role;
 use cobox_store::keyed::Standing;
 
@@ -21,7 +22,7 @@ impl FolderState {
         let mut add = |what: String, advice: String| alarms.push(Alarm { what, advice });
         let role = access.role_of(&self.folder.log());
         if role.is_none() {
-            add(NOT_LISTED.to_owned(), RECOVER.to_owned());
+            add(NOT_LISTED.to_owned(), self.way_back(&access));
         } else if self.folder.standing() == Standing::RolledBack {
             let writes = role >= Some(Role::Write);
             add(SET_BACK.to_owned(), if writes { CLOSE.to_owned() } else { RECOVER.to_owned() });
@@ -32,6 +33,7 @@ impl FolderState {
         let branches = self.folder.store().branches(self.no())?;
         for log in access.devices.keys().filter(|log| branches.is_forked(log)) {
             let label = self.folder.label_of(log).unwrap_or_else(|| String::from("a device"));
+            let label = shown::name(label.as_bytes());
             let id = log.to_string();
             add(
                 format!("{label} ({id}) was in use as two copies at once. {COPIES}"),
@@ -41,6 +43,7 @@ impl FolderState {
         for (log, clock_ms) in self.vfs().map(|vfs| vfs.held_for_clock()).unwrap_or_default() {
             let label =
                 self.folder.label_of(&branches.origin(&log)).unwrap_or_else(|| String::from("a device"));
+            let label = shown::name(label.as_bytes());
             let ahead = span(Duration::from_millis(clock_ms.saturating_sub(now_ms())));
             let until = cobox_net::shown::time(clock_ms.saturating_sub(CLOCK_AHEAD_MAX_MS));
             add(
@@ -70,6 +73,19 @@ impl FolderState {
 }
 
 impl FolderState {
+    /// What to do on a device that was removed. The words list it again only while its person is a member.
+    pub fn way_back(&self, access: &Access) -> String {
+        let old = access.former.get(&self.folder.log());
+        if old.is_some_and(|device| access.members.contains_key(&device.member)) {
+            return RECOVER.to_owned();
+        }
+        format!(
+            "Ask an admin for a new invite: `cobox-ctl folder join` with its code goes on here, with all that was written. Or copy \
+             what you need, and let go of the rest with `cobox-ctl folder leave {} --force`.",
+            self.folder.name()
+        )
+    }
+
     /// How far this device's clock was ahead when seeders last proved something, by all of their clocks.
     fn our_clock_ahead(&self) -> Outcome<Option<u64>> {
         let now = now_ms();

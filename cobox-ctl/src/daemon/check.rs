@@ -106,7 +106,7 @@ fn name_files(state: &FolderState, damaged: &BTreeSet<PackId>, found: &mut Folde
     for path in found.files_damaged.clone() {
         let what =
             "its bytes on this disk are not what was written; they are fetched again where a seeder has them";
-        add(&mut found.damage, format!("{path}: {what}."));
+        add(&mut found.damage, format!("{}: {what}.", cobox_net::shown::name(path.as_bytes())));
     }
     let more = files.saturating_sub(found.files_damaged.len() as u64);
     if more > 0 {

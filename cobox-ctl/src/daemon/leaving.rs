@@ -58,7 +58,14 @@ impl Daemon {
 /// Refuses where something would be lost: content that only this device is known to have, or the last admin.
 fn may_leave(state: &FolderState, report: &FolderReport) -> Outcome<()> {
     let name = &report.name;
+    let access = state.folder.store().access(state.no())?;
     let is_empty = report.local.entries == 0 && !state.has_unsent()?;
+    if report.removed && !is_empty && (report.copies_proved < report.copies_wanted || state.has_unsent()?) {
+        return Err(Problem::refused(
+            format!("This device was removed from {name}, and what is only here is sent to nobody."),
+            state.way_back(&access),
+        ));
+    }
     if !is_empty && (report.copies_proved < report.copies_wanted || state.has_unsent()?) {
         return Err(Problem::refused(
             format!(
@@ -73,7 +80,6 @@ fn may_leave(state: &FolderState, report: &FolderReport) -> Outcome<()> {
             ),
         ));
     }
-    let access = state.folder.store().access(state.no())?;
     let own = state.folder.log();
     let others = || access.devices.iter().filter(|(log, _)| **log != own);
     let is_admin = access.role_of(&own) == Some(Role::Admin);

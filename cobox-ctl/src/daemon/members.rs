@@ -1,46 +1,25 @@
-//! People of a folder: inviting, joining, roles, removals; and what the daemon does for others unasked.
+//! People of a folder: inviting, roles, removals; and what the daemon does for others unasked.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
-
-use cobox_net::{Error as NetError, PeerId};
+use cobox_net::{PeerId, shown};
 use cobox_store::blind::{Access, InviteState};
-use cobox_store::format::access::{Record, Role};
+use cobox_store::format::access::Role;
 use cobox_store::format::invite::{HINT_ADDRESSES_MAX, Hint, InviteCode};
 use cobox_store::id::{InviteKey, LogId, MemberId};
 use cobox_store::keyed::{Admission, Folder, InviteKeys};
 
 use super::folder::FolderState;
-use super::network::keep_hints;
 use super::status::grants;
 use super::wait::Tell;
 use super::{Daemon, now_ms};
 use crate::control::Unseen;
-use crate::exit::{Exit, Outcome, Problem};
+use crate::exit::{Outcome, Problem};
 use crate::people::{
-    DepartureReport, InviteLine, InviteReport, InvitesReport, JoinReport, PeopleReport, Person, PersonDevice,
-    PersonRole,
+    DepartureReport, InviteLine, InviteReport, InvitesReport, PeopleReport, Person, PersonDevice, PersonRole,
 };
 use crate::report::WaitProgress;
 
 /// Seeders that a code names beside this device: the code must stay short enough for a QR code.
 const SEEDER_HINTS_MAX: usize = 2;
-/// Between two questions whether somebody let us in.
-const JOIN_POLL: Duration = Duration::from_millis(500);
-/// A code that was made a moment ago may not be known everywhere yet.
-const REFUSED_FOR: Duration = Duration::from_secs(15);
-/// How long the folder's present state may take to arrive before `join` says what is there.
-const ARRIVE_WAIT: Duration = Duration::from_secs(30);
-
-/// What one question to one peer of a code brought.
-enum Answer {
-    Records(Vec<Record>),
-    Waiting,
-    Refused,
-    NotReached(String),
-}
 
 impl Daemon {
     /// Opens an invite and makes its code.
@@ -125,129 +104,6 @@ impl Daemon {
         };
         state.folder.void_invite(invite)?;
         self.invites(folder)
-    }
-
-    /// Joins a folder with a code, and waits for its present state.
-    pub fn join(
-        &self,
-        code: &str,
-        name: Option<&str>,
-        timeout: Duration,
-        tell: Tell<'_>,
-    ) -> Outcome<JoinReport> {
-        let code = InviteCode::from_text(code).map_err(|_| {
-            Problem::usage(
-                "This is not an invite's code, or it was mistyped.",
-                "Use the line that `cobox-ctl folder invite` printed, whole and unchanged.",
-            )
-        })?;
-        let (started, deadline) = (Instant::now(), Instant::now() + timeout);
-        let folder = self.ask_to_join(&code, name, deadline, tell)?;
-        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.locator_version.fetch_add(1, Ordering::SeqCst);
-        // Before it syncs: whom the code named is dialed for the folder from now on.
-        keep_hints(&folder, &code.hints)?;
-        let state = self.adopt(folder)?;
-        if let Err(problem) = self.arrive(ARRIVE_WAIT, tell) {
-            // It is joined all the same, and goes on arriving.
-            tracing::info!(%problem, "the folder is still arriving");
-        }
-        let entries = state.folder.store().log_heads(state.no())?.iter().map(|head| head.seq).sum();
-        Ok(JoinReport {
-            folder: state.folder.name(),
-            id: state.folder.id().to_hex(),
-            role: PersonRole::of(state.folder.role()?.unwrap_or(Role::Read)),
-            entries,
-            elapsed_ms,
-        })
-    }
-
-    fn ask_to_join(
-        &self,
-        code: &InviteCode,
-        name: Option<&str>,
-        deadline: Instant,
-        tell: Tell<'_>,
-    ) -> Outcome<Arc<Folder>> {
-        let ended = Arc::new(AtomicBool::new(false));
-        let answers = self.ask_hints(code, &ended)?;
-        let _end = Ending(ended);
-        let (mut last, mut refused_since) = ("Nobody has answered yet.".to_owned(), None::<Instant>);
-        loop {
-            tell(&asking(&last))?;
-            if self.is_ending() {
-                return Err(Problem::failed("The daemon is ending."));
-            }
-            if Instant::now() >= deadline {
-                return Err(Problem::new(
-                    Exit::NotReached,
-                    format!("Nobody has let this device in. {last}"),
-                    "An admin's device must be online. Run the same command again; the code stays good until it expires.",
-                ));
-            }
-            match answers.recv_timeout(JOIN_POLL) {
-                Ok(Answer::Records(records)) => {
-                    if let Some(folder) = self.home.join_finish(code, name, &records)? {
-                        return Ok(folder);
-                    }
-                    "An admin let it in, and its keys are on their way.".clone_into(&mut last);
-                }
-                Ok(Answer::Waiting) => {
-                    refused_since = None;
-                    "The request was passed on, and no admin's device has answered.".clone_into(&mut last);
-                }
-                Ok(Answer::Refused) => {
-                    let since = *refused_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= REFUSED_FOR {
-                        return Err(Problem::refused(
-                            "The invite was used, taken back, or has expired.",
-                            "Ask whoever invited you for a new one.",
-                        ));
-                    }
-                }
-                Ok(Answer::NotReached(problem)) => last = problem,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Problem::failed("The network was shut down."));
-                }
-            }
-        }
-    }
-
-    /// Asks every peer of the code, each on a thread of its own: one that is away must not delay the others.
-    fn ask_hints(
-        &self,
-        code: &InviteCode,
-        ended: &Arc<AtomicBool>,
-    ) -> Outcome<std::sync::mpsc::Receiver<Answer>> {
-        let request = Arc::new(self.home.join_request(code)?);
-        let (sender, answers) = channel();
-        for hint in code.hints.clone() {
-            let (node, request, sender) = (self.node.clone(), Arc::clone(&request), sender.clone());
-            let (ended, keys) = (Arc::clone(ended), Arc::new(InviteKeys::of(code)));
-            let ask = move || {
-                while !ended.load(Ordering::SeqCst) {
-                    let keys = Arc::clone(&keys);
-                    let sign = Arc::new(move |transcript: &[u8]| keys.sign_session(transcript));
-                    let answer = match node.redeem(&hint, &request, sign) {
-                        Ok(Some(records)) => Answer::Records(records),
-                        Ok(None) => Answer::Waiting,
-                        Err(NetError::Refused { .. }) => Answer::Refused,
-                        Err(NetError::ShutDown) => return,
-                        Err(error) => Answer::NotReached(Problem::from(error).message),
-                    };
-                    if sender.send(answer).is_err() {
-                        return;
-                    }
-                    std::thread::sleep(JOIN_POLL);
-                }
-            };
-            std::thread::Builder::new()
-                .name("join".into())
-                .spawn(ask)
-                .map_err(|error| Problem::failed(format!("A thread cannot be started: {error}.")))?;
-        }
-        Ok(answers)
     }
 
     /// Who is here.
@@ -349,12 +205,13 @@ impl Daemon {
         let fits = |log: &&LogId| is_meant(&log.to_hex(), Some(label(&state.folder, log)), which);
         let found: Vec<LogId> = access.devices.keys().filter(fits).copied().collect();
         let silent = device(&state, &single(&found, which, "device")?);
+        let name = shown::name(silent.label.as_bytes());
         let seen = match silent.last_seen_ms {
             Some(ms) if now_ms().saturating_sub(ms) >= LAPSE_MS => {
                 return self.device_remove(folder, &silent.id, unseen, tell);
             }
-            Some(ms) => format!("{} wrote last {}", silent.label, cobox_net::shown::time(ms)),
-            None => format!("{} never wrote anything", silent.label),
+            Some(ms) => format!("{name} wrote last {}", shown::time(ms)),
+            None => format!("{name} never wrote anything"),
         };
         Err(Problem::refused(
             format!("{seen}: a device lapses when it was silent for 90 days."),
@@ -435,15 +292,6 @@ pub(super) fn asking(what: &str) -> WaitProgress {
         rate: 0,
         eta_s: None,
         missing: what.to_owned(),
-    }
-}
-
-/// Tells the threads that ask to stop.
-struct Ending(Arc<AtomicBool>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
     }
 }
 

@@ -13,6 +13,7 @@ mod departing;
 mod folder;
 mod giving;
 mod hooks;
+mod joining;
 mod leaving;
 mod members;
 mod mounts;

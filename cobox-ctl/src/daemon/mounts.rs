@@ -22,6 +22,9 @@ use crate::report::MountReport;
 /// The setting under which the wanted mount of a folder is kept, sealed.
 const WANTED: &str = "mount wanted";
 
+const TAKEN_OFF: &str = "Somebody else took the mount off.";
+const NOT_NOW: &str = "It is not mounted in this moment.";
+
 /// A folder that is mounted.
 pub(crate) struct Mounted {
     pub mount: Mount,
@@ -57,14 +60,14 @@ impl FolderState {
     /// Where it is mounted, or should be.
     pub fn mount_report(&self) -> Option<MountReport> {
         if let Some(mounted) = self.mounted() {
-            let gone = (!mounted.mount.is_live()).then(|| "Somebody else took the mount off.".to_owned());
+            let gone = (!mounted.mount.is_attached()).then(|| TAKEN_OFF.to_owned());
             let report = mounted.wanted.report(gone);
             let refuses =
                 report.read_only || !matches!(self.folder.role(), Ok(role) if role >= Some(Role::Write));
             return Some(MountReport { read_only: refuses, ..report });
         }
-        let problem = self.mount_problem.lock().clone();
-        self.wanted_mount().map(|wanted| wanted.report(problem))
+        let problem = self.mount_problem.lock().clone().unwrap_or_else(|| NOT_NOW.to_owned());
+        self.wanted_mount().map(|wanted| wanted.report(Some(problem)))
     }
 
     /// Whether the folder must be opened anew: its log cannot go on, or its tree does not know of a fork yet.
@@ -113,12 +116,12 @@ impl FolderState {
             drop(turn);
             return now.mount(daemon, wanted);
         }
-        let wanted = self.bounded(wanted)?;
+        let (wish, wanted) = (wanted.clone(), self.bounded(wanted)?);
         if let Some(mounted) = self.mounted() {
-            if mounted.mount.is_live() && mounted.wanted == wanted {
+            if mounted.mount.is_attached() && mounted.wanted == wanted {
                 return Ok(mounted.wanted.report(None));
             }
-            if mounted.mount.is_live() {
+            if mounted.mount.is_attached() {
                 return Err(Problem::refused(
                     format!(
                         "{} is mounted at {} already.",
@@ -138,7 +141,8 @@ impl FolderState {
         let wanted = mounted.wanted.clone();
         *self.mount.lock() = Some(Arc::new(mounted));
         *self.mount_problem.lock() = None;
-        self.want_mount(Some(&wanted))?;
+        // As it was asked for: who may write again finds a mount that takes changes at the next start.
+        self.want_mount(Some(&WantedMount { dir: wanted.dir.clone(), ..wish }))?;
         Ok(wanted.report(None))
     }
 
@@ -161,11 +165,21 @@ impl FolderState {
     /// Takes the mount off; with it gone, everything written is in entries.
     fn unmount(&self) -> Outcome<()> {
         let _turn = self.mount_turn.lock();
+        self.stop_serving()
+    }
+
+    /// The same for whoever has the turn.
+    pub fn stop_serving(&self) -> Outcome<()> {
         if let Some(mounted) = self.mounted() {
             mounted.mount.unmount()?;
             self.end_serving(&mounted);
         }
         Ok(())
+    }
+
+    /// Says who uses the mount, where it is mounted and somebody does.
+    pub fn refuse_if_held(&self) -> Outcome<()> {
+        self.mounted().map_or(Ok(()), |mounted| Ok(mounted.mount.refuse_if_held()?))
     }
 
     /// Takes the mount off, if nobody uses it, and forgets that it is wanted; which one that was.
@@ -217,7 +231,7 @@ impl Daemon {
         if self.is_ending() || !state.must_renew()? {
             return Ok(false);
         }
-        let (fresh, wanted) = {
+        let (fresh, was_mounted) = {
             // Nobody mounts it, or looks at the tree of the old one, meanwhile.
             let _turn = state.mount_turn.lock();
             if !Arc::ptr_eq(&self.folder_now(state)?, state) || !state.must_renew()? {
@@ -240,13 +254,10 @@ impl Daemon {
             } else {
                 Arc::clone(state)
             };
-            (fresh, mounted.map(|mounted| mounted.wanted.clone()))
+            (fresh, mounted.is_some())
         };
-        if let Some(wanted) = wanted
-            && let Err(problem) = fresh.mount(self, wanted)
-        {
-            tracing::error!(%problem, "a folder could not be mounted again");
-            *fresh.mount_problem.lock() = Some(problem.message);
+        if was_mounted {
+            self.mount_wanted(&fresh);
         }
         self.locator_version.fetch_add(1, Ordering::SeqCst);
         Ok(true)
@@ -267,12 +278,15 @@ impl Daemon {
 
     /// Mounts what was mounted when the last daemon ended, however it ended.
     pub fn remount(self: &Arc<Self>) {
-        for state in self.folders() {
-            let Some(wanted) = state.wanted_mount() else { continue };
-            if let Err(problem) = state.mount(self, wanted) {
-                tracing::error!(%problem, "a folder could not be mounted again");
-                *state.mount_problem.lock() = Some(problem.message);
-            }
+        self.folders().iter().for_each(|state| self.mount_wanted(state));
+    }
+
+    /// Mounts a folder where its member wants it to be.
+    pub fn mount_wanted(self: &Arc<Self>, state: &Arc<FolderState>) {
+        let Some(wanted) = state.wanted_mount() else { return };
+        if let Err(problem) = state.mount(self, wanted) {
+            tracing::error!(%problem, "a folder could not be mounted again");
+            *state.mount_problem.lock() = Some(problem.message);
         }
     }
 

@@ -197,7 +197,11 @@ pub(crate) fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::
 }
 
 /// Agreements, seed codes, and seeders that this member commands.
-fn answer_about_seeders(daemon: &Daemon, request: Request, tell: super::wait::Tell<'_>) -> Outcome<Value> {
+fn answer_about_seeders(
+    daemon: &Arc<Daemon>,
+    request: Request,
+    tell: super::wait::Tell<'_>,
+) -> Outcome<Value> {
     match request {
         Request::SeedCode { folder, quota_bytes, until_ms, valid_ms } => {
             value(&daemon.seed_code(&folder, quota_bytes, until_ms, valid_ms)?)
@@ -223,7 +227,11 @@ fn answer_about_seeders(daemon: &Daemon, request: Request, tell: super::wait::Te
     }
 }
 
-fn answer_about_people(daemon: &Daemon, request: Request, tell: super::wait::Tell<'_>) -> Outcome<Value> {
+fn answer_about_people(
+    daemon: &Arc<Daemon>,
+    request: Request,
+    tell: super::wait::Tell<'_>,
+) -> Outcome<Value> {
     match request {
         Request::Invite { folder, role, valid_ms } => value(&daemon.invite(&folder, role, valid_ms)?),
         Request::InviteList { folder } => value(&daemon.invites(&folder)?),

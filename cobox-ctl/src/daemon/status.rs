@@ -53,6 +53,7 @@ impl Daemon {
         Ok(FolderReport {
             name: state.folder.name(),
             id: state.folder.id().to_hex(),
+            removed: state.folder.role()?.is_none(),
             mount: state.mount_report(),
             conflicts: state.conflicts_open()?,
             alarms: state

@@ -128,7 +128,10 @@ fn problem(state: &FolderState, heard: &Heard) -> Problem {
         Heard::Lacking(lacking, _) => {
             let device = |(log, entries): (&LogId, &u64)| {
                 let word = if *entries == 1 { "entry" } else { "entries" };
-                format!("{entries} {word} of {}", label(&state.folder, log))
+                format!(
+                    "{entries} {word} of {}",
+                    cobox_net::shown::name(label(&state.folder, log).as_bytes())
+                )
             };
             let list: Vec<String> = lacking.iter().map(device).collect();
             let what = format!(

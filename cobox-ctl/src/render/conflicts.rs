@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::units::{bytes, local_time};
+use super::units::{bytes, local_time, name};
 use crate::conflicts::{
     Act, ConflictKind, ConflictReport, ConflictsReport, FolderConflicts, KeepHow, KeepReport,
 };
@@ -43,7 +43,7 @@ fn several_members(report: &FolderConflicts) -> bool {
 fn write(text: &mut String, conflict: &ConflictReport, several: bool) {
     let slash = if conflict.kind == ConflictKind::DirectoryReturned { "/" } else { "" };
     let mut line = |line: String| writeln!(text, "{line}").expect("writing to a String cannot fail");
-    line(format!("\n{}{slash}", conflict.path));
+    line(format!("\n{}{slash}", name(conflict.path.as_bytes())));
     line(format!("  {}", conflict.what));
     for act in &conflict.acts {
         line(format!("    {}", sentence(act, several)));
@@ -54,21 +54,28 @@ fn sentence(act: &Act, several: bool) -> String {
     let member = act.member.as_ref().filter(|_| several);
     let member = member.map(|id| format!(" (member {})", id.get(..MEMBER_DIGITS).unwrap_or(id)));
     let what = match (&act.name, act.bytes) {
-        (Some(name), Some(size)) => format!(": {name}, {}", bytes(size)),
-        (Some(name), None) => format!(": {name}"),
+        (Some(shown), Some(size)) => format!(": {}, {}", name(shown.as_bytes()), bytes(size)),
+        (Some(shown), None) => format!(": {}", name(shown.as_bytes())),
         _ => String::new(),
     };
-    format!("{}  {}{} {}{what}", local_time(act.at_ms), act.device, member.unwrap_or_default(), act.act)
+    format!(
+        "{}  {}{} {}{what}",
+        local_time(act.at_ms),
+        name(act.device.as_bytes()),
+        member.unwrap_or_default(),
+        act.act
+    )
 }
 
 /// `conflicts keep`.
 #[must_use]
 pub fn kept(report: &KeepReport) -> String {
+    let path = name(report.path.as_bytes());
     match (report.changes, report.kept) {
-        (0, _) => format!("There is nothing to settle at {} in {}.\n", report.path, report.folder),
-        (_, KeepHow::This) => format!("{} is kept as it is in {}.\n", report.path, report.folder),
+        (0, _) => format!("There is nothing to settle at {path} in {}.\n", report.folder),
+        (_, KeepHow::This) => format!("{path} is kept as it is in {}.\n", report.folder),
         (_, KeepHow::Both) => {
-            format!("What was at {} in {} has names of its own now.\n", report.path, report.folder)
+            format!("What was at {path} in {} has names of its own now.\n", report.folder)
         }
     }
 }

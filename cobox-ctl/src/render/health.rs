@@ -1,12 +1,15 @@
 //! Health of a folder: how many copies are proved, how many there should be, and how old the proofs are.
 //!
 //! The exit codes are for cron and monitoring: 0 all green, 3 something amber (not proved in time), 1 something
-//! red (fewer copies than there should be), 5 something lost.
+//! red (fewer copies than there should be, or this device was removed), 5 something lost.
 
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::report::{FolderReport, Holding, SeederReport, StatusReport};
+
+const REMOVED: &str =
+    "this device was removed: nothing new reaches it, and what is written here is sent to nobody";
 
 /// A colour that says how sure the copies are.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -16,7 +19,7 @@ pub enum Light {
     Green,
     /// Enough copies are claimed; not all are proved, or their proofs are late.
     Amber,
-    /// Too few, or a pack is whole nowhere that is known.
+    /// Too few, or a pack is whole nowhere that is known, or this device was removed.
     Red,
 }
 
@@ -39,7 +42,7 @@ pub struct FolderHealth {
     pub proved_at_ms: Option<u64>,
     /// Packs that are neither whole on this device nor known to be at a seeder.
     pub packs_lost: u64,
-    /// Seeders that do not count now, and why.
+    /// Seeders that do not count now, and why; and that this device was removed.
     pub missing: Vec<String>,
 }
 
@@ -74,7 +77,7 @@ pub fn of(status: &StatusReport) -> HealthReport {
 #[must_use]
 pub fn judge(folder: &FolderReport) -> FolderHealth {
     let fresh = folder.copies_proved.saturating_sub(folder.copies_late);
-    let light = if folder.local.packs_lost > 0 {
+    let light = if folder.local.packs_lost > 0 || folder.removed {
         Light::Red
     } else if fresh >= folder.copies_wanted {
         Light::Green
@@ -98,6 +101,7 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
         let at = if whereabouts.is_empty() { String::new() } else { format!("{whereabouts}, ") };
         why(seeder).map(|why| format!("{} ({at}{}): {why}", seeder.peer_id, seeder.link))
     });
+    let removed = folder.removed.then(|| REMOVED.to_owned());
     FolderHealth {
         folder: folder.name.clone(),
         light,
@@ -107,7 +111,7 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
         tolerance_ms: folder.tolerance_ms,
         proved_at_ms: folder.proved_at_ms,
         packs_lost: folder.local.packs_lost,
-        missing: missing.collect(),
+        missing: removed.into_iter().chain(missing).collect(),
     }
 }
 
@@ -121,6 +125,7 @@ mod tests {
             conflicts: None,
             name: "photos".into(),
             id: String::new(),
+            removed: false,
             mount: None,
             local: LocalReport::default(),
             devices: Vec::new(),
@@ -145,6 +150,8 @@ mod tests {
         let mut lost = folder(2, 2, 0);
         lost.local.packs_lost = 1;
         assert_eq!(judge(&lost).light, Light::Red);
+        let removed = FolderReport { removed: true, ..folder(2, 2, 0) };
+        assert_eq!((judge(&removed).light, judge(&removed).missing.len()), (Light::Red, 1));
     }
 
     #[test]

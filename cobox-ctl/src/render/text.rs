@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::health::{HealthReport, Light};
-use super::units::{bytes, rate, span, time};
+use super::units::{bytes, name, rate, span, time};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
     KeyReport, LeaveReport, PeerReport, PolicyOf, PruneReport, PruneState, SeederAddReport,
@@ -64,7 +64,7 @@ pub fn recovered(report: &ArriveReport) -> String {
 /// `status`.
 #[must_use]
 pub fn status(report: &StatusReport) -> String {
-    let mut text = format!("{} ({})\n", report.label, report.peer_id);
+    let mut text = format!("{} ({})\n", name(report.label.as_bytes()), report.peer_id);
     if report.folders.is_empty() {
         line!(text, "It has no folder yet: `cobox-ctl folder create NAME` makes one.");
     }
@@ -82,6 +82,7 @@ pub fn folders(folders: &[FolderReport]) -> String {
         let place = folder
             .mount
             .as_ref()
+            .filter(|mount| mount.problem.is_none())
             .map_or_else(|| "not mounted".to_owned(), |mount| mount.dir.display().to_string());
         line!(text, "{}  {}  {place}", folder.name, folder.id.get(..8).unwrap_or(&folder.id));
     }
@@ -98,10 +99,11 @@ pub fn folder(folder: &FolderReport) -> String {
     match &folder.mount {
         None => line!(text, "  not mounted"),
         Some(mount) => {
-            let how = if mount.read_only { ", read-only" } else { "" };
-            let problem =
-                mount.problem.as_ref().map(|problem| format!(", but not now: {problem}")).unwrap_or_default();
-            line!(text, "  mounted at {}{how}{problem}", mount.dir.display());
+            let (dir, how) = (mount.dir.display(), if mount.read_only { ", read-only" } else { "" });
+            match &mount.problem {
+                None => line!(text, "  mounted at {dir}{how}"),
+                Some(problem) => line!(text, "  not mounted, and wanted at {dir}: {problem}"),
+            }
         }
     }
     for alarm in &folder.alarms {
@@ -169,11 +171,11 @@ pub fn peers(folders: &[FolderReport]) -> String {
 fn devices(devices: &[PeerReport]) -> String {
     let mut text = String::new();
     for device in devices {
-        let name = device.label.as_deref().unwrap_or("a device");
+        let label = name(device.label.as_deref().unwrap_or("a device").as_bytes());
         let path = device.path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
         let rtt = device.rtt_ms.map(|rtt| format!(", {rtt} ms")).unwrap_or_default();
         let since = device.since_ms.map(|since| format!(", since {}", time(since))).unwrap_or_default();
-        line!(text, "  device   {name} {} ({}{path}{rtt}{since})", device.peer_id, device.link);
+        line!(text, "  device   {label} {} ({}{path}{rtt}{since})", device.peer_id, device.link);
         if let Some(problem) = device.problem.as_ref().filter(|_| device.link != "connected") {
             line!(text, "           {problem}");
         }
@@ -404,7 +406,7 @@ pub fn pruned(report: &PruneReport) -> String {
             line!(
                 text,
                 "  {dead} can be released once these devices have answered: {}.",
-                report.waits_for.join(", ")
+                report.waits_for.iter().map(|label| name(label.as_bytes())).collect::<Vec<_>>().join(", ")
             );
             line!(text, "  The daemon goes on by itself when they have been online.");
         }
@@ -539,7 +541,7 @@ pub fn api(report: &ApiReport) -> String {
 /// `key show`.
 #[must_use]
 pub fn keys(report: &KeyReport) -> String {
-    let mut text = format!("{} ({})\n", report.label, report.peer_id);
+    let mut text = format!("{} ({})\n", name(report.label.as_bytes()), report.peer_id);
     line!(text, "  locked with a {}", report.unlock.replace('-', " "));
     for folder in &report.folders {
         line!(text, "  {}: device key {}, folder {}", folder.name, folder.log, folder.id);

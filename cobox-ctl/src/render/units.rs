@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cobox_net::shown::civil;
-pub use cobox_net::shown::{bytes, time};
+pub use cobox_net::shown::{bytes, name, time};
 
 use crate::exit::{Outcome, Problem};
 

@@ -104,6 +104,14 @@ impl Mount {
         self.session.is_live()
     }
 
+    /// Whether the mount is where programs find it: one that was taken out of the tree while a program used it lives
+    /// on for that program alone.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        // Where the system does not say, the mount is believed.
+        self.is_live() && self.place().map_or(true, |place| place.is_some())
+    }
+
     /// Says who uses the mount, without taking it off.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use cobox_fs::vfs::{Called, Copies, Cut, Errno, ROOT, Released, RenameFlags, Vfs};
+use cobox_store::format::access::Role;
 use cobox_store::keyed::Standing;
 
 use crate::home::{Device, deliver, deliver_all, offer};
@@ -260,6 +261,53 @@ fn device_removed_while_it_was_away_comes_back_with_the_words_and_its_unpublishe
         assert_eq!(bytes_of(vfs, b"waiting"), b"in no entry", "{who}");
     }
     assert!(stays.vfs().folder().store().log_heads(stays.vfs().folder().no()).expect("reads").len() >= 2);
+}
+
+#[test]
+fn member_who_was_removed_comes_back_with_an_invite_and_its_unpublished_work() {
+    let stays = Device::new();
+    write_and_cut(&stays, &[(b"first", b"by the one that stays")]);
+    let mut away = stays.invited(Role::Write);
+    offer(stays.vfs().folder(), away.vfs().folder());
+    away.vfs().catch_up().expect("applied");
+    write_and_cut(&away, &[(b"known", b"before it was away")]);
+    offer(away.vfs().folder(), stays.vfs().folder());
+    stays.vfs().catch_up().expect("applied");
+    // Signed and sealed, and in no entry: nobody else gets either.
+    write_and_cut(&away, &[(b"signed", b"while it was away"), (b"known", b"changed while it was away")]);
+    write_file(away.vfs(), b"waiting", b"in no entry");
+    let log = away.vfs().folder().log();
+    let folder = stays.vfs().folder();
+    let member = folder.store().access(folder.no()).expect("reads").devices[&log].member;
+    folder.remove_member(member).expect("removed");
+    write_and_cut(&stays, &[(b"meanwhile", b"by the one that stays")]);
+    let home = away.home.clone().expect("running");
+    let code = folder.invite(Role::Write, u64::MAX >> 1).expect("invites");
+    let request = home.join_request(&code).expect("asks");
+    folder.admit(&request).expect("lets in");
+    let records = folder.store().access_records(folder.no()).expect("records");
+    away.vfs = None;
+    let again = home.join_finish(&code, None, &records).expect("joins").expect("has keys");
+    assert_eq!((again.log(), again.name()), (request.log, String::from("model")));
+    assert_eq!(home.folders().expect("reads").len(), 1, "it is the same folder");
+    let same = home.join_finish(&code, None, &records).expect("joins").expect("has keys");
+    assert_eq!(same.log(), again.log(), "once more changes nothing");
+    drop((again, same, home));
+    away.restart();
+    for _ in 0..2 {
+        offer(stays.vfs().folder(), away.vfs().folder());
+        away.vfs().catch_up().expect("applied");
+        away.vfs().cut(Cut::Now).expect("cut");
+        offer(away.vfs().folder(), stays.vfs().folder());
+        stays.vfs().catch_up().expect("applied");
+    }
+    for (who, vfs) in [("away", away.vfs()), ("stays", stays.vfs())] {
+        assert_eq!(names(vfs), ["first", "known", "meanwhile", "signed", "waiting"], "{who}");
+        assert_eq!(bytes_of(vfs, b"known"), b"changed while it was away", "{who}");
+        assert_eq!(bytes_of(vfs, b"signed"), b"while it was away", "{who}");
+        assert_eq!(bytes_of(vfs, b"waiting"), b"in no entry", "{who}");
+        assert_eq!(bytes_of(vfs, b"meanwhile"), b"by the one that stays", "{who}");
+    }
 }
 
 #[test]

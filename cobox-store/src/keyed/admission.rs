@@ -138,9 +138,6 @@ impl Home {
             new.describe(old.member, old.recovery_kem, role, &folder.device_label(), &labels);
         let admission = sign_record(signer, access.folder, access.heads.clone(), Act::AddDevice { device });
         let mut batch = Batch::default();
-        // Boxes of epochs that are still on their way are for the key of the device that was.
-        let former = key(folder.no(), Table::Secret, &[FORMER, &folder.log().0].concat());
-        batch.put(&former, &folder.local().seal(&former, row.kem_seed.as_slice()));
         // A copy of this device calls itself by the same name on the network: from the next start on it does not.
         let known = &self.device;
         let row_of_device = DeviceRow {
@@ -152,12 +149,7 @@ impl Home {
         };
         let row_key = key(STORE, Table::Secret, b"device");
         batch.put(&row_key, &self.local.seal(&row_key, &row_of_device.encode()));
-        // Once more before the tree was made anew: the ops that wait are still the first log's.
-        if folder.set_back()?.is_none() {
-            let written = folder.written()?.map_or(0, |head| head.seq);
-            let row = [&folder.log().0[..], &written.to_le_bytes()].concat();
-            batch.put(&key(folder.no(), Table::Setting, SET_BACK), &row);
-        }
+        folder.stage_former(row, &mut batch)?;
         self.admit(folder.no(), &new.row(row.index, &row.name), &admission, batch)?;
         tracing::warn!(folder = %folder.id(), "the store was set back: this device goes on under a fresh log");
         Ok(Rejoin::Done)
@@ -165,7 +157,21 @@ impl Home {
 }
 
 impl Folder {
-    /// Where the store was set back and the tree was not made anew since: the log that waiting ops were
+    /// Adds to a batch what a fresh log has to know of the one before, whose keys are in `row`.
+    pub(super) fn stage_former(&self, row: &FolderRow, batch: &mut Batch) -> Result<()> {
+        // Boxes of epochs that are still on their way are for the key of the device that was.
+        let former = key(self.no(), Table::Secret, &[FORMER, &self.log().0].concat());
+        batch.put(&former, &self.local().seal(&former, row.kem_seed.as_slice()));
+        // Once more before the tree was made anew: the ops that wait are still the first log's.
+        if self.set_back()?.is_none() {
+            let written = self.written()?.map_or(0, |head| head.seq);
+            let row = [&self.log().0[..], &written.to_le_bytes()].concat();
+            batch.put(&key(self.no(), Table::Setting, SET_BACK), &row);
+        }
+        Ok(())
+    }
+
+    /// Where a fresh log began and the tree was not made anew since: the log that waiting ops were
     /// made for, and the last of its entries whose ops this store held.
     ///
     /// # Errors

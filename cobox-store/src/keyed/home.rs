@@ -227,7 +227,7 @@ impl Home {
     /// Begins a folder: its genesis and its first epoch, for this device and the member's words.
     ///
     /// # Errors
-    /// [`Error::BadName`], [`Error::TooManyFolders`], or when the store fails.
+    /// [`Error::BadName`], [`Error::NameTaken`], [`Error::TooManyFolders`], or when the store fails.
     pub fn folder_create(&self, name: &str) -> Result<Arc<Folder>> {
         let _one_at_a_time = self.changing.lock();
         let known = self.folders()?;
@@ -335,6 +335,14 @@ impl Home {
         Ok(infos)
     }
 
+    /// Whether a folder that comes to this device may be called so.
+    ///
+    /// # Errors
+    /// [`Error::BadName`], [`Error::NameTaken`], or when the store fails.
+    pub fn name_is_free(&self, name: &str) -> Result<()> {
+        check_name(name, &self.folders()?)
+    }
+
     /// Removes a folder from this device, its keys too; durable on return. What was handed out of it must not be used
     /// any more, and its recovery keys are taken by no other folder.
     ///
@@ -439,5 +447,11 @@ pub(super) fn check_name(name: &str, known: &[FolderInfo]) -> Result<()> {
         && name.len() <= LABEL_BYTES_MAX
         && !matches!(name, "." | "..")
         && !name.chars().any(|letter| letter == '/' || letter.is_control());
-    if legal && known.iter().all(|info| info.name != name) { Ok(()) } else { Err(Error::BadName) }
+    if !legal {
+        return Err(Error::BadName);
+    }
+    match known.iter().find(|info| info.name == name) {
+        Some(info) => Err(Error::NameTaken { name: info.name.clone() }),
+        None => Ok(()),
+    }
 }

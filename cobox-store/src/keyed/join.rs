@@ -6,13 +6,13 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::folder::Folder;
-use super::home::{Home, NewDevice, check_name};
+use super::home::{FolderInfo, Home, NewDevice, check_name};
 use super::invite::InviteKeys;
 use super::keyring::Keyring;
 use super::label::LabelOf;
 use super::recover::add_all;
 use crate::blind::tables::STORE;
-use crate::blind::{Batch, Durability, Table, key};
+use crate::blind::{Access, Batch, Durability, Table, key};
 use crate::error::{Error, Result};
 use crate::format::access::{Act, Record, SEALED_LABEL_BYTES};
 use crate::format::device::FolderRow;
@@ -78,9 +78,13 @@ impl Home {
     /// Joins with the access log that lists our device; `None` while it has no epoch for us yet. The name
     /// is the folder's own without another one.
     ///
+    /// A folder that this device is in is returned as it is. One that it was removed from goes on under the keys of
+    /// the request, with all that is here; what was handed out of it must not be used any more, and what nobody else has
+    /// is written again by whoever opens the tree next, see [`Folder::set_back`].
+    ///
     /// # Errors
     /// [`Error::NotAMember`] when the log does not list us, or is of another folder than the code's;
-    /// [`Error::BadName`]; or when the store refuses a record.
+    /// [`Error::BadName`], [`Error::NameTaken`]; or when the store refuses a record.
     pub fn join_finish(
         &self,
         code: &InviteCode,
@@ -94,7 +98,7 @@ impl Home {
         let folder = genesis.folder();
         let known = self.folders()?;
         if let Some(info) = known.iter().find(|info| info.id == folder) {
-            return self.folder(info.no).map(Some);
+            return self.join_again(info, invite, name, records);
         }
         let row = self.join_row(invite)?.ok_or(Error::NotAMember)?;
         if folder.0[..FOLDER_PREFIX_BYTES] != code.folder {
@@ -110,11 +114,7 @@ impl Home {
         if !access.devices.contains_key(&LogId(device.sign.verifying_key().to_bytes())) {
             return Err(Error::NotAMember);
         }
-        let keyring = match Keyring::open(&access, BTreeMap::new(), &device.kem) {
-            Ok(keyring) => keyring,
-            Err(Error::UnknownEpoch(_)) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(keyring) = newest_keys(&access, &device)? else { return Ok(None) };
         let name = match (name, &genesis.content().act) {
             (Some(name), _) => name.to_owned(),
             (None, Act::Genesis { name, .. }) => keyring.labels().open(LabelOf::Folder, name)?,
@@ -127,5 +127,50 @@ impl Home {
         batch.delete(&join_key(invite));
         self.store.db().commit(batch, Durability::Synced)?;
         self.folder(no).map(Some)
+    }
+
+    /// A folder of this device, of which its log is not the first.
+    fn join_again(
+        &self,
+        info: &FolderInfo,
+        invite: InviteKey,
+        name: Option<&str>,
+        records: &[Record],
+    ) -> Result<Option<Arc<Folder>>> {
+        let folder = self.folder(info.no)?;
+        add_all(&self.store, info.no, records)?;
+        let access = self.store.access(info.no)?;
+        if access.devices.contains_key(&folder.log()) {
+            return Ok(Some(folder));
+        }
+        let former = self.folder_row(info.no)?.ok_or(Error::NoSuchName)?;
+        let row = self.join_row(invite)?.ok_or(Error::NotAMember)?;
+        let device = NewDevice::of_row(&row);
+        if !access.devices.contains_key(&LogId(device.sign.verifying_key().to_bytes())) {
+            return Err(Error::NotAMember);
+        }
+        let Some(keyring) = newest_keys(&access, &device)? else { return Ok(None) };
+        let name = name.unwrap_or(&info.name);
+        if name != info.name {
+            check_name(name, &self.folders()?)?;
+        }
+        self.epochs_keep(info.no, &keyring)?;
+        let mut batch = Batch::default();
+        folder.stage_former(&former, &mut batch)?;
+        self.stage_folder_row(info.no, &device.row(row.index, name), &mut batch);
+        batch.delete(&join_key(invite));
+        self.store.db().commit(batch, Durability::Synced)?;
+        tracing::info!(folder = %info.id, "a device that was removed is let in again, under a fresh log");
+        drop(folder);
+        self.folder_reopen(info.no).map(Some)
+    }
+}
+
+/// The keys that a device was given; `None` while nobody has begun an epoch for it.
+fn newest_keys(access: &Access, device: &NewDevice) -> Result<Option<Keyring>> {
+    match Keyring::open(access, BTreeMap::new(), &device.kem) {
+        Ok(keyring) => Ok(Some(keyring)),
+        Err(Error::UnknownEpoch(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }

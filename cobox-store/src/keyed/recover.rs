@@ -29,7 +29,7 @@ impl Home {
     ///
     /// # Errors
     /// [`Error::NotAMember`] when the records do not name the member of `index`, [`Error::UnknownEpoch`]
-    /// when no box opens, [`Error::BadName`], or when the store refuses a record.
+    /// when no box opens, [`Error::BadName`], [`Error::NameTaken`], or when the store refuses a record.
     pub fn folder_recover(
         &self,
         secret: &MemberSecret,
