@@ -14,6 +14,7 @@ mod folder;
 mod giving;
 mod hooks;
 mod leaving;
+mod let_go;
 mod members;
 mod mounts;
 mod network;

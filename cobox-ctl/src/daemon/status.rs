@@ -10,6 +10,7 @@ use cobox_store::format::address::SeederAddress;
 use cobox_store::id::PackId;
 
 use super::folder::FolderState;
+use super::let_go;
 use super::policy::Age;
 use super::proof::{LiveSet, covers};
 use super::{Daemon, now_ms};
@@ -179,6 +180,7 @@ fn seeder_report(
         terms.map(text).filter(|text| !text.is_empty()).cloned()
     };
     let noted = state.seeders.lock().get(&peer_id).and_then(|notes| notes.problem.clone());
+    let gone_ms = let_go::gone_ms(state, peer_id)?;
     let full = peer.filter(|peer| peer.full).map(|_| {
         "The seeder cannot take more: its quota or its disk is full. Grant a larger --quota, or add another seeder."
             .to_owned()
@@ -193,7 +195,11 @@ fn seeder_report(
         contact: said(|terms| &terms.contact),
         agreement: agreed.map(|agreed| agreed.signed.terms.hash().to_hex()),
         link: link(peer).to_owned(),
-        problem: full.or_else(|| peer.and_then(|peer| peer.error.clone())).or(noted),
+        problem: gone_ms
+            .map(let_go::sentence)
+            .or(full)
+            .or_else(|| peer.and_then(|peer| peer.error.clone()))
+            .or(noted),
         rtt_ms: peer.and_then(|peer| peer.rtt_ms),
         path: peer.and_then(path_text),
         told: peer.is_some_and(PeerStatus::has_told),
@@ -204,6 +210,7 @@ fn seeder_report(
         rate: peer.map_or(0, |peer| peer.rate),
         holding: standing.holding,
         proved_at_ms: standing.proved_at_ms,
+        gone_ms,
         heard_at_ms: state.watch.lock().heard_at(&peer_id.to_string()),
     })
 }
@@ -277,6 +284,9 @@ fn holders_of(state: &FolderState, packs: &[PackId], now_ms: u64) -> Outcome<Vec
     let counts = |at_ms: &u64| policy.age(*at_ms, now_ms) != Age::Expired;
     let mut holders = Vec::new();
     for (peer_id, _) in grants(state)? {
+        if let_go::gone_ms(state, peer_id)?.is_some() {
+            continue;
+        }
         let lacks = state.seeders.lock().get(&peer_id).is_some_and(|notes| notes.lacks);
         let kept = state.receipt(peer_id)?.filter(|kept| !lacks && covers(&kept.receipt, &live));
         let earlier = || {

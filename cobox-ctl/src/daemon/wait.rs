@@ -12,6 +12,7 @@ use cobox_store::format::entry::LogHead;
 use super::Daemon;
 use super::chores::renew_locator;
 use super::folder::FolderState;
+use super::let_go;
 use super::proof::reaches;
 use super::status::grants;
 use crate::exit::{Exit, Outcome, Problem};
@@ -112,6 +113,10 @@ impl Daemon {
         let mut turn =
             Turn { proved: Vec::new(), nearest: None, caught_up: Vec::new(), problems: Vec::new() };
         for (peer_id, _) in grants(state)? {
+            if let Some(gone_ms) = let_go::gone_ms(state, peer_id)? {
+                turn.problems.push(format!("{peer_id}: {}", let_go::sentence(gone_ms).trim_end_matches('.')));
+                continue;
+            }
             let kept = state.receipt(peer_id)?.filter(|kept| reaches(&kept.receipt, target));
             let is_fresh = {
                 let seeders = state.seeders.lock();

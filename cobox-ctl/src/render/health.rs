@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::units::time;
 use crate::exit::Exit;
 use crate::report::{FolderReport, Holding, SeederReport, StatusReport};
 
@@ -83,8 +84,12 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
     } else {
         Light::Red
     };
+    let gone = |seeder: &SeederReport| {
+        let when = seeder.gone_ms.map(|ms| format!(" no earlier than {}", time(ms))).unwrap_or_default();
+        format!("its owner let the folder go, and what it has is deleted{when}")
+    };
     let why = |seeder: &SeederReport| match seeder.holding {
-        Holding::Proved => None,
+        Holding::Proved | Holding::LetGo => None,
         Holding::Late => Some("its proof should have been renewed"),
         Holding::Claimed => Some("it says that it holds everything, and has not proved it yet"),
         Holding::Expired => Some("its last proof is too old to count"),
@@ -96,7 +101,9 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
     let missing = folder.seeders.iter().filter_map(|seeder| {
         let whereabouts = seeder.whereabouts();
         let at = if whereabouts.is_empty() { String::new() } else { format!("{whereabouts}, ") };
-        why(seeder).map(|why| format!("{} ({at}{}): {why}", seeder.peer_id, seeder.link))
+        let let_go = (seeder.holding == Holding::LetGo).then(|| gone(seeder));
+        let why = why(seeder).map(str::to_owned).or(let_go);
+        why.map(|why| format!("{} ({at}{}): {why}", seeder.peer_id, seeder.link))
     });
     FolderHealth {
         folder: folder.name.clone(),

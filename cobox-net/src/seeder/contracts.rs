@@ -5,8 +5,9 @@
 
 use cobox_store::blind::Access;
 use cobox_store::blind::contracts::Agreed;
+use cobox_store::blind::retention::HOLD_MS;
 use cobox_store::error::Result;
-use cobox_store::format::agreement::{Notice, Paper, Side, SignedTerms, Terms};
+use cobox_store::format::agreement::{Held, Notice, Paper, Side, SignedTerms, Terms};
 use cobox_store::format::{Reader, Writer};
 use cobox_store::id::{FolderId, FolderNo, TermsHash};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -88,7 +89,12 @@ impl Holding {
     fn untold(&self, no: FolderNo, access: &Access) -> Result<Vec<Vec<u8>>> {
         let me = self.me();
         let agreed = access.agreement(&me);
-        let mut papers = Vec::new();
+        let held = match Leaving::read(&self.store, no)? {
+            Some(Leaving { why: Why::Unseeded, since_ms }) => Held::Until(since_ms.saturating_add(HOLD_MS)),
+            _ => Held::On,
+        };
+        // Said each time: whoever was told that the folder goes must learn that it stays.
+        let mut papers = vec![Paper::Held(held).encode()];
         if let Some(signed) = self.signed(no)? {
             // A proposal that came after it asks for another answer.
             let newer = access.proposal(&me).is_some_and(|proposal| proposal.terms != signed.terms);
