@@ -119,3 +119,21 @@ fn folder_that_the_seeders_owner_let_go_counts_as_no_copy_until_the_owner_takes_
     until("health is green again", || scene.ann.ctl(&["health", "club"]).code == 0);
     assert_eq!(scene.seeder_status()["folders"][0]["leaving"], serde_json::Value::Null);
 }
+
+#[test]
+fn seeder_with_an_agreement_is_not_removed_before_its_notice_has_passed() {
+    let scene = Scene::new();
+    let terms = ["agreement", "propose", "club", "12D3", "--quota", "1G", "--notice", "30d"];
+    scene.ann.ctl(&terms).ok();
+    until("both have signed", || {
+        let list = json(&scene.ann.ctl(&["agreement", "list", "club", "--json"]).ok());
+        list["agreements"][0]["stage"] == "agreed"
+    });
+    let said = scene.ann.ctl(&["seeder", "remove", "club", "12D3", "--force"]);
+    assert!(said.code == 4 && said.err.contains("cobox-ctl agreement end club"), "{said:?}");
+    let status = json(&scene.ann.ctl(&["status", "--json"]).ok());
+    assert_eq!(status["folders"][0]["copies_proved"], 1, "{status}");
+    scene.ann.ctl(&["agreement", "end", "club", "12D3", "--force"]).ok();
+    let said = scene.ann.ctl(&["seeder", "remove", "club", "12D3", "--force"]);
+    assert!(said.code == 4 && said.err.contains("Notice"), "its notice runs: {said:?}");
+}
