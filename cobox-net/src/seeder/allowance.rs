@@ -149,6 +149,7 @@ impl Holding {
             let known = self.store.setting(no, UNSEEDED).ok()?.unwrap_or_default();
             return (known != self.grant_record(&access)).then_some(granted);
         }
+        let granted = self.within_terms(no, &access, granted).ok()?;
         let accepted = self.accepted(no).ok()?;
         let refused = Limits::read(&self.store, no, Kept::Refused).ok()?;
         (accepted.min(granted) != granted && refused != Some(granted)).then_some(granted)
