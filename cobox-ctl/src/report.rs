@@ -517,4 +517,7 @@ pub struct ArriveReport {
     pub folders: Vec<FolderReport>,
     /// Whether more than one source agreed on what is newest.
     pub freshness: String,
+    /// Folders that nobody was asked about: they have no seeder, and no other device was connected.
+    #[serde(default)]
+    pub alone: Vec<String>,
 }

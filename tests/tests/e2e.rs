@@ -457,6 +457,26 @@ fn folder_that_nobody_holds_does_not_keep_the_others_from_coming_back() {
 }
 
 #[test]
+fn recovery_on_the_same_device_does_not_wait_for_a_folder_that_nobody_else_has() {
+    if !can_mount("recovery_on_the_same_device_does_not_wait_for_a_folder_that_nobody_else_has") {
+        return;
+    }
+    let mut scene = Scene::new("1G");
+    fs::write(scene.device.mount.join("file"), b"bytes").expect("writes");
+    scene.device.ctl(&["folder", "create", "alone"]).ok();
+    scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    scene.device.stop();
+    let (words, address) = (scene.words(), scene.seeder.address());
+    let words = words.to_str().expect("a temporary path is text");
+    let line =
+        ["recover", "--words-file", words, "--seeder", &address, "--label", "laptop", "--timeout", "20s"];
+    let said = scene.device.ctl(&line);
+    let _stop = Autostarted(&scene.device);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.contains("alone has no seeder") && said.out.contains("docs: "), "{said:?}");
+}
+
+#[test]
 fn seeder_that_lost_its_data_is_no_copy_until_it_proves_again() {
     if !can_mount("seeder_that_lost_its_data_is_no_copy_until_it_proves_again") {
         return;

@@ -54,6 +54,12 @@ pub fn recovered(report: &ArriveReport) -> String {
             bytes(folder.local.pack_bytes)
         );
     }
+    for name in &report.alone {
+        line!(
+            text,
+            "{name} has no seeder, and no other device is connected: it is here as this device had it, and nobody was asked for more."
+        );
+    }
     line!(text, "Freshness is {}.", report.freshness);
     if let Some(folder) = report.folders.first() {
         line!(text, "Go on with `cobox-ctl mount {} DIR`.", folder.name);
