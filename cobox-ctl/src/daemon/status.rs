@@ -1,10 +1,13 @@
 //! What is local, on its way, claimed and proved: for `status`, `.cobox/status.json` and `user.cobox.*`.
 
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 
 use cobox_fs::vfs::{FileState, StatusSource, Vfs};
 use cobox_net::{Path, PeerId, PeerKind, PeerStatus, SessionState, Transport};
 use cobox_store::blind::PackState;
+use cobox_store::blind::tables::{Table, key};
 use cobox_store::format::access::SeederGrant;
 use cobox_store::format::address::SeederAddress;
 use cobox_store::id::PackId;
@@ -132,7 +135,8 @@ fn live_now(state: &FolderState) -> Outcome<Arc<LiveSet>> {
 }
 
 /// How many live packs are not wholly here while no seeder is known to hold them: none that proved or
-/// claims the whole folder, and none that proved these packs since the daemon began.
+/// claims the whole folder, and none that proved these packs since the daemon began. While a seeder is not heard, only
+/// what was damaged here counts: a device that never had the others cannot say that nobody has them.
 fn packs_lost(state: &FolderState, live: &LiveSet, seeders: &[SeederReport]) -> Outcome<u64> {
     if live.missing == 0 || seeders.iter().any(|seeder| seeder.holding != Holding::Behind) {
         return Ok(0);
@@ -142,12 +146,25 @@ fn packs_lost(state: &FolderState, live: &LiveSet, seeders: &[SeederReport]) -> 
     let proved: Vec<_> =
         granted.iter().filter_map(|peer_id| Some(notes.get(peer_id)?.proved.clone()?.0)).collect();
     drop(notes);
+    let unheard = seeders.iter().any(|seeder| !seeder.told);
+    let damaged = damaged(state)?;
     let mut lost = 0;
     state.folder.store().packs_live(state.no(), &mut |pack, here| {
         let held = proved.iter().any(|packs| packs.contains(&pack.id));
-        lost += u64::from(here == PackState::Missing && !held);
+        let counts = !unheard || damaged.contains(&pack.id);
+        lost += u64::from(here == PackState::Missing && !held && counts);
     })?;
     Ok(lost)
+}
+
+/// Packs that were here and turned out damaged.
+pub(super) fn damaged(state: &FolderState) -> Outcome<BTreeSet<PackId>> {
+    let mut found = BTreeSet::new();
+    state.folder.store().db().scan(&key(state.no(), Table::Damaged, &[]), &[], &mut |pack, _| {
+        found.extend(<[u8; 32]>::try_from(pack).ok().map(PackId));
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
 }
 
 fn local_report(state: &FolderState, live: &LiveSet, packs_lost: u64) -> LocalReport {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cobox_fs::vfs::Cut;
+use cobox_fs::vfs::{Cut, Errno};
 use cobox_net::{PeerId, PeerKind, PeerStatus, SessionState};
 use cobox_store::blind::receipts::KeptReceipt;
 use cobox_store::format::entry::LogHead;
@@ -15,7 +15,7 @@ use super::chores::renew_locator;
 use super::folder::FolderState;
 use super::let_go;
 use super::proof::reaches;
-use super::status::grants;
+use super::status::{damaged, grants};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::report::{ArriveReport, FolderReport, Holding, ProofReport, WaitProgress, WaitReport};
 
@@ -57,7 +57,7 @@ impl Daemon {
         let started = Instant::now();
         let deadline = timeout.map(|timeout| started + timeout);
         if let Some(vfs) = state.vfs() {
-            vfs.cut(Cut::Now)?;
+            vfs.cut(Cut::Now).map_err(|errno| unreached(&state, errno))?;
         }
         let is_writable =
             state.mount_report().is_some_and(|mount| !mount.read_only && mount.problem.is_none());
@@ -264,6 +264,23 @@ impl Daemon {
         };
         Ok(ArriveReport { folders, freshness, alone })
     }
+}
+
+/// Why what was written cannot be sent. A change to a file is sealed with the bytes around it, which may be elsewhere.
+fn unreached(state: &FolderState, errno: Errno) -> Problem {
+    let elsewhere = || Ok::<bool, Problem>(state.live_set()?.missing > 0 && damaged(state)?.is_empty());
+    if errno != Errno::EIO || !elsewhere().unwrap_or(false) {
+        return errno.into();
+    }
+    Problem::new(
+        Exit::NotReached,
+        format!(
+            "Something that was written to {} cannot be sent yet: it changes files whose other bytes are elsewhere, with nobody \
+             who is reached now.",
+            state.folder.name()
+        ),
+        "It is kept here. Connect a seeder or a device that has the files, and wait again.",
+    )
 }
 
 /// What keeps a device that waits for entries waiting, as a sentence: while somebody sends them, nothing.

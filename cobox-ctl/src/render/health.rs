@@ -71,6 +71,19 @@ pub fn of(status: &StatusReport) -> HealthReport {
     HealthReport { folders: status.folders.iter().map(judge).collect() }
 }
 
+/// Seeders of whose copies a device that does not have everything itself can say nothing: after a recovery it has no
+/// proof of theirs, and what it lacks lies with them.
+fn unheard(folder: &FolderReport) -> u32 {
+    if folder.local.packs_missing == 0 {
+        return 0;
+    }
+    u32::try_from(folder.seeders.iter().filter(|seeder| is_unheard(seeder)).count()).unwrap_or(u32::MAX)
+}
+
+fn is_unheard(seeder: &SeederReport) -> bool {
+    seeder.holding == Holding::Behind && seeder.link != "connected" && seeder.proved_at_ms.is_none()
+}
+
 /// Judges one folder.
 #[must_use]
 pub fn judge(folder: &FolderReport) -> FolderHealth {
@@ -79,7 +92,7 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
         Light::Red
     } else if fresh >= folder.copies_wanted {
         Light::Green
-    } else if folder.copies_claimed >= folder.copies_wanted {
+    } else if folder.copies_claimed.saturating_add(unheard(folder)) >= folder.copies_wanted {
         Light::Amber
     } else {
         Light::Red
@@ -95,6 +108,9 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
         Holding::Expired => Some("its last proof is too old to count"),
         Holding::Behind if seeder.link == "connected" && !seeder.told => {
             Some("it has not told yet what it lacks")
+        }
+        Holding::Behind if is_unheard(seeder) => {
+            Some("it is not reached, and has proved nothing to this device yet")
         }
         Holding::Behind => Some("it lacks something"),
     };
@@ -166,5 +182,29 @@ mod tests {
         assert_eq!(exit(&[green.clone(), amber.clone()]), Exit::NotReached);
         assert_eq!(exit(&[red.clone(), amber]), Exit::Failed);
         assert_eq!(exit(&[green, lost, red]), Exit::Damaged);
+    }
+
+    #[test]
+    fn device_that_recovered_and_reaches_nobody_is_amber_and_not_damaged() {
+        let seeder: SeederReport = serde_json::from_value(serde_json::json!({
+            "peer_id": "12D3", "address": "", "quota_bytes": 1, "until_ms": 0, "link": "offline", "rtt_ms": null, "path": null,
+            "entries_behind": 9, "packs_to_send": 0, "bytes_to_send": 0, "bytes_sent": 0, "rate": 0, "holding": "behind",
+            "proved_at_ms": null,
+        }))
+        .expect("a report");
+        let mut alone = folder(0, 0, 0);
+        alone.seeders = vec![seeder.clone(), seeder];
+        assert_eq!(
+            judge(&alone).light,
+            Light::Red,
+            "everything is here, and they have nothing that is known"
+        );
+        alone.local.packs_missing = 3;
+        let health = judge(&alone);
+        assert_eq!(health.light, Light::Amber);
+        assert!(health.missing[0].contains("not reached"), "{health:?}");
+        // One that proved something once, and nothing newer, is behind.
+        alone.seeders[0].proved_at_ms = Some(1);
+        assert_eq!(judge(&alone).light, Light::Red);
     }
 }
