@@ -130,7 +130,12 @@ impl Stage {
 
     /// A device dials the engine and proves the folder.
     pub fn enter(&mut self, key: &SigningKey) -> Puppet {
-        let (conn, session, peer) = (Conn(self.next), SessionId(2), peer_of(key));
+        self.enter_as(key, peer_of(key))
+    }
+
+    /// The same under another network identity: a device can have as many as it likes.
+    pub fn enter_as(&mut self, key: &SigningKey, peer: PeerId) -> Puppet {
+        let (conn, session) = (Conn(self.next), SessionId(2));
         self.next += 1;
         let nonces = [hash(&conn.0.to_le_bytes()), hash(&[conn.0.to_le_bytes(), [1; 8]].concat())];
         self.input(Input::Up { conn, peer, side: Side::Listener, nonce: nonces[0] });
