@@ -182,7 +182,11 @@ impl From<NetError> for Problem {
             E::BadAddress { .. } => {
                 (Exit::Usage, "Use the line that `cobox-seeder address` prints, whole and unchanged.")
             }
-            E::Listen { .. } => (Exit::Failed, "Another program listens there; choose another address."),
+            E::Taken { .. } => (
+                Exit::Failed,
+                "Stop it, or choose another address: README.md says how a device is told where it listens.",
+            ),
+            E::Listen { .. } => (Exit::Failed, "Choose another address: it may be none of this machine's."),
             E::Transport(_) => (Exit::Failed, "Check the machine's network, then start again."),
             E::NotReached { .. } => (
                 Exit::NotReached,

@@ -150,6 +150,8 @@ pub struct LocalReport {
 pub enum Holding {
     /// It lacks something, or was never reached.
     Behind,
+    /// Its owner let the folder go: it keeps what it has for a while, and takes nothing new.
+    LetGo,
     /// It proved that it holds everything, too long ago to count.
     Expired,
     /// It says that it holds everything.
@@ -197,6 +199,9 @@ pub struct SeederReport {
     pub holding: Holding,
     /// When it last proved something, in milliseconds since 1970, by this device's clock.
     pub proved_at_ms: Option<u64>,
+    /// When what it has is deleted, no earlier, in milliseconds since 1970: where its owner let the folder go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_ms: Option<u64>,
     /// When a session with it was last open, by this device's clock.
     #[serde(default)]
     pub heard_at_ms: Option<u64>,
@@ -336,6 +341,10 @@ pub struct SeederAddReport {
     pub peer_id: String,
     /// Its link after a few seconds.
     pub link: String,
+    /// When what it has is deleted, no earlier, in milliseconds since 1970: where its owner let the folder go, and has
+    /// to take it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_ms: Option<u64>,
     /// How much it may store.
     pub quota_bytes: u64,
 }
@@ -511,4 +520,7 @@ pub struct ArriveReport {
     pub folders: Vec<FolderReport>,
     /// Whether more than one source agreed on what is newest.
     pub freshness: String,
+    /// Folders that nobody was asked about: they have no seeder, and no other device was connected.
+    #[serde(default)]
+    pub alone: Vec<String>,
 }

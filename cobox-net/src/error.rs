@@ -30,6 +30,12 @@ pub enum Error {
         /// What was given.
         text: String,
     },
+    /// Somebody else listens on an address.
+    #[error("another program listens on {address} already")]
+    Taken {
+        /// Which.
+        address: String,
+    },
     /// An address could not be listened on.
     #[error("cannot listen on {address}")]
     Listen {

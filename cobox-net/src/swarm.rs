@@ -4,6 +4,8 @@
 //! Two peers keep one connection: where both dialed, the one dialed by the smaller peer id stays.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,18 +186,41 @@ pub fn listen(
         .map_err(|error| other(error.to_string()))?
         .with_swarm_config(|config| config.with_max_negotiating_inbound_streams(NEGOTIATING_MAX))
         .build();
+    let mut addresses: Vec<(&String, Multiaddr)> = Vec::new();
     for text in listen {
+        let address = text.parse().ok().filter(|address| transport_of(address).is_some());
+        addresses.push((text, address.ok_or_else(|| Error::BadAddress { text: text.clone() })?));
+    }
+    // All before the first is listened on: IPv6 on all addresses takes IPv4 with it where it is only tried.
+    if let Some((text, _)) = addresses.iter().find(|(_, address)| is_taken(address)) {
+        return Err(Error::Taken { address: (*text).clone() });
+    }
+    for (text, address) in addresses {
         let bad = || Error::BadAddress { text: text.clone() };
-        let address: Multiaddr = text.parse().map_err(|_| bad())?;
-        if transport_of(&address).is_none() {
-            return Err(bad());
-        }
         swarm.listen_on(address).map_err(|error| match error {
             libp2p::TransportError::MultiaddrNotSupported(_) => bad(),
             libp2p::TransportError::Other(source) => Error::Listen { address: text.clone(), source },
         })?;
     }
     Ok(Idle { swarm, listening: Arc::default(), tally })
+}
+
+/// Whether somebody listens there: libp2p would share a TCP port with another that shares it too, and take over half of
+/// its connections.
+fn is_taken(address: &Multiaddr) -> bool {
+    let ip = address.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(IpAddr::from(ip)),
+        Protocol::Ip6(ip) => Some(IpAddr::from(ip)),
+        _ => None,
+    });
+    let Some(ip) = ip else { return false };
+    let tried = address.iter().find_map(|part| match part {
+        Protocol::Tcp(port) => Some(TcpListener::bind((ip, port)).map(drop)),
+        Protocol::Udp(port) => Some(UdpSocket::bind((ip, port)).map(drop)),
+        _ => None,
+    });
+    // Whatever else is wrong with it, listening says.
+    matches!(tried, Some(Err(error)) if error.kind() == ErrorKind::AddrInUse)
 }
 
 fn look_around(lan: LanDiscovery, me: libp2p::PeerId) -> Option<mdns::tokio::Behaviour> {
@@ -487,5 +512,27 @@ fn dial_text(error: &DialError) -> String {
             }
         }
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn port_that_another_node_listens_on_is_not_shared_with_it() {
+        let at =
+            |port: u16| [format!("/ip4/127.0.0.1/tcp/{port}"), format!("/ip4/127.0.0.1/udp/{port}/quic-v1")];
+        let port = TcpListener::bind(("127.0.0.1", 0)).expect("binds").local_addr().expect("bound").port();
+        let start = |seed: u8, addresses: &[String]| {
+            listen(&Zeroizing::new([seed; 32]), addresses, LanDiscovery::Off, Arc::default())
+        };
+        let first = start(1, &at(port)).expect("it is free");
+        for address in at(port) {
+            let taken = start(2, std::slice::from_ref(&address)).err().expect("the first listens there");
+            let text = crate::seeder::chain(&taken);
+            assert_eq!(text, format!("another program listens on {address} already"));
+        }
+        drop(first);
     }
 }

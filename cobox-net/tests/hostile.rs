@@ -7,11 +7,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cobox_net::sync::{Conn, Fetched, Input, Output, Place, TICK};
-use cobox_net::wire::{CONTACTS_MAX, Contact, Frame, SessionId};
+use cobox_net::wire::{CONTACTS_MAX, Contact, Frame, LocatorAnswer, QuestionId, SessionId};
 use cobox_net::{PeerId, SessionState};
+use cobox_store::blind::locators::LOCATORS_PER_MEMBER_MAX;
 use cobox_store::format::entry::{Entry, LogHead};
+use cobox_store::format::locator::{LOCATOR_STEP_BYTES, Locator};
+use cobox_store::format::pack::SEALED_OVERHEAD_BYTES;
 use cobox_store::id::PackId;
 use common::puppet::{Puppet, Stage, chain, contact, key, log_of, peer_of, tcp};
+use ed25519_dalek::Signer as _;
 
 /// How the hostile peer answers when it is asked for entries.
 #[derive(Clone, Copy, Debug)]
@@ -530,4 +534,30 @@ fn device_that_waits_to_be_let_in_keeps_its_place_beside_a_crowd_from_one_place(
         let opened = list(&mut stage, device);
         assert!(opened.iter().any(|output| matches!(output, Output::Opened { .. })), "{opened:?}");
     }
+}
+
+#[test]
+fn device_under_ever_new_names_leaves_no_more_locators_than_one_member_may() {
+    let device = key(70);
+    let mut stage = Stage::new(8, &[&device]);
+    let mut stored = 0;
+    for number in 0..u8::try_from(LOCATORS_PER_MEMBER_MAX).expect("few") + 6 {
+        let puppet = stage.enter_as(&device, peer_of(&key(80 + number)));
+        let owner = key(number);
+        let mut locator = Locator {
+            key: owner.verifying_key().to_bytes(),
+            seq: 1,
+            sealed: vec![0; LOCATOR_STEP_BYTES + SEALED_OVERHEAD_BYTES],
+            signature: [0; 64],
+        };
+        locator.signature = owner.sign(&locator.signed_bytes()).to_bytes();
+        let put = Frame::LocatorPut { question: QuestionId(1), locator: locator.encode() };
+        let outputs = stage.say(&puppet, put);
+        let kept = |output: &&Output| {
+            matches!(output, Output::Send { frame: Frame::Locator { answer: LocatorAnswer::Stored, .. }, .. })
+        };
+        stored += outputs.iter().filter(kept).count();
+        stage.input(Input::Down { conn: puppet.conn });
+    }
+    assert_eq!(stored, LOCATORS_PER_MEMBER_MAX);
 }

@@ -577,8 +577,8 @@ def read_notice(r):
 def read_paper(data):
     r = Reader(data)
     kind = r.u8()
-    need(1 <= kind <= 3, "paper")
-    paper = kind, {1: read_signed_terms, 2: read_notice, 3: Reader.id32}[kind](r)
+    need(1 <= kind <= 4, "paper")
+    paper = kind, {1: read_signed_terms, 2: read_notice, 3: Reader.id32, 4: Reader.u64}[kind](r)
     r.done()
     need(kind != 2 or paper[1]["by_seeder"], "paper")
     return paper

@@ -457,6 +457,61 @@ fn folder_that_nobody_holds_does_not_keep_the_others_from_coming_back() {
 }
 
 #[test]
+fn recovery_on_the_same_device_does_not_wait_for_a_folder_that_nobody_else_has() {
+    if !can_mount("recovery_on_the_same_device_does_not_wait_for_a_folder_that_nobody_else_has") {
+        return;
+    }
+    let mut scene = Scene::new("1G");
+    fs::write(scene.device.mount.join("file"), b"bytes").expect("writes");
+    scene.device.ctl(&["folder", "create", "alone"]).ok();
+    scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    scene.device.stop();
+    let (words, address) = (scene.words(), scene.seeder.address());
+    let words = words.to_str().expect("a temporary path is text");
+    let line =
+        ["recover", "--words-file", words, "--seeder", &address, "--label", "laptop", "--timeout", "20s"];
+    let said = scene.device.ctl(&line);
+    let _stop = Autostarted(&scene.device);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.contains("alone has no seeder") && said.out.contains("docs: "), "{said:?}");
+}
+
+#[test]
+fn device_that_recovered_and_is_offline_reports_bytes_elsewhere_and_no_damage() {
+    if !can_mount("device_that_recovered_and_is_offline_reports_bytes_elsewhere_and_no_damage") {
+        return;
+    }
+    let mut scene = Scene::new("1G");
+    // More packs than come in the moment that the seeder is there.
+    let files: Vec<String> = (0..60).map(|number| format!("file {number}")).collect();
+    for (seed, name) in (12..).zip(&files) {
+        fs::write(scene.device.mount.join(name), Rng::new(seed).bytes(300_000)).expect("writes");
+    }
+    scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    scene.device.kill();
+    let (device, said) = scene.recover("second", &scene.words(), &scene.seeder.address());
+    scene.seeder.kill();
+    let _stop = Autostarted(&device);
+    assert_eq!(said.code, 0, "{said:?}");
+    let offline = || {
+        json(&device.ctl(&["status", "docs", "--json"]))["folders"][0]["seeders"][0]["link"] != "connected"
+    };
+    until("the seeder's end is noticed", offline);
+    let said = device.ctl(&["health", "docs"]);
+    // On a slow machine the seeder may have proved its copy before it was ended.
+    assert!([0, 3].contains(&said.code), "{said:?}");
+    assert!(!said.out.contains("not whole here"), "{said:?}");
+    device.mount("docs");
+    for name in &files {
+        let mut file = fs::File::options().append(true).open(device.mount.join(name)).expect("opens");
+        file.write_all(b"changed").expect("writes");
+    }
+    let said = device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "2s"]);
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(!said.err.contains("damage") && !said.err.contains("os error"), "{said:?}");
+}
+
+#[test]
 fn seeder_that_lost_its_data_is_no_copy_until_it_proves_again() {
     if !can_mount("seeder_that_lost_its_data_is_no_copy_until_it_proves_again") {
         return;

@@ -86,3 +86,54 @@ fn seeder_that_was_off_when_it_was_removed_learns_of_it_later() {
     // And it is not called any more: nobody is connected once the session was closed.
     until("nobody calls it any more", || scene.seeder_status()["folders"][0]["peers"] == 0);
 }
+
+#[test]
+fn folder_that_the_seeders_owner_let_go_counts_as_no_copy_until_the_owner_takes_it_again() {
+    let scene = Scene::new();
+    let code = json(&scene.seeder.run(&["claim", "--json"]).ok())["code"].clone();
+    scene.ann.ctl(&["seeder", "claim", code.as_str().expect("a code"), "--name", "box"]).ok();
+    scene.ann.ctl(&["health", "club"]).ok();
+    scene.ann.ctl(&["seeder", "manage", "box", "unseed", "club"]).ok();
+    until("health is red", || scene.ann.ctl(&["health", "club"]).code == 1);
+    for verb in ["health", "status"] {
+        let said = scene.ann.ctl(&[verb, "club"]);
+        assert!(said.out.contains("let the folder go") && said.out.contains("no earlier than"), "{said:?}");
+        assert!(!said.out.contains("quota or its disk"), "{said:?}");
+    }
+    let said = scene.ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "5s"]);
+    assert!(said.code == 3 && said.err.contains("let the folder go"), "{said:?}");
+
+    // A grant of the very same size asks its owner, whatever rule it has, and goes on asking.
+    for _ in 0..2 {
+        let said = scene.ann.ctl(&["seeder", "add", "club", &scene.seeder.address(), "--quota", "1G"]).ok();
+        assert!(said.out.contains("let this folder go") && said.out.contains("accept"), "{said:?}");
+        assert!(!said.out.contains("It accepted"), "{said:?}");
+    }
+    assert_eq!(scene.ann.ctl(&["health", "club"]).code, 1);
+    let mut id = serde_json::Value::Null;
+    until("the grant waits at the seeder", || {
+        id = json(&scene.seeder.run(&["pending", "--json"]).ok())["grants"][0]["id"].clone();
+        id.is_string()
+    });
+    scene.seeder.run(&["accept", id.as_str().expect("text")]).ok();
+    until("health is green again", || scene.ann.ctl(&["health", "club"]).code == 0);
+    assert_eq!(scene.seeder_status()["folders"][0]["leaving"], serde_json::Value::Null);
+}
+
+#[test]
+fn seeder_with_an_agreement_is_not_removed_before_its_notice_has_passed() {
+    let scene = Scene::new();
+    let terms = ["agreement", "propose", "club", "12D3", "--quota", "1G", "--notice", "30d"];
+    scene.ann.ctl(&terms).ok();
+    until("both have signed", || {
+        let list = json(&scene.ann.ctl(&["agreement", "list", "club", "--json"]).ok());
+        list["agreements"][0]["stage"] == "agreed"
+    });
+    let said = scene.ann.ctl(&["seeder", "remove", "club", "12D3", "--force"]);
+    assert!(said.code == 4 && said.err.contains("cobox-ctl agreement end club"), "{said:?}");
+    let status = json(&scene.ann.ctl(&["status", "--json"]).ok());
+    assert_eq!(status["folders"][0]["copies_proved"], 1, "{status}");
+    scene.ann.ctl(&["agreement", "end", "club", "12D3", "--force"]).ok();
+    let said = scene.ann.ctl(&["seeder", "remove", "club", "12D3", "--force"]);
+    assert!(said.code == 4 && said.err.contains("Notice"), "its notice runs: {said:?}");
+}

@@ -8,7 +8,7 @@ use cobox_net::{NetConfig, Node, RecoverySigner};
 use cobox_store::format::access::Record;
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::locator::{Locator, LocatorFolder};
-use cobox_store::id::RecordHash;
+use cobox_store::id::{FolderId, RecordHash};
 use cobox_store::keyed::{Home, MemberSecret, Unlock};
 use serde_json::{Value, json};
 
@@ -230,6 +230,7 @@ fn rejoin_folders(
     progress: &mut Progress,
 ) -> Outcome<()> {
     let locator = newest_locator(node, secret, addresses, progress)?;
+    let here: Vec<FolderId> = home.folders()?.into_iter().map(|folder| folder.id).collect();
     let (mut joined, mut first_problem) = (0, None);
     for found in Home::locator_open(secret, &locator)? {
         // A folder that was skipped keeps its index: a new one must not get the same recovery keys.
@@ -238,6 +239,9 @@ fn rejoin_folders(
         progress.say(&format!("joining {name}"));
         match rejoin_folder(home, node, secret, addresses, &found, &name, progress) {
             Ok(()) => joined += 1,
+            Err(problem) if problem.code == Exit::Refused && here.contains(&found.folder) => {
+                progress.say(&format!("{name} is here already, and nobody who was asked holds it"));
+            }
             Err(problem) => {
                 progress.say(&format!("{name} could not be joined: {} {}", problem.message, RECOVER_LATER));
                 first_problem = first_problem.or(Some(problem));

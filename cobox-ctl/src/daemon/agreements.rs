@@ -366,6 +366,7 @@ fn read_paper(state: &FolderState, peer_id: PeerId, paper: Paper) -> Outcome<()>
             }
             Ok(())
         }
+        Paper::Held(held) => Ok(super::let_go::note(state, peer_id, held)?),
         Paper::Declined(terms) => {
             let name = declined_name(peer_id);
             let new = store.setting(state.no(), &name)?.as_deref() != Some(&terms.0);

@@ -300,6 +300,7 @@ mod tests {
             rate: 0,
             holding,
             proved_at_ms: None,
+            gone_ms: None,
             heard_at_ms: None,
             place: None,
             organisation: None,

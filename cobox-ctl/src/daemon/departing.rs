@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use cobox_net::agreement::{AgreementView, Stage};
 use cobox_net::{PeerId, SessionState};
 use cobox_store::format::access::SeederGrant;
 
@@ -14,7 +15,7 @@ use super::status::grants;
 use super::{Daemon, now_ms};
 use crate::control::Shortfall;
 use crate::exit::{Outcome, Problem};
-use crate::render::units::bytes;
+use crate::render::units::{bytes, time};
 use crate::report::SeederRemoveReport;
 
 /// How long `seeder remove` waits for the seeder to learn of it.
@@ -33,6 +34,13 @@ impl Daemon {
     ) -> Outcome<SeederRemoveReport> {
         let state = self.folder(folder)?;
         let (peer_id, grant) = chosen_seeder(&state, chosen)?;
+        let access = state.folder.store().access(state.no())?;
+        if let Some(agreed) = access.agreement(&grant.peer_id) {
+            let view = AgreementView::agreed(agreed, &access, now_ms());
+            if view.stage != Stage::Ended {
+                return Err(agreed_on(&state.folder.name(), peer_id, &view));
+            }
+        }
         let copies_left = self.copies_without(&state, peer_id)?;
         let copies_wanted = state.policy().copies;
         if copies_left < copies_wanted && shortfall == Shortfall::Refuse {
@@ -126,6 +134,21 @@ impl Daemon {
         }
         Ok(left == 0)
     }
+}
+
+/// Why a seeder with an agreement is not removed: both sides signed that its end is said in advance.
+fn agreed_on(folder: &str, peer_id: PeerId, view: &AgreementView) -> Problem {
+    let advice = if view.notice.is_some() {
+        format!("Notice was given: it ends at {}. Remove the seeder then.", time(view.ends_ms))
+    } else {
+        format!(
+            "Give notice with `cobox-ctl agreement end {folder} {peer_id}`, and remove the seeder when it has passed."
+        )
+    };
+    Problem::refused(
+        format!("There is an agreement on {folder} with {peer_id}, which a removal would break."),
+        advice,
+    )
 }
 
 fn told_name(peer_id: PeerId) -> String {

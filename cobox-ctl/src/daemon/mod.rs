@@ -15,6 +15,7 @@ mod giving;
 mod hooks;
 mod joining;
 mod leaving;
+mod let_go;
 mod members;
 mod mounts;
 mod network;

@@ -17,6 +17,7 @@ use cobox_store::format::receipt::{Receipt, live_set_digest};
 use cobox_store::id::{FolderNo, PackId, RecordHash};
 
 use super::folder::FolderState;
+use super::let_go;
 use super::policy::{Age, Policy};
 use crate::exit::Outcome;
 use crate::report::Holding;
@@ -101,7 +102,10 @@ impl FolderState {
             Some(peer) if peer.is_caught_up() => Contact::CaughtUp,
             Some(_) => Contact::Lacking,
         };
-        let holding = judge(kept.as_ref(), live, contact, &self.policy(), now_ms);
+        let holding = match let_go::gone_ms(self, seeder)? {
+            Some(_) => Holding::LetGo,
+            None => judge(kept.as_ref(), live, contact, &self.policy(), now_ms),
+        };
         Ok(Standing { holding, proved_at_ms: kept.map(|kept| kept.at_ms) })
     }
 }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::departing::departing;
 use super::folder::FolderState;
+use super::let_go;
 use super::proof::covers;
 use super::status::{address_of, grants};
 use super::{Daemon, now_ms};
@@ -120,13 +121,9 @@ impl Daemon {
                     ));
                 }
             };
-            let folder = state.folder.name();
-            return Ok(SeederAddReport {
-                folder,
-                peer_id: peer_id.to_string(),
-                link: link.to_owned(),
-                quota_bytes,
-            });
+            let (folder, gone_ms) = (state.folder.name(), let_go::gone_ms(&state, peer_id)?);
+            let link = if gone_ms.is_some() { "pending" } else { link }.to_owned();
+            return Ok(SeederAddReport { folder, peer_id: peer_id.to_string(), link, gone_ms, quota_bytes });
         }
     }
 

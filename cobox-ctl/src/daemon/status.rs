@@ -1,15 +1,19 @@
 //! What is local, on its way, claimed and proved: for `status`, `.cobox/status.json` and `user.cobox.*`.
 
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 
 use cobox_fs::vfs::{FileState, StatusSource, Vfs};
 use cobox_net::{Path, PeerId, PeerKind, PeerStatus, SessionState, Transport};
 use cobox_store::blind::PackState;
+use cobox_store::blind::tables::{Table, key};
 use cobox_store::format::access::SeederGrant;
 use cobox_store::format::address::SeederAddress;
 use cobox_store::id::PackId;
 
 use super::folder::FolderState;
+use super::let_go;
 use super::policy::Age;
 use super::proof::{LiveSet, covers};
 use super::{Daemon, now_ms};
@@ -132,7 +136,8 @@ fn live_now(state: &FolderState) -> Outcome<Arc<LiveSet>> {
 }
 
 /// How many live packs are not wholly here while no seeder is known to hold them: none that proved or
-/// claims the whole folder, and none that proved these packs since the daemon began.
+/// claims the whole folder, and none that proved these packs since the daemon began. While a seeder is not heard, only
+/// what was damaged here counts: a device that never had the others cannot say that nobody has them.
 fn packs_lost(state: &FolderState, live: &LiveSet, seeders: &[SeederReport]) -> Outcome<u64> {
     if live.missing == 0 || seeders.iter().any(|seeder| seeder.holding != Holding::Behind) {
         return Ok(0);
@@ -142,12 +147,25 @@ fn packs_lost(state: &FolderState, live: &LiveSet, seeders: &[SeederReport]) -> 
     let proved: Vec<_> =
         granted.iter().filter_map(|peer_id| Some(notes.get(peer_id)?.proved.clone()?.0)).collect();
     drop(notes);
+    let unheard = seeders.iter().any(|seeder| !seeder.told);
+    let damaged = damaged(state)?;
     let mut lost = 0;
     state.folder.store().packs_live(state.no(), &mut |pack, here| {
         let held = proved.iter().any(|packs| packs.contains(&pack.id));
-        lost += u64::from(here == PackState::Missing && !held);
+        let counts = !unheard || damaged.contains(&pack.id);
+        lost += u64::from(here == PackState::Missing && !held && counts);
     })?;
     Ok(lost)
+}
+
+/// Packs that were here and turned out damaged.
+pub(super) fn damaged(state: &FolderState) -> Outcome<BTreeSet<PackId>> {
+    let mut found = BTreeSet::new();
+    state.folder.store().db().scan(&key(state.no(), Table::Damaged, &[]), &[], &mut |pack, _| {
+        found.extend(<[u8; 32]>::try_from(pack).ok().map(PackId));
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
 }
 
 fn local_report(state: &FolderState, live: &LiveSet, packs_lost: u64) -> LocalReport {
@@ -180,6 +198,7 @@ fn seeder_report(
         terms.map(text).filter(|text| !text.is_empty()).cloned()
     };
     let noted = state.seeders.lock().get(&peer_id).and_then(|notes| notes.problem.clone());
+    let gone_ms = let_go::gone_ms(state, peer_id)?;
     let full = peer.filter(|peer| peer.full).map(|_| {
         "The seeder cannot take more: its quota or its disk is full. Grant a larger --quota, or add another seeder."
             .to_owned()
@@ -194,7 +213,11 @@ fn seeder_report(
         contact: said(|terms| &terms.contact),
         agreement: agreed.map(|agreed| agreed.signed.terms.hash().to_hex()),
         link: link(peer).to_owned(),
-        problem: full.or_else(|| peer.and_then(|peer| peer.error.clone())).or(noted),
+        problem: gone_ms
+            .map(let_go::sentence)
+            .or(full)
+            .or_else(|| peer.and_then(|peer| peer.error.clone()))
+            .or(noted),
         rtt_ms: peer.and_then(|peer| peer.rtt_ms),
         path: peer.and_then(path_text),
         told: peer.is_some_and(PeerStatus::has_told),
@@ -205,6 +228,7 @@ fn seeder_report(
         rate: peer.map_or(0, |peer| peer.rate),
         holding: standing.holding,
         proved_at_ms: standing.proved_at_ms,
+        gone_ms,
         heard_at_ms: state.watch.lock().heard_at(&peer_id.to_string()),
     })
 }
@@ -278,6 +302,9 @@ fn holders_of(state: &FolderState, packs: &[PackId], now_ms: u64) -> Outcome<Vec
     let counts = |at_ms: &u64| policy.age(*at_ms, now_ms) != Age::Expired;
     let mut holders = Vec::new();
     for (peer_id, _) in grants(state)? {
+        if let_go::gone_ms(state, peer_id)?.is_some() {
+            continue;
+        }
         let lacks = state.seeders.lock().get(&peer_id).is_some_and(|notes| notes.lacks);
         let kept = state.receipt(peer_id)?.filter(|kept| !lacks && covers(&kept.receipt, &live));
         let earlier = || {

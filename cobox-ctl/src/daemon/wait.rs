@@ -2,9 +2,10 @@
 //! and the same the other way round after a recovery.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cobox_fs::vfs::Cut;
+use cobox_fs::vfs::{Cut, Errno};
 use cobox_net::{PeerId, PeerKind, PeerStatus, SessionState};
 use cobox_store::blind::receipts::KeptReceipt;
 use cobox_store::format::entry::LogHead;
@@ -12,8 +13,9 @@ use cobox_store::format::entry::LogHead;
 use super::Daemon;
 use super::chores::renew_locator;
 use super::folder::FolderState;
+use super::let_go;
 use super::proof::reaches;
-use super::status::grants;
+use super::status::{damaged, grants};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::report::{ArriveReport, FolderReport, Holding, ProofReport, WaitProgress, WaitReport};
 
@@ -55,7 +57,7 @@ impl Daemon {
         let started = Instant::now();
         let deadline = timeout.map(|timeout| started + timeout);
         if let Some(vfs) = state.vfs() {
-            vfs.cut(Cut::Now)?;
+            vfs.cut(Cut::Now).map_err(|errno| unreached(&state, errno))?;
         }
         let is_writable =
             state.mount_report().is_some_and(|mount| !mount.read_only && mount.problem.is_none());
@@ -112,6 +114,10 @@ impl Daemon {
         let mut turn =
             Turn { proved: Vec::new(), nearest: None, caught_up: Vec::new(), problems: Vec::new() };
         for (peer_id, _) in grants(state)? {
+            if let Some(gone_ms) = let_go::gone_ms(state, peer_id)? {
+                turn.problems.push(format!("{peer_id}: {}", let_go::sentence(gone_ms).trim_end_matches('.')));
+                continue;
+            }
             let kept = state.receipt(peer_id)?.filter(|kept| reaches(&kept.receipt, target));
             let is_fresh = {
                 let seeders = state.seeders.lock();
@@ -161,24 +167,11 @@ impl Daemon {
         // Entries that a seeder lacks and another one has: this device has none of its own yet.
         let mut behind_of: BTreeMap<PeerId, u64> = BTreeMap::new();
         loop {
-            let mut waiting = None;
-            for state in self.folders() {
-                let peers = self.node.status(state.no())?.peers;
-                let open: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.has_told()).collect();
-                let behind: u64 = open.iter().map(|peer| peer.entries_to_receive).max().unwrap_or(0);
-                let seeders = open.iter().filter(|peer| peer.kind == PeerKind::Seeder);
-                for peer in seeders.filter(|peer| behind == 0 && peer.entries_behind > 0) {
-                    behind_of.insert(peer.peer, peer.entries_behind);
-                }
-                if open.is_empty() || behind > 0 {
-                    waiting = Some((state, behind, peers));
-                    break;
-                }
-            }
-            let Some((state, behind, peers)) = waiting else {
+            let mut alone = Vec::new();
+            let Some((state, behind, peers)) = self.still_awaited(&mut behind_of, &mut alone)? else {
                 let since = *quiet_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= QUIET || self.all_told()? {
-                    return self.arrived(&behind_of);
+                    return self.arrived(&behind_of, alone);
                 }
                 std::thread::sleep(LOOK);
                 continue;
@@ -213,6 +206,32 @@ impl Daemon {
         }
     }
 
+    /// The first folder whose entries are still to come. Folders that nobody else could tell of are noted as `alone`: no
+    /// seeder is granted them and no other device is connected, so that there is nobody to wait for.
+    fn still_awaited(
+        &self,
+        behind_of: &mut BTreeMap<PeerId, u64>,
+        alone: &mut Vec<String>,
+    ) -> Outcome<Option<(Arc<FolderState>, u64, Vec<PeerStatus>)>> {
+        for state in self.folders() {
+            let peers = self.node.status(state.no())?.peers;
+            let open: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.has_told()).collect();
+            if open.is_empty() && grants(&state)?.is_empty() {
+                alone.push(state.folder.name());
+                continue;
+            }
+            let behind: u64 = open.iter().map(|peer| peer.entries_to_receive).max().unwrap_or(0);
+            let seeders = open.iter().filter(|peer| peer.kind == PeerKind::Seeder);
+            for peer in seeders.filter(|peer| behind == 0 && peer.entries_behind > 0) {
+                behind_of.insert(peer.peer, peer.entries_behind);
+            }
+            if open.is_empty() || behind > 0 {
+                return Ok(Some((state, behind, peers)));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether every seeder of every folder has told what it knows, so that there is nobody to wait for.
     fn all_told(&self) -> Outcome<bool> {
         for state in self.folders() {
@@ -225,11 +244,12 @@ impl Daemon {
         Ok(true)
     }
 
-    fn arrived(&self, behind_of: &BTreeMap<PeerId, u64>) -> Outcome<ArriveReport> {
+    fn arrived(&self, behind_of: &BTreeMap<PeerId, u64>, alone: Vec<String>) -> Outcome<ArriveReport> {
         let folders: Vec<FolderReport> =
             self.folders().iter().map(|state| self.folder_report(state)).collect::<Outcome<_>>()?;
         let sources = folders
             .iter()
+            .filter(|folder| !alone.contains(&folder.name))
             .map(|folder| folder.seeders.iter().filter(|seeder| seeder.link == "connected").count())
             .min()
             .unwrap_or(0);
@@ -242,8 +262,25 @@ impl Daemon {
         } else {
             "unverified: only one seeder was asked, and it could hold back what is newest".to_owned()
         };
-        Ok(ArriveReport { folders, freshness })
+        Ok(ArriveReport { folders, freshness, alone })
     }
+}
+
+/// Why what was written cannot be sent. A change to a file is sealed with the bytes around it, which may be elsewhere.
+fn unreached(state: &FolderState, errno: Errno) -> Problem {
+    let elsewhere = || Ok::<bool, Problem>(state.live_set()?.missing > 0 && damaged(state)?.is_empty());
+    if errno != Errno::EIO || !elsewhere().unwrap_or(false) {
+        return errno.into();
+    }
+    Problem::new(
+        Exit::NotReached,
+        format!(
+            "Something that was written to {} cannot be sent yet: it changes files whose other bytes are elsewhere, with nobody \
+             who is reached now.",
+            state.folder.name()
+        ),
+        "It is kept here. Connect a seeder or a device that has the files, and wait again.",
+    )
 }
 
 /// What keeps a device that waits for entries waiting, as a sentence: while somebody sends them, nothing.

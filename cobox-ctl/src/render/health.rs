@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::units::time;
 use crate::exit::Exit;
 use crate::report::{FolderReport, Holding, SeederReport, StatusReport};
 
@@ -73,6 +74,19 @@ pub fn of(status: &StatusReport) -> HealthReport {
     HealthReport { folders: status.folders.iter().map(judge).collect() }
 }
 
+/// Seeders of whose copies a device that does not have everything itself can say nothing: after a recovery it has no
+/// proof of theirs, and what it lacks lies with them.
+fn unheard(folder: &FolderReport) -> u32 {
+    if folder.local.packs_missing == 0 {
+        return 0;
+    }
+    u32::try_from(folder.seeders.iter().filter(|seeder| is_unheard(seeder)).count()).unwrap_or(u32::MAX)
+}
+
+fn is_unheard(seeder: &SeederReport) -> bool {
+    seeder.holding == Holding::Behind && seeder.link != "connected" && seeder.proved_at_ms.is_none()
+}
+
 /// Judges one folder.
 #[must_use]
 pub fn judge(folder: &FolderReport) -> FolderHealth {
@@ -81,25 +95,34 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
         Light::Red
     } else if fresh >= folder.copies_wanted {
         Light::Green
-    } else if folder.copies_claimed >= folder.copies_wanted {
+    } else if folder.copies_claimed.saturating_add(unheard(folder)) >= folder.copies_wanted {
         Light::Amber
     } else {
         Light::Red
     };
+    let gone = |seeder: &SeederReport| {
+        let when = seeder.gone_ms.map(|ms| format!(" no earlier than {}", time(ms))).unwrap_or_default();
+        format!("its owner let the folder go, and what it has is deleted{when}")
+    };
     let why = |seeder: &SeederReport| match seeder.holding {
-        Holding::Proved => None,
+        Holding::Proved | Holding::LetGo => None,
         Holding::Late => Some("its proof should have been renewed"),
         Holding::Claimed => Some("it says that it holds everything, and has not proved it yet"),
         Holding::Expired => Some("its last proof is too old to count"),
         Holding::Behind if seeder.link == "connected" && !seeder.told => {
             Some("it has not told yet what it lacks")
         }
+        Holding::Behind if is_unheard(seeder) => {
+            Some("it is not reached, and has proved nothing to this device yet")
+        }
         Holding::Behind => Some("it lacks something"),
     };
     let missing = folder.seeders.iter().filter_map(|seeder| {
         let whereabouts = seeder.whereabouts();
         let at = if whereabouts.is_empty() { String::new() } else { format!("{whereabouts}, ") };
-        why(seeder).map(|why| format!("{} ({at}{}): {why}", seeder.peer_id, seeder.link))
+        let let_go = (seeder.holding == Holding::LetGo).then(|| gone(seeder));
+        let why = why(seeder).map(str::to_owned).or(let_go);
+        why.map(|why| format!("{} ({at}{}): {why}", seeder.peer_id, seeder.link))
     });
     let removed = folder.removed.then(|| REMOVED.to_owned());
     FolderHealth {
@@ -166,5 +189,29 @@ mod tests {
         assert_eq!(exit(&[green.clone(), amber.clone()]), Exit::NotReached);
         assert_eq!(exit(&[red.clone(), amber]), Exit::Failed);
         assert_eq!(exit(&[green, lost, red]), Exit::Damaged);
+    }
+
+    #[test]
+    fn device_that_recovered_and_reaches_nobody_is_amber_and_not_damaged() {
+        let seeder: SeederReport = serde_json::from_value(serde_json::json!({
+            "peer_id": "12D3", "address": "", "quota_bytes": 1, "until_ms": 0, "link": "offline", "rtt_ms": null, "path": null,
+            "entries_behind": 9, "packs_to_send": 0, "bytes_to_send": 0, "bytes_sent": 0, "rate": 0, "holding": "behind",
+            "proved_at_ms": null,
+        }))
+        .expect("a report");
+        let mut alone = folder(0, 0, 0);
+        alone.seeders = vec![seeder.clone(), seeder];
+        assert_eq!(
+            judge(&alone).light,
+            Light::Red,
+            "everything is here, and they have nothing that is known"
+        );
+        alone.local.packs_missing = 3;
+        let health = judge(&alone);
+        assert_eq!(health.light, Light::Amber);
+        assert!(health.missing[0].contains("not reached"), "{health:?}");
+        // One that proved something once, and nothing newer, is behind.
+        alone.seeders[0].proved_at_ms = Some(1);
+        assert_eq!(judge(&alone).light, Light::Red);
     }
 }

@@ -54,6 +54,12 @@ pub fn recovered(report: &ArriveReport) -> String {
             bytes(folder.local.pack_bytes)
         );
     }
+    for name in &report.alone {
+        line!(
+            text,
+            "{name} has no seeder, and no other device is connected: it is here as this device had it, and nobody was asked for more."
+        );
+    }
     line!(text, "Freshness is {}.", report.freshness);
     if let Some(folder) = report.folders.first() {
         line!(text, "Go on with `cobox-ctl mount {} DIR`.", folder.name);
@@ -213,6 +219,7 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
                 line!(text, "           proved that it holds everything, {when}: too long ago to count");
             }
             Holding::Claimed => line!(text, "           says that it holds everything; not proved yet"),
+            Holding::LetGo => line!(text, "           keeps what it has for a while, and takes nothing new"),
             Holding::Behind if seeder.link == "connected" && !seeder.told => {
                 line!(text, "           has not told yet what it lacks");
             }
@@ -238,10 +245,17 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
 /// `seeder add`.
 #[must_use]
 pub fn seeder_added(report: &SeederAddReport) -> String {
-    let state = if report.link == "connected" {
-        "It accepted, and receives everything from now on."
-    } else {
-        "It was told; its owner has to accept the folder (`cobox-seeder pending`, then `cobox-seeder accept`)."
+    let state = match (report.gone_ms, report.link.as_str()) {
+        (Some(gone_ms), _) => format!(
+            "Its owner let this folder go: it takes nothing, and deletes what it has no earlier than {}, unless its owner accepts \
+             the folder again (`cobox-seeder pending`, then `cobox-seeder accept`).",
+            time(gone_ms)
+        ),
+        (None, "connected") => "It accepted, and receives everything from now on.".to_owned(),
+        (None, _) => {
+            "It was told; its owner has to accept the folder (`cobox-seeder pending`, then `cobox-seeder accept`)."
+                .to_owned()
+        }
     };
     format!("{} may store {} of {}. {state}\n", report.peer_id, bytes(report.quota_bytes), report.folder)
 }

@@ -6,6 +6,7 @@ use cobox_store::error::Result;
 use cobox_store::id::FolderNo;
 
 use super::holding::Holding;
+use super::keeping::UNSEEDED;
 use super::leaving::{Leaving, Why};
 use super::limits::{Kept, Limits};
 use super::rules::{Accept, Given};
@@ -108,6 +109,24 @@ impl Holding {
         self.store.quota_set(no, limits.quota_bytes, limits.until_ms)
     }
 
+    /// Whether the owner let a folder go: what members grant does not bring it back.
+    pub(super) fn is_let_go(&self, no: FolderNo) -> Result<bool> {
+        Ok(matches!(Leaving::read(&self.store, no)?, Some(Leaving { why: Why::Unseeded, .. })))
+    }
+
+    /// Notes that the owner let a folder go knowing the grant that it has now, or refused it since.
+    pub(super) fn note_let_go(&self, no: FolderNo) -> Result<()> {
+        let record = self.grant_record(&*self.store.access(no)?);
+        self.store.setting_put(no, UNSEEDED, &record)
+    }
+
+    /// The record of the newest grant to this seeder; one byte where there is none.
+    fn grant_record(&self, access: &Access) -> Vec<u8> {
+        let newest = access.seeder(&self.identity.peer().to_bytes());
+        let found = access.seeders.iter().rev().find(|(_, grant)| Some(grant) == newest);
+        found.map_or_else(|| vec![1], |(record, _)| record.0.to_vec())
+    }
+
     /// What the owner accepted: nothing, when a crash came between the folder and its acceptance.
     pub(super) fn accepted(&self, no: FolderNo) -> Result<Limits> {
         if let Some(accepted) = Limits::read(&self.store, no, Kept::Accepted)? {
@@ -121,10 +140,16 @@ impl Holding {
         }))
     }
 
-    /// What the newest grant of a held folder asks for beyond what its owner accepted.
+    /// What the newest grant of a held folder asks for beyond what its owner accepted; of one that the owner let go,
+    /// what a grant asks for that came since.
     pub(super) fn raise(&self, no: FolderNo) -> Option<Limits> {
         let access = self.store.access(no).ok()?;
         let granted = Limits::of(access.seeder(&self.identity.peer().to_bytes())?);
+        if self.is_let_go(no).ok()? {
+            let known = self.store.setting(no, UNSEEDED).ok()?.unwrap_or_default();
+            return (known != self.grant_record(&access)).then_some(granted);
+        }
+        let granted = self.within_terms(no, &access, granted).ok()?;
         let accepted = self.accepted(no).ok()?;
         let refused = Limits::read(&self.store, no, Kept::Refused).ok()?;
         (accepted.min(granted) != granted && refused != Some(granted)).then_some(granted)

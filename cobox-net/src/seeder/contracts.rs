@@ -5,8 +5,9 @@
 
 use cobox_store::blind::Access;
 use cobox_store::blind::contracts::Agreed;
+use cobox_store::blind::retention::HOLD_MS;
 use cobox_store::error::Result;
-use cobox_store::format::agreement::{Notice, Paper, Side, SignedTerms, Terms};
+use cobox_store::format::agreement::{Held, Notice, Paper, Side, SignedTerms, Terms};
 use cobox_store::format::{Reader, Writer};
 use cobox_store::id::{FolderId, FolderNo, TermsHash};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -88,7 +89,12 @@ impl Holding {
     fn untold(&self, no: FolderNo, access: &Access) -> Result<Vec<Vec<u8>>> {
         let me = self.me();
         let agreed = access.agreement(&me);
-        let mut papers = Vec::new();
+        let held = match Leaving::read(&self.store, no)? {
+            Some(Leaving { why: Why::Unseeded, since_ms }) => Held::Until(since_ms.saturating_add(HOLD_MS)),
+            _ => Held::On,
+        };
+        // Said each time: whoever was told that the folder goes must learn that it stays.
+        let mut papers = vec![Paper::Held(held).encode()];
         if let Some(signed) = self.signed(no)? {
             // A proposal that came after it asks for another answer.
             let newer = access.proposal(&me).is_some_and(|proposal| proposal.terms != signed.terms);
@@ -162,6 +168,17 @@ impl Holding {
             Some(notice) => told.min(Limits { until_ms: notice.at_ms.max(1), ..told }),
             None => told,
         }))
+    }
+
+    /// What terms leave of a grant: those that were agreed on, or that this side signed as they were proposed. What
+    /// a grant says beyond them is no question to the owner, who answered it by signing.
+    pub(super) fn within_terms(&self, no: FolderNo, access: &Access, granted: Limits) -> Result<Limits> {
+        if let Some(agreed) = self.agreed_limits(no, access)? {
+            return Ok(granted.min(agreed));
+        }
+        let proposed = access.proposal(&self.me()).map(|proposal| &proposal.terms);
+        let signed = self.signed(no)?.filter(|signed| Some(&signed.terms) == proposed);
+        Ok(signed.map_or(granted, |signed| granted.min(Limits::of_terms(&signed.terms))))
     }
 
     /// The agreement of a folder, if one binds now.
@@ -275,6 +292,7 @@ mod tests {
     use super::super::testing::{Folder, Scene};
     use super::super::{Accept, Exit};
     use super::*;
+    use crate::wire::GrantAnswer;
 
     const HOUR_MS: u64 = 60 * 60 * 1000;
     const GRANTED: Limits = Limits { quota_bytes: 200, until_ms: 0 };
@@ -325,5 +343,32 @@ mod tests {
         // Looking again later does not move it.
         scene.holding.refresh(no);
         assert_eq!(until(), ends_ms);
+    }
+
+    #[test]
+    fn grant_beyond_terms_that_were_signed_is_no_question_to_the_owner() {
+        let scene = Scene::new(Accept::Owner);
+        let mut folder = Folder::new(1).grant(&scene, GRANTED);
+        scene.offer(&folder);
+        let holding = &scene.holding;
+        let accept = || {
+            let waiting = holding.list_pending();
+            assert_eq!(waiting.len(), 1, "{waiting:?}");
+            holding.settle(&waiting[0].id(), GrantAnswer::Accepted).expect("it is accepted");
+            assert_eq!(holding.list_pending().len(), 0);
+        };
+        accept();
+        let signed = scene.signed(&folder, 100, HOUR_MS);
+        folder.sign(Act::Propose(signed.terms.clone()));
+        scene.learn(&folder);
+        accept();
+        folder.sign(Act::Agree(signed));
+        scene.learn(&folder);
+        assert_eq!(holding.list_pending().len(), 0, "{:?}", holding.list_pending());
+        // More than that is a question again.
+        let more = scene.signed(&folder, 150, HOUR_MS);
+        folder.sign(Act::Propose(more.terms));
+        scene.learn(&folder);
+        accept();
     }
 }

@@ -255,6 +255,9 @@ impl Holding {
             return Ok(());
         }
         let leaving = Leaving::note(&self.store, no, crate::driver::now_ms(), why)?;
+        if why == Why::Unseeded {
+            self.note_let_go(no)?;
+        }
         let quota_bytes = self.store.usage(no)?.quota_bytes.unwrap_or(0);
         self.store.quota_set(no, quota_bytes, leaving.since_ms.max(1))?;
         tracing::info!(no = no.0, ?why, "a folder is to be held no longer: what is here stays for now");
@@ -304,7 +307,8 @@ impl Holding {
         let offer = self.offered(folder, from, &records)?;
         let held = self.store.folder_no(folder).ok();
         let given = self.given(held).ok()?;
-        let fresh = held.is_none() || self.accept == Accept::Any;
+        let let_go = held.map(|no| self.is_let_go(no)).transpose().ok()?.unwrap_or(false);
+        let fresh = held.is_none() || (self.accept == Accept::Any && !let_go);
         if fresh && self.accept.takes(offer.limits, offer.terms.as_ref(), given, crate::driver::now_ms()) {
             let answer = self.import_or_refuse(&records, Some(offer.limits));
             if let (GrantAnswer::Accepted, Some(terms), Ok(no)) =
@@ -521,6 +525,8 @@ impl Holding {
         }
         if accepted {
             Leaving::forget(&self.store, no)?;
+        } else if self.is_let_go(no)? {
+            self.note_let_go(no)?;
         }
         self.refresh(no);
         Ok(())

@@ -14,7 +14,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How often it is looked whether to end.
 const LOOK: Duration = Duration::from_millis(200);
 /// A setting of a folder that is not empty where its owner does not want to hold it any more, whatever its
-/// grant says.
+/// grant says: the record of the grant that the owner knew then.
 pub const UNSEEDED: &str = "unseeded";
 
 /// Goes on until `stop` says so. The clock is the machine's running time, which nobody can set.

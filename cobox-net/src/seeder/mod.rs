@@ -98,6 +98,18 @@ impl From<cobox_store::Error> for Failure {
     }
 }
 
+impl From<crate::Error> for Failure {
+    fn from(error: crate::Error) -> Self {
+        Self::failed(match &error {
+            crate::Error::Taken { address } => format!(
+                "Another program listens on {address} already, perhaps another seeder. Stop it, or give this one another \
+                 address with --listen."
+            ),
+            error => format!("{}.", chain(error)),
+        })
+    }
+}
+
 /// An error with its causes, in one line.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -186,8 +198,7 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
         ..NetConfig::default()
     };
     let (patrolled, kept) = (Arc::clone(&store), Arc::clone(&store));
-    let node =
-        Node::start(store, seed, config).map_err(|error| Failure::failed(format!("{}.", chain(&error))))?;
+    let node = Node::start(store, seed, config)?;
     let address = holding.identity.address(node.listen_addresses());
     identity::save_address(&options.data, &address)?;
     for text in node.listen_texts() {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use cobox_store::blind::locators::Leaver;
 use cobox_store::blind::owners::Outcome;
 use cobox_store::blind::receipts::EntriesProof;
 use cobox_store::format::access::{Record, UnverifiedRecord};
@@ -14,7 +15,7 @@ use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Challenge, LeafProof};
 use cobox_store::format::receipt::{Receipt, UnverifiedReceipt, live_set_digest};
 use cobox_store::format::seeding::SeedRequest;
-use cobox_store::id::{FolderId, FolderNo, LocatorId, PackId};
+use cobox_store::id::{FolderId, FolderNo, LocatorId, LogId, PackId};
 
 use super::handshake::{Binding, Speaker};
 use super::state::Connection;
@@ -373,21 +374,27 @@ impl Engine {
         }
     }
 
-    /// Keeps a locator for a person whose device has a folder open here. Peer ids cost nothing, so they count nothing.
+    /// Keeps a locator for a member that has a folder open here.
     fn keep_locator(&self, conn: Conn, bytes: &[u8]) -> LocatorAnswer {
-        let Some(connection) = self.conns.get(&conn) else { return LocatorAnswer::Refused };
-        let persons =
-            connection.sessions.values().filter(|session| session.is_open()).filter_map(|session| {
-                let folder = self.folders.get(&session.no)?;
-                let device = folder.access.devices.get(&session.log?)?;
-                Some((session.no, [folder.id.0, device.member.0].concat()))
-            });
-        let person = persons.min().map(|(_, person)| person);
+        let Some(leaver) = self.leaver(conn) else { return LocatorAnswer::Refused };
         let locator = UnverifiedLocator::decode(bytes).ok().and_then(|locator| locator.verify().ok());
-        match person.zip(locator).map(|(person, locator)| self.store.locator_put(&person, &locator)) {
+        match locator.map(|locator| self.store.locator_put(leaver, &locator)) {
             Some(Ok(_)) => LocatorAnswer::Stored,
             _ => LocatorAnswer::Refused,
         }
+    }
+
+    /// Whose a connection is, by the device that proved itself in the first of its folders: the same one each time, so
+    /// that a member has one share.
+    fn leaver(&self, conn: Conn) -> Option<Leaver> {
+        let sessions = self.conns.get(&conn)?.sessions.values().filter(|session| session.is_open());
+        let mut proved: Vec<(FolderNo, LogId)> =
+            sessions.filter_map(|session| Some((session.no, session.log?))).collect();
+        proved.sort_unstable();
+        proved.into_iter().find_map(|(no, log)| {
+            let access = self.store.access(no).ok()?;
+            Some(Leaver { folder: access.folder, member: access.devices.get(&log)?.member })
+        })
     }
 
     /// Checks every proof, the receipt's signature and that it fits the question; then stores it.

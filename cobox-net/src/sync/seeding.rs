@@ -92,7 +92,7 @@ impl Engine {
         let about_us = |paper: &Paper| match paper {
             Paper::Signed(signed) => signed.terms.folder == folder && signed.terms.seeder == peer.to_bytes(),
             Paper::Ends(notice) => notice.folder == folder && notice.seeder == peer.to_bytes(),
-            Paper::Declined(_) => true,
+            Paper::Declined(_) | Paper::Held(_) => true,
         };
         match Paper::decode(bytes).ok().filter(about_us) {
             Some(paper) => self.out.push(Output::Paper { no, peer, paper: Box::new(paper) }),

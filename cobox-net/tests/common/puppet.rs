@@ -177,7 +177,12 @@ impl Stage {
 
     /// A device dials the engine and proves the folder.
     pub fn enter(&mut self, key: &SigningKey) -> Puppet {
-        let (puppet, outputs) = self.greet(key, Place::Other);
+        self.enter_as(key, peer_of(key))
+    }
+
+    /// The same under another network identity: a device can have as many as it likes.
+    pub fn enter_as(&mut self, key: &SigningKey, peer: PeerId) -> Puppet {
+        let (puppet, outputs) = self.greet_as(key, peer, Place::Other);
         assert!(
             outputs.iter().any(|output| matches!(output, Output::Opened { .. })),
             "the session is not open: {outputs:?}"
@@ -187,7 +192,11 @@ impl Stage {
 
     /// The same from somewhere, also by a device that is not listed; what the engine does then.
     pub fn greet(&mut self, key: &SigningKey, place: Place) -> (Puppet, Vec<Output>) {
-        let (conn, session, peer) = (Conn(self.next), SessionId(2), peer_of(key));
+        self.greet_as(key, peer_of(key), place)
+    }
+
+    fn greet_as(&mut self, key: &SigningKey, peer: PeerId, place: Place) -> (Puppet, Vec<Output>) {
+        let (conn, session) = (Conn(self.next), SessionId(2));
         self.next += 1;
         let nonces = [hash(&conn.0.to_le_bytes()), hash(&[conn.0.to_le_bytes(), [1; 8]].concat())];
         self.input(Input::Up { conn, peer, side: Side::Listener, place, nonce: nonces[0] });

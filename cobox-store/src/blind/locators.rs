@@ -7,48 +7,87 @@ use super::store::{Added, Store};
 use super::tables::{STORE, Table, key};
 use crate::error::{Error, Result};
 use crate::format::locator::{Locator, UnverifiedLocator};
-use crate::id::LocatorId;
+use crate::id::{FolderId, LocatorId, MemberId};
 
-/// Locators that one person may leave: there is one for the person's folders, and another when its words change.
-pub const LOCATORS_PER_PERSON_MAX: usize = 64;
-/// Bytes of all locators that one person may leave.
-pub const LOCATOR_BYTES_PER_PERSON_MAX: u64 = 4 << 20;
+/// Locators that one member of a folder may leave: it has one of its own, and those of the devices that it lends.
+pub const LOCATORS_PER_MEMBER_MAX: usize = 64;
+/// Bytes of all locators that one member of a folder may leave.
+pub const LOCATOR_BYTES_PER_MEMBER_MAX: u64 = 4 << 20;
+/// Bytes of all locators that one folder's members may leave: its admins list as many members as they like.
+pub const LOCATOR_BYTES_PER_FOLDER_MAX: u64 = 64 << 20;
+
+/// Who leaves a locator: a member, by a folder that lists it. A device's network identity says nothing, since it can
+/// have as many as it likes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaver {
+    /// The folder.
+    pub folder: FolderId,
+    /// The member.
+    pub member: MemberId,
+}
+
+impl Leaver {
+    fn key(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        let (folder, member) = bytes.split_at_mut(32);
+        folder.copy_from_slice(&self.folder.0);
+        member.copy_from_slice(&self.member.0);
+        bytes
+    }
+}
 
 impl Store {
-    /// Keeps a locator that `person` leaves (any name of up to 255 bytes), unless the one that is here has the same or a higher number;
+    /// Keeps a locator that `leaver` leaves, unless the one that is here has the same or a higher number;
     /// durable on return.
     ///
     /// # Errors
-    /// [`Error::Quota`] when the person has left too many or too much; when the disk cannot be read or
+    /// [`Error::Quota`] when the member or the folder has left too many or too much; when the disk cannot be read or
     /// written.
-    pub fn locator_put(&self, person: &[u8], locator: &Locator) -> Result<Added> {
+    pub fn locator_put(&self, leaver: Leaver, locator: &Locator) -> Result<Added> {
         // Held over reading and writing, so that of two locators the newer one stays.
         let _held = self.ordinals.lock();
-        if self.locator(locator.id())?.is_some_and(|ours| ours.seq >= locator.seq) {
+        let before = self.locator(locator.id())?;
+        if before.as_ref().is_some_and(|ours| ours.seq >= locator.seq) {
             return Ok(Added::Known);
         }
         let bytes = locator.encode();
-        let (mut count, mut total) = (1, bytes.len() as u64);
+        let size = bytes.len() as u64;
+        let (mut count, mut of_member, mut of_folder) = (1, size, size);
         let mut wrong = Ok(());
-        self.db().scan(&left_by(person, &[]), &[], &mut |id, size| {
-            // The one that is replaced makes room.
-            if id == locator.id().0 {
+        let mut batch = Batch::default();
+        let (id, owner) = (locator.id().0, leaver.key());
+        self.db().scan(&key(STORE, Table::LocatorOf, &[]), &[], &mut |row, size| {
+            // The one that is replaced makes room, whoever left it.
+            if row.ends_with(&id) {
+                if before.is_some() {
+                    batch.delete(&key(STORE, Table::LocatorOf, row));
+                }
                 return ControlFlow::Continue(());
             }
-            count += 1;
-            match <[u8; 8]>::try_from(size) {
-                Ok(size) => total = total.saturating_add(u64::from_le_bytes(size)),
-                Err(_) => wrong = Err(Error::Sealed),
+            let row = row.get(1..).unwrap_or_default();
+            if !row.starts_with(&leaver.folder.0) {
+                return ControlFlow::Continue(());
+            }
+            let Ok(size) = <[u8; 8]>::try_from(size).map(u64::from_le_bytes) else {
+                wrong = Err(Error::Sealed);
+                return ControlFlow::Break(());
+            };
+            of_folder = of_folder.saturating_add(size);
+            if row.starts_with(&owner) {
+                count += 1;
+                of_member = of_member.saturating_add(size);
             }
             ControlFlow::Continue(())
         })?;
         wrong?;
-        if count > LOCATORS_PER_PERSON_MAX || total > LOCATOR_BYTES_PER_PERSON_MAX {
-            return Err(Error::Quota { quota_bytes: LOCATOR_BYTES_PER_PERSON_MAX });
+        if count > LOCATORS_PER_MEMBER_MAX || of_member > LOCATOR_BYTES_PER_MEMBER_MAX {
+            return Err(Error::Quota { quota_bytes: LOCATOR_BYTES_PER_MEMBER_MAX });
         }
-        let mut batch = Batch::default();
-        batch.put(&left_by(person, &locator.id().0), &(bytes.len() as u64).to_le_bytes());
-        batch.put(&key(STORE, Table::Locator, &locator.id().0), &bytes);
+        if of_folder > LOCATOR_BYTES_PER_FOLDER_MAX {
+            return Err(Error::Quota { quota_bytes: LOCATOR_BYTES_PER_FOLDER_MAX });
+        }
+        batch.put(&left_by(&owner, &id), &size.to_le_bytes());
+        batch.put(&key(STORE, Table::Locator, &id), &bytes);
         self.db().commit(batch, Durability::Synced)?;
         Ok(Added::New)
     }
@@ -63,10 +102,9 @@ impl Store {
     }
 }
 
-/// The key of what `person` left: the length keeps one's rows apart from another's.
-fn left_by(person: &[u8], id: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(person.len()).expect("a name is short");
-    key(STORE, Table::LocatorOf, &[&[length], person, id].concat())
+/// The key of what somebody left. The length comes first because peers were counted once, whose ids are shorter.
+fn left_by(owner: &[u8; 64], id: &[u8]) -> Vec<u8> {
+    key(STORE, Table::LocatorOf, &[&[64], owner.as_slice(), id].concat())
 }
 
 #[cfg(test)]
@@ -78,7 +116,11 @@ mod tests {
     use crate::format::locator::{LOCATOR_BYTES_MAX, LOCATOR_STEP_BYTES};
     use crate::format::pack::SEALED_OVERHEAD_BYTES;
 
-    const PEER: &[u8] = b"peer";
+    const MEMBER: Leaver = member(1, 1);
+
+    const fn member(folder: u8, member: u8) -> Leaver {
+        Leaver { folder: FolderId([folder; 32]), member: MemberId([member; 32]) }
+    }
 
     fn make(seed: u64, seq: u64, steps: usize) -> Locator {
         let mut secret = [7; 32];
@@ -99,35 +141,52 @@ mod tests {
         let (_dir, store, _) = new_store(&Founder::new(1));
         let make = |seq| make(1, seq, 1);
         assert_eq!(store.locator(make(1).id()).expect("reads"), None);
-        assert_eq!(store.locator_put(PEER, &make(5)).expect("puts"), Added::New);
-        assert_eq!(store.locator_put(PEER, &make(4)).expect("puts"), Added::Known);
+        assert_eq!(store.locator_put(MEMBER, &make(5)).expect("puts"), Added::New);
+        assert_eq!(store.locator_put(MEMBER, &make(4)).expect("puts"), Added::Known);
         assert_eq!(store.locator(make(1).id()).expect("reads"), Some(make(5)));
-        assert_eq!(store.locator_put(PEER, &make(6)).expect("puts"), Added::New);
+        assert_eq!(store.locator_put(MEMBER, &make(6)).expect("puts"), Added::New);
         assert_eq!(store.locator(make(1).id()).expect("reads"), Some(make(6)));
     }
 
     #[test]
-    fn locators_beyond_a_persons_share_are_refused_and_its_own_still_change() {
+    fn locators_beyond_a_members_share_are_refused_and_its_own_still_change() {
         let (_dir, store, _) = new_store(&Founder::new(1));
-        for seed in 0..LOCATORS_PER_PERSON_MAX as u64 {
-            store.locator_put(PEER, &make(seed, 1, 1)).expect("puts");
+        for seed in 0..LOCATORS_PER_MEMBER_MAX as u64 {
+            store.locator_put(MEMBER, &make(seed, 1, 1)).expect("puts");
         }
-        let beyond = make(LOCATORS_PER_PERSON_MAX as u64, 1, 1);
-        assert!(matches!(store.locator_put(PEER, &beyond), Err(Error::Quota { .. })));
+        let beyond = make(LOCATORS_PER_MEMBER_MAX as u64, 1, 1);
+        assert!(matches!(store.locator_put(MEMBER, &beyond), Err(Error::Quota { .. })));
         assert_eq!(store.locator(beyond.id()).expect("reads"), None);
-        assert_eq!(store.locator_put(PEER, &make(3, 2, 1)).expect("replaces"), Added::New);
-        assert_eq!(store.locator_put(b"peer of another", &beyond).expect("puts"), Added::New);
+        assert_eq!(store.locator_put(MEMBER, &make(3, 2, 1)).expect("replaces"), Added::New);
+        assert_eq!(store.locator_put(member(1, 2), &beyond).expect("puts"), Added::New);
     }
 
     #[test]
-    fn locators_of_too_many_bytes_from_one_peer_are_refused() {
+    fn locators_of_too_many_bytes_from_one_member_are_refused() {
         let (_dir, store, _) = new_store(&Founder::new(1));
         let steps = LOCATOR_BYTES_MAX / LOCATOR_STEP_BYTES;
-        let fit = LOCATOR_BYTES_PER_PERSON_MAX / make(0, 1, steps).encode().len() as u64;
-        assert!(fit < LOCATORS_PER_PERSON_MAX as u64);
+        let fit = LOCATOR_BYTES_PER_MEMBER_MAX / make(0, 1, steps).encode().len() as u64;
+        assert!(fit < LOCATORS_PER_MEMBER_MAX as u64);
         for seed in 0..fit {
-            store.locator_put(PEER, &make(seed, 1, steps)).expect("puts");
+            store.locator_put(MEMBER, &make(seed, 1, steps)).expect("puts");
         }
-        assert!(matches!(store.locator_put(PEER, &make(fit, 1, steps)), Err(Error::Quota { .. })));
+        assert!(matches!(store.locator_put(MEMBER, &make(fit, 1, steps)), Err(Error::Quota { .. })));
+    }
+
+    #[test]
+    fn made_up_members_of_one_folder_leave_others_their_room() {
+        let (_dir, store, _) = new_store(&Founder::new(1));
+        let steps = LOCATOR_BYTES_MAX / LOCATOR_STEP_BYTES;
+        let fit = LOCATOR_BYTES_PER_FOLDER_MAX / make(0, 1, steps).encode().len() as u64;
+        let by = |number: u64| member(1, u8::try_from(number / 16).expect("few members"));
+        for seed in 0..fit {
+            store.locator_put(by(seed), &make(seed, 1, steps)).expect("puts");
+        }
+        let beyond = make(fit, 1, steps);
+        assert!(matches!(store.locator_put(member(1, 255), &beyond), Err(Error::Quota { .. })));
+        assert_eq!(store.locator_put(member(2, 255), &beyond).expect("another folder"), Added::New);
+        // One that is left again by another folder counts there alone.
+        assert_eq!(store.locator_put(member(2, 0), &make(0, 2, steps)).expect("puts"), Added::New);
+        assert_eq!(store.locator_put(member(1, 255), &make(fit + 1, 1, steps)).expect("puts"), Added::New);
     }
 }

@@ -271,6 +271,18 @@ pub enum Paper {
     Ends(Notice),
     /// It does not take what was proposed.
     Declined(TermsHash),
+    /// Its owner let the folder go, or holds it (again).
+    Held(Held),
+}
+
+/// Whether a seeder's owner wants to hold a folder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// It is held.
+    On,
+    /// The owner let it go: nothing new is taken, and what is there is deleted no earlier than this, in milliseconds
+    /// since 1970.
+    Until(u64),
 }
 
 impl Paper {
@@ -291,6 +303,13 @@ impl Paper {
                 writer.u8(3);
                 writer.fixed(&terms.0);
             }
+            Self::Held(held) => {
+                writer.u8(4);
+                writer.u64(match held {
+                    Held::On => 0,
+                    Held::Until(gone_ms) => (*gone_ms).max(1),
+                });
+            }
         }
         writer.into_bytes()
     }
@@ -306,13 +325,17 @@ impl Paper {
             1 => Self::Signed(SignedTerms::decode(&mut reader)?),
             2 => Self::Ends(Notice::decode(&mut reader)?),
             3 => Self::Declined(TermsHash(reader.array(field)?)),
+            4 => Self::Held(match reader.u64(field)? {
+                0 => Held::On,
+                gone_ms => Held::Until(gone_ms),
+            }),
             _ => return Err(DecodeError::Invalid { field }),
         };
         reader.finish()?;
         let holds = match &paper {
             Self::Signed(signed) => signed.holds(),
             Self::Ends(notice) => notice.by != Side::Folder && notice.holds(),
-            Self::Declined(_) => true,
+            Self::Declined(_) | Self::Held(_) => true,
         };
         if holds { Ok(paper) } else { Err(DecodeError::Invalid { field }) }
     }
@@ -377,6 +400,9 @@ pub(crate) mod tests {
         }
         let declined = Paper::Declined(TermsHash([4; 32]));
         assert_eq!(Paper::decode(&declined.encode()), Ok(declined));
+        for held in [Held::On, Held::Until(1_790_000_000_000)] {
+            assert_eq!(Paper::decode(&Paper::Held(held).encode()), Ok(Paper::Held(held)));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use cobox_store::format::access::{
     WRAPPED_EPOCH_BYTES,
 };
 use cobox_store::format::address::SeederAddress;
-use cobox_store::format::agreement::{Notice, Paper, Side, SignedTerms, Terms};
+use cobox_store::format::agreement::{Held, Notice, Paper, Side, SignedTerms, Terms};
 use cobox_store::format::command::{Claim, Command, Rank, one_of_each};
 use cobox_store::format::content::{ChunkRef, Content, Extent, Node};
 use cobox_store::format::device::{DeviceRow, FolderRow, Mark, PendingRow, TagRow};
@@ -346,10 +346,9 @@ fn notice() -> Notice {
 }
 
 fn papers() -> Vec<Vec<u8>> {
-    [Paper::Signed(signed_terms()), Paper::Ends(notice()), Paper::Declined(terms().hash())]
-        .iter()
-        .map(Paper::encode)
-        .collect()
+    let held = Paper::Held(Held::Until(1_790_000_000_000));
+    let all = [Paper::Signed(signed_terms()), Paper::Ends(notice()), Paper::Declined(terms().hash()), held];
+    all.iter().map(Paper::encode).collect()
 }
 
 fn claim() -> Claim {
