@@ -201,8 +201,8 @@ fn locator(number: u8) -> Vec<u8> {
 }
 
 #[test]
-fn person_leaves_no_more_locators_under_many_peer_ids() {
-    /// Of one person.
+fn member_leaves_no_more_locators_under_many_peer_ids() {
+    /// Of one member.
     const LOCATORS_MAX: usize = 64;
     /// As many questions as a connection may ask at once.
     const EACH: u8 = 40;
