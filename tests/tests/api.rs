@@ -231,8 +231,14 @@ fn leave(api: &Api, device: &Device, id: &str) {
     let seeders = ("/v1/folders/{folder}/seeders", "/v1/folders/{folder}/seeders/{seeder}");
     let path = format!("/v1/folders/{id}/seeders");
     let list = api.ok("get", seeders.0, &path, None);
-    let seeder = format!("{path}/{}", list["seeders"][0]["peer_id"].as_str().expect("an id"));
+    let peer_id = list["seeders"][0]["peer_id"].as_str().expect("an id");
+    let seeder = format!("{path}/{peer_id}");
     assert_eq!(api.fails("delete", seeders.1, &seeder, None), (403, 4));
+    // What was agreed on is not broken: its notice comes first.
+    assert_eq!(api.fails("delete", seeders.1, &format!("{seeder}?force=true"), None), (403, 4));
+    let (all, agreements) = ("/v1/folders/{folder}/agreements", format!("/v1/folders/{id}/agreements"));
+    api.ok("delete", &format!("{all}/{{seeder}}"), &format!("{agreements}/{peer_id}?force=true"), None);
+    until("notice has passed", || api.ok("get", all, &agreements, None)["agreements"][0]["stage"] == "ended");
     let removed = api.ok("delete", seeders.1, &format!("{seeder}?force=true"), None);
     assert_eq!(removed["copies_left"], 0, "{removed}");
     let left = api.ok("delete", one, &format!("/v1/folders/{id}?force=true"), None);
