@@ -1,7 +1,9 @@
 //! `init` and `recover`: making a device, before any daemon can run.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cobox_net::{NetConfig, Node, RecoverySigner};
@@ -61,38 +63,56 @@ pub(crate) fn require_device(paths: &Paths) -> Outcome<()> {
 }
 
 /// Removes a half-made device when something goes wrong before it is whole. Where the program itself ends before that, a
-/// mark says so to the next: nobody has the words of such a device.
+/// mark says so to the next: nobody has the words of such a device. Whoever sets one up holds the mark locked.
 struct Unfinished<'a> {
     paths: &'a Paths,
+    mark: std::fs::File,
     made_key: bool,
     keep: bool,
 }
 
+/// What the mark says where the key file was there before, and is not to be removed.
+const FOUND_KEY: &[u8] = b"the key was there before\n";
+/// And where it was not.
+const NO_KEY: &[u8] = b"there was no key\n";
+
 impl<'a> Unfinished<'a> {
     fn begin(paths: &'a Paths) -> Outcome<Self> {
-        let before = paths.unfinished().exists();
-        let begun = Self { paths, made_key: before || !paths.key.exists(), keep: false };
-        if before {
+        let problem = |error: std::io::Error| mark_problem(paths, "written", &error);
+        let mut options = std::fs::File::options();
+        let mut mark = options.create(true).truncate(false).read(true).write(true).open(paths.unfinished());
+        let mark = mark.as_mut().map_err(|error| mark_problem(paths, "written", error))?;
+        if mark.try_lock().is_err() || !is_at(mark, &paths.unfinished()) {
+            return Err(Problem::refused(
+                format!("A device is being set up at {} just now.", paths.home.display()),
+                "Go on there, or end it and run this again.",
+            ));
+        }
+        let mut before = Vec::new();
+        mark.read_to_end(&mut before).map_err(problem)?;
+        let mut begun =
+            Self { paths, mark: mark.try_clone().map_err(problem)?, made_key: before == NO_KEY, keep: true };
+        if before.is_empty() {
+            // It may have been finished since this program looked.
+            if Home::is_made(&paths.store) {
+                let _ = std::fs::remove_file(paths.unfinished());
+                require_no_device(paths)?;
+            }
+            begun.made_key = !paths.key.exists();
+            begun.mark.write_all(if begun.made_key { NO_KEY } else { FOUND_KEY }).map_err(problem)?;
+            begun.mark.sync_all().and_then(|()| sync_dir(&paths.home)).map_err(problem)?;
+        } else {
             begun.remove();
         }
-        let mark = std::fs::File::create(paths.unfinished()).and_then(|mark| mark.sync_all());
-        mark.map_err(|error| {
-            Problem::failed_with(
-                format!("{} cannot be written: {error}.", paths.unfinished().display()),
-                "Check the disk and who owns the folder, then try again.",
-            )
-        })?;
+        begun.keep = false;
         Ok(begun)
     }
 
     /// The person has its words: should this program end now, the next goes on with the device.
     fn has_words(&self) -> Outcome<()> {
-        std::fs::remove_file(self.paths.unfinished()).map_err(|error| {
-            Problem::failed_with(
-                format!("{} cannot be removed: {error}.", self.paths.unfinished().display()),
-                "Check the disk and who owns the folder, then try again.",
-            )
-        })
+        std::fs::remove_file(self.paths.unfinished())
+            .and_then(|()| sync_dir(&self.paths.home))
+            .map_err(|error| mark_problem(self.paths, "removed", &error))
     }
 
     fn finished(mut self) {
@@ -117,6 +137,23 @@ impl Drop for Unfinished<'_> {
     }
 }
 
+fn mark_problem(paths: &Paths, done: &str, error: &std::io::Error) -> Problem {
+    Problem::failed_with(
+        format!("{} cannot be {done}: {error}.", paths.unfinished().display()),
+        "No device was set up, and words that were shown open nothing. Check the disk and who owns the folder, then try again.",
+    )
+}
+
+/// Whether a file is the one that is there under its name.
+fn is_at(file: &std::fs::File, path: &Path) -> bool {
+    let (Ok(file), Ok(there)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+    (file.dev(), file.ino()) == (there.dev(), there.ino())
+}
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    std::fs::File::open(dir)?.sync_all()
+}
+
 /// `init`.
 ///
 /// # Errors
@@ -131,22 +168,17 @@ pub(crate) fn init(paths: &Paths, args: &Init, passphrase_file: Option<&PathBuf>
     }
     let unlock = choose_unlock(paths, passphrase_file, args.no_passphrase)?;
     private_dir(&paths.home)?;
-    let file = args.words_out.as_deref().map(words_file).transpose()?;
     let unfinished = Unfinished::begin(paths)?;
-    let made = make_device(paths, &args.label, unlock, file);
-    match made {
-        Ok(()) => {
-            unfinished.has_words()?;
-            unfinished.finished();
+    let file = args.words_out.as_deref().map(words_file).transpose()?;
+    let made = make_device(paths, &args.label, unlock, file).and_then(|()| unfinished.has_words());
+    if let Err(problem) = made {
+        // A file of words that open nothing would only puzzle, and stand in the way of the next try.
+        if let Some(path) = &args.words_out {
+            let _ = std::fs::remove_file(path);
         }
-        Err(problem) => {
-            // An empty file of words would only puzzle, and stand in the way of the next try.
-            if let Some(path) = &args.words_out {
-                let _ = std::fs::remove_file(path);
-            }
-            return Err(problem);
-        }
+        return Err(problem);
     }
+    unfinished.finished();
     Ok(json!({ "label": args.label, "home": paths.home, "words_file": args.words_out }))
 }
 
@@ -239,7 +271,11 @@ fn rejoin_folders(
         progress.say(&format!("joining {name}"));
         match rejoin_folder(home, node, secret, addresses, &found, &name, progress) {
             Ok(()) => joined += 1,
-            Err(problem) if problem.code == Exit::Refused && here.contains(&found.folder) => {
+            Err(problem)
+                if problem.code == Exit::Refused
+                    && found.seeders.is_empty()
+                    && here.contains(&found.folder) =>
+            {
                 progress.say(&format!("{name} is here already, and nobody who was asked holds it"));
             }
             Err(problem) => {
@@ -359,7 +395,10 @@ mod tests {
         let unlock = || Unlock::KeyFile(paths.key.clone());
         let begun = Unfinished::begin(&paths).expect("begins");
         drop(Home::init(&paths.store, "laptop", unlock()).expect("made"));
+        assert_eq!(Unfinished::begin(&paths).err().expect("one at a time").code, Exit::Refused);
+        assert!(Home::is_made(&paths.store), "and it touches nothing");
         // The terminal is closed while the words are shown.
+        begun.mark.unlock().expect("as the end of the program does");
         std::mem::forget(begun);
         assert!(Home::is_made(&paths.store) && !paths.has_device());
         require_no_device(&paths).expect("it is set up anew");
@@ -369,6 +408,29 @@ mod tests {
         begun.has_words().expect("no mark any more");
         begun.finished();
         assert!(paths.has_device());
+        // Somebody who looked before that comes now.
+        assert_eq!(Unfinished::begin(&paths).err().expect("there is a device").code, Exit::Refused);
+        assert!(paths.has_device() && paths.key.exists());
+    }
+
+    #[test]
+    fn key_that_was_there_before_an_interrupted_set_up_stays() {
+        let temp = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| temp.path().join(name);
+        let paths = Paths {
+            home: at("home"),
+            store: at("home/store"),
+            key: at("key"),
+            run: at("run"),
+            log: at("log"),
+        };
+        private_dir(&paths.home).expect("made");
+        std::fs::write(&paths.key, "of a store that was moved away").expect("written");
+        let begun = Unfinished::begin(&paths).expect("begins");
+        begun.mark.unlock().expect("as the end of the program does");
+        std::mem::forget(begun);
+        drop(Unfinished::begin(&paths).expect("begins anew"));
+        assert!(paths.key.exists() && !paths.unfinished().exists());
     }
 
     #[test]

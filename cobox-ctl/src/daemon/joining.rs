@@ -69,7 +69,7 @@ impl Daemon {
         let state = joined?;
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.locator_version.fetch_add(1, Ordering::SeqCst);
-        if let Err(problem) = self.arrive(ARRIVE_WAIT, tell) {
+        if let Err(problem) = self.arrive(Some(state.no()), ARRIVE_WAIT, tell) {
             // It is joined all the same, and goes on arriving.
             tracing::info!(%problem, "the folder is still arriving");
         }

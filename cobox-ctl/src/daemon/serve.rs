@@ -183,7 +183,9 @@ pub(crate) fn answer(daemon: &Arc<Daemon>, request: Request, tell: super::wait::
         Request::Wait { folder, copies, timeout_ms } => {
             value(&daemon.wait(&folder, copies, timeout_ms.map(Duration::from_millis), tell)?)
         }
-        Request::Arrive { timeout_ms } => value(&daemon.arrive(Duration::from_millis(timeout_ms), tell)?),
+        Request::Arrive { timeout_ms } => {
+            value(&daemon.arrive(None, Duration::from_millis(timeout_ms), tell)?)
+        }
         Request::Check { folder } => value(&daemon.check(folder.as_deref(), tell)?),
         Request::Prune { folder, dry_run } => {
             let how = if dry_run { super::Prune::Dry } else { super::Prune::Now };

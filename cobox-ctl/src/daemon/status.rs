@@ -139,7 +139,9 @@ fn live_now(state: &FolderState) -> Outcome<Arc<LiveSet>> {
 /// claims the whole folder, and none that proved these packs since the daemon began. While a seeder is not heard, only
 /// what was damaged here counts: a device that never had the others cannot say that nobody has them.
 fn packs_lost(state: &FolderState, live: &LiveSet, seeders: &[SeederReport]) -> Outcome<u64> {
-    if live.missing == 0 || seeders.iter().any(|seeder| seeder.holding != Holding::Behind) {
+    if live.missing == 0
+        || seeders.iter().any(|seeder| !matches!(seeder.holding, Holding::Behind | Holding::LetGo))
+    {
         return Ok(0);
     }
     let granted: Vec<PeerId> = grants(state)?.into_iter().map(|(peer_id, _)| peer_id).collect();

@@ -9,6 +9,7 @@ use cobox_fs::vfs::{Cut, Errno};
 use cobox_net::{PeerId, PeerKind, PeerStatus, SessionState};
 use cobox_store::blind::receipts::KeptReceipt;
 use cobox_store::format::entry::LogHead;
+use cobox_store::id::FolderNo;
 
 use super::Daemon;
 use super::chores::renew_locator;
@@ -160,15 +161,20 @@ impl Daemon {
         Ok(peers.iter().filter(|peer| peer.kind == PeerKind::Seeder).map(|peer| peer.bytes_sent).sum())
     }
 
-    /// Waits until every folder has the entries that its seeders know.
-    pub fn arrive(&self, timeout: Duration, tell: Tell<'_>) -> Outcome<ArriveReport> {
+    /// Waits until every folder has the entries that its seeders know, and `joined` those of whoever is connected.
+    pub fn arrive(
+        &self,
+        joined: Option<FolderNo>,
+        timeout: Duration,
+        tell: Tell<'_>,
+    ) -> Outcome<ArriveReport> {
         let deadline = Instant::now() + timeout;
         let (mut quiet_since, mut told): (Option<Instant>, Option<Instant>) = (None, None);
         // Entries that a seeder lacks and another one has: this device has none of its own yet.
         let mut behind_of: BTreeMap<PeerId, u64> = BTreeMap::new();
         loop {
             let mut alone = Vec::new();
-            let Some((state, behind, peers)) = self.still_awaited(&mut behind_of, &mut alone)? else {
+            let Some((state, behind, peers)) = self.still_awaited(joined, &mut behind_of, &mut alone)? else {
                 let since = *quiet_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= QUIET || self.all_told()? {
                     return self.arrived(&behind_of, alone);
@@ -207,16 +213,18 @@ impl Daemon {
     }
 
     /// The first folder whose entries are still to come. Folders that nobody else could tell of are noted as `alone`: no
-    /// seeder is granted them and no other device is connected, so that there is nobody to wait for.
+    /// seeder is granted them and no other device is connected, so that there is nobody to wait for. Somebody let this
+    /// device into `joined` a moment ago, and is about to connect.
     fn still_awaited(
         &self,
+        joined: Option<FolderNo>,
         behind_of: &mut BTreeMap<PeerId, u64>,
         alone: &mut Vec<String>,
     ) -> Outcome<Option<(Arc<FolderState>, u64, Vec<PeerStatus>)>> {
         for state in self.folders() {
             let peers = self.node.status(state.no())?.peers;
             let open: Vec<&PeerStatus> = peers.iter().filter(|peer| peer.has_told()).collect();
-            if open.is_empty() && grants(&state)?.is_empty() {
+            if open.is_empty() && joined != Some(state.no()) && grants(&state)?.is_empty() {
                 alone.push(state.folder.name());
                 continue;
             }
@@ -259,8 +267,10 @@ impl Daemon {
             )
         } else if sources > 1 {
             format!("{sources} seeders agree on what is newest")
-        } else {
+        } else if sources == 1 {
             "unverified: only one seeder was asked, and it could hold back what is newest".to_owned()
+        } else {
+            "unverified: no seeder was asked".to_owned()
         };
         Ok(ArriveReport { folders, freshness, alone })
     }

@@ -84,7 +84,8 @@ fn unheard(folder: &FolderReport) -> u32 {
 }
 
 fn is_unheard(seeder: &SeederReport) -> bool {
-    seeder.holding == Holding::Behind && seeder.link != "connected" && seeder.proved_at_ms.is_none()
+    let is_away = matches!(seeder.link.as_str(), "offline" | "connecting");
+    seeder.holding == Holding::Behind && is_away && seeder.proved_at_ms.is_none()
 }
 
 /// Judges one folder.

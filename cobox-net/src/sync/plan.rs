@@ -148,7 +148,7 @@ impl Engine {
         self.out.push(Output::LetGo { conn: flight.conn, session: flight.session, pack });
     }
 
-    fn is_late(&self, conn: Conn) -> bool {
+    pub(super) fn is_late(&self, conn: Conn) -> bool {
         self.conns.get(&conn).is_some_and(|connection| connection.late)
     }
 

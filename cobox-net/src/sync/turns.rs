@@ -21,12 +21,6 @@ pub(super) struct Waiting {
     large: bool,
 }
 
-impl Plan {
-    fn flying_of(&self, large: bool) -> usize {
-        self.flying.values().filter(|flight: &&Flight| is_large(flight.size) == large).count()
-    }
-}
-
 impl Engine {
     /// Whether the folder may fetch this pack now. Where not, it waits in line from `waited` on, or from now.
     pub(super) fn takes_turn(
@@ -39,10 +33,10 @@ impl Engine {
         let large = is_large(pack.size);
         let since = waited.filter(|waited| waited.large == large).map_or(now, |waited| waited.since);
         let Some(folder) = self.folders.get(&no) else { return false };
-        let own = folder.plan.flying_of(large);
+        let own = self.flying_of(&folder.plan, large);
         let goes_first = |plan: &Plan| {
             let waits = plan.waiting.filter(|waiting| waiting.large == large);
-            waits.is_some_and(|waiting| (plan.flying_of(large), waiting.since) < (own, since))
+            waits.is_some_and(|waiting| (self.flying_of(plan, large), waiting.since) < (own, since))
         };
         let others_first =
             || self.folders.iter().any(|(other, folder)| *other != no && goes_first(&folder.plan));
@@ -53,6 +47,12 @@ impl Engine {
             folder.plan.waiting = Some(Waiting { since, large });
         }
         false
+    }
+
+    /// Flights with peers that are late have places of their own, and are not held against who waits for them.
+    fn flying_of(&self, plan: &Plan, large: bool) -> usize {
+        let counts = |flight: &&Flight| is_large(flight.size) == large && !self.is_late(flight.conn);
+        plan.flying.values().filter(counts).count()
     }
 
     /// A place may have become free: who waits in line looks again.

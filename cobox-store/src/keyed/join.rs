@@ -96,14 +96,14 @@ impl Home {
         let is_genesis = |record: &&Record| matches!(record.content().act, Act::Genesis { .. });
         let genesis = records.iter().find(is_genesis).ok_or(Error::NotAMember)?;
         let folder = genesis.folder();
+        if folder.0[..FOLDER_PREFIX_BYTES] != code.folder {
+            return Err(Error::NotAMember);
+        }
         let known = self.folders()?;
         if let Some(info) = known.iter().find(|info| info.id == folder) {
             return self.join_again(info, invite, name, records);
         }
         let row = self.join_row(invite)?.ok_or(Error::NotAMember)?;
-        if folder.0[..FOLDER_PREFIX_BYTES] != code.folder {
-            return Err(Error::NotAMember);
-        }
         if let Some(name) = name {
             check_name(name, &known)?;
         }

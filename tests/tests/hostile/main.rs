@@ -327,7 +327,7 @@ fn tiny_entries_and_packs_stop_at_the_quota() {
     let label = &greedy.folder.to_hex()[..8];
     let held = rig.metric(&format!("cobox_grant_bytes{{folder=\"{label}\"}}"));
     assert!(held <= QUOTA_BYTES, "{held} bytes are held");
-    let lawful = 2 * WRITE_BYTES as u64 + QUOTA_BYTES;
+    let lawful = (2 * MEASUREMENTS * WRITE_BYTES) as u64 + QUOTA_BYTES;
     let disk = disk_bytes(&rig.seeder.data);
     println!("{} MiB on the disk for {} MiB", disk >> 20, lawful >> 20);
     assert!(disk < lawful + OVERHEAD_BYTES, "{disk} bytes on the disk");
