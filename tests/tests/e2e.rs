@@ -483,9 +483,9 @@ fn device_that_recovered_and_is_offline_reports_bytes_elsewhere_and_no_damage() 
     }
     let mut scene = Scene::new("1G");
     // More packs than come in the moment that the seeder is there.
-    let files: Vec<String> = (0..60).map(|number| format!("file {number}")).collect();
+    let files: Vec<String> = (0..150).map(|number| format!("file {number}")).collect();
     for (seed, name) in (12..).zip(&files) {
-        fs::write(scene.device.mount.join(name), Rng::new(seed).bytes(300_000)).expect("writes");
+        fs::write(scene.device.mount.join(name), Rng::new(seed).bytes(1_000_000)).expect("writes");
     }
     scene.device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
     scene.device.kill();
@@ -497,6 +497,11 @@ fn device_that_recovered_and_is_offline_reports_bytes_elsewhere_and_no_damage() 
         json(&device.ctl(&["status", "docs", "--json"]))["folders"][0]["seeders"][0]["link"] != "connected"
     };
     until("the seeder's end is noticed", offline);
+    let status = json(&device.ctl(&["status", "docs", "--json"]));
+    if status["folders"][0]["local"]["packs_missing"] == 0 {
+        println!("skipped: everything had come before the seeder was ended");
+        return;
+    }
     let said = device.ctl(&["health", "docs"]);
     // On a slow machine the seeder may have proved its copy before it was ended.
     assert!([0, 3].contains(&said.code), "{said:?}");
