@@ -226,11 +226,11 @@ mod tests {
     use std::path::PathBuf;
 
     use cobox_net::PeerId;
+    use cobox_store::error::WordsFault;
     use cobox_store::format::DecodeError;
     use cobox_store::id::{ChunkTag, EpochId, FolderId, LogId, PackId, RecordHash};
 
     use super::*;
-    use cobox_store::error::WordsFault;
 
     fn assert_helpful(problem: &Problem, code: Exit) {
         assert_eq!(problem.code, code, "{problem:?}");

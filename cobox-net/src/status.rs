@@ -137,6 +137,36 @@ pub struct PeerStatus {
 }
 
 impl PeerStatus {
+    /// A peer of which nothing was heard.
+    #[must_use]
+    pub const fn unheard(peer: PeerId, kind: PeerKind) -> Self {
+        Self {
+            peer,
+            kind,
+            log: None,
+            since_ms: None,
+            path: Path::None,
+            transport: None,
+            rtt_ms: None,
+            session: SessionState::Offline,
+            knows_access: false,
+            told_lack: false,
+            error: None,
+            note: None,
+            entries_behind: 0,
+            packs_to_send: 0,
+            bytes_to_send: 0,
+            entries_to_receive: 0,
+            ahead: Vec::new(),
+            packs_to_receive: 0,
+            bytes_to_receive: 0,
+            full: false,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rate: 0,
+        }
+    }
+
     /// Whether the peer, as far as it told us, holds all that we hold.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {

@@ -306,9 +306,9 @@ fn outline(value: &Value, depth: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use std::io::Cursor;
+
+    use serde_json::json;
 
     use super::*;
 

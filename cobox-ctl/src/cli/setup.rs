@@ -66,7 +66,7 @@ pub(crate) fn require_device(paths: &Paths) -> Outcome<()> {
 /// mark says so to the next: nobody has the words of such a device. Whoever sets one up holds the mark locked.
 struct Unfinished<'a> {
     paths: &'a Paths,
-    mark: std::fs::File,
+    _mark: std::fs::File,
     made_key: bool,
     keep: bool,
 }
@@ -79,10 +79,10 @@ const NO_KEY: &[u8] = b"there was no key\n";
 impl<'a> Unfinished<'a> {
     fn begin(paths: &'a Paths) -> Outcome<Self> {
         let problem = |error: std::io::Error| mark_problem(paths, "written", &error);
-        let mut options = std::fs::File::options();
-        let mut mark = options.create(true).truncate(false).read(true).write(true).open(paths.unfinished());
-        let mark = mark.as_mut().map_err(|error| mark_problem(paths, "written", error))?;
-        if mark.try_lock().is_err() || !is_at(mark, &paths.unfinished()) {
+        let at = paths.unfinished();
+        let mark = std::fs::File::options().create(true).truncate(false).read(true).write(true).open(&at);
+        let mut mark = mark.map_err(problem)?;
+        if mark.try_lock().is_err() || !is_at(&mark, &at) {
             return Err(Problem::refused(
                 format!("A device is being set up at {} just now.", paths.home.display()),
                 "Go on there, or end it and run this again.",
@@ -90,22 +90,18 @@ impl<'a> Unfinished<'a> {
         }
         let mut before = Vec::new();
         mark.read_to_end(&mut before).map_err(problem)?;
-        let mut begun =
-            Self { paths, mark: mark.try_clone().map_err(problem)?, made_key: before == NO_KEY, keep: true };
-        if before.is_empty() {
-            // It may have been finished since this program looked.
-            if Home::is_made(&paths.store) {
-                let _ = std::fs::remove_file(paths.unfinished());
-                require_no_device(paths)?;
-            }
-            begun.made_key = !paths.key.exists();
-            begun.mark.write_all(if begun.made_key { NO_KEY } else { FOUND_KEY }).map_err(problem)?;
-            begun.mark.sync_all().and_then(|()| sync_dir(&paths.home)).map_err(problem)?;
+        let made_key = if before.is_empty() { !paths.key.exists() } else { before == NO_KEY };
+        if !before.is_empty() {
+            remove(paths, made_key).map_err(|error| mark_problem(paths, "cleared up after", &error))?;
+        } else if Home::is_made(&paths.store) {
+            // It was finished since this program looked.
+            std::fs::remove_file(&at).map_err(|error| mark_problem(paths, "removed", &error))?;
+            require_no_device(paths)?;
         } else {
-            begun.remove();
+            mark.write_all(if made_key { NO_KEY } else { FOUND_KEY }).map_err(problem)?;
+            mark.sync_all().and_then(|()| sync_dir(&paths.home)).map_err(problem)?;
         }
-        begun.keep = false;
-        Ok(begun)
+        Ok(Self { paths, _mark: mark, made_key, keep: false })
     }
 
     /// The person has its words: should this program end now, the next goes on with the device.
@@ -118,13 +114,6 @@ impl<'a> Unfinished<'a> {
     fn finished(mut self) {
         self.keep = true;
     }
-
-    fn remove(&self) {
-        let _ = std::fs::remove_dir_all(&self.paths.store);
-        if self.made_key {
-            let _ = std::fs::remove_file(&self.paths.key);
-        }
-    }
 }
 
 impl Drop for Unfinished<'_> {
@@ -132,9 +121,21 @@ impl Drop for Unfinished<'_> {
         if self.keep {
             return;
         }
-        self.remove();
-        let _ = std::fs::remove_file(self.paths.unfinished());
+        // Where this fails the mark stays, and whoever sets a device up next is told of it.
+        if remove(self.paths, self.made_key).is_ok() {
+            let _ = std::fs::remove_file(self.paths.unfinished());
+        }
     }
+}
+
+/// Removes what a device that is not whole has; what is not there is no failure.
+fn remove(paths: &Paths, made_key: bool) -> std::io::Result<()> {
+    let gone = |removed: std::io::Result<()>| match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    gone(std::fs::remove_dir_all(&paths.store))?;
+    if made_key { gone(std::fs::remove_file(&paths.key)) } else { Ok(()) }
 }
 
 fn mark_problem(paths: &Paths, done: &str, error: &std::io::Error) -> Problem {
@@ -380,8 +381,7 @@ fn fetch_records(
 mod tests {
     use super::*;
 
-    #[test]
-    fn device_whose_words_nobody_confirmed_is_none_and_gives_way() {
+    fn places() -> (tempfile::TempDir, Paths) {
         let temp = tempfile::tempdir().expect("a temporary folder");
         let at = |name: &str| temp.path().join(name);
         let paths = Paths {
@@ -392,13 +392,19 @@ mod tests {
             log: at("log"),
         };
         private_dir(&paths.home).expect("made");
+        (temp, paths)
+    }
+
+    #[test]
+    fn device_whose_words_nobody_confirmed_is_none_and_gives_way() {
+        let (_temp, paths) = places();
         let unlock = || Unlock::KeyFile(paths.key.clone());
         let begun = Unfinished::begin(&paths).expect("begins");
         drop(Home::init(&paths.store, "laptop", unlock()).expect("made"));
         assert_eq!(Unfinished::begin(&paths).err().expect("one at a time").code, Exit::Refused);
         assert!(Home::is_made(&paths.store), "and it touches nothing");
         // The terminal is closed while the words are shown.
-        begun.mark.unlock().expect("as the end of the program does");
+        begun._mark.unlock().expect("as the end of the program does");
         std::mem::forget(begun);
         assert!(Home::is_made(&paths.store) && !paths.has_device());
         require_no_device(&paths).expect("it is set up anew");
@@ -415,19 +421,10 @@ mod tests {
 
     #[test]
     fn key_that_was_there_before_an_interrupted_set_up_stays() {
-        let temp = tempfile::tempdir().expect("a temporary folder");
-        let at = |name: &str| temp.path().join(name);
-        let paths = Paths {
-            home: at("home"),
-            store: at("home/store"),
-            key: at("key"),
-            run: at("run"),
-            log: at("log"),
-        };
-        private_dir(&paths.home).expect("made");
+        let (_temp, paths) = places();
         std::fs::write(&paths.key, "of a store that was moved away").expect("written");
         let begun = Unfinished::begin(&paths).expect("begins");
-        begun.mark.unlock().expect("as the end of the program does");
+        begun._mark.unlock().expect("as the end of the program does");
         std::mem::forget(begun);
         drop(Unfinished::begin(&paths).expect("begins anew"));
         assert!(paths.key.exists() && !paths.unfinished().exists());
@@ -435,16 +432,7 @@ mod tests {
 
     #[test]
     fn device_that_failed_before_it_was_whole_leaves_nothing() {
-        let temp = tempfile::tempdir().expect("a temporary folder");
-        let at = |name: &str| temp.path().join(name);
-        let paths = Paths {
-            home: at("home"),
-            store: at("home/store"),
-            key: at("key"),
-            run: at("run"),
-            log: at("log"),
-        };
-        private_dir(&paths.home).expect("made");
+        let (_temp, paths) = places();
         let begun = Unfinished::begin(&paths).expect("begins");
         drop(Home::init(&paths.store, "laptop", Unlock::KeyFile(paths.key.clone())).expect("made"));
         drop(begun);

@@ -150,36 +150,21 @@ fn problem(state: &FolderState, heard: &Heard) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use cobox_net::{Path, PeerKind};
+    use cobox_net::PeerKind;
 
     use super::*;
 
     /// A peer that told that it has so many entries of these logs beyond ours; a seeder where it is no device.
     fn peer(number: u8, log: Option<LogId>, ahead: &[(LogId, u64)]) -> PeerStatus {
+        let kind = if log.is_some() { PeerKind::Member } else { PeerKind::Seeder };
         PeerStatus {
-            peer: PeerId::of_key([number; 32]),
-            kind: if log.is_some() { PeerKind::Member } else { PeerKind::Seeder },
             log,
-            since_ms: None,
-            path: Path::Direct,
-            transport: None,
-            rtt_ms: None,
             session: SessionState::Open,
-            error: None,
-            note: None,
             knows_access: true,
             told_lack: true,
-            entries_behind: 0,
-            packs_to_send: 0,
-            bytes_to_send: 0,
             entries_to_receive: ahead.iter().map(|(_, entries)| *entries).sum(),
             ahead: ahead.to_vec(),
-            packs_to_receive: 0,
-            bytes_to_receive: 0,
-            full: false,
-            bytes_sent: 0,
-            bytes_received: 0,
-            rate: 0,
+            ..PeerStatus::unheard(PeerId::of_key([number; 32]), kind)
         }
     }
 

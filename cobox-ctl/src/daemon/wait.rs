@@ -389,35 +389,14 @@ fn not_reached(progress: &WaitProgress, problems: &[String]) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use cobox_net::Path;
-
     use super::*;
 
     fn peer(number: u8, kind: PeerKind, session: SessionState, error: Option<&str>) -> PeerStatus {
         PeerStatus {
-            peer: PeerId::of_key([number; 32]),
-            kind,
-            log: None,
-            since_ms: None,
-            path: Path::None,
-            transport: None,
-            rtt_ms: None,
             session,
             error: error.map(str::to_owned),
             note: Some("not needed now: enough other devices are linked".to_owned()),
-            knows_access: false,
-            told_lack: false,
-            entries_behind: 0,
-            packs_to_send: 0,
-            bytes_to_send: 0,
-            entries_to_receive: 0,
-            ahead: Vec::new(),
-            packs_to_receive: 0,
-            bytes_to_receive: 0,
-            full: false,
-            bytes_sent: 0,
-            bytes_received: 0,
-            rate: 0,
+            ..PeerStatus::unheard(PeerId::of_key([number; 32]), kind)
         }
     }
 

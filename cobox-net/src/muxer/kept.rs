@@ -174,16 +174,6 @@ impl Kept {
         account.is_closed = true;
         account.streams.values_mut().filter_map(|waiting| waiting.reader.take()).for_each(Waker::wake);
     }
-
-    /// Ready while more may come.
-    fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
-        let mut account = self.0.lock();
-        if !account.is_full() {
-            return Poll::Ready(());
-        }
-        account.reader = Some(context.waker().clone());
-        Poll::Pending
-    }
 }
 
 /// The socket under Yamux.
@@ -243,6 +233,19 @@ impl<C> Watched<C> {
         Ok(())
     }
 
+    /// Ready while more may come.
+    fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+        let mut account = self.kept.0.lock();
+        if !self.is_stuck {
+            account.collect();
+        }
+        if !account.is_full() {
+            return Poll::Ready(());
+        }
+        account.reader = Some(context.waker().clone());
+        Poll::Pending
+    }
+
     const fn is_between_frames(&self) -> bool {
         self.filled == 0 && self.body_bytes == 0
     }
@@ -251,11 +254,8 @@ impl<C> Watched<C> {
 impl<C: AsyncRead + Unpin> AsyncRead for Watched<C> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<Result<usize>> {
         let this = self.get_mut();
-        if !this.is_stuck {
-            this.kept.0.lock().collect();
-        }
         if this.is_between_frames() {
-            ready!(this.kept.poll_room(context));
+            ready!(this.poll_room(context));
         }
         let count = ready!(Pin::new(&mut this.socket).poll_read(context, buffer))?;
         this.pass(buffer.get(..count).unwrap_or_default())?;

@@ -52,34 +52,18 @@ impl Engine {
         let seeder = folder.access.seeder(&peer.to_bytes()).is_some();
         let log = Self::log_of(folder, &peer);
         let contact = log.and_then(|log| folder.contacts.get(&log));
+        let kind = match log {
+            _ if seeder => PeerKind::Seeder,
+            Some(_) => PeerKind::Member,
+            None => PeerKind::Unknown,
+        };
         PeerStatus {
-            peer,
-            kind: match log {
-                _ if seeder => PeerKind::Seeder,
-                Some(_) => PeerKind::Member,
-                None => PeerKind::Unknown,
-            },
             log,
-            since_ms: None,
-            path: Path::None,
-            transport: None,
-            rtt_ms: None,
-            session: SessionState::Offline,
-            knows_access: false,
-            told_lack: false,
             error: self.dialer.error(&peer).map(str::to_owned),
             note: self.why_not(peer, contact),
-            entries_behind: 0,
-            packs_to_send: 0,
-            bytes_to_send: 0,
-            entries_to_receive: 0,
-            ahead: Vec::new(),
             packs_to_receive: folder.lack.packs,
             bytes_to_receive: folder.lack.bytes,
-            full: false,
-            bytes_sent: 0,
-            bytes_received: 0,
-            rate: 0,
+            ..PeerStatus::unheard(peer, kind)
         }
     }
 
