@@ -261,7 +261,7 @@ impl Vfs {
             folder,
             options,
             policy: Policy::new(CaseRule::Sensitive),
-            sequencer: Mutex::default(),
+            sequencer: Mutex::new(sequencer::Sequencer::new()?),
             numbers: numbers::Numbers::default(),
             handles: Handles::default(),
             files: Mutex::default(),

@@ -12,6 +12,7 @@ use cobox_store::blind::{Batch, Durability};
 use cobox_store::format::Writer;
 use cobox_store::format::op::{Op, OpGroup};
 use cobox_store::id::OpId;
+use cobox_store::keyed::Secret32;
 
 use super::rows::Change;
 use super::{Errno, Vfs};
@@ -34,17 +35,30 @@ pub enum OrderRule {
 }
 
 /// What the lock guards.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sequencer {
     /// The clock of the newest op seen, ours or not.
     pub hlc_last: u64,
     /// The clock when an entry of another log was applied last.
     pub remote_hlc: u64,
+    /// Where the counter of each millisecond begins.
+    begin: u64,
     /// The rule that a test breaks.
     pub(super) broken: Option<OrderRule>,
 }
 
 impl Sequencer {
+    /// Begins the counters of milliseconds somewhere in their lower half: copies of one device sign with one log
+    /// number, and until they have heard of one another their ops of one millisecond must not have one name.
+    ///
+    /// # Errors
+    /// [`Error::Random`].
+    pub fn new() -> Result<Self, Error> {
+        let [low, high, ..] = *Secret32::random()?.expose();
+        let begin = u64::from(u16::from_le_bytes([low, high]) >> 1);
+        Ok(Self { hlc_last: 0, remote_hlc: 0, begin, broken: None })
+    }
+
     pub(super) fn keeps(&self, rule: OrderRule) -> bool {
         self.broken != Some(rule)
     }
@@ -58,7 +72,7 @@ impl Sequencer {
     /// Takes `count` consecutive clock values, greater than all before and not behind the wall clock.
     pub fn take(&mut self, count: usize) -> u64 {
         let least = if self.keeps(OrderRule::ClockGrows) { self.hlc_last + 1 } else { 0 };
-        let hlc = (now_ms() << 16).max(least);
+        let hlc = (now_ms() << 16 | self.begin).max(least);
         self.hlc_last = hlc + (count as u64).max(1) - 1;
         hlc
     }
