@@ -136,7 +136,10 @@ fn create_key_file(path: &Path) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         Err(error) => return Err(io(error)),
     };
-    file.write_all(Secret32::random()?.expose()).and_then(|()| file.sync_all()).map_err(io)
+    file.write_all(Secret32::random()?.expose()).and_then(|()| file.sync_all()).map_err(io)?;
+    // The name, too: a store whose key file is gone is lost.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
 fn read_key_file(path: &Path) -> Result<Secret32> {
