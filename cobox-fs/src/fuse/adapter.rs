@@ -125,6 +125,16 @@ fn created_answer(flags: vfs::OpenFlags) -> FopenFlags {
     }
 }
 
+/// The kernel keeps a listing as long as it hears of no change. It changes it by itself with the calls that it
+/// passes on; of all other changes it is told ([`vfs::Notifier`]).
+fn opened_listing(ino: u64) -> FopenFlags {
+    if is_report(ino) {
+        FopenFlags::empty()
+    } else {
+        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
+    }
+}
+
 fn creator(request: &Request, mode: u32) -> Creator {
     Creator { mode: convert::permissions(mode), uid: request.uid(), gid: request.gid() }
 }
@@ -427,7 +437,7 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, _: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match guarded("opendir", ino.0, || self.vfs.opendir(ino.0)) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Ok(fh) => reply.opened(FileHandle(fh), opened_listing(ino.0)),
             Err(errno) => reply.error(convert::errno(errno)),
         }
     }

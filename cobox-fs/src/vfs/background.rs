@@ -202,20 +202,13 @@ impl Vfs {
         let watch = self.folder().store().watch();
         let mut seen = watch.seen();
         while !stop.load(Ordering::SeqCst) {
-            match self.catch_up() {
-                Ok(mut touched) => {
-                    touched.append(&mut self.untold.lock());
-                    if touched.is_empty() {
-                        seen = watch.wait(seen, CATCH_UP_MAX);
-                        continue;
-                    }
-                    let notifier = self.notifier.read().clone();
-                    if let Some(notify) = notifier {
-                        notify(touched);
-                    }
-                }
-                Err(errno) => tracing::warn!(errno = errno.0, "entries could not be applied"),
-            }
+            let mut touched = self.catch_up().unwrap_or_else(|errno| {
+                tracing::warn!(errno = errno.0, "entries could not be applied");
+                Vec::new()
+            });
+            touched.append(&mut self.told.take_later());
+            self.tell(touched);
+            self.tell_again();
             seen = watch.wait(seen, CATCH_UP_MAX);
         }
     }

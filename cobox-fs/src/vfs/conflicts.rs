@@ -47,10 +47,7 @@ impl Vfs {
         // The kernel did not ask for this change, so it is told as if another device had made it.
         self.reload_clean(&touched)?;
         let told: Vec<Invalidate> = touched.into_iter().map(Self::invalidation).collect();
-        let notifier = self.notifier.read().clone();
-        if let Some(notify) = notifier.filter(|_| !told.is_empty()) {
-            notify(told);
-        }
+        self.tell(told);
         Ok(count)
     }
 
@@ -61,8 +58,7 @@ impl Vfs {
         let number = names::number(&ino);
         self.stale.lock().insert(number);
         // Its attributes are told by the catch-up thread: from within a call that could wait for itself.
-        self.untold.lock().push(Invalidate::Node(number));
-        self.folder.store().watch().bump(self.folder.no());
+        self.tell_later([Invalidate::Node(number)]);
         Ok(())
     }
 

@@ -207,14 +207,14 @@ impl Vfs {
         let _io = file.io.lock();
         self.flush_stowed(&file)?;
         let based_on = file.inner().based_on.clone();
-        let stamp = map.stamp();
-        let settled_to = map.size();
+        let (stamp, settled_to) = (map.stamp(), map.size());
         let base_then = Arc::clone(map.base());
         drop(map);
         let mut restage = None;
         let op_content = content.clone();
         let owed = RefCell::new(Batch::default());
         let result = self.change_with(
+            &[],
             |view| {
                 if is_gone(view, &file)? {
                     return Err(PosixError::NoEntry);

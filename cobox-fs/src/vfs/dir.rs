@@ -8,7 +8,8 @@ use cobox_store::format::op::Kind;
 use super::attr::{Attr, DirEntry, Full, Listing};
 use super::file::Handle;
 use super::numbers::{MAGIC_DIR, NodeRef, Report};
-use super::{Errno, ROOT, Vfs};
+use super::told::Outdated;
+use super::{Errno, Invalidate, ROOT, Vfs};
 use crate::tree::names;
 use crate::tree::row::SlotHash;
 
@@ -36,12 +37,17 @@ impl Vfs {
         if self.attr_of(&node)?.kind != Kind::Dir {
             return Err(Errno::ENOTDIR);
         }
-        Ok(self.handles.add(Handle::Dir(node)))
+        self.told.open_listing(ino);
+        Ok(self.handles.add(Handle::Dir(ino, node)))
     }
 
     /// Ends a listing.
     pub fn releasedir(&self, fh: u64) {
-        self.handles.remove(fh);
+        if let Some(Handle::Dir(ino, _)) = self.handles.remove(fh)
+            && self.told.close_listing(ino) == Outdated::Perhaps
+        {
+            self.tell_later([Invalidate::Node(ino)]);
+        }
     }
 
     /// Lists from `offset` on (0 = the start); `.` and `..` come first.
@@ -55,7 +61,7 @@ impl Vfs {
         listing: Listing,
         visit: &mut dyn FnMut(DirEntry<'_>, Option<&Attr>) -> Full,
     ) -> Result<(), Errno> {
-        let Handle::Dir(node) = self.handles.get(fh)? else { return Err(Errno::ENOTDIR) };
+        let Handle::Dir(_, node) = self.handles.get(fh)? else { return Err(Errno::ENOTDIR) };
         let mut lister = Lister { vfs: self, listing, visit };
         if offset < 1 && lister.dot(&node, 1, b".")? == Full::Yes {
             return Ok(());

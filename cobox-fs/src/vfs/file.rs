@@ -246,8 +246,8 @@ pub enum Handle {
     },
     /// Text that was made when it was opened.
     Text(Arc<Vec<u8>>),
-    /// A directory.
-    Dir(super::numbers::NodeRef),
+    /// A directory that is being listed, and its number.
+    Dir(u64, super::numbers::NodeRef),
 }
 
 /// Open handles.
@@ -280,7 +280,7 @@ impl Handles {
     pub fn file(&self, number: u64) -> Result<(Arc<File>, OpenFlags), Errno> {
         match self.get(number)? {
             Handle::File { file, flags } => Ok((file, flags)),
-            Handle::Text(_) | Handle::Dir(_) => Err(Errno::EBADF),
+            Handle::Text(_) | Handle::Dir(..) => Err(Errno::EBADF),
         }
     }
 

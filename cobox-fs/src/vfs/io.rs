@@ -174,7 +174,7 @@ impl Vfs {
                 let to = usize::try_from(range.end).unwrap_or(usize::MAX).min(text.len());
                 return Ok(ReadOutcome::Ready(text.get(from..to).unwrap_or(&[]).to_vec()));
             }
-            Handle::Dir(_) => return Err(Errno::EISDIR),
+            Handle::Dir(..) => return Err(Errno::EISDIR),
             Handle::File { file, flags } if flags.read => file,
             Handle::File { .. } => return Err(Errno::EBADF),
         };
@@ -372,7 +372,7 @@ impl Vfs {
     pub fn fsync(&self, fh: u64, _kind: FsyncKind) -> Result<(), Errno> {
         match self.handles.get(fh)? {
             Handle::File { file, .. } => self.keep(&file, Durability::Synced),
-            Handle::Text(_) | Handle::Dir(_) => self.sync_log(),
+            Handle::Text(_) | Handle::Dir(..) => self.sync_log(),
         }
     }
 
@@ -423,7 +423,7 @@ impl Vfs {
             Handle::Text(text) => {
                 return if offset < text.len() as u64 { Ok(offset) } else { Err(Errno::ENXIO) };
             }
-            Handle::Dir(_) => return Err(Errno::EINVAL),
+            Handle::Dir(..) => return Err(Errno::EINVAL),
         };
         let map = file.inner().map.clone();
         if offset >= map.size() {
@@ -464,7 +464,7 @@ impl Vfs {
             self.numbers.became_file(conflict);
             return Ok(conflict.fork);
         }
-        let ino = self.change(|view| ops::fork(view, &conflict.shown, conflict.parent))?;
+        let ino = self.change(&[], |view| ops::fork(view, &conflict.shown, conflict.parent))?;
         self.numbers.became_file(conflict);
         Ok(ino)
     }

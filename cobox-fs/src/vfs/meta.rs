@@ -244,7 +244,7 @@ impl Vfs {
             ops_change.mtime_ns = None;
         }
         if ops_change != AttrChange::default() {
-            self.change(|view| ops::attr(view, ino, ops_change).map(|ops| (ops, ())))?;
+            self.change(&[], |view| ops::attr(view, ino, ops_change).map(|ops| (ops, ())))?;
         }
         if let Some(atime_ns) = change.atime_ns {
             let mut atimes = self.atimes.lock();
@@ -315,7 +315,7 @@ impl Vfs {
         let parent = self.inode(parent)?;
         // Whatever is open is known to the kernel by its number.
         let taken = |number: u64| self.numbers.is_known(number);
-        let ino = self.change(|view| {
+        let ino = self.change(&[parent], |view| {
             inherit_group(view, parent, &mut node)?;
             ops::make(view, parent, name, node, &taken)
         })?;
@@ -360,7 +360,7 @@ impl Vfs {
     /// What `unlink(2)` says.
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<(), Errno> {
         let parent = self.dir_to_change(parent, name)?;
-        let ino = self.change_removing(|view| {
+        let ino = self.change_removing(&[parent], |view| {
             let found = view.lookup(parent, name)?.map(|shown| shown.ino);
             ops::unlink(view, parent, name).map(|ops| (ops, found))
         })?;
@@ -373,7 +373,7 @@ impl Vfs {
     /// What `rmdir(2)` says.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<(), Errno> {
         let parent = self.dir_to_change(parent, name)?;
-        self.change_removing(|view| ops::rmdir(view, parent, name).map(|ops| (ops, ())))
+        self.change_removing(&[parent], |view| ops::rmdir(view, parent, name).map(|ops| (ops, ())))
     }
 
     /// Adds a name to a file.
@@ -383,7 +383,7 @@ impl Vfs {
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr, Errno> {
         let parent = self.dir_to_change(parent, name)?;
         let ino = self.inode_to_change(ino)?;
-        self.change(|view| ops::link(view, ino, parent, name).map(|ops| (ops, ())))?;
+        self.change(&[parent], |view| ops::link(view, ino, parent, name).map(|ops| (ops, ())))?;
         let node = NodeRef::Tree(ino);
         let attr = self.attr_of(&node)?;
         self.numbers.remember(&node);
@@ -409,7 +409,7 @@ impl Vfs {
             RenameFlags::NoReplace => Rename::NoReplace,
             RenameFlags::Exchange => Rename::Exchange,
         };
-        let (replaced, settled) = self.change(|view| {
+        let (replaced, settled) = self.change(&[from, to], |view| {
             let replaced = view.lookup(to, new_name)?.map(|shown| shown.ino);
             let ops = ops::rename(view, (from, name), (to, new_name), how)?;
             let settled = ops.iter().any(|op| matches!(op, Op::Keep { .. }));

@@ -35,6 +35,7 @@ mod space;
 mod stream;
 mod survey;
 mod survive;
+mod told;
 mod turns;
 pub mod worn;
 mod xattr;
@@ -221,11 +222,9 @@ pub struct Vfs {
     atimes: Mutex<HashMap<Ino, i64>>,
     allocated: Mutex<HashMap<ChunkRef, u64>>,
     status: RwLock<Option<Arc<dyn StatusSource>>>,
-    notifier: RwLock<Option<Arc<Notifier>>>,
     /// Numbers of files that the kernel must read anew when they are opened.
     stale: Mutex<HashSet<u64>>,
-    /// What the catch-up thread tells the kernel next.
-    untold: Mutex<Vec<Invalidate>>,
+    told: told::Told,
     wake: background::Wake,
     streamer: stream::Streamer,
     ahead: ahead::Ahead,
@@ -279,9 +278,8 @@ impl Vfs {
             atimes: Mutex::default(),
             allocated: Mutex::default(),
             status: RwLock::default(),
-            notifier: RwLock::default(),
             stale: Mutex::default(),
-            untold: Mutex::default(),
+            told: told::Told::default(),
             wake: background::Wake::default(),
             streamer: stream::Streamer::default(),
             ahead: ahead::Ahead::default(),
@@ -333,7 +331,7 @@ impl Vfs {
 
     /// Sets who is told what the kernel must forget.
     pub fn set_notifier(&self, notifier: Notifier) {
-        *self.notifier.write() = Some(Arc::new(notifier));
+        self.told.set_notifier(notifier);
     }
 
     /// Forgets cached rows; the next questions are answered from the store.

@@ -11,7 +11,7 @@ use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{Batch, Durability};
 use cobox_store::format::Writer;
 use cobox_store::format::op::{Op, OpGroup};
-use cobox_store::id::OpId;
+use cobox_store::id::{Ino, OpId};
 use cobox_store::keyed::Secret32;
 
 use super::rows::Change;
@@ -126,34 +126,36 @@ impl Vfs {
         read: &dyn Fn(&RowKey) -> Result<Option<Row>, Error>,
         ask: impl FnOnce(&View<'_>) -> R,
     ) -> R {
-        let name_hash =
-            |parent: &cobox_store::id::Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
+        let name_hash = |parent: &Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
         let labels = |log: u64| self.folder.label_of_number(log).unwrap_or_else(|| String::from("unknown"));
         let notes = || self.rows.notes(super::conflicts::NOTES_MAX);
         ask(&View::new(read, &name_hash, &labels, &notes, self.policy))
     }
 
-    /// Makes one change: `build` says which ops, from the tree as it is now.
+    /// Makes one change: `build` says which ops, from the tree as it is now. `known` are the directories whose
+    /// listings the kernel knows to change with the call.
     pub(super) fn change<R>(
         &self,
+        known: &[Ino],
         build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
     ) -> Result<R, Errno> {
         if self.is_read_only() {
             return Err(Errno::EROFS);
         }
         self.room(0)?;
-        self.change_with(build, |_, _| {}).map(|(result, _)| result)
+        self.change_with(known, build, |_, _| {}).map(|(result, _)| result)
     }
 
     /// Like [`Self::change`], for a change that removes something: it may use the room that is kept free for that.
     pub(super) fn change_removing<R>(
         &self,
+        known: &[Ino],
         build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
     ) -> Result<R, Errno> {
         if self.is_read_only() {
             return Err(Errno::EROFS);
         }
-        self.change_with(build, |_, _| {}).map(|(result, _)| result)
+        self.change_with(known, build, |_, _| {}).map(|(result, _)| result)
     }
 
     /// Like [`Self::change`], for a change that the kernel did not ask for: returns what it must forget.
@@ -172,10 +174,13 @@ impl Vfs {
     /// id of the last op. Returns that id as well; without ops it is zero and `extra` is not called.
     pub(super) fn change_with<R>(
         &self,
+        known: &[Ino],
         build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
         extra: impl FnOnce(OpId, &mut Batch),
     ) -> Result<(R, OpId), Errno> {
-        self.commit_change(build, extra).map(|(result, last, _)| (result, last))
+        let (result, last, touched) = self.commit_change(build, extra)?;
+        self.tell_beyond(known, touched);
+        Ok((result, last))
     }
 
     fn commit_change<R>(
@@ -234,8 +239,7 @@ impl Vfs {
         work: impl FnOnce(&mut Tx<'_>) -> Result<R, Error>,
     ) -> Result<(Vec<Change>, R), Error> {
         let read = |row_key: &RowKey| self.rows.get(row_key);
-        let name_hash =
-            |parent: &cobox_store::id::Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
+        let name_hash = |parent: &Ino, name: &[u8]| self.folder.local().name_hash(parent, name);
         let mut tx = Tx::new(&read, &name_hash);
         let result = work(&mut tx)?;
         Ok((tx.into_changes().collect(), result))

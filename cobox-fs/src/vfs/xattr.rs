@@ -101,7 +101,7 @@ impl Vfs {
             XattrSet::Create => ops::XattrSet::Create,
             XattrSet::Replace => ops::XattrSet::Replace,
         };
-        self.change(|view| ops::set_xattr(view, ino, name, value, how).map(|ops| (ops, ())))
+        self.change(&[], |view| ops::set_xattr(view, ino, name, value, how).map(|ops| (ops, ())))
     }
 
     /// Names of the extended attributes, without separators.
@@ -123,6 +123,6 @@ impl Vfs {
     pub fn removexattr(&self, ino: u64, name: &[u8]) -> Result<(), Errno> {
         Self::check_settable(name)?;
         let ino = self.xattr_inode(ino)?;
-        self.change(|view| ops::remove_xattr(view, ino, name).map(|ops| (ops, ())))
+        self.change(&[], |view| ops::remove_xattr(view, ino, name).map(|ops| (ops, ())))
     }
 }

@@ -4,6 +4,7 @@
 mod beside_native;
 mod content;
 mod drive;
+mod listing;
 mod locks;
 mod names;
 mod nodes;

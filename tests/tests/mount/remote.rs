@@ -13,7 +13,7 @@ use cobox_store::keyed::Folder;
 use crate::drive::{Drive, PATIENCE, noise};
 
 /// Turns everything on both sides into entries and brings each to the other.
-fn exchange(one: &Drive, two: &Drive) {
+pub fn exchange(one: &Drive, two: &Drive) {
     for drive in [one, two] {
         drive.vfs().cut(Cut::Now).expect("cuts");
     }
@@ -23,7 +23,7 @@ fn exchange(one: &Drive, two: &Drive) {
 }
 
 /// Copies access records, packs and entries that `to` lacks.
-fn carry(from: &Folder, to: &Folder) {
+pub fn carry(from: &Folder, to: &Folder) {
     for record in from.store().access_records(from.no()).expect("records") {
         to.store().access_add(to.no(), &record).expect("a record that parents precede");
     }
@@ -46,7 +46,7 @@ fn carry(from: &Folder, to: &Folder) {
 }
 
 /// Waits until the kernel shows what it should.
-fn shows(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn shows(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "not shown: {what}");
@@ -54,7 +54,7 @@ fn shows(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir)
         .expect("opendir")
         .map(|entry| entry.expect("readdir").file_name().to_string_lossy().into_owned())
