@@ -533,6 +533,52 @@ fn disk_that_fails_is_told_and_takes_nothing_that_was_promised() {
     drop(disk);
 }
 
+#[test]
+fn seeder_whose_disk_fails_confirms_nothing_and_goes_on_when_it_works() {
+    if !can_cut_power("seeder_whose_disk_fails_confirms_nothing_and_goes_on_when_it_works") {
+        return;
+    }
+    let mut rng = rng();
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let at = dir.path().join("disk");
+    let disk = Disk::new(&at, DISK_BYTES);
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.data = at.join("data");
+    seeder.start();
+    let mut device = Device::set_up(dir.path(), "device");
+    device.start();
+    device.ctl(&["folder", "create", "docs"]).ok();
+    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "1G"]).ok();
+    device.mount("docs");
+    let confirmed = |timeout| device.ctl(&["wait", "docs", "--copies", "1", "--timeout", timeout]);
+    let files: Vec<Vec<u8>> = [5_000, 700_000].into_iter().map(|len| rng.bytes(len)).collect();
+    fs::write(device.mount.join("0"), &files[0]).expect("writes");
+    confirmed("60s").ok();
+
+    disk.set_broken(Broken::Writes);
+    fs::write(device.mount.join("1"), &files[1]).expect("the device's own disk works");
+    let said = confirmed("5s");
+    assert!(said.code != 0, "a copy was counted that is on no disk: {said:?}");
+    disk.set_broken(Broken::No);
+    // ext4 takes no more writes after an error in its journal: the machine is started anew.
+    seeder.kill();
+    let mut tape = disk.end();
+    let all = tape.len();
+    let disk = Disk::again(&at, DISK_BYTES, tape.cut(all, Kept::Nothing, &mut rng));
+    seeder.start();
+    confirmed("60s").ok();
+    let address = seeder.address();
+    device.stop();
+
+    let found = recovered(dir.path(), 0, &address);
+    for (name, bytes) in files.iter().enumerate() {
+        assert!(fs::read(found.mount.join(name.to_string())).expect("reads") == *bytes, "file {name}");
+    }
+    drop(found.ctl(&["daemon", "stop", "--force"]));
+    seeder.kill();
+    drop(disk);
+}
+
 /// The length of each log that a closed store holds.
 fn heads(store: &Path, key: Option<&Path>) -> BTreeMap<LogId, u64> {
     let home = key.map(|key| {
