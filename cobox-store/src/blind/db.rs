@@ -76,6 +76,8 @@ pub struct Db {
     reopened: AtomicU64,
     #[cfg(test)]
     tail: Mutex<tests::Tail>,
+    #[cfg(test)]
+    visited: AtomicU64,
 }
 
 impl Db {
@@ -107,6 +109,8 @@ impl Db {
             reopened: AtomicU64::new(0),
             #[cfg(test)]
             tail: Mutex::default(),
+            #[cfg(test)]
+            visited: AtomicU64::new(0),
         };
         if is_full {
             db.trouble.begin(&Error::NoSpace);
@@ -159,6 +163,11 @@ impl Db {
     ) -> Result<()> {
         let handle = self.handle();
         let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
+        #[cfg(test)]
+        let visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> = &mut |key, value| {
+            self.visited.fetch_add(1, Ordering::Relaxed);
+            visit(key, value)
+        };
         scan_from(db, families::of(db, prefix), prefix, from, visit)
     }
 

@@ -1,5 +1,6 @@
 //! Locators that members leave at a seeder: opaque, one per id, the newest wins.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::batch::{Batch, Durability};
@@ -36,9 +37,87 @@ impl Leaver {
     }
 }
 
+/// The rows that say who left a locator, and how much that is.
+struct Books<'a> {
+    store: &'a Store,
+    batch: Batch,
+}
+
+impl Books<'_> {
+    fn number(&self, row: &[u8]) -> Result<u64> {
+        let Some(bytes) = self.store.db().get(row)? else { return Ok(0) };
+        <[u8; 8]>::try_from(bytes.as_slice()).map(u64::from_le_bytes).map_err(|_| Error::Sealed)
+    }
+
+    /// How many locators a member left, and their bytes: no more rows than it may leave.
+    fn of_member(&self, owner: &[u8; 64]) -> Result<(usize, u64)> {
+        let (mut count, mut bytes, mut wrong) = (0, 0u64, Ok(()));
+        self.store.db().scan(&left_by(owner, &[]), &[], &mut |_, size| {
+            let Ok(size) = <[u8; 8]>::try_from(size).map(u64::from_le_bytes) else {
+                wrong = Err(Error::Sealed);
+                return ControlFlow::Break(());
+            };
+            count += 1;
+            bytes = bytes.saturating_add(size);
+            ControlFlow::Continue(())
+        })?;
+        wrong.map(|()| (count, bytes))
+    }
+
+    /// Takes a locator off its leaver's share; who that was, and how much it was.
+    fn take_off(&mut self, id: &[u8; 32]) -> Result<Option<([u8; 64], u64)>> {
+        let Some(owner) = self.store.db().get(&key(STORE, Table::LocatorBy, id))? else { return Ok(None) };
+        let owner = <[u8; 64]>::try_from(owner.as_slice()).map_err(|_| Error::Sealed)?;
+        let row = left_by(&owner, id);
+        let size = self.number(&row)?;
+        self.batch.delete(&row);
+        Ok(Some((owner, size)))
+    }
+
+    /// Makes the rows by locator and by folder from those by member, in a store that was written before there were any.
+    /// Rows that name a peer count nothing, and go.
+    fn begin(&mut self) -> Result<()> {
+        let (mut any, mut wrong) = (false, Ok(()));
+        let mut seen = |_: &[u8], _: &[u8]| {
+            any = true;
+            ControlFlow::Break(())
+        };
+        self.store.db().scan(&key(STORE, Table::LocatorBy, &[]), &[], &mut seen)?;
+        if any {
+            return Ok(());
+        }
+        let mut sums: BTreeMap<[u8; 32], u64> = BTreeMap::new();
+        let batch = &mut self.batch;
+        self.store.db().scan(&key(STORE, Table::LocatorOf, &[]), &[], &mut |row, size| {
+            let parts = row.split_first().filter(|(length, _)| **length == 64);
+            let parts = parts.and_then(|(_, rest)| rest.split_first_chunk::<64>());
+            let Some((owner, id)) = parts else {
+                batch.delete(&key(STORE, Table::LocatorOf, row));
+                return ControlFlow::Continue(());
+            };
+            let Ok(size) = <[u8; 8]>::try_from(size).map(u64::from_le_bytes) else {
+                wrong = Err(Error::Sealed);
+                return ControlFlow::Break(());
+            };
+            let sum = sums.entry(folder_of(owner)).or_default();
+            *sum = sum.saturating_add(size);
+            batch.put(&key(STORE, Table::LocatorBy, id), owner);
+            ControlFlow::Continue(())
+        })?;
+        wrong?;
+        for (folder, sum) in sums {
+            self.batch.put(&key(STORE, Table::LocatorSum, &folder), &sum.to_le_bytes());
+        }
+        match std::mem::take(&mut self.batch) {
+            batch if batch.changes.is_empty() => Ok(()),
+            batch => self.store.db().commit(batch, Durability::Unsynced),
+        }
+    }
+}
+
 impl Store {
     /// Keeps a locator that `leaver` leaves, unless the one that is here has the same or a higher number;
-    /// durable on return.
+    /// durable on return. Reads what that member left, and nothing of what others did.
     ///
     /// # Errors
     /// [`Error::Quota`] when the member or the folder has left too many or too much; when the disk cannot be read or
@@ -50,43 +129,39 @@ impl Store {
         if before.as_ref().is_some_and(|ours| ours.seq >= locator.seq) {
             return Ok(Added::Known);
         }
+        let mut books = Books { store: self, batch: Batch::default() };
+        books.begin()?;
         let bytes = locator.encode();
         let size = bytes.len() as u64;
-        let (mut count, mut of_member, mut of_folder) = (1, size, size);
-        let mut wrong = Ok(());
-        let mut batch = Batch::default();
         let (id, owner) = (locator.id().0, leaver.key());
-        self.db().scan(&key(STORE, Table::LocatorOf, &[]), &[], &mut |row, size| {
-            // The one that is replaced makes room, whoever left it.
-            if row.ends_with(&id) {
-                if before.is_some() {
-                    batch.delete(&key(STORE, Table::LocatorOf, row));
-                }
-                return ControlFlow::Continue(());
+        let sum_of = |folder: &[u8; 32]| key(STORE, Table::LocatorSum, folder);
+        // The one that is replaced makes room, whoever left it.
+        let replaced = books.take_off(&id)?;
+        let (mut count, mut of_member) = books.of_member(&owner)?;
+        let mut of_folder = books.number(&sum_of(&leaver.folder.0))?;
+        if let Some((other, freed)) = replaced {
+            let others = folder_of(&other);
+            if other == owner {
+                (count, of_member) = (count.saturating_sub(1), of_member.saturating_sub(freed));
             }
-            let row = row.get(1..).unwrap_or_default();
-            if !row.starts_with(&leaver.folder.0) {
-                return ControlFlow::Continue(());
+            if others == leaver.folder.0 {
+                of_folder = of_folder.saturating_sub(freed);
+            } else {
+                let left = books.number(&sum_of(&others))?.saturating_sub(freed);
+                books.batch.put(&sum_of(&others), &left.to_le_bytes());
             }
-            let Ok(size) = <[u8; 8]>::try_from(size).map(u64::from_le_bytes) else {
-                wrong = Err(Error::Sealed);
-                return ControlFlow::Break(());
-            };
-            of_folder = of_folder.saturating_add(size);
-            if row.starts_with(&owner) {
-                count += 1;
-                of_member = of_member.saturating_add(size);
-            }
-            ControlFlow::Continue(())
-        })?;
-        wrong?;
-        if count > LOCATORS_PER_MEMBER_MAX || of_member > LOCATOR_BYTES_PER_MEMBER_MAX {
+        }
+        (of_member, of_folder) = (of_member.saturating_add(size), of_folder.saturating_add(size));
+        if count >= LOCATORS_PER_MEMBER_MAX || of_member > LOCATOR_BYTES_PER_MEMBER_MAX {
             return Err(Error::Quota { quota_bytes: LOCATOR_BYTES_PER_MEMBER_MAX });
         }
         if of_folder > LOCATOR_BYTES_PER_FOLDER_MAX {
             return Err(Error::Quota { quota_bytes: LOCATOR_BYTES_PER_FOLDER_MAX });
         }
+        let mut batch = books.batch;
         batch.put(&left_by(&owner, &id), &size.to_le_bytes());
+        batch.put(&key(STORE, Table::LocatorBy, &id), &owner);
+        batch.put(&sum_of(&leaver.folder.0), &of_folder.to_le_bytes());
         batch.put(&key(STORE, Table::Locator, &id), &bytes);
         self.db().commit(batch, Durability::Synced)?;
         Ok(Added::New)
@@ -105,6 +180,10 @@ impl Store {
 /// The key of what somebody left. The length comes first because peers were counted once, whose ids are shorter.
 fn left_by(owner: &[u8; 64], id: &[u8]) -> Vec<u8> {
     key(STORE, Table::LocatorOf, &[&[64], owner.as_slice(), id].concat())
+}
+
+fn folder_of(owner: &[u8; 64]) -> [u8; 32] {
+    *owner.first_chunk().expect("a folder comes first")
 }
 
 #[cfg(test)]
@@ -188,5 +267,54 @@ mod tests {
         // One that is left again by another folder counts there alone.
         assert_eq!(store.locator_put(member(2, 0), &make(0, 2, steps)).expect("puts"), Added::New);
         assert_eq!(store.locator_put(member(1, 255), &make(fit + 1, 1, steps)).expect("puts"), Added::New);
+    }
+    #[test]
+    fn locator_is_put_without_reading_what_others_left() {
+        let (_dir, store, _) = new_store(&Founder::new(1));
+        for number in 0..200u64 {
+            let by = member(u8::try_from(number % 4).expect("few folders"), 9);
+            store.locator_put(by, &make(number, 1, 1)).expect("puts");
+        }
+        store.locator_put(MEMBER, &make(1000, 1, 1)).expect("puts");
+        let before = store.db().visited();
+        assert_eq!(store.locator_put(MEMBER, &make(1000, 2, 1)).expect("replaces"), Added::New);
+        assert_eq!(store.locator_put(MEMBER, &make(1001, 1, 1)).expect("puts"), Added::New);
+        let rows = store.db().visited() - before;
+        assert!(rows <= 6, "{rows} rows were read where the member has two");
+    }
+
+    #[test]
+    fn locators_left_before_there_were_rows_by_folder_count_and_give_way() {
+        let (_dir, store, _) = new_store(&Founder::new(1));
+        let steps = LOCATOR_BYTES_MAX / LOCATOR_STEP_BYTES;
+        let fit = LOCATOR_BYTES_PER_FOLDER_MAX / make(0, 1, steps).encode().len() as u64;
+        for seed in 0..fit {
+            let by = member(1, u8::try_from(seed / 16).expect("few members"));
+            store.locator_put(by, &make(seed, 1, steps)).expect("puts");
+        }
+        // What an older program wrote, with a row of the time when peers were counted.
+        let mut batch = Batch::default();
+        batch.delete_prefix(&key(STORE, Table::LocatorBy, &[]));
+        batch.delete_prefix(&key(STORE, Table::LocatorSum, &[]));
+        batch.put(&key(STORE, Table::LocatorOf, &[&[38][..], &[7; 38], &[8; 32]].concat()), &[1; 8]);
+        store.db().commit(batch, Durability::Synced).expect("writes");
+        let beyond = make(fit, 1, steps);
+        assert!(matches!(store.locator_put(member(1, 255), &beyond), Err(Error::Quota { .. })));
+        assert_eq!(store.locator_put(member(2, 0), &make(0, 2, steps)).expect("moves"), Added::New);
+        assert_eq!(store.locator_put(member(1, 255), &beyond).expect("there is room"), Added::New);
+        let (mut rows, mut folders) = (0, Vec::new());
+        let count = &mut |_: &[u8], _: &[u8]| {
+            rows += 1;
+            ControlFlow::Continue(())
+        };
+        store.db().scan(&key(STORE, Table::LocatorOf, &[]), &[], count).expect("reads");
+        assert_eq!(rows, fit + 1, "one for each, and none of a peer");
+        let sums = &mut |folder: &[u8], sum: &[u8]| {
+            folders.push((folder[0], u64::from_le_bytes(sum.try_into().expect("eight bytes"))));
+            ControlFlow::Continue(())
+        };
+        store.db().scan(&key(STORE, Table::LocatorSum, &[]), &[], sums).expect("reads");
+        let size = beyond.encode().len() as u64;
+        assert_eq!(folders, [(1, fit * size), (2, size)]);
     }
 }

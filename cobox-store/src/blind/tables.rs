@@ -51,7 +51,7 @@ pub enum Table {
     BlindSetting = 0x12,
     /// [`STORE`]: pack ordinal (u64 BE) → nothing: slices that no row refers to.
     Garbage = 0x13,
-    /// [`STORE`]: peer id with its length (u8), locator id → size (u64 LE): what a peer left here.
+    /// [`STORE`]: folder and member with their length (u8), locator id → size (u64 LE): what a member left here.
     LocatorOf = 0x14,
     /// pack id → size: a live pack in which damage was found, until it is whole again.
     Damaged = 0x15,
@@ -61,6 +61,10 @@ pub enum Table {
     Named = 0x17,
     /// pack id → size, until when it is kept: no entry that counts lists it any more.
     Released = 0x18,
+    /// [`STORE`]: locator id → folder, member: who left it here.
+    LocatorBy = 0x19,
+    /// [`STORE`]: folder id → bytes of all locators that its members left here (u64 LE).
+    LocatorSum = 0x1a,
     /// branch id → its log, what it branches off, from which seq (u64 LE), its first entry.
     Branch = 0x1b,
     /// [`STORE`]: admin's key → rank, registration, last number, name.

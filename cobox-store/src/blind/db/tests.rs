@@ -33,6 +33,11 @@ impl Db {
         *self.tail.lock() = Tail::Armed;
     }
 
+    /// Rows that scans have shown so far.
+    pub(crate) fn visited(&self) -> u64 {
+        self.visited.load(Ordering::Relaxed)
+    }
+
     pub(super) fn bring_back_tail(&self) {
         let Tail::Caught(rows) = std::mem::take(&mut *self.tail.lock()) else { return };
         let mut batch = Batch::default();
