@@ -24,7 +24,8 @@ use crate::wire::BULK_BYTES_MAX;
 /// Slices asked for and not yet stored, in the whole node: 16 MiB.
 pub const CREDIT_SLICES: usize = 256;
 /// Slices of them over one stream: one that stands still leaves room for the others, and one that is slow keeps only
-/// what fits what it brings (`pull/pace.rs`). What a stream owes beyond that is bounded by this number alone.
+/// what fits what it brings (`pull/pace.rs`). What a stream owes beyond that is bounded by this number, and read only as
+/// the node has credit for it.
 pub const STREAM_SLICES: usize = 192;
 /// Buffers that are kept for the next frames: one pack's worth, so that memory stays mapped while packs
 /// stream in, and little is held when none does.

@@ -24,12 +24,12 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, ch
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
-use self::pace::{Arrived, watch};
+use self::pace::{Arrived, credit_for, watch};
 use super::{Buffers, STREAM_SLICES, Tap, Way};
 use crate::error::{Error, Result};
 use crate::swarm::ByteStream;
 use crate::sync::{Fetched, SMALL_BYTES_MAX};
-use crate::wire::{Ask, BulkFrame, OutboardWish, SLICES_OFFSET, SessionId, decode_bulk};
+use crate::wire::{Ask, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SLICES_OFFSET, SessionId, decode_bulk};
 
 /// Slices in one ask: 1 MiB keeps a stream busy and the order of asks fair.
 const ASK_SLICES: u64 = 16;
@@ -51,15 +51,9 @@ enum Piece {
     NotHere,
 }
 
-/// Credit for slices: of the stream's, and of the node's as far as the stream brings what it owes.
+/// Credit for slices: of the stream's, and of the node's. While they are owed a slow stream has none of that
+/// ([`pace`]); what arrives always has.
 struct Permit(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
-
-impl Permit {
-    fn split(&mut self, slices: usize) -> Option<Self> {
-        let of_node = self.1.as_mut().and_then(|permit| permit.split(slices));
-        Some(Self(self.0.split(slices)?, of_node))
-    }
-}
 
 struct Pending {
     session: SessionId,
@@ -78,6 +72,10 @@ struct Asks {
     next: u32,
     closed: bool,
     heard_at: Option<Instant>,
+    /// What arrived waits for credit of the node's, and nothing more is read meanwhile: it is not the peer that is slow.
+    waits: bool,
+    /// Told of asks that are added while it waits.
+    more: Arc<Notify>,
     /// Fetches that have not ended, and how they are told that they are let go.
     fetches: HashMap<(SessionId, PackId), Arc<Notify>>,
 }
@@ -120,6 +118,7 @@ impl Puller {
     /// Takes over a stream; the future runs until it ends.
     pub fn start(stream: ByteStream, means: Means) -> (Self, impl Future<Output = Result<()>> + Send) {
         let Means { store, credit, batcher, buffers, tap, received, late } = means;
+        let of_node = Arc::clone(&credit);
         let (read, write) = stream.split();
         let (frames, queued) = channel(ASKS_QUEUED);
         let asks: Arc<Mutex<Asks>> = Arc::default();
@@ -135,7 +134,7 @@ impl Puller {
         let run = async move {
             let arrived: Arc<Arrived> = Arc::new(Arrived { bytes: received, frames: AtomicU64::new(0) });
             let read = Counted { stream: read, arrived: Arc::clone(&arrived) };
-            let reading = read_pieces(read, Arc::clone(&asks), buffers, tap.clone());
+            let reading = read_pieces(read, Arc::clone(&asks), of_node, buffers, tap.clone());
             let writing = write_asks(write, queued, tap);
             let watching = watch(Arc::clone(&asks), arrived, late);
             let ended = tokio::select! { end = reading => end, end = writing => end, end = watching => end };
@@ -188,10 +187,13 @@ impl Puller {
                 Some(Piece::Slices { frame, permit, .. }) => {
                     bytes.extend_from_slice(&frame[SLICES_OFFSET..]);
                     permits.push(permit);
+                    // What its peer says after it is not waited for.
+                    if bytes.len() as u64 >= job.pack.size {
+                        break;
+                    }
                 }
-                Some(Piece::Done) => break,
                 Some(Piece::NotHere) => return Fetched::NotHere,
-                Some(Piece::Outboard(_)) => return Fetched::Lied,
+                Some(Piece::Outboard(_) | Piece::Done) => return Fetched::Lied,
                 None => return Fetched::Broken,
             }
         }
@@ -257,6 +259,9 @@ impl Puller {
                 size: job.pack.size,
             };
             asks.pending.insert(number, pending);
+            if asks.waits {
+                asks.more.notify_one();
+            }
             number
         };
         let short = |value: u64| u16::try_from(value).expect("a pack has at most 256 slices");
@@ -403,17 +408,25 @@ impl AsyncRead for Counted {
     }
 }
 
-async fn read_pieces(mut stream: Counted, asks: Arc<Mutex<Asks>>, buffers: Buffers, tap: Tap) -> Result<()> {
+async fn read_pieces(
+    mut stream: Counted,
+    asks: Arc<Mutex<Asks>>,
+    credit: Arc<Semaphore>,
+    buffers: Buffers,
+    tap: Tap,
+) -> Result<()> {
     loop {
         let frame = buffers.read_frame(&mut stream).await?;
         tap.note(Way::In, &[&frame]);
         stream.arrived.frames.fetch_add(1, Ordering::Relaxed);
-        hand_on(&mut asks.lock(), frame)?;
+        let of_node = credit_for(&asks, &credit, &frame).await?;
+        hand_on(&mut asks.lock(), frame, of_node)?;
     }
 }
 
-/// Gives a frame to the pack that asked for it; anything that was not asked for ends the stream.
-fn hand_on(asks: &mut Asks, frame: Vec<u8>) -> Result<()> {
+/// Gives a frame to the pack that asked for it, with the node's credit for it; anything that was not asked for ends the
+/// stream.
+fn hand_on(asks: &mut Asks, frame: Vec<u8>, of_node: Option<OwnedSemaphorePermit>) -> Result<()> {
     const UNASKED: Error = Error::Decode(DecodeError::Invalid { field: "unasked slices" });
     asks.heard_at = Some(Instant::now());
     let (ask, piece, ends) = match decode_bulk(&frame)? {
@@ -425,12 +438,15 @@ fn hand_on(asks: &mut Asks, frame: Vec<u8>) -> Result<()> {
             let pending = asks.pending.get_mut(&ask).ok_or(UNASKED)?;
             let (first, count) = (u64::from(first), slice_count(bytes.len() as u64));
             let expected: usize = (first..first + count).map(|index| slice_len(pending.size, index)).sum();
-            if first != pending.next || first + count > pending.end || expected != bytes.len() {
+            // As many as a frame takes: a small pack comes whole, so that no part of one keeps credit from others.
+            let due = FRAME_SLICES_MAX.min(pending.end.saturating_sub(pending.next));
+            if first != pending.next || count != due || expected != bytes.len() {
                 return Err(UNASKED);
             }
             pending.next += count;
             let share = usize::try_from(count).expect("a few slices");
-            let permit = pending.permit.as_mut().and_then(|permit| permit.split(share));
+            let of_stream = pending.permit.as_mut().and_then(|permit| permit.0.split(share));
+            let permit = of_stream.map(|of_stream| Permit(of_stream, of_node));
             (ask, Piece::Slices { first, frame, permit }, false)
         }
     };

@@ -2,18 +2,22 @@
 //!
 //! One that brings next to nothing is late, which the engine hears; one that brings nothing at all is ended. Credit of
 //! the node's that a stream holds and does not use keeps other streams waiting, so a slow one keeps as much as it brings
-//! in some seconds: what it owes beyond that is bounded by its own credit alone. Called by `pull.rs`.
+//! in some seconds. What it owes beyond that is bounded by its own credit, and finds the node's when it arrives: many
+//! slow streams that bring all they owe at one moment would else fill the memory. Called by `pull.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cobox_store::format::SLICE_BYTES;
+use cobox_store::format::proof::slice_count;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::STALL_WAIT;
 use super::Asks;
 use crate::error::{Error, Result};
+use crate::wire::{BulkFrame, decode_bulk};
 
 /// A stream that owes something is late when it brought neither a frame nor [`LATE_BYTES`] for so long.
 pub(super) const LATE_WAIT: Duration = Duration::from_secs(3);
@@ -82,19 +86,94 @@ impl Asks {
     /// Leaves the node's credit beyond so many slices to other streams, that of the newest asks first: they are
     /// answered last.
     pub(super) fn keep(&mut self, slices: usize) {
-        let mut numbers: Vec<u32> = self.pending.keys().copied().collect();
-        // Numbers begin anew at some time; the newest is the one that is nearest behind the next.
-        numbers.sort_unstable_by_key(|number| std::cmp::Reverse(self.next.wrapping_sub(*number)));
         let mut left = slices;
-        for number in numbers {
+        for number in self.oldest_first() {
             let permit = self.pending.get_mut(&number).and_then(|pending| pending.permit.as_mut());
             let Some(permit) = permit else { continue };
-            let held = permit.1.as_ref().map_or(0, tokio::sync::OwnedSemaphorePermit::num_permits);
+            let held = permit.1.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let kept = held.min(left);
             left -= kept;
             permit.1 = permit.1.as_mut().and_then(|permit| permit.split(kept)).filter(|_| kept > 0);
         }
     }
+
+    /// Numbers begin anew at some time; the newest is the one that is nearest behind the next.
+    pub(super) fn oldest_first(&self) -> Vec<u32> {
+        let mut numbers: Vec<u32> = self.pending.keys().copied().collect();
+        numbers.sort_unstable_by_key(|number| std::cmp::Reverse(self.next.wrapping_sub(*number)));
+        numbers
+    }
+
+    /// The ask that a frame answers with slices that somebody takes, and how many. Of a fetch that was let go nothing is
+    /// kept, and what was not asked for ends the stream.
+    fn arriving(&self, frame: &[u8]) -> Option<(u32, u32)> {
+        let BulkFrame::Slices { ask, bytes, .. } = decode_bulk(frame).ok()? else { return None };
+        self.pending.get(&ask)?.pieces.as_ref()?;
+        Some((ask, u32::try_from(slice_count(bytes.len() as u64)).ok()?))
+    }
+
+    /// Takes the node's credit for slices that arrived out of that of their ask, and of newer asks of the stream where it
+    /// has none any more: so who waits for credit holds none that others wait for.
+    fn draw(&mut self, ask: u32, drawn: &mut Drawn) {
+        let newest_first = self.oldest_first().into_iter().rev();
+        for number in [ask].into_iter().chain(newest_first) {
+            let permit = self.pending.get_mut(&number).and_then(|pending| pending.permit.as_mut());
+            let Some(of_node) = permit.and_then(|permit| permit.1.as_mut()) else { continue };
+            let share = of_node.num_permits().min(usize::try_from(drawn.lacks).unwrap_or(usize::MAX));
+            if let Some(part) = of_node.split(share).filter(|_| share > 0) {
+                drawn.add(part);
+            }
+            if drawn.lacks == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// Credit of the node's for what arrived, and for how many slices it is short.
+struct Drawn {
+    credit: Option<OwnedSemaphorePermit>,
+    lacks: u32,
+}
+
+impl Drawn {
+    fn add(&mut self, part: OwnedSemaphorePermit) {
+        self.lacks = self.lacks.saturating_sub(u32::try_from(part.num_permits()).unwrap_or(u32::MAX));
+        match &mut self.credit {
+            Some(credit) => credit.merge(part),
+            None => self.credit = Some(part),
+        }
+    }
+}
+
+/// Waits until the node has credit for what a frame brings.
+///
+/// # Errors
+/// When the node ends.
+pub(super) async fn credit_for(
+    asks: &Mutex<Asks>,
+    node: &Arc<Semaphore>,
+    frame: &[u8],
+) -> Result<Option<OwnedSemaphorePermit>> {
+    let (ask, mut drawn, more) = {
+        let mut asks = asks.lock();
+        let Some((ask, lacks)) = asks.arriving(frame) else { return Ok(None) };
+        let mut drawn = Drawn { credit: None, lacks };
+        asks.draw(ask, &mut drawn);
+        asks.waits = drawn.lacks > 0;
+        (ask, drawn, Arc::clone(&asks.more))
+    };
+    while drawn.lacks > 0 {
+        tokio::select! {
+            part = Arc::clone(node).acquire_many_owned(drawn.lacks) => {
+                drawn.add(part.map_err(|_| Error::ShutDown)?);
+            }
+            // The stream asked for more, and got credit that stood before this in line: its answer comes after this.
+            () = more.notified() => asks.lock().draw(ask, &mut drawn),
+        }
+    }
+    asks.lock().waits = false;
+    Ok(drawn.credit)
 }
 
 /// Both, of one stream.
@@ -119,7 +198,7 @@ impl Watch {
         arrived: (u64, u64),
         now: Instant,
     ) -> Result<Option<bool>> {
-        let owes = !asks.pending.is_empty();
+        let owes = !asks.pending.is_empty() && !asks.waits;
         if owes && asks.heard_at.is_some_and(|heard| now.duration_since(heard) > STALL_WAIT) {
             return Err(Error::Io(std::io::ErrorKind::TimedOut.into()));
         }

@@ -25,8 +25,10 @@ fn answer_to_a_fetch_that_was_let_go_is_dropped_and_the_stream_goes_on() {
     let mut asks = Asks::default();
     asks.pending.insert(1, pending(None));
     let slices = vec![0; 2 * 65_536];
-    assert!(hand_on(&mut asks, BulkFrame::Slices { ask: 1, first: 0, bytes: &slices }.encode()).is_ok());
-    assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode()).is_ok());
+    assert!(
+        hand_on(&mut asks, BulkFrame::Slices { ask: 1, first: 0, bytes: &slices }.encode(), None).is_ok()
+    );
+    assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode(), None).is_ok());
     assert!(asks.pending.is_empty(), "nothing is owed any more");
 }
 
@@ -102,15 +104,21 @@ fn two_slow_streams_leave_the_nodes_credit_to_a_third_and_owe_what_they_owed() {
 fn slices_that_were_not_asked_for_end_the_stream() {
     let (pieces, mut got) = unbounded_channel();
     let mut asks = Asks::default();
-    asks.pending.insert(1, pending(Some(pieces)));
-    let slices = vec![0; 65_536];
-    let frame = |ask, first| BulkFrame::Slices { ask, first, bytes: &slices }.encode();
-    assert!(hand_on(&mut asks, frame(1, 0)).is_ok());
+    asks.pending.insert(1, Pending { end: 6, ..pending(Some(pieces)) });
+    let slices = vec![0; 5 * 65_536];
+    let frame = |ask, first, count: usize| {
+        BulkFrame::Slices { ask, first, bytes: &slices[..count * 65_536] }.encode()
+    };
+    assert!(hand_on(&mut asks, frame(1, 0, 3), None).is_err(), "less than a frame takes");
+    assert!(hand_on(&mut asks, frame(1, 0, 4), None).is_ok());
     assert!(matches!(got.try_recv(), Ok(Piece::Slices { first: 0, .. })));
-    assert!(hand_on(&mut asks, frame(1, 0)).is_err(), "twice");
-    assert!(hand_on(&mut asks, frame(1, 2)).is_err(), "past the end");
-    assert!(hand_on(&mut asks, frame(2, 0)).is_err(), "another ask");
-    assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode()).is_err(), "too early");
+    assert!(hand_on(&mut asks, frame(1, 0, 4), None).is_err(), "twice");
+    assert!(hand_on(&mut asks, frame(1, 4, 4), None).is_err(), "past the end");
+    assert!(hand_on(&mut asks, frame(1, 4, 1), None).is_err(), "less than the rest");
+    assert!(hand_on(&mut asks, frame(2, 0, 2), None).is_err(), "another ask");
+    assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode(), None).is_err(), "too early");
+    assert!(hand_on(&mut asks, frame(1, 4, 2), None).is_ok(), "the rest");
+    assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode(), None).is_ok());
 }
 
 /// A stream that owes all that its own credit and the node's allow: its asks, and how much it owes.
@@ -144,10 +152,127 @@ fn two_streams_that_stand_still_leave_the_nodes_credit_to_others() {
     // What comes all the same is taken, under the stream's own credit.
     let (pieces, mut got) = unbounded_channel();
     one.pending.get_mut(&16).expect("the first").pieces = Some(pieces);
-    let frame = BulkFrame::Slices { ask: 16, first: 0, bytes: &[0; 65_536] }.encode();
-    assert!(hand_on(&mut one, frame).is_ok());
+    let frame = BulkFrame::Slices { ask: 16, first: 0, bytes: &[0; 4 * 65_536] }.encode();
+    assert!(hand_on(&mut one, frame, None).is_ok());
     let Ok(Piece::Slices { permit: Some(permit), .. }) = got.try_recv() else { panic!("it is handed on") };
-    assert_eq!((permit.0.num_permits(), permit.1.is_none()), (1, true));
+    assert_eq!((permit.0.num_permits(), permit.1.is_none()), (4, true));
     // One that stays silent for longer ends.
     assert!(Watch::new((0, 0), began).step(&mut other, (0, 0), late + STALL_WAIT).is_err());
+}
+
+/// A stream that has all that it owes ready to be read, with what it asked for still to be stored.
+struct Burst {
+    reading: Pin<Box<dyn Future<Output = Result<()>>>>,
+    asks: Arc<Mutex<Asks>>,
+    pieces: UnboundedReceiver<Piece>,
+    held: Vec<Piece>,
+}
+
+impl Burst {
+    fn new(node: &Arc<Semaphore>) -> Self {
+        let mut asks = owing(node, STREAM_SLICES);
+        asks.keep(0);
+        let (sender, pieces) = unbounded_channel();
+        let (mut bytes, slices) = (Vec::new(), vec![7; 4 * 65_536]);
+        for number in asks.oldest_first() {
+            asks.pending.get_mut(&number).expect("it owes").pieces = Some(sender.clone());
+            let part = |first| BulkFrame::Slices { ask: number, first, bytes: &slices }.encode();
+            let answer =
+                [0, 4, 8, 12].map(part).into_iter().chain([BulkFrame::Done { ask: number }.encode()]);
+            for frame in answer {
+                bytes.extend(u32::try_from(frame.len()).expect("short").to_le_bytes());
+                bytes.extend(frame);
+            }
+        }
+        let stream: ByteStream = Box::pin(futures::io::Cursor::new(bytes));
+        let arrived = Arc::new(Arrived { bytes: Arc::default(), frames: AtomicU64::new(0) });
+        let counted = Counted { stream: stream.split().0, arrived };
+        let asks = Arc::new(Mutex::new(asks));
+        let buffers = Buffers::default();
+        let reading =
+            Box::pin(read_pieces(counted, Arc::clone(&asks), Arc::clone(node), buffers, Tap::default()));
+        Self { reading, asks, pieces, held: Vec::new() }
+    }
+
+    /// Reads on as far as it goes; slices that wait to be stored.
+    async fn read(&mut self) -> usize {
+        // More often than there are frames, as a task has to yield now and then.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            if futures::poll!(self.reading.as_mut()).is_ready() {
+                self.reading = Box::pin(std::future::pending());
+            }
+        }
+        self.held.extend(std::iter::from_fn(|| self.pieces.try_recv().ok()));
+        self.held.iter().filter(|piece| matches!(piece, Piece::Slices { .. })).count() * 4
+    }
+}
+
+#[test]
+fn slow_streams_that_bring_all_they_owe_at_once_are_read_as_the_node_has_credit() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("builds");
+    runtime.block_on(async {
+        let node = Arc::new(Semaphore::new(CREDIT_SLICES));
+        let mut streams: Vec<Burst> = (0..4).map(|_| Burst::new(&node)).collect();
+        let mut came = 0;
+        for _ in 0..4 * STREAM_SLICES {
+            let mut waiting = 0;
+            for stream in &mut streams {
+                waiting += stream.read().await;
+            }
+            assert!(waiting <= CREDIT_SLICES, "{waiting} slices wait to be stored");
+            if waiting == 0 {
+                break;
+            }
+            // Who has all and is to wait is not taken for late: nothing of what it has is read.
+            for stream in &streams {
+                let began = Instant::now();
+                let mut asks = stream.asks.lock();
+                if asks.waits {
+                    let late = Watch::new((0, 0), began).step(&mut asks, (0, 0), began + 2 * STALL_WAIT);
+                    assert!(matches!(late, Ok(None)), "it is ended for our own wait");
+                }
+            }
+            came += waiting;
+            streams.iter_mut().for_each(|stream| stream.held.clear());
+        }
+        assert_eq!(came, 4 * STREAM_SLICES, "all of it came in the end");
+        assert_eq!(node.available_permits(), CREDIT_SLICES);
+    });
+}
+
+#[test]
+fn stream_that_waits_for_credit_takes_what_its_own_later_asks_were_given() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("builds");
+    runtime.block_on(async {
+        let node = Arc::new(Semaphore::new(CREDIT_SLICES));
+        let mut asks = owing(&node, 32);
+        let (oldest, newest) = (u32::MAX - 2, u32::MAX - 1);
+        let (sender, _pieces) = unbounded_channel();
+        asks.pending.get_mut(&oldest).expect("it owes").pieces = Some(sender);
+        asks.keep(0);
+        let mut others = Arc::clone(&node).try_acquire_many_owned(256).expect("all of it");
+        // Three slices that it asked for later have credit: one is short.
+        let later = |asks: &mut Asks, part| {
+            asks.pending.get_mut(&newest).and_then(|it| it.permit.as_mut()).expect("it owes").1 = part;
+        };
+        later(&mut asks, others.split(3));
+        let asks = Mutex::new(asks);
+        let frame = BulkFrame::Slices { ask: oldest, first: 0, bytes: &[0; 4 * 65_536] }.encode();
+        let waiting = credit_for(&asks, &node, &frame);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        assert!(asks.lock().waits);
+        // It asks for more, and its ask stood in line before what waits.
+        {
+            let mut asks = asks.lock();
+            later(&mut asks, others.split(16));
+            asks.more.notify_one();
+        }
+        let Poll::Ready(Ok(Some(credit))) = futures::poll!(waiting) else {
+            panic!("it holds what it waits for")
+        };
+        assert_eq!(credit.num_permits(), 4);
+        assert!(!asks.lock().waits);
+    });
 }
