@@ -12,18 +12,22 @@ use std::time::Duration;
 
 use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use libp2p::connection_limits::{Behaviour as Limits, ConnectionLimits};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::Boxed;
+use libp2p::core::transport::timeout::TransportTimeout;
+use libp2p::core::upgrade::Version;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, identity, mdns, noise, ping, tcp};
+use libp2p::{Multiaddr, Swarm, Transport as _, dns, identify, identity, mdns, noise, ping, quic, tcp};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use zeroize::Zeroizing;
 
 use crate::behaviour::{Kind, StreamReady, Streams};
 use crate::error::{Error, Result};
-use crate::handshakes::{Handshakes, place_of};
+use crate::handshakes::{UNDER_WAY_MAX, Yielding, place_of};
 use crate::muxer;
 use crate::node::LanDiscovery;
 use crate::peer_id::PeerId;
@@ -34,8 +38,11 @@ use crate::tally::{Refusal, Tally};
 
 /// Connections of a whole node: more than any small box serves at once, fewer than its file descriptors.
 const CONNECTIONS_MAX: u32 = 4096;
-/// Inbound connections whose handshake is under way; each place has a share of them (`handshakes.rs`).
-const PENDING_MAX: u32 = 256;
+/// Inbound connections whose handshake is under way, and as many that gave way (`handshakes.rs`) and whose end libp2p
+/// has not seen yet.
+const PENDING_MAX: u32 = 2 * UNDER_WAY_MAX as u32;
+/// How long a handshake may take.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Inbound connections that opened no control stream yet: each may fill the windows of a few streams, so more
 /// of them would take more memory than a small box has. The oldest gives way.
 const SILENT_MAX: usize = 64;
@@ -102,7 +109,6 @@ pub enum Event {
 struct Behaviour {
     // First, so that a connection too many is refused before anybody hears of it.
     limits: Limits,
-    handshakes: Handshakes,
     streams: Streams,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -155,37 +161,26 @@ pub fn listen(
 ) -> Result<Idle> {
     let mut copy = Zeroizing::new(**seed);
     let key = identity::Keypair::ed25519_from_bytes(&mut copy[..]).expect("32 bytes are a seed");
-    let other = |text: String| Error::Transport(std::io::Error::other(text));
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PENDING_MAX))
         .with_max_established(Some(CONNECTIONS_MAX))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER));
-    let mut swarm = SwarmBuilder::with_existing_identity(key)
-        .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, muxer::Upgrade::default)
-        .map_err(|error| other(error.to_string()))?
-        .with_quic_config(|mut config| {
-            config.max_stream_data = QUIC_STREAM_WINDOW;
-            config.max_connection_data = QUIC_CONNECTION_WINDOW;
-            config
-        })
-        .with_dns()
-        .map_err(|error| other(error.to_string()))?
-        .with_behaviour(|key| Behaviour {
-            limits: Limits::new(limits),
-            handshakes: Handshakes::default(),
-            streams: Streams::default(),
-            identify: identify::Behaviour::new(
-                identify::Config::new("/cobox/1".to_owned(), key.public())
-                    .with_agent_version("cobox/1".to_owned())
-                    .with_hide_listen_addrs(true),
-            ),
-            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_WAIT)),
-            lan: look_around(lan, key.public().to_peer_id()).into(),
-        })
-        .map_err(|error| other(error.to_string()))?
-        .with_swarm_config(|config| config.with_max_negotiating_inbound_streams(NEGOTIATING_MAX))
-        .build();
+    let public = key.public();
+    let behaviour = Behaviour {
+        limits: Limits::new(limits),
+        streams: Streams::default(),
+        identify: identify::Behaviour::new(
+            identify::Config::new("/cobox/1".to_owned(), public.clone())
+                .with_agent_version("cobox/1".to_owned())
+                .with_hide_listen_addrs(true),
+        ),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_WAIT)),
+        lan: look_around(lan, public.to_peer_id()).into(),
+    };
+    let config = libp2p::swarm::Config::with_tokio_executor();
+    let config = config.with_max_negotiating_inbound_streams(NEGOTIATING_MAX);
+    let transport = transport(&key, Arc::clone(&tally))?;
+    let mut swarm = Swarm::new(transport, behaviour, public.to_peer_id(), config);
     let mut addresses: Vec<(&String, Multiaddr)> = Vec::new();
     for text in listen {
         let address = text.parse().ok().filter(|address| transport_of(address).is_some());
@@ -203,6 +198,23 @@ pub fn listen(
         })?;
     }
     Ok(Idle { swarm, listening: Arc::default(), tally })
+}
+
+/// TCP and QUIC, to addresses and to names.
+fn transport(key: &identity::Keypair, tally: Arc<Tally>) -> Result<Boxed<(libp2p::PeerId, StreamMuxerBox)>> {
+    let other = |error: noise::Error| Error::Transport(std::io::Error::other(error));
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(key).map_err(other)?)
+        .multiplex(muxer::Upgrade)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let mut config = quic::Config::new(key);
+    config.max_stream_data = QUIC_STREAM_WINDOW;
+    config.max_connection_data = QUIC_CONNECTION_WINDOW;
+    let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let both = tcp.or_transport(quic).map(|opened, _| opened.into_inner());
+    let named = dns::tokio::Transport::system(both).map_err(Error::Transport)?;
+    Ok(TransportTimeout::new(Yielding::around(named.boxed(), tally), HANDSHAKE_WAIT).boxed())
 }
 
 /// Whether somebody listens there: libp2p would share a TCP port with another that shares it too, and take over half of

@@ -207,9 +207,10 @@ fn crowd_of_strangers_takes_neither_the_memory_nor_the_members_place() {
     drop((sockets, peers));
 }
 
-/// A host of its own, as far as a seeder can see, that keeps many handshakes begun for as long as it is polled.
-async fn flood_of_handshakes(port: u16) {
+/// So many hosts, as far as a seeder can see, that keep many handshakes begun for as long as it is polled.
+async fn flood_of_handshakes(port: u16, hosts: u8) {
     const BEGUN: usize = 300;
+    let mut host = (0..hosts).map(|host| 2 + host).cycle();
     let mut begun: Vec<tokio::net::TcpStream> = Vec::new();
     let mut round = tokio::time::interval(Duration::from_millis(50));
     loop {
@@ -220,7 +221,8 @@ async fn flood_of_handshakes(port: u16) {
         });
         while begun.len() < BEGUN {
             let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-            socket.bind(([127, 0, 0, 2], 0).into()).expect("all of 127/8 is this machine");
+            let from = [127, 0, 0, host.next().expect("there is one")];
+            socket.bind((from, 0).into()).expect("all of 127/8 is this machine");
             match socket.connect(([127, 0, 0, 1], port).into()).await {
                 Ok(stream) => begun.push(stream),
                 Err(_) => break,
@@ -229,19 +231,32 @@ async fn flood_of_handshakes(port: u16) {
     }
 }
 
-#[test]
-fn handshakes_begun_without_end_keep_no_newcomer_out() {
+/// Newcomers come while so many hosts begin handshakes.
+fn come_beside_a_flood(hosts: u8) {
+    const NEWCOMERS: usize = 20;
     let rig = Rig::new();
     let runtime = runtime();
-    let flood = runtime.spawn(flood_of_handshakes(rig.port().expect("it listens")));
+    let flood = runtime.spawn(flood_of_handshakes(rig.port().expect("it listens"), hosts));
     until("the flood is there", || rig.metric("cobox_refusals_total{what=\"connection\"}") > 100);
-    // One try: who dials again and again finds a place when the seeder gives up on handshakes.
-    assert!(runtime.block_on(Stranger::connect(&rig.address)).is_some(), "a newcomer was kept out");
+    // One try each: who dials again and again finds a place when the seeder gives up on handshakes.
+    let came = (0..NEWCOMERS).filter(|_| runtime.block_on(Stranger::connect(&rig.address)).is_some()).count();
+    println!("{came} of {NEWCOMERS} newcomers came in beside {hosts} hosts");
+    assert_eq!(came, NEWCOMERS, "newcomers were kept out");
     let mut member = rig.member(9, 1 << 30);
     member.write(&[bytes(9, PACK_BYTES)]);
     member.wait_caught_up(rig.peer);
     assert!(!flood.is_finished(), "the flood had ended");
     rig.assert_sound();
+}
+
+#[test]
+fn handshakes_begun_without_end_keep_no_newcomer_out() {
+    come_beside_a_flood(1);
+}
+
+#[test]
+fn handshakes_begun_without_end_from_many_addresses_keep_no_newcomer_out() {
+    come_beside_a_flood(24);
 }
 
 /// Whether the other side ends a stream after this.
