@@ -248,7 +248,9 @@ pub async fn prove(
     question: QuestionId,
     challenge: Challenge,
 ) {
-    let Some(turn) = shared.provers.turn(no, link.conn, &link.outbox).await else { return };
+    // Nobody's any more where the session has ended meanwhile.
+    let Some(party) = link.parties.lock().get(&session).copied() else { return };
+    let Some(turn) = shared.provers.turn(party, link.conn, &link.outbox).await else { return };
     let inner = Arc::clone(&shared);
     let frames = tokio::task::spawn_blocking(move || {
         let _turn = turn;

@@ -404,3 +404,35 @@ fn gibibyte_to_a_seeder_is_timed() {
         member.node.shutdown();
     }
 }
+
+#[test]
+fn eight_members_that_audit_one_seeder_at_one_moment_all_have_their_proof() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), TCP);
+    let mut made = Made::new(40);
+    made.grant(&seeder.address(), 1 << 30);
+    let keys: Vec<SigningKey> = (0..7).map(|at| SigningKey::from_bytes(&[40 + at; 32])).collect();
+    keys.iter().for_each(|key| drop(made.admit(key)));
+    let founder = made.founder.clone();
+    let mut members: Vec<Member> =
+        [&founder].into_iter().chain(&keys).map(|key| Member::new(&made, key, &[])).collect();
+    members[0].write(&[bytes(1, MIB), bytes(2, 4096)]);
+    for member in &members {
+        member.node.set_peers(member.no, vec![seeder.address()]);
+        member.wait_caught_up(seeder.peer());
+    }
+    until("all have the entry", || {
+        members.iter().all(|member| member.store.log_heads(member.no).is_ok_and(|heads| !heads.is_empty()))
+    });
+    // Each asks twice, as a `wait` and a chore of one device do.
+    let peer = seeder.peer();
+    let audit = |member: &Member| member.node.audit(member.no, peer).is_ok_and(|receipt| receipt.is_whole());
+    let audit = &audit;
+    let proofs: Vec<bool> = std::thread::scope(|threads| {
+        let asked: Vec<_> =
+            members.iter().chain(&members).map(|member| threads.spawn(move || audit(member))).collect();
+        asked.into_iter().map(|one| one.join().expect("does not panic")).collect()
+    });
+    assert_eq!(proofs, [true; 16]);
+    members.iter().for_each(|member| member.node.shutdown());
+}

@@ -33,7 +33,7 @@ pub struct Party {
 }
 
 /// Hash of a member's recovery key, or of a seeder's peer id.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Name(pub [u8; 32]);
 
 /// KiB, lent to parties.
