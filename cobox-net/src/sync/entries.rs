@@ -173,25 +173,36 @@ impl Engine {
     /// way.
     pub(super) fn on_log_heads(&mut self, conn: Conn, id: SessionId, heads: &[LogHead]) {
         let Some(no) = self.access_folder(conn, id) else { return };
-        let held: Vec<(LogId, u64)> = heads.iter().flat_map(|head| self.held_with(no, head)).collect();
-        self.note_held(conn, id, held);
-        if let Some(session) = self.session(conn, id) {
-            session.told_heads = true;
+        // Each head is told once; again it costs a look here and nothing else.
+        let mut news = Vec::new();
+        for head in heads {
+            let held = self.held_with(no, head);
+            if self.note_held(conn, id, held) {
+                news.push(*head);
+            }
         }
+        let Some(session) = self.session(conn, id) else { return };
+        let first = !std::mem::replace(&mut session.told_heads, true);
         if self.open_folder(conn, id).is_some() {
-            self.doubt_heads(conn, id, no, heads);
+            self.doubt_heads(conn, id, no, &news);
         }
-        self.dirty.insert(no);
+        if first || !news.is_empty() {
+            self.dirty.insert(no);
+        }
     }
 
-    fn note_held(&mut self, conn: Conn, id: SessionId, held: Vec<(LogId, u64)>) {
-        let Some(session) = self.session(conn, id) else { return };
+    /// Whether a peer holds more than was known.
+    fn note_held(&mut self, conn: Conn, id: SessionId, held: Vec<(LogId, u64)>) -> bool {
+        let Some(session) = self.session(conn, id) else { return false };
+        let mut news = false;
         for (log, reached) in held {
             if session.theirs.len() < DEPS_MAX || session.theirs.contains_key(&log) {
                 let seq = session.theirs.entry(log).or_default();
+                news |= reached > *seq;
                 *seq = reached.max(*seq);
             }
         }
+        news
     }
 
     /// Asks for entries that a peer holds and we do not, each log from one peer at a time.
@@ -286,12 +297,15 @@ impl Engine {
         if self.open_folder(conn, id).is_none() {
             // It is asked for once the access log lists who sent it.
             let held = self.held_with(no, &head);
-            return self.note_held(conn, id, held);
+            self.note_held(conn, id, held);
+            return;
         }
         let added = self.store.entry_add(no, &entry);
         let held = self.held_with(no, &head);
         let log = held.first().map_or(device, |(log, _)| *log);
-        self.note_held(conn, id, held);
+        if self.note_held(conn, id, held) {
+            self.dirty.insert(no);
+        }
         match added {
             Ok(Added::New) => {
                 if let Some(folder) = self.folders.get_mut(&no) {
@@ -308,9 +322,11 @@ impl Engine {
                 self.mark(no);
             }
             Ok(Added::Known) => {}
-            Err(error) => self.entry_refused(conn, id, no, device, &error, now),
+            Err(error) => {
+                self.entry_refused(conn, id, no, device, &error, now);
+                self.dirty.insert(no);
+            }
         }
-        self.dirty.insert(no);
     }
 
     fn entry_refused(
@@ -379,6 +395,9 @@ impl Engine {
         if next <= from || reached < from {
             // Nothing came, or nothing was taken: somebody else may know better.
             self.bad_log(conn, id, log, now + FULL_WAIT);
+        } else {
+            // What was asked for has come, and what follows is asked for at once.
+            self.pressing.insert(no);
         }
         self.dirty.insert(no);
     }

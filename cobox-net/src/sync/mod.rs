@@ -13,6 +13,7 @@ mod entries;
 mod forks;
 mod handshake;
 mod join;
+mod knocks;
 mod near;
 mod offers;
 mod place;
@@ -22,6 +23,7 @@ mod reach;
 mod report;
 mod seeding;
 mod sessions;
+mod settle;
 mod state;
 mod turns;
 
@@ -43,12 +45,13 @@ pub use handshake::{Binding, SESSION_CONTEXT, Speaker, signed_bytes};
 pub use place::Place;
 pub use plan::SMALL_BYTES_MAX;
 pub use seeding::{Ordered, PAPERS_MAX};
+pub use settle::Work;
 
 use crate::node::{Signer, SwarmKey};
 use crate::peer_id::PeerId;
 use crate::tally::{Refusal, Tally};
 use crate::wire::{Contact, Frame, GrantAnswer, QuestionId, SessionId};
-use state::{Connection, Folder, Lack, Offer, Plan, Session, Stage};
+use state::{Connection, Folder, Lack, Offer, Session, Stage};
 
 /// How often the driver sends [`Input::Tick`].
 pub const TICK: Duration = Duration::from_millis(50);
@@ -199,7 +202,13 @@ pub struct Engine {
     folders: BTreeMap<FolderNo, Folder>,
     conns: BTreeMap<Conn, Connection>,
     dialer: Dialer,
+    /// Folders to be settled: at the end of this step if there is a turn left, those where something came that was asked
+    /// for in any case, and those that wait for the next tick.
     dirty: BTreeSet<FolderNo>,
+    pressing: BTreeSet<FolderNo>,
+    later: BTreeSet<FolderNo>,
+    knocks: knocks::Knocks,
+    work: Work,
     asks: Vec<asks::Pending>,
     /// Peers that sent wrong bytes, and until when nothing is fetched from them.
     liars: HashMap<PeerId, Instant>,
@@ -227,6 +236,10 @@ impl Engine {
             conns: BTreeMap::new(),
             dialer: Dialer::new(*me.key()),
             dirty: BTreeSet::new(),
+            pressing: BTreeSet::new(),
+            later: BTreeSet::new(),
+            knocks: knocks::Knocks::default(),
+            work: Work::default(),
             asks: Vec::new(),
             liars: HashMap::new(),
             absent_since: None,
@@ -248,6 +261,15 @@ impl Engine {
 
     /// Takes one input and says what follows from it.
     pub fn step(&mut self, input: Input, now: Instant) -> Vec<Output> {
+        let cause = settle::Cause::of(&input);
+        self.take(input, now);
+        self.try_asks(now);
+        self.answer_knocks(now);
+        self.settle_due(cause, now);
+        std::mem::take(&mut self.out)
+    }
+
+    fn take(&mut self, input: Input, now: Instant) {
         match input {
             Input::Up { conn, peer, side, place, nonce } => self.up(conn, peer, (side, place), nonce, now),
             Input::Down { conn } => self.down(conn, now),
@@ -277,11 +299,6 @@ impl Engine {
             Input::Answered { conn, frame } => self.send(conn, *frame),
             Input::Tick => self.tick(now),
         }
-        self.try_asks(now);
-        for no in std::mem::take(&mut self.dirty) {
-            self.settle(no, now);
-        }
-        std::mem::take(&mut self.out)
     }
 
     fn send(&mut self, conn: Conn, frame: Frame) {
@@ -328,6 +345,9 @@ impl Engine {
             tokens_at: now,
             used_at: now,
             late: false,
+            found: None,
+            names: 0,
+            knocks: 0,
         };
         self.conns.insert(conn, connection);
         self.send(conn, Frame::Hello { nonce });
@@ -355,6 +375,9 @@ impl Engine {
     fn down(&mut self, conn: Conn, now: Instant) {
         let Some(connection) = self.conns.remove(&conn) else { return };
         self.dialer.down(connection.peer, now);
+        if connection.knocks > 0 {
+            self.knocks.forget(conn);
+        }
         for (id, session) in connection.sessions {
             self.forget_session(conn, id, session.no);
         }
@@ -391,33 +414,7 @@ impl Engine {
                 tracing::warn!(no = no.0, "a folder that is not in the store cannot be synced");
                 return;
             };
-            let folder = Folder {
-                id,
-                identity,
-                secrets,
-                named: Vec::new(),
-                contacts: BTreeMap::new(),
-                contacts_news: true,
-                unlisted: BTreeMap::new(),
-                proved: BTreeMap::new(),
-                peers: BTreeSet::new(),
-                sessions: BTreeSet::new(),
-                heads: BTreeMap::new(),
-                access,
-                forks: Vec::new(),
-                branches: Arc::default(),
-                lack: Lack::default(),
-                surveyed: false,
-                next_survey: now,
-                full_until: None,
-                pull_again: None,
-                tell_lack: None,
-                pulls: HashMap::new(),
-                plan: Plan { rescan: true, ..Plan::default() },
-                joins: BTreeMap::new(),
-                seeds: BTreeMap::new(),
-                papers: Vec::new(),
-            };
+            let folder = Folder::new(id, identity, secrets, access, now);
             self.folders.insert(no, folder);
         }
         self.mark(no);
@@ -435,6 +432,7 @@ impl Engine {
         self.folders.remove(&no);
         self.dialer.set(no, &[]);
         self.dirty.remove(&no);
+        self.later.remove(&no);
     }
 
     fn peers(&mut self, no: FolderNo, peers: &[(PeerId, Vec<Vec<u8>>)], now: Instant) {
@@ -464,6 +462,7 @@ impl Engine {
         self.forget_absent(now);
         self.look_at_wishes();
         self.next_turn();
+        self.dirty.append(&mut self.later);
         let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
         let strangers: Vec<Conn> = self
             .conns
@@ -557,26 +556,6 @@ impl Engine {
             Frame::JoinWait { session } => self.on_join_wait(conn, session),
             Frame::Seeding(frame) => self.on_seeding(conn, frame, now),
             other => self.on_question(conn, other, now),
-        }
-    }
-
-    /// Brings everybody up to date on a folder that changed.
-    fn settle(&mut self, no: FolderNo, now: Instant) {
-        if !self.folders.contains_key(&no) {
-            return;
-        }
-        if let Err(error) = self.refresh(no, now) {
-            tracing::warn!(no = no.0, %error, "the folder's state cannot be read");
-            return;
-        }
-        self.tell_forks(no);
-        self.tell_papers(no);
-        self.tell_contacts(no);
-        self.push_entries(no);
-        self.announce(no, now);
-        self.pull(no, now);
-        if let Err(error) = self.plan(no, now) {
-            tracing::warn!(no = no.0, %error, "missing packs cannot be listed");
         }
     }
 }

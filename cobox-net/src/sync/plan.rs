@@ -305,10 +305,13 @@ impl Engine {
     pub(super) fn on_have(&mut self, conn: Conn, id: SessionId, packs: &[PackId]) {
         debug_assert!(packs.len() <= HAVE_MAX);
         let Some(no) = self.open_folder(conn, id) else { return };
-        if let Some(session) = self.session(conn, id) {
-            for pack in packs {
-                session.absent.remove(pack);
-            }
+        let Some(session) = self.session(conn, id) else { return };
+        let before = session.absent.len();
+        for pack in packs {
+            session.absent.remove(pack);
+        }
+        if session.absent.len() == before {
+            return;
         }
         if let Some(folder) = self.folders.get_mut(&no) {
             folder.plan.rescan = true;

@@ -16,7 +16,7 @@ use crate::wire::{Frame, GrantAnswer, Proof, SessionId, split_records};
 
 /// Swarm secrets tried with one peer, newest first: a peer that is more epochs behind learns of the
 /// newer ones from somebody else.
-const SECRETS_MAX: usize = 8;
+pub(super) const SECRETS_MAX: usize = 8;
 /// Connections on which one device has a folder open: one, one that takes its place, and a few of a copy of it that
 /// does not know yet that it is one.
 const DEVICE_CONNS_MAX: usize = 4;
@@ -37,7 +37,7 @@ enum Crowd {
 }
 
 impl Engine {
-    fn binding(&self, conn: Conn, session: SessionId, opener: Side) -> Option<Binding> {
+    pub(super) fn binding(&self, conn: Conn, session: SessionId, opener: Side) -> Option<Binding> {
         let connection = self.conns.get(&conn)?;
         let (mine, theirs) = (connection.nonce, connection.their_nonce?);
         Some(match opener {
@@ -127,35 +127,16 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_open(
+    /// A peer opens a folder under one of its secrets.
+    pub(super) fn admit(
         &mut self,
         conn: Conn,
-        id: SessionId,
-        blinded: [u8; 32],
-        proof: [u8; 32],
+        binding: &Binding,
+        (no, secret_at): (FolderNo, usize),
         now: Instant,
     ) {
-        let Some(connection) = self.conns.get(&conn) else { return };
-        let (side, taken) = (connection.side, connection.sessions.contains_key(&id));
-        // The opener's numbers have its parity; anything else is a peer that does not follow the rules.
-        if taken || id.0.is_multiple_of(2) != (side == Side::Listener) {
-            self.out.push(Output::Close { conn });
-            return;
-        }
-        let Some(binding) = self.binding(conn, id, Side::Listener) else { return };
-        let found = self.folders.iter().find_map(|(no, folder)| {
-            let known = folder.secrets.iter().take(SECRETS_MAX);
-            let at = known.enumerate().find(|(_, secret)| binding.blinded(secret) == blinded)?.0;
-            binding.proves(&folder.secrets[at], Speaker::Opener, proof).then_some((*no, at))
-        });
-        let Some((no, secret_at)) = found else {
-            if self.token(conn, now) {
-                self.send(conn, Frame::Refuse { session: id });
-            } else {
-                self.out.push(Output::Close { conn });
-            }
-            return;
-        };
+        let id = binding.session;
+        let Some(side) = self.conns.get(&conn).map(|connection| connection.side) else { return };
         // Once each folder is opened for nothing; again, over what was theirs, only as often as questions are asked.
         let theirs = |other: &SessionId| other.0 % 2 == id.0 % 2;
         let mut sessions = self.conns.get(&conn).into_iter().flat_map(|connection| &connection.sessions);
@@ -169,11 +150,11 @@ impl Engine {
             return;
         }
         let Some(folder) = self.folders.get(&no) else { return };
-        let secret = &folder.secrets[secret_at];
+        let Some(secret) = folder.secrets.get(secret_at) else { return };
         let answer = Frame::Accept {
             session: id,
             proof: binding.proof(secret, Speaker::Responder),
-            who: self.who(folder, &binding, Speaker::Responder),
+            who: self.who(folder, binding, Speaker::Responder),
         };
         if let Some(folder) = self.folders.get_mut(&no) {
             folder.sessions.insert((conn, id));

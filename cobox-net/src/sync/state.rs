@@ -10,6 +10,7 @@ use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
 
 use super::contacts::Teller;
+use super::settle::Haste;
 use super::turns::Waiting;
 use super::{Conn, Identity, Place, Side};
 use crate::node::SwarmKey;
@@ -35,6 +36,11 @@ pub(super) struct Connection {
     pub used_at: Instant,
     /// It owes us packs, and nothing of them comes.
     pub late: bool,
+    /// The folder that the peer opened last, names that were made to find those it opened, and how many of its `Open`
+    /// wait; see [`super::knocks`].
+    pub found: Option<FolderNo>,
+    pub names: u64,
+    pub knocks: usize,
 }
 
 /// A grant offer on a connection.
@@ -220,6 +226,50 @@ pub(super) struct Folder {
     pub seeds: BTreeMap<InviteKey, Vec<u8>>,
     /// What this seeder lays before the folder's devices.
     pub papers: Vec<Vec<u8>>,
+    /// How often what peers say, and what happens here, settles the folder at once.
+    pub by_peers: Haste,
+    pub by_store: Haste,
+}
+
+impl Folder {
+    /// A folder of which nothing is known yet but what is given.
+    pub fn new(
+        id: FolderId,
+        identity: Identity,
+        secrets: Vec<SwarmKey>,
+        access: Arc<Access>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            identity,
+            secrets,
+            named: Vec::new(),
+            contacts: BTreeMap::new(),
+            contacts_news: true,
+            unlisted: BTreeMap::new(),
+            proved: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            sessions: BTreeSet::new(),
+            heads: BTreeMap::new(),
+            access,
+            forks: Vec::new(),
+            branches: Arc::default(),
+            lack: Lack::default(),
+            surveyed: false,
+            next_survey: now,
+            full_until: None,
+            pull_again: None,
+            tell_lack: None,
+            pulls: HashMap::new(),
+            plan: Plan { rescan: true, ..Plan::default() },
+            joins: BTreeMap::new(),
+            seeds: BTreeMap::new(),
+            papers: Vec::new(),
+            by_peers: Haste::default(),
+            by_store: Haste::default(),
+        }
+    }
 }
 
 /// Which packs to fetch next.

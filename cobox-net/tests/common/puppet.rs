@@ -71,6 +71,11 @@ pub fn contact(made: &Made, key: &SigningKey, peer: PeerId, said_ms: u64, addres
     contact
 }
 
+/// The engine's nonce of a connection, and the peer's.
+fn nonces(conn: Conn) -> [[u8; 32]; 2] {
+    [hash(&conn.0.to_le_bytes()), hash(&[conn.0.to_le_bytes(), [1; 8]].concat())]
+}
+
 /// A chain of entries without packs.
 pub fn chain(made: &Made, key: &SigningKey, len: u64) -> Vec<Entry> {
     let mut prev = EntryHash([0; 32]);
@@ -196,26 +201,36 @@ impl Stage {
     }
 
     fn greet_as(&mut self, key: &SigningKey, peer: PeerId, place: Place) -> (Puppet, Vec<Output>) {
-        let (conn, session) = (Conn(self.next), SessionId(2));
-        self.next += 1;
-        let nonces = [hash(&conn.0.to_le_bytes()), hash(&[conn.0.to_le_bytes(), [1; 8]].concat())];
-        self.input(Input::Up { conn, peer, side: Side::Listener, place, nonce: nonces[0] });
-        self.input(Input::Frame { conn, frame: Frame::Hello { nonce: nonces[1] } });
-        let binding = Binding {
-            opener: peer,
-            responder: self.me,
-            opener_nonce: nonces[1],
-            responder_nonce: nonces[0],
-            session,
-        };
-        let (blinded, proof) =
-            (binding.blinded(&self.made.swarm), binding.proof(&self.made.swarm, Speaker::Opener));
-        self.input(Input::Frame { conn, frame: Frame::Open { session, blinded, proof } });
+        let (conn, session) = (self.dial(peer, place), SessionId(2));
+        let binding = self.binding(conn, peer, session);
+        self.open(conn, peer, session, self.made.swarm);
         let log = log_of(key);
         let transcript = binding.transcript(self.made.id(), Speaker::Opener, &log.0);
         let who = Proof::Member { log, signature: key.sign(&signed_bytes(&transcript)).to_bytes() };
         let outputs = self.input(Input::Frame { conn, frame: Frame::Confirm { session, who } });
         (Puppet { conn, session, peer, key: key.clone() }, outputs)
+    }
+
+    /// A peer dials the engine, and says nothing yet but that it is there.
+    pub fn dial(&mut self, peer: PeerId, place: Place) -> Conn {
+        let conn = Conn(self.next);
+        self.next += 1;
+        let [ours, theirs] = nonces(conn);
+        self.input(Input::Up { conn, peer, side: Side::Listener, place, nonce: ours });
+        self.input(Input::Frame { conn, frame: Frame::Hello { nonce: theirs } });
+        conn
+    }
+
+    /// It opens the folder that has this secret, if there is one.
+    pub fn open(&mut self, conn: Conn, peer: PeerId, session: SessionId, swarm: [u8; 32]) -> Vec<Output> {
+        let binding = self.binding(conn, peer, session);
+        let (blinded, proof) = (binding.blinded(&swarm), binding.proof(&swarm, Speaker::Opener));
+        self.input(Input::Frame { conn, frame: Frame::Open { session, blinded, proof } })
+    }
+
+    fn binding(&self, conn: Conn, peer: PeerId, session: SessionId) -> Binding {
+        let [responder_nonce, opener_nonce] = nonces(conn);
+        Binding { opener: peer, responder: self.me, opener_nonce, responder_nonce, session }
     }
 
     /// A peer sends a frame.
