@@ -44,6 +44,8 @@ const THREADS_MAX: usize = 4;
 const BLOCKING_MAX: usize = 24;
 /// Requests to join that wait for the program; a seeder's nobody reads.
 const JOINS_MAX: usize = 64;
+/// Papers that the daemon has not taken yet: one of each kind from 64 seeders of 64 folders.
+const PAPERS_QUEUED_MAX: usize = 4 * 64 * 64;
 /// How long starting waits for its addresses.
 const LISTEN_WAIT: Duration = Duration::from_secs(2);
 /// How long ending waits for what is being stored.
@@ -488,14 +490,7 @@ impl Worker {
             Output::GrantOffered { peer, records } => self.grant_offered(peer, records),
             Output::JoinAsked { no, request } => self.join_asked(no, request),
             Output::SeedAsked { no, request } => self.seed_asked(no, *request),
-            Output::Paper { no, peer, paper } => {
-                let mut papers = self.shared.papers.lock();
-                if papers.len() < JOINS_MAX {
-                    papers.push((no, peer, *paper));
-                    drop(papers);
-                    self.shared.store.watch().bump(no);
-                }
-            }
+            Output::Paper { no, peer, paper } => self.paper(no, peer, *paper),
             Output::Ordered { conn, peer, question, ordered } => {
                 let waiting = Waiting { conn, peer, question, ordered };
                 if self.shared.waiting.put(&self.shared.store, waiting).is_err() {
@@ -525,6 +520,21 @@ impl Worker {
     }
 
     /// The same for a seeder's.
+    /// Keeps a paper until the daemon takes it. Each seeder of each folder says one when a device begins, and none of them
+    /// says it again.
+    fn paper(&self, no: FolderNo, peer: PeerId, paper: Paper) {
+        let mut papers = self.shared.papers.lock();
+        let same = |(of, by, known): &(FolderNo, PeerId, Paper)| {
+            (*of, *by) == (no, peer) && std::mem::discriminant(known) == std::mem::discriminant(&paper)
+        };
+        papers.retain(|known| !same(known));
+        if papers.len() < PAPERS_QUEUED_MAX {
+            papers.push((no, peer, paper));
+            drop(papers);
+            self.shared.store.watch().bump(no);
+        }
+    }
+
     fn seed_asked(&self, no: FolderNo, request: SeedRequest) {
         let same = |other: &SeedRequest| other.code == request.code && other.seeder == request.seeder;
         let mut seeds = self.shared.seeds.lock();

@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cobox_net::sync::{Conn, Fetched, Input, Output, Place, TICK};
-use cobox_net::wire::{CONTACTS_MAX, Contact, Frame, LocatorAnswer, QuestionId, SessionId};
+use cobox_net::wire::{CONTACTS_MAX, Contact, Frame, LocatorAnswer, QuestionId, SeedingFrame, SessionId};
 use cobox_net::{PeerId, SessionState};
 use cobox_store::blind::locators::LOCATORS_PER_MEMBER_MAX;
+use cobox_store::format::agreement::{Held, Paper};
 use cobox_store::format::entry::{Entry, LogHead};
 use cobox_store::format::locator::{LOCATOR_STEP_BYTES, Locator};
 use cobox_store::format::pack::SEALED_OVERHEAD_BYTES;
-use cobox_store::id::PackId;
+use cobox_store::id::{PackId, TermsHash};
 use common::puppet::{Puppet, Stage, chain, contact, key, log_of, peer_of, tcp};
 use ed25519_dalek::Signer as _;
 
@@ -560,4 +561,35 @@ fn device_under_ever_new_names_leaves_no_more_locators_than_one_member_may() {
         stage.input(Input::Down { conn: puppet.conn });
     }
     assert_eq!(stored, LOCATORS_PER_MEMBER_MAX);
+}
+
+#[test]
+fn last_word_of_a_seeder_that_said_too_much_is_heard_later_and_only_that() {
+    let mut stage = Stage::new(6, &[]);
+    let seeder = stage.enter_seeder(&key(90));
+    let lay = |stage: &mut Stage, paper: &Paper| {
+        let (session, paper) = (seeder.session, paper.encode());
+        stage.say(&seeder, Frame::Seeding(SeedingFrame::Paper { session, paper }))
+    };
+    let heard = |outputs: Vec<Output>| -> Vec<Paper> {
+        let papers = outputs.into_iter().filter_map(|output| match output {
+            Output::Paper { paper, .. } => Some(*paper),
+            _ => None,
+        });
+        papers.collect()
+    };
+    let (mut at_once, mut said) = (0, 0u16);
+    while said < 500 {
+        let mut terms = [0; 32];
+        terms[..2].copy_from_slice(&said.to_le_bytes());
+        at_once += heard(lay(&mut stage, &Paper::Declined(TermsHash(terms)))).len();
+        said += 1;
+    }
+    assert!(at_once < 100, "{at_once} of {said}");
+    // It says once a session that it let the folder go.
+    let gone = Paper::Held(Held::Until(1_790_000_000_000));
+    assert_eq!(heard(lay(&mut stage, &gone)), []);
+    let later = heard(stage.pass(Duration::from_secs(20)));
+    assert_eq!(later.last(), Some(&gone));
+    assert!(later.len() <= 8, "what waits is bounded: {later:?}");
 }

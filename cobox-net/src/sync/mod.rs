@@ -221,6 +221,8 @@ pub struct Engine {
     next_shuffle: Option<Instant>,
     /// Peers whose grant offer is being looked at: one at a time of each.
     deciding: BTreeSet<PeerId>,
+    /// Papers that came faster than they are heard: they are said once a session, so they wait for their turn.
+    late_papers: Vec<seeding::LatePaper>,
     tally: Arc<Tally>,
     out: Vec<Output>,
 }
@@ -248,6 +250,7 @@ impl Engine {
             meetings: near::Meetings::default(),
             next_shuffle: None,
             deciding: BTreeSet::new(),
+            late_papers: Vec::new(),
             tally: Arc::default(),
             out: Vec::new(),
         }
@@ -463,6 +466,7 @@ impl Engine {
         self.look_at_wishes();
         self.next_turn();
         self.dirty.append(&mut self.later);
+        self.hear_late_papers(now);
         let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
         let strangers: Vec<Conn> = self
             .conns

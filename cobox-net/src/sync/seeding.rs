@@ -23,6 +23,13 @@ pub const PAPERS_MAX: usize = 8;
 /// Requests of seeders that a folder remembers, for members that connect later.
 const SEEDS_MAX: usize = 16;
 
+/// A paper that came while its connection had no token left.
+pub(super) struct LatePaper {
+    conn: Conn,
+    session: SessionId,
+    paper: Vec<u8>,
+}
+
 /// What a peer wants of this node's owner.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ordered {
@@ -80,15 +87,46 @@ impl Engine {
         }
     }
 
-    fn on_paper(&mut self, conn: Conn, id: SessionId, bytes: &[u8], now: Instant) {
-        let Some(no) = self.open_folder(conn, id) else { return };
-        let Some(peer) = self.conns.get(&conn).map(|connection| connection.peer) else { return };
+    fn on_paper(&mut self, conn: Conn, id: SessionId, paper: &[u8], now: Instant) {
+        let open = self.open_folder(conn, id).is_some();
         let seeder = self.session(conn, id).is_some_and(|session| session.kind == PeerKind::Seeder);
-        let Some(folder) = self.folders.get(&no) else { return };
-        let folder = folder.id;
-        if !seeder || !self.token(conn, now) {
+        if !open || !seeder {
             return;
         }
+        let is_of = |late: &LatePaper| (late.conn, late.session) == (conn, id);
+        // What waits is heard first: a later word of the seeder's takes the place of an earlier one.
+        let waiting = self.late_papers.iter().filter(|late| is_of(late)).count();
+        if waiting == 0 && self.token(conn, now) {
+            self.hear_paper(conn, id, paper);
+            return;
+        }
+        if waiting >= PAPERS_MAX {
+            let oldest = self.late_papers.iter().position(is_of);
+            oldest.map(|oldest| self.late_papers.remove(oldest));
+        }
+        self.late_papers.push(LatePaper { conn, session: id, paper: paper.to_vec() });
+    }
+
+    /// Hears papers that wait, as far as their connections may be heard by now.
+    pub(super) fn hear_late_papers(&mut self, now: Instant) {
+        for late in std::mem::take(&mut self.late_papers) {
+            let LatePaper { conn, session, paper } = &late;
+            // Those of one connection stay in their order: while there is no token for one, there is none for the next.
+            if self.open_folder(*conn, *session).is_none() {
+                continue;
+            }
+            if self.token(*conn, now) {
+                self.hear_paper(*conn, *session, paper);
+            } else {
+                self.late_papers.push(late);
+            }
+        }
+    }
+
+    fn hear_paper(&mut self, conn: Conn, id: SessionId, bytes: &[u8]) {
+        let Some(no) = self.open_folder(conn, id) else { return };
+        let Some(peer) = self.conns.get(&conn).map(|connection| connection.peer) else { return };
+        let Some(folder) = self.folders.get(&no).map(|folder| folder.id) else { return };
         let about_us = |paper: &Paper| match paper {
             Paper::Signed(signed) => signed.terms.folder == folder && signed.terms.seeder == peer.to_bytes(),
             Paper::Ends(notice) => notice.folder == folder && notice.seeder == peer.to_bytes(),

@@ -10,9 +10,10 @@ use cobox_net::sync::{
 };
 use cobox_net::wire::{Contact, Frame, Proof, SessionId};
 use cobox_store::blind::{Store, StoreKind};
+use cobox_store::format::address::SeederAddress;
 use cobox_store::format::entry::{Entry, Header};
 use cobox_store::format::pack::PackRef;
-use cobox_store::id::{EntryHash, EpochId, FolderNo, LogId, PackId, hash};
+use cobox_store::id::{EntryHash, EpochId, FolderNo, KemKey, LogId, PackId, hash};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
 
@@ -200,13 +201,38 @@ impl Stage {
         self.greet_as(key, peer_of(key), place)
     }
 
+    /// A seeder is granted the folder, dials the engine and proves that it knows the folder.
+    pub fn enter_seeder(&mut self, key: &SigningKey) -> Puppet {
+        let peer = peer_of(key);
+        let address =
+            SeederAddress { peer_id: peer.to_bytes(), kem: KemKey([1; 32]), addresses: vec![vec![1]] };
+        let grant = self.made.grant_with(&address, 1 << 40, [0; 80]);
+        self.store.access_add(self.no, &grant).expect("an admin's");
+        self.input(Input::Changed { no: self.no });
+        let (puppet, outputs) = self.greet_with(key, peer, Place::Other, &|_| Proof::Seeder);
+        assert!(outputs.iter().any(|output| matches!(output, Output::Opened { .. })), "{outputs:?}");
+        puppet
+    }
+
     fn greet_as(&mut self, key: &SigningKey, peer: PeerId, place: Place) -> (Puppet, Vec<Output>) {
+        let (log, folder) = (log_of(key), self.made.id());
+        self.greet_with(key, peer, place, &|binding| {
+            let transcript = binding.transcript(folder, Speaker::Opener, &log.0);
+            Proof::Member { log, signature: key.sign(&signed_bytes(&transcript)).to_bytes() }
+        })
+    }
+
+    fn greet_with(
+        &mut self,
+        key: &SigningKey,
+        peer: PeerId,
+        place: Place,
+        who: &dyn Fn(&Binding) -> Proof,
+    ) -> (Puppet, Vec<Output>) {
         let (conn, session) = (self.dial(peer, place), SessionId(2));
         let binding = self.binding(conn, peer, session);
         self.open(conn, peer, session, self.made.swarm);
-        let log = log_of(key);
-        let transcript = binding.transcript(self.made.id(), Speaker::Opener, &log.0);
-        let who = Proof::Member { log, signature: key.sign(&signed_bytes(&transcript)).to_bytes() };
+        let who = who(&binding);
         let outputs = self.input(Input::Frame { conn, frame: Frame::Confirm { session, who } });
         (Puppet { conn, session, peer, key: key.clone() }, outputs)
     }
