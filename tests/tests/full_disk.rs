@@ -274,6 +274,12 @@ fn device_with_a_store_of_before_starts_on_a_disk_without_a_byte_left() {
     starts_on_a_full_disk(test, Full::WithoutReserve);
 }
 
+/// The size that `df` says.
+fn df_size(path: &Path) -> u64 {
+    let said = rustix::fs::statvfs(path).expect("statvfs");
+    said.f_blocks * said.f_frsize
+}
+
 /// What `df` says of a mount: bytes that are used, and bytes that can be written.
 fn df(path: &Path) -> (u64, u64) {
     let said = rustix::fs::statvfs(path).expect("statvfs");
@@ -294,6 +300,13 @@ fn df_shows_what_the_folder_occupies_and_what_is_left_of_the_disk() {
     let mut device = device_on(&disk.0, dir.path());
     let before = df(&device.mount);
     let (_, below) = df(&disk.0);
+    assert_eq!(df_size(&device.mount), df_size(&disk.0));
+    let fill = disk.0.join("fill");
+    fs::write(&fill, vec![0; usize::try_from(below - (20 << 20)).expect("small")]).expect("fills");
+    let full = df(&device.mount);
+    assert_eq!((df_size(&device.mount), full.1), (df_size(&disk.0), 0), "a full disk has a size");
+    assert!(full.0 < 8 << 20, "{full:?} of an empty folder");
+    fs::remove_file(&fill).expect("removed");
     assert!(before.0 < 8 << 20, "{before:?} of an empty folder");
     assert!(before.1 < below && before.1 + (128 << 20) > below, "{before:?} of {below}");
     let bytes = Rng::new(9).bytes(100 << 20);

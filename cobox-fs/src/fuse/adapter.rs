@@ -494,7 +494,7 @@ impl Filesystem for Adapter {
             Ok(s) => reply.statfs(
                 s.blocks,
                 s.blocks_free,
-                s.blocks_free,
+                s.blocks_available,
                 s.nodes,
                 s.nodes_free,
                 s.block_bytes,

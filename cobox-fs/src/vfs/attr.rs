@@ -66,10 +66,12 @@ pub struct Creator {
 pub struct StatFs {
     /// Bytes of one block, 4096.
     pub block_bytes: u32,
-    /// Blocks that the folder occupies here or could.
+    /// Blocks of the disk below.
     pub blocks: u64,
-    /// Blocks that can still be written.
+    /// Those that the folder does not occupy, whoever has them.
     pub blocks_free: u64,
+    /// Blocks that can still be written.
+    pub blocks_available: u64,
     /// Nodes that could exist; there is no fixed number.
     pub nodes: u64,
     /// Nodes that can still be made.

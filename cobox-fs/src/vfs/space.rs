@@ -50,8 +50,8 @@ impl Vfs {
         if free_bytes.saturating_sub(waiting) < RESERVE_BYTES { Err(Errno::ENOSPC) } else { Ok(()) }
     }
 
-    /// `statfs(2)`: what the folder occupies on this device, and what can still be written. The size is the
-    /// sum of both, as for other folders that share a disk.
+    /// `statfs(2)`: the size of the disk below, what the folder occupies of it, and what can still be written. What others
+    /// have of the disk, and the reserve, are neither: what a disk keeps for its administrator stands there elsewhere.
     ///
     /// # Errors
     /// When the disk cannot be asked.
@@ -60,10 +60,13 @@ impl Vfs {
         let waiting = self.dirty_bytes.load(Ordering::Relaxed);
         let free = disk.free_bytes.saturating_sub(waiting).saturating_sub(RESERVE_BYTES);
         let used = self.occupied_bytes()?.saturating_add(waiting);
+        // What waits to be stored may be more than the disk holds.
+        let blocks = (disk.total_bytes / BLOCK_BYTES).max(used.div_ceil(BLOCK_BYTES) + free / BLOCK_BYTES);
         Ok(StatFs {
             block_bytes: u32::try_from(BLOCK_BYTES).expect("4096 fits"),
-            blocks: used.div_ceil(BLOCK_BYTES) + free / BLOCK_BYTES,
-            blocks_free: free / BLOCK_BYTES,
+            blocks,
+            blocks_free: blocks.saturating_sub(used.div_ceil(BLOCK_BYTES)),
+            blocks_available: free / BLOCK_BYTES,
             nodes: NODES,
             nodes_free: NODES,
             name_bytes_max: u32::try_from(NAME_BYTES_MAX).expect("255 fits"),
