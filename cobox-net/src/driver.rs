@@ -144,7 +144,7 @@ impl Driver {
         let (waiting, ordered) = desk();
         let entered = runtime.enter();
         let tally: Arc<Tally> = Arc::default();
-        let idle: Idle = swarm::listen(&seed, &config.listen, config.lan, Arc::clone(&tally))?;
+        let idle: Idle = swarm::listen(&seed, &config, Arc::clone(&tally))?;
         let listening = idle.listening();
         let me = swarm::peer_of_seed(&seed);
         let shared = Arc::new(Shared {

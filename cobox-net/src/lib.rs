@@ -31,7 +31,7 @@ pub mod wire;
 
 pub use error::Error;
 pub use node::{
-    FolderSecrets, GrantRule, LanDiscovery, NetConfig, Node, OrderRule, RecoverySigner, SwarmKey,
+    Dialing, FolderSecrets, GrantRule, LanDiscovery, NetConfig, Node, OrderRule, RecoverySigner, SwarmKey,
 };
 pub use peer_id::PeerId;
 pub use status::{Connection, NetStatus, Path, PeerKind, PeerStatus, SessionState, Transport};

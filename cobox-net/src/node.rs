@@ -75,6 +75,16 @@ pub enum LanDiscovery {
     Off,
 }
 
+/// Whether a node calls others.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Dialing {
+    /// Whom it knows.
+    #[default]
+    On,
+    /// Nobody: whoever is to be reached counts as not reached.
+    Off,
+}
+
 /// How a node meets the world.
 #[derive(Clone, Default)]
 pub struct NetConfig {
@@ -82,6 +92,8 @@ pub struct NetConfig {
     pub listen: Vec<String>,
     /// Whether peers on the local network are found.
     pub lan: LanDiscovery,
+    /// Whether others are called.
+    pub dialing: Dialing,
     /// Appends every plaintext frame to this file; `COBOX_FRAME_TAP` names one too. A debugging aid.
     pub frame_tap: Option<PathBuf>,
     /// What a seeder says to grants; without it they are refused.

@@ -29,7 +29,7 @@ use crate::behaviour::{Kind, StreamReady, Streams};
 use crate::error::{Error, Result};
 use crate::handshakes::{UNDER_WAY_MAX, Yielding, place_of};
 use crate::muxer;
-use crate::node::LanDiscovery;
+use crate::node::{Dialing, LanDiscovery, NetConfig};
 use crate::peer_id::PeerId;
 use crate::shown::places;
 use crate::status::Transport;
@@ -121,6 +121,7 @@ pub type Listening = Arc<Mutex<Vec<(Vec<u8>, String)>>>;
 /// A swarm that listens and is not run yet.
 pub struct Idle {
     swarm: Swarm<Behaviour>,
+    dialing: Dialing,
     listening: Listening,
     tally: Arc<Tally>,
 }
@@ -153,12 +154,7 @@ pub fn peer_of_seed(seed: &Zeroizing<[u8; 32]>) -> PeerId {
 ///
 /// # Errors
 /// When an address is not usable or is in use.
-pub fn listen(
-    seed: &Zeroizing<[u8; 32]>,
-    listen: &[String],
-    lan: LanDiscovery,
-    tally: Arc<Tally>,
-) -> Result<Idle> {
+pub fn listen(seed: &Zeroizing<[u8; 32]>, config: &NetConfig, tally: Arc<Tally>) -> Result<Idle> {
     let mut copy = Zeroizing::new(**seed);
     let key = identity::Keypair::ed25519_from_bytes(&mut copy[..]).expect("32 bytes are a seed");
     let limits = ConnectionLimits::default()
@@ -175,14 +171,14 @@ pub fn listen(
                 .with_hide_listen_addrs(true),
         ),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY).with_timeout(PING_WAIT)),
-        lan: look_around(lan, public.to_peer_id()).into(),
+        lan: look_around(config.lan, public.to_peer_id()).into(),
     };
-    let config = libp2p::swarm::Config::with_tokio_executor();
-    let config = config.with_max_negotiating_inbound_streams(NEGOTIATING_MAX);
+    let settings = libp2p::swarm::Config::with_tokio_executor();
+    let settings = settings.with_max_negotiating_inbound_streams(NEGOTIATING_MAX);
     let transport = transport(&key, Arc::clone(&tally))?;
-    let mut swarm = Swarm::new(transport, behaviour, public.to_peer_id(), config);
+    let mut swarm = Swarm::new(transport, behaviour, public.to_peer_id(), settings);
     let mut addresses: Vec<(&String, Multiaddr)> = Vec::new();
-    for text in listen {
+    for text in &config.listen {
         let address = text.parse().ok().filter(|address| transport_of(address).is_some());
         addresses.push((text, address.ok_or_else(|| Error::BadAddress { text: text.clone() })?));
     }
@@ -197,7 +193,7 @@ pub fn listen(
             libp2p::TransportError::Other(source) => Error::Listen { address: text.clone(), source },
         })?;
     }
-    Ok(Idle { swarm, listening: Arc::default(), tally })
+    Ok(Idle { swarm, dialing: config.dialing, listening: Arc::default(), tally })
 }
 
 /// TCP and QUIC, to addresses and to names.
@@ -302,9 +298,10 @@ impl Idle {
 
     /// Runs until [`Command::Stop`].
     pub async fn run(self, mut commands: UnboundedReceiver<Command>, events: UnboundedSender<Event>) {
-        let Self { swarm, listening, tally } = self;
+        let Self { swarm, dialing: dials, listening, tally } = self;
         let mut runner = Runner {
             swarm,
+            dials,
             listening,
             tally,
             events,
@@ -327,6 +324,7 @@ impl Idle {
 
 struct Runner {
     swarm: Swarm<Behaviour>,
+    dials: Dialing,
     listening: Listening,
     tally: Arc<Tally>,
     events: UnboundedSender<Event>,
@@ -342,6 +340,10 @@ impl Runner {
     }
 
     fn dial(&mut self, peer: PeerId, addresses: Vec<Vec<u8>>) {
+        if self.dials == Dialing::Off {
+            self.tell(Event::DialFailed { peer, error: "this device's network is off".to_owned() });
+            return;
+        }
         let Ok(name) = libp2p::PeerId::from_bytes(&peer.to_bytes()) else { return };
         let addresses: Vec<Multiaddr> =
             addresses.into_iter().filter_map(|bytes| Multiaddr::try_from(bytes).ok()).collect();
@@ -537,7 +539,8 @@ mod tests {
             |port: u16| [format!("/ip4/127.0.0.1/tcp/{port}"), format!("/ip4/127.0.0.1/udp/{port}/quic-v1")];
         let port = TcpListener::bind(("127.0.0.1", 0)).expect("binds").local_addr().expect("bound").port();
         let start = |seed: u8, addresses: &[String]| {
-            listen(&Zeroizing::new([seed; 32]), addresses, LanDiscovery::Off, Arc::default())
+            let config = NetConfig { listen: addresses.to_vec(), ..NetConfig::default() };
+            listen(&Zeroizing::new([seed; 32]), &config, Arc::default())
         };
         let first = start(1, &at(port)).expect("it is free");
         for address in at(port) {

@@ -17,7 +17,8 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Devices that only dial: with the seeder gone they reach nobody.
 fn start_alone(device: &mut Device) -> Api {
-    device.start_with(&[("COBOX_NETWORK", "off")]);
+    fs::write(device.home.join("network.json"), "{\"listen\": [], \"mdns\": false}").expect("writes");
+    device.start_with(&[("COBOX_NETWORK", "")]);
     Api::of_device(device)
 }
 

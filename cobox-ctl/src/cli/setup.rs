@@ -203,12 +203,13 @@ pub(crate) fn recover(
 ) -> Outcome<ArriveReport> {
     let parse = |text: &String| crate::daemon::parse_address(text);
     let addresses: Vec<SeederAddress> = args.seeder.iter().map(parse).collect::<Outcome<_>>()?;
+    let network = crate::daemon::only_dialing(&paths.home)?;
     let secret = MemberSecret::from_words(&read_secret(&args.words_file)?)?;
     if paths.has_device() {
         // A recovery that was interrupted goes on, and a device whose store was set back joins again.
         let home = open_again(paths, passphrase_file, &secret)?;
         progress.say("this device is the words' own: going on with it");
-        rejoin(home, &secret, &addresses, progress)?;
+        rejoin(home, network, &secret, &addresses, progress)?;
     } else {
         let unlock = choose_unlock(paths, passphrase_file, args.no_passphrase)?;
         private_dir(&paths.home)?;
@@ -216,7 +217,7 @@ pub(crate) fn recover(
         progress.say("asking the seeder what the words open");
         let home = Home::init_recovered(&paths.store, &args.label, unlock, &secret)?;
         unfinished.has_words()?;
-        rejoin(home, &secret, &addresses, progress)?;
+        rejoin(home, network, &secret, &addresses, progress)?;
         unfinished.finished();
     }
     progress.say("starting the daemon, which fetches the entries");
@@ -244,11 +245,12 @@ fn open_again(paths: &Paths, passphrase_file: Option<&PathBuf>, secret: &MemberS
 /// Joins every folder of the locator.
 fn rejoin(
     home: Arc<Home>,
+    network: NetConfig,
     secret: &MemberSecret,
     addresses: &[SeederAddress],
     progress: &mut Progress,
 ) -> Outcome<()> {
-    let node = Node::start(Arc::clone(home.store()), home.net_key()?, NetConfig::default())?;
+    let node = Node::start(Arc::clone(home.store()), home.net_key()?, network)?;
     let joined = rejoin_folders(&home, &node, secret, addresses, progress);
     node.shutdown();
     // The network's threads may hold the store a moment longer; whoever starts the daemon waits for its lock.

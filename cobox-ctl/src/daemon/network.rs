@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cobox_net::{LanDiscovery, NetConfig, Node};
+use cobox_net::{Dialing, LanDiscovery, NetConfig, Node};
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::invite::Hint;
 use cobox_store::id::{KemKey, hex};
@@ -37,11 +37,13 @@ pub struct NetworkSettings {
     pub listen: Vec<String>,
     /// Whether devices on the local network find one another, by mDNS.
     pub mdns: bool,
+    /// Whether others are called.
+    pub dial: bool,
 }
 
 impl Default for NetworkSettings {
     fn default() -> Self {
-        Self { listen: vec!["all".to_owned()], mdns: true }
+        Self { listen: vec!["all".to_owned()], mdns: true, dial: true }
     }
 }
 
@@ -55,11 +57,11 @@ struct KeptHint {
 impl NetworkSettings {
     /// Reads them from the home, or from the environment.
     fn read(home: &Path) -> Outcome<Self> {
-        if let Some(word) = std::env::var_os("COBOX_NETWORK") {
+        if let Some(word) = std::env::var_os("COBOX_NETWORK").filter(|word| !word.is_empty()) {
             return match word.to_str() {
                 Some("all") => Ok(Self::default()),
-                Some("loopback") => Ok(Self { listen: vec!["loopback".to_owned()], mdns: false }),
-                Some("off") => Ok(Self { listen: Vec::new(), mdns: false }),
+                Some("loopback") => Ok(Self { listen: vec!["loopback".to_owned()], mdns: false, dial: true }),
+                Some("off") => Ok(Self { listen: Vec::new(), mdns: false, dial: false }),
                 _ => Err(Problem::usage(
                     format!("COBOX_NETWORK cannot be {word:?}."),
                     "It is `all`, `loopback` or `off`.",
@@ -71,7 +73,7 @@ impl NetworkSettings {
             Ok(text) => serde_json::from_str(&text).map_err(|error| {
                 Problem::failed_with(
                     format!("{} is not understood: {error}.", path.display()),
-                    "It looks like {\"listen\": [\"all\"], \"mdns\": true}; without the file this is what holds.",
+                    "It looks like {\"listen\": [\"all\"], \"mdns\": true, \"dial\": true}; without the file this is what holds.",
                 )
             }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
@@ -86,7 +88,8 @@ impl NetworkSettings {
             address => vec![address.to_owned()],
         });
         let lan = if self.mdns { LanDiscovery::On } else { LanDiscovery::Off };
-        NetConfig { listen: listen.collect(), lan, ..NetConfig::default() }
+        let dialing = if self.dial { Dialing::On } else { Dialing::Off };
+        NetConfig { listen: listen.collect(), lan, dialing, ..NetConfig::default() }
     }
 
     fn port(&self, last: Option<u16>) -> Option<u16> {
@@ -121,6 +124,20 @@ fn everywhere() -> Vec<IpAddr> {
 fn on(ip: IpAddr, port: u16) -> Vec<String> {
     let name = if ip.is_ipv4() { "ip4" } else { "ip6" };
     vec![format!("/{name}/{ip}/tcp/{port}"), format!("/{name}/{ip}/udp/{port}/quic-v1")]
+}
+
+/// How a device that is just being set up calls others: it listens nowhere yet.
+///
+/// # Errors
+/// Where it is to call nobody.
+pub(crate) fn only_dialing(home: &Path) -> Outcome<NetConfig> {
+    if NetworkSettings::read(home)?.dial {
+        return Ok(NetConfig::default());
+    }
+    Err(Problem::refused(
+        "This device's network is off, so that no seeder can be asked.",
+        "Unset COBOX_NETWORK where it says `off`, and leave `\"dial\": false` out of network.json.",
+    ))
 }
 
 /// Starts the network of this home.
@@ -209,7 +226,7 @@ mod tests {
 
     #[test]
     fn port_of_the_last_start_is_used_again_unless_somebody_has_it() {
-        let settings = NetworkSettings { listen: vec!["loopback".to_owned()], mdns: false };
+        let settings = NetworkSettings { listen: vec!["loopback".to_owned()], mdns: false, dial: true };
         let first = settings.port(None).expect("loopback has free ports");
         assert_eq!(settings.port(Some(first)), Some(first));
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, first)).expect("it was free a moment ago");
@@ -227,8 +244,14 @@ mod tests {
         write("{\"listen\": [\"/ip4/10.0.0.1/tcp/1\"], \"mdns\": false}");
         let read = NetworkSettings::read(home.path()).expect("reads");
         let config = read.config(0);
-        assert_eq!((config.listen.len(), config.lan), (1, LanDiscovery::Off));
+        assert_eq!((config.listen.len(), config.lan, config.dialing), (1, LanDiscovery::Off, Dialing::On));
+        assert!(only_dialing(home.path()).is_ok());
         assert_eq!(read.port(None), None);
+        write("{\"listen\": [], \"mdns\": false, \"dial\": false}");
+        let config = NetworkSettings::read(home.path()).expect("reads").config(0);
+        assert_eq!((config.listen.len(), config.lan, config.dialing), (0, LanDiscovery::Off, Dialing::Off));
+        let Err(problem) = only_dialing(home.path()) else { panic!("nobody may be called") };
+        assert!(problem.message.contains("network is off"), "{problem:?}");
         write("{\"listne\": []}");
         assert!(NetworkSettings::read(home.path()).expect_err("refused").message.contains("network.json"));
     }

@@ -1,0 +1,71 @@
+//! What people run into: a daemon that stands still, a network that is off, acts that lock out whoever does them, a way
+//! back that leads to less, and command lines that cannot do what they say.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use cobox_tests::process::{Device, Seeder, can_mount, run, until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+fn json(device: &Device, arguments: &[&str]) -> Value {
+    let said = device.ctl(&[arguments, &["--json"]].concat()).ok();
+    serde_json::from_str(said.out.lines().last().unwrap_or_default()).expect("JSON")
+}
+
+fn invite(device: &Device, role: &str) -> String {
+    let said = device.ctl(&["folder", "invite", "club", "--role", role]).ok();
+    said.out.lines().next().expect("a line").to_owned()
+}
+
+/// Ann has the folder "club" with a seeder; Bob has a device.
+fn two(dir: &std::path::Path) -> (Device, Device, Seeder) {
+    let (mut ann, mut bob) = (Device::set_up(dir, "ann"), Device::set_up(dir, "bob"));
+    let mut seeder = Seeder::new(dir, "seeder");
+    seeder.start();
+    ann.start();
+    bob.start();
+    ann.ctl(&["folder", "create", "club"]).ok();
+    ann.ctl(&["seeder", "add", "club", &seeder.address(), "--quota", "1G"]).ok();
+    (ann, bob, seeder)
+}
+
+#[test]
+fn device_whose_network_is_off_calls_nobody_and_says_so() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (mut ann, bob, seeder) = two(dir.path());
+    ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    ann.stop();
+    ann.start_with(&[("COBOX_NETWORK", "off")]);
+    let link = |device: &Device| json(device, &["peers", "club"])["folders"][0]["seeders"][0].clone();
+    until("it says why", || link(&ann)["problem"].to_string().contains("network is off"));
+    assert_ne!(link(&ann)["link"], "connected");
+    let peers = || {
+        let said = seeder.run(&["status", "--json"]).ok();
+        let status: Value = serde_json::from_str(&said.out).expect("JSON");
+        status["folders"][0]["peers"].as_u64()
+    };
+    until("nobody is connected", || peers() == Some(0));
+    let said = ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "2s"]);
+    assert!(said.code == 3 && said.err.contains("network is off"), "{said:?}");
+    assert_eq!(peers(), Some(0));
+    // Neither does one that is set up from the words.
+    let words = dir.path().join("ann-words");
+    let again = Device::new(dir.path(), "again");
+    let address = seeder.address();
+    let words = words.to_str().expect("a temporary path is text");
+    let mut recover = again.command(&[
+        "recover",
+        "--no-passphrase",
+        "--words-file",
+        words,
+        "--seeder",
+        &address,
+        "--label",
+        "again",
+    ]);
+    let said = run(recover.env("COBOX_NETWORK", "off"));
+    assert!(said.code == 4 && said.err.contains("network is off"), "{said:?}");
+    drop(bob);
+}
