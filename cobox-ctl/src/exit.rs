@@ -35,6 +35,25 @@ impl Exit {
     }
 }
 
+/// What is to be known of a problem beside its exit code.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// What was named does not exist: in HTTP a status of its own.
+    Missing,
+    /// It would lock its own person out, and is done for whoever says that they are sure.
+    Unsure,
+}
+
+impl Kind {
+    fn is_plain(&self) -> bool {
+        *self == Self::Plain
+    }
+}
+
 /// Why a verb did not succeed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
@@ -46,13 +65,28 @@ pub struct Problem {
     /// What to do about it, as a sentence; empty where there is nothing to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
+    /// What else is to be known of it.
+    #[serde(default, skip_serializing_if = "Kind::is_plain")]
+    pub kind: Kind,
 }
 
 impl Problem {
     /// A problem with a hint.
     #[must_use]
     pub fn new(code: Exit, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: hint.into() }
+        Self { code, message: message.into(), hint: hint.into(), kind: Kind::Plain }
+    }
+
+    /// What would lock its own person out, and is done for whoever says that they are sure.
+    #[must_use]
+    pub fn unsure(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { kind: Kind::Unsure, ..Self::refused(message, hint) }
+    }
+
+    /// What was named does not exist.
+    #[must_use]
+    pub fn missing(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { kind: Kind::Missing, ..Self::failed_with(message, hint) }
     }
 
     /// Something failed and nothing better than "look at it" can be said.

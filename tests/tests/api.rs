@@ -136,6 +136,7 @@ fn every_route_of_the_daemon_answers_as_its_document_says() {
         assert!(!text.contains(NAME) && !text.contains(device.home.to_str().expect("text")), "{text}");
     }
     faults(&api);
+    callers_mistakes(&api, NAME);
     boxes(&api, &seeder, &id);
     leave(&api, &device, &id);
     api.assert_all_were_tried();
@@ -161,7 +162,7 @@ fn agreements(api: &Api, id: &str) {
     assert_eq!(api.get("/v1/agreements")["agreements"][0]["place"], "Leipzig");
     let accept = "/v1/folders/{folder}/agreements/{id}/accept";
     let none = format!("{path}/agreements/{}/accept", "0".repeat(16));
-    assert_eq!(api.fails("post", accept, &none, None), (500, 1), "a proposal is not ours to accept");
+    assert_eq!(api.fails("post", accept, &none, None), (404, 1), "a proposal is not ours to accept");
     let end = "/v1/folders/{folder}/agreements/{seeder}";
     let one = format!("{path}/agreements/{seeder}");
     assert_eq!(api.fails("delete", end, &one, None), (403, 4), "no other copy is proved");
@@ -206,7 +207,7 @@ fn leave(api: &Api, device: &Device, id: &str) {
     assert_eq!(conflicts["folders"][0]["conflicts"], json!([]));
     assert_eq!(api.get("/v1/conflicts")["folders"].as_array().map(Vec::len), Some(2));
     let settle = ("/v1/conflicts/settle", json!({ "path": "/nowhere", "keep": "this" }));
-    assert_eq!(api.fails("post", settle.0, settle.0, Some(&settle.1)), (500, 1));
+    assert_eq!(api.fails("post", settle.0, settle.0, Some(&settle.1)), (404, 1));
     let dry = json!({ "dry_run": true });
     let pruned = api.ok("post", "/v1/folders/{folder}/prune", &format!("/v1/folders/{id}/prune"), Some(&dry));
     assert_eq!(pruned["state"], "looked");
@@ -293,7 +294,7 @@ fn mounts(api: &Api, device: &Device) {
     }
     let missing = json!({ "folder": NAME, "dir": format!("{dir}/none") });
     assert_eq!(api.fails("post", "/v1/mounts", "/v1/mounts", Some(&missing)), (403, 4));
-    assert_eq!(api.fails("delete", "/v1/mounts", &format!("/v1/mounts?dir={dir}"), None), (500, 1));
+    assert_eq!(api.fails("delete", "/v1/mounts", &format!("/v1/mounts?dir={dir}"), None), (404, 1));
     assert_eq!(api.fails("delete", "/v1/mounts", "/v1/mounts", None), (400, 2));
 }
 
@@ -322,6 +323,48 @@ fn faults(api: &Api) {
     assert_eq!(send(request("GET", "/v1/status", &[("X-Long", &"x".repeat(40_000))], None)).status, 431);
 }
 
+/// Asks for what does not exist, at every path with every method, and with bodies that say nothing or the wrong thing: all
+/// of it is the caller's mistake, and none the program's.
+fn callers_mistakes(api: &Api, folder: &str) {
+    let bodies = [
+        None,
+        Some(json!({})),
+        Some(json!([])),
+        Some(json!({ "role": "read", "keep": "this", "path": "/nowhere", "order": "status" })),
+        Some(
+            json!({ "seeder": "zz", "code": "zz", "address": "zz", "name": "", "quota_bytes": 0, "role": "read", "valid_ms": 0,
+            "terms": { "quota_bytes": 1, "from_ms": 0, "until_ms": 0, "notice_ms": 0, "audit_ms": 1, "place": "",
+                "organisation": "", "contact": "", "member_contact": "" } }),
+        ),
+    ];
+    let paths = api.document["paths"].as_object().expect("paths");
+    for template in paths.keys() {
+        for (word, query) in
+            [("zz", ""), ("zz", "?dir=/nowhere&seeder=zz"), ("%00", "?force=zz&now=zz"), ("%ff", "")]
+        {
+            let named = template.split('/').map(|part| match part {
+                "{folder}" => folder,
+                other if other.starts_with('{') => word,
+                other => other,
+            });
+            let path = named.collect::<Vec<_>>().join("/") + query;
+            for (method, body) in ["GET", "POST", "PUT", "PATCH", "DELETE"]
+                .iter()
+                .flat_map(|method| bodies.iter().map(move |body| (method, body)))
+            {
+                let is_told = template.ends_with("/healthz") || template.ends_with("/events");
+                let goes = *method == "DELETE" && template.ends_with("/{folder}");
+                if is_told && *method == "GET" || goes {
+                    continue;
+                }
+                let text = request(method, &path, &[], body.as_ref());
+                let answer = exchange(unix(&api.socket), &text);
+                assert!(answer.status < 500, "{method} {path} {body:?}: {answer:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_route_of_the_seeder_answers_as_its_document_says() {
     let dir = tempfile::tempdir().expect("a temporary folder");
@@ -346,13 +389,13 @@ fn every_route_of_the_seeder_answers_as_its_document_says() {
     let decide =
         |what: &str, id: &str| (format!("/v1/pending/{{id}}/{what}"), format!("/v1/pending/{id}/{what}"));
     let (template, path) = decide("refuse", "ffff");
-    assert_eq!(api.fails("post", &template, &path, None), (500, 1));
+    assert_eq!(api.fails("post", &template, &path, None), (404, 1));
     let (template, path) = decide("accept", &id[..16]);
     assert_eq!(api.fails("post", &template, &path, None), (403, 4), "terms that nobody named");
     let (template, path) = decide("accept", &id);
     assert_eq!(api.ok("post", &template, &path, None)["answer"], "accepted");
     let (template, path) = decide("refuse", &id);
-    assert_eq!(api.fails("post", &template, &path, None), (500, 1), "it waits no more");
+    assert_eq!(api.fails("post", &template, &path, None), (404, 1), "it waits no more");
     device.ctl(&["wait", NAME, "--copies", "1", "--timeout", "60s"]).ok();
     let status = api.get("/v1/status");
     let folder = status["folders"][0]["folder"].as_str().expect("an id").to_owned();
@@ -368,6 +411,7 @@ fn every_route_of_the_seeder_answers_as_its_document_says() {
         assert!(metrics.contains(&wanted), "{wanted}: {metrics}");
     }
     assert!(!metrics.contains(NAME));
+    callers_mistakes(&api, "zz");
     api.assert_all_were_tried();
 }
 

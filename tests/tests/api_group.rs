@@ -84,14 +84,14 @@ fn offer_that_a_seeder_made_of_its_own_accord_is_agreed_to_over_http() {
     let template = "/v1/folders/{folder}/agreements/{id}/accept";
     assert_eq!(
         api.fails("post", template, &accept(&id[..7]), None),
-        (500, 1),
+        (404, 1),
         "nobody looked at seven letters"
     );
     let agreed = api.ok("post", template, &accept(&id[..8]), None);
     let agreed = &agreed["agreements"][0];
     assert_eq!((&agreed["stage"], &agreed["id"]), (&json!("agreed"), &offer["id"]));
     assert_eq!(agreed["seeder_signature"], offer["seeder_signature"]);
-    assert_eq!(api.fails("post", template, &accept(id), None), (500, 1), "what is agreed on is no offer");
+    assert_eq!(api.fails("post", template, &accept(id), None), (404, 1), "what is agreed on is no offer");
     // The seeder has the same text with both signatures, and what it may store is what was agreed.
     until("the seeder has both signatures", || {
         let said = seeder.run(&["agreement", "list", "--json"]).ok();
@@ -164,8 +164,11 @@ fn conflict_of_two_devices_that_were_apart_is_listed_and_settled_over_http() {
     assert_eq!(fs::read_to_string(&other).expect("reads"), "of ann");
     let settle = "/v1/conflicts/settle";
     let elsewhere = json!({ "path": dir.path().join("nowhere"), "keep": "this" });
-    assert_eq!(apis[0].fails("post", settle, settle, Some(&elsewhere)), (500, 1));
-    let kept = apis[0].ok("post", settle, settle, Some(&json!({ "path": other, "keep": "this" })));
+    assert_eq!(apis[0].fails("post", settle, settle, Some(&elsewhere)), (404, 1));
+    assert_eq!(apis[0].fails("post", settle, settle, Some(&json!({ "keep": "this" }))), (400, 2));
+    let wanted = json!({ "path_hex": hex(other.as_os_str().as_bytes()), "keep": "this" });
+    let kept = apis[0].ok("post", settle, settle, Some(&wanted));
+    assert!(kept["path_hex"].is_string(), "{kept}");
     assert_eq!((&kept["folder"], &kept["kept"]), (&json!(NAME), &json!("this")), "{kept}");
     assert!(kept["changes"].as_u64().is_some_and(|changes| changes > 0), "{kept}");
     for (api, path) in apis.iter().zip([&first, &second]) {

@@ -27,7 +27,7 @@ struct Propose {
 
 /// A seed code to open.
 #[derive(Deserialize, ToSchema)]
-struct Open {
+struct OpenSeedCode {
     /// How much whoever redeems it may store.
     quota_bytes: u64,
     /// Until when, in milliseconds since 1970; 0 for no end.
@@ -106,14 +106,14 @@ async fn codes(State(api): Api, Named(key): Named<String>) -> Answer<SeedCodesRe
 
 /// Open a code with which one seeder can take the folder; it is in this answer and in no other
 #[utoipa::path(post, path = "/v1/folders/{folder}/seed-codes", params(("folder" = String, Path, description = "Its id in hex, or its name")),
-    request_body = Open, responses((status = 201, body = SeedCodeReport), (status = "default", body = Fault)))]
+    request_body = OpenSeedCode, responses((status = 201, body = SeedCodeReport), (status = "default", body = Fault)))]
 async fn open(
     State(api): Api,
     Named(key): Named<String>,
-    Input(wanted): Input<Open>,
+    Input(wanted): Input<OpenSeedCode>,
 ) -> Result<(StatusCode, Json<SeedCodeReport>), Fault> {
     let folder = api.folder(&key)?;
-    let Open { quota_bytes, until_ms, valid_ms } = wanted;
+    let OpenSeedCode { quota_bytes, until_ms, valid_ms } = wanted;
     let request = Request::SeedCode { folder, quota_bytes, until_ms, valid_ms: valid_ms.unwrap_or(VALID_MS) };
     Ok((StatusCode::CREATED, api.ask(request).await?))
 }

@@ -30,7 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::control::{Request, Shortfall, Unseen};
 use crate::daemon::Daemon;
-use crate::exit::{Outcome, Problem};
+use crate::exit::{Kind, Outcome, Problem};
 use crate::report::FolderReport;
 
 /// Requests at once that may wait for minutes: the threads of the others stay free.
@@ -52,7 +52,10 @@ type Answer<T> = Result<Json<T>, Fault>;
 
 impl From<Problem> for Fault {
     fn from(problem: Problem) -> Self {
-        Self::of_exit(problem.code.code(), problem.message, problem.hint)
+        match problem.kind {
+            Kind::Missing => Self::missing(problem.message, problem.hint),
+            _ => Self::of_exit(problem.code.code(), problem.message, problem.hint),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ const JOIN_MS_MAX: u64 = 10 * 60 * 1000;
 
 /// An invite to open.
 #[derive(Deserialize, ToSchema)]
-struct Open {
+struct OpenInvite {
     /// What who redeems it may do.
     role: PersonRole,
     /// How long it is good; 72 hours without it.
@@ -66,11 +66,11 @@ async fn invites(State(api): Api, Named(key): Named<String>) -> Answer<InvitesRe
 
 /// Open an invite; its code is in this answer and in no other
 #[utoipa::path(post, path = "/v1/folders/{folder}/invites", params(("folder" = String, Path, description = "Its id in hex, or its name")),
-    request_body = Open, responses((status = 201, body = InviteReport), (status = "default", body = Fault)))]
+    request_body = OpenInvite, responses((status = 201, body = InviteReport), (status = "default", body = Fault)))]
 async fn invite(
     State(api): Api,
     Named(key): Named<String>,
-    Input(wanted): Input<Open>,
+    Input(wanted): Input<OpenInvite>,
 ) -> Result<(StatusCode, Json<InviteReport>), Fault> {
     let folder = api.folder(&key)?;
     let valid_ms = wanted.valid_ms.unwrap_or(VALID_MS);

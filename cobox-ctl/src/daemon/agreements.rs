@@ -119,7 +119,7 @@ impl Daemon {
         let fits = |signed: &SignedTerms| is_named(&signed.terms.hash().to_hex(), id);
         let mut found = offers(&state)?.into_iter().filter(fits);
         let (Some(signed), None) = (found.next(), found.next()) else {
-            return Err(Problem::failed_with(
+            return Err(Problem::missing(
                 "No single offer of a seeder is meant by that.",
                 format!(
                     "Name it by its id, or the first {ID_LETTERS_MIN} letters of it or more. `cobox-ctl agreement list FOLDER` shows what seeders \
@@ -274,7 +274,7 @@ impl Daemon {
             |key: &InviteKey| named.map_or_else(|| is_named(&key.to_hex(), chosen), |named| named == *key);
         let found: Vec<InviteKey> = access.seed_codes.keys().copied().filter(|key| fits(key)).collect();
         let [key] = found[..] else {
-            return Err(Problem::failed_with(
+            return Err(Problem::missing(
                 "No single seed code is meant by that.",
                 format!(
                     "Give the code, or the first {ID_LETTERS_MIN} letters of its name or more. `cobox-ctl seeder code FOLDER --list` shows them."

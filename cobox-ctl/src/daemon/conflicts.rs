@@ -27,13 +27,16 @@ impl Daemon {
     /// Settles the conflict at an absolute path inside a mount.
     pub fn conflict_keep(&self, path: &[u8], how: KeepHow) -> Outcome<KeepReport> {
         let path = Path::new(OsStr::from_bytes(path));
+        if !path.is_absolute() {
+            return Err(Problem::usage(format!("{path:?} is not an absolute path."), ""));
+        }
         let mounted = self.folders().into_iter().find_map(|state| {
             let (vfs, report) = (state.vfs()?, state.mount_report()?);
             let inside = path.strip_prefix(&report.dir).ok()?.to_path_buf();
             Some((state, vfs, inside))
         });
         let (state, vfs, inside) = mounted.ok_or_else(|| {
-            Problem::failed_with(
+            Problem::missing(
                 format!("{} is in no mounted folder of this device.", path.display()),
                 "Mount the folder, and name the file by its path in the mount; `cobox-ctl status` shows the mounts.",
             )
@@ -52,7 +55,7 @@ impl Daemon {
 fn refused(errno: Errno, path: &Path) -> Problem {
     let path = path.display();
     match errno {
-        Errno::ENOENT | Errno::ENOTDIR => Problem::failed_with(
+        Errno::ENOENT | Errno::ENOTDIR => Problem::missing(
             format!("There is no {path} in the folder."),
             "`cobox-ctl conflicts` lists the names.",
         ),

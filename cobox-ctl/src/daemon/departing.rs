@@ -177,11 +177,11 @@ pub(crate) fn chosen_seeder(state: &FolderState, chosen: &str) -> Outcome<(PeerI
         all.into_iter().filter(|(peer_id, _)| !chosen.is_empty() && peer_id.to_string().starts_with(chosen));
     match (fitting.next(), fitting.next()) {
         (Some(one), None) => Ok(one),
-        (None, _) => Err(Problem::failed_with(
+        (None, _) => Err(Problem::missing(
             format!("{} has no seeder whose id begins with {chosen:?}.", state.folder.name()),
             "`cobox-ctl seeder list FOLDER` shows them.",
         )),
-        _ => Err(Problem::failed_with(
+        _ => Err(Problem::missing(
             format!("More than one seeder's id begins with {chosen:?}."),
             "Give more of it; `cobox-ctl seeder list FOLDER` shows them.",
         )),

@@ -97,7 +97,7 @@ impl Daemon {
         };
         let found: Vec<InviteKey> = access.invites.keys().copied().filter(|invite| fits(invite)).collect();
         let [invite] = found[..] else {
-            return Err(Problem::failed_with(
+            return Err(Problem::missing(
                 "No single invite is meant by that.",
                 "`cobox-ctl folder invite FOLDER --list` shows them.",
             ));
@@ -353,11 +353,11 @@ fn is_meant(id: &str, label: Option<String>, chosen: &str) -> bool {
 fn single<T: Copy>(found: &[T], chosen: &str, what: &str) -> Outcome<T> {
     match found {
         [one] => Ok(*one),
-        [] => Err(Problem::failed_with(
+        [] => Err(Problem::missing(
             format!("The folder has no {what} {chosen:?}."),
             "`cobox-ctl member list FOLDER` shows ids and labels.",
         )),
-        _ => Err(Problem::failed_with(
+        _ => Err(Problem::missing(
             format!("More than one {what} is called {chosen:?}."),
             "Use the beginning of the id; `cobox-ctl member list FOLDER` shows it.",
         )),

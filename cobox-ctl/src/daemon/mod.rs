@@ -182,7 +182,7 @@ impl Daemon {
     /// A folder by its name.
     pub fn folder(&self, name: &str) -> Outcome<Arc<FolderState>> {
         self.folders().into_iter().find(|state| state.folder.name() == name).ok_or_else(|| {
-            Problem::failed_with(
+            Problem::missing(
                 format!("This device has no folder named {name:?}."),
                 "`cobox-ctl folder list` shows its folders, `cobox-ctl folder create` makes one.",
             )

@@ -270,7 +270,7 @@ impl Daemon {
             state.unmount_for_good()?;
             return Ok(MountReport { problem: None, ..report });
         }
-        Err(Problem::failed_with(
+        Err(Problem::missing(
             format!("No folder of this device is mounted at {}.", dir.display()),
             "`cobox-ctl status` shows what is mounted where.",
         ))

@@ -142,7 +142,7 @@ impl Daemon {
         let exact: Vec<&OwnedRow> = all.iter().filter(|owned| owned.name == name).collect();
         let found: Vec<&OwnedRow> = if exact.is_empty() { all.iter().filter(fits).collect() } else { exact };
         let [owned] = found[..] else {
-            return Err(Problem::failed_with(
+            return Err(Problem::missing(
                 format!("This device commands no single seeder called {name:?}."),
                 "`cobox-ctl seeder owned` lists those it commands; `cobox-ctl seeder claim CODE --name NAME` adds one.",
             ));

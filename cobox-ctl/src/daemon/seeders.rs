@@ -137,7 +137,7 @@ impl Daemon {
             .filter(|peer_id| chosen.is_none_or(|chosen| peer_id.to_string().starts_with(chosen)))
             .collect();
         if wanted.is_empty() {
-            return Err(Problem::failed_with(
+            return Err(Problem::missing(
                 chosen.map_or_else(
                     || format!("{folder} has no seeder."),
                     |chosen| format!("{folder} has no seeder whose id begins with {chosen}."),

@@ -299,7 +299,7 @@ fn seed(common: &Common, code: &str, timeout: Duration) -> Result<ExitCode, Fail
             return Err(Failure::failed("The seeder gave another answer."));
         };
         if let Some(text) = refused.filter(|_| !waiting) {
-            return Err(Failure { exit: Exit::Refused, text });
+            return Err(Failure { exit: Exit::Refused, text, missing: false });
         }
         if !waiting {
             let fresh = folders(common)?.into_iter().find(|folder| !before.contains(folder));
@@ -314,8 +314,7 @@ fn seed(common: &Common, code: &str, timeout: Duration) -> Result<ExitCode, Fail
                 }
                 None => Err(Failure {
                     exit: Exit::Refused,
-                    text: "The code was used, taken back, or has expired. Ask whoever gave it to you for a new one.".to_owned(),
-                }),
+                    text: "The code was used, taken back, or has expired. Ask whoever gave it to you for a new one.".to_owned(), missing: false }),
             };
         }
         if Instant::now() >= deadline {
@@ -323,8 +322,7 @@ fn seed(common: &Common, code: &str, timeout: Duration) -> Result<ExitCode, Fail
                 exit: Exit::NotReached,
                 text: "No admin of the folder has granted it yet: one of their devices must be online. The seeder goes on asking; \
                        `cobox-seeder status` shows the folder once it is held."
-                    .to_owned(),
-            });
+                    .to_owned(), missing: false });
         }
         std::thread::sleep(Duration::from_millis(200));
     }

@@ -127,7 +127,10 @@ struct LogsWanted {
 
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
-        Self::of_exit(failure.exit as u8, failure.text, "")
+        match failure.missing {
+            true => Self::missing(failure.text, ""),
+            false => Self::of_exit(failure.exit as u8, failure.text, ""),
+        }
     }
 }
 
@@ -422,6 +425,6 @@ impl From<Fault> for Failure {
             .find(|known| *known as u8 == fault.exit)
             .unwrap_or(Exit::Failed);
         let space = if fault.hint.is_empty() { "" } else { " " };
-        Self { exit, text: format!("{}{space}{}", fault.detail, fault.hint) }
+        Self { exit, text: format!("{}{space}{}", fault.detail, fault.hint), missing: fault.status == 404 }
     }
 }

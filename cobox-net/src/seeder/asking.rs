@@ -61,6 +61,7 @@ fn ask_store(data: &Path, store: Arc<Store>, request: &Request) -> Result<Answer
                 "The seeder does not run. Start it with: cobox-seeder run --data {}",
                 data.display()
             ),
+            missing: false,
         }),
         _ => ask_idle(request, store, identity, data),
     }

@@ -515,12 +515,20 @@ pub fn ask_running(data: &Path, request: &Request) -> Result<Option<Answer>, Fai
                 .into_iter()
                 .find(|known| *known as u8 == exit)
                 .unwrap_or(Exit::Failed);
-            Err(Failure { exit, text })
+            Err(Failure { exit, text, missing: false })
         }
         Ok(answer) => Ok(Some(answer)),
-        Err(error) => Err(Failure {
-            exit: Exit::NotReached,
-            text: format!("The seeder on {} does not answer: {error}.", data.display()),
-        }),
+        Err(error) => {
+            let why = match error.kind() {
+                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => format!(
+                    "it said nothing for {} seconds. If its process was stopped, `kill -CONT` lets it go on; if it hangs, end it and \
+                     start it again",
+                    ANSWER_WAIT.as_secs()
+                ),
+                _ => error.to_string(),
+            };
+            let text = format!("The seeder on {} does not answer: {why}.", data.display());
+            Err(Failure { exit: Exit::NotReached, text, missing: false })
+        }
     }
 }

@@ -221,8 +221,11 @@ impl Holding {
     pub fn end_agreement(&self, folder: FolderId) -> std::result::Result<AgreementView, Failure> {
         let no = self.store.folder_no(folder)?;
         let access = self.store.access(no)?;
-        let none =
-            || Failure { exit: Exit::Refused, text: "No agreement on this folder is in force.".to_owned() };
+        let none = || Failure {
+            exit: Exit::Refused,
+            text: "No agreement on this folder is in force.".to_owned(),
+            missing: false,
+        };
         let agreed = self.agreed(no, &access)?.ok_or_else(none)?;
         let terms = &agreed.signed.terms;
         let now_ms = now_ms();

@@ -111,6 +111,7 @@ impl PendingGrant {
                 self.asker(),
                 self.id()
             ),
+            missing: false,
         }
     }
 }
@@ -453,7 +454,7 @@ impl Holding {
             let mut held = held.iter().map(|(_, folder)| *folder).filter(fits);
             return match (all.iter().any(|pending| fits(&pending.folder)), held.next(), held.next()) {
                 (false, Some(folder), None) if answer == GrantAnswer::Accepted => Ok(Settled::Before(folder)),
-                _ => Err(Failure::failed(format!(
+                _ => Err(Failure::missing(format!(
                     "No single pending grant is named {id:?}. See: cobox-seeder pending"
                 ))),
             };
@@ -504,8 +505,7 @@ impl Holding {
             return Err(Failure {
                 exit: Exit::Refused,
                 text: "Nothing was accepted: the grant does not hold, since whoever wrote it may not grant, or took it back."
-                    .to_owned(),
-            });
+                    .to_owned(), missing: false });
         }
         Ok(())
     }

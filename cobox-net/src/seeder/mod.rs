@@ -78,12 +78,19 @@ pub struct Failure {
     pub exit: Exit,
     /// For people.
     pub text: String,
+    /// Whether what was named does not exist: in HTTP a status of its own.
+    pub missing: bool,
 }
 
 impl Failure {
     /// A plain failure.
     pub fn failed(text: impl Into<String>) -> Self {
-        Self { exit: Exit::Failed, text: text.into() }
+        Self { exit: Exit::Failed, text: text.into(), missing: false }
+    }
+
+    /// What was named does not exist.
+    pub fn missing(text: impl Into<String>) -> Self {
+        Self { missing: true, ..Self::failed(text) }
     }
 }
 

@@ -234,8 +234,7 @@ impl Orders {
             return Err(Failure {
                 exit: Exit::Refused,
                 text: "The seeder would be left without an owner. Add another first, or use `cobox-seeder claim --reset` at its console."
-                    .to_owned(),
-            });
+                    .to_owned(), missing: false });
         }
         let dismissed = is_admin && store.admin_dismiss(key)?;
         if dismissed || store.claim_void(cobox_store::id::ClaimKey(key.0))? {
@@ -258,6 +257,7 @@ impl Orders {
                         ms => format!(", until {}", crate::shown::time(ms)),
                     }
                 ),
+                missing: false,
             });
         }
         Leaving::forget(&holding.store, no)?;
@@ -283,6 +283,7 @@ impl Orders {
                     crate::shown::bytes(agreed.quota_bytes),
                     agreed.end()
                 ),
+                missing: false,
             });
         }
         if limits.ends_before(now_ms().saturating_add(1)) {

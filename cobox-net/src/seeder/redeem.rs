@@ -201,7 +201,9 @@ impl Holding {
         };
         match (taken, unseen) {
             (GrantAnswer::Accepted, Unseen::Taken) => Ok((folder, limits)),
-            (GrantAnswer::Accepted, Unseen::Waits(text)) => Err(Failure { exit: Exit::Refused, text }),
+            (GrantAnswer::Accepted, Unseen::Waits(text)) => {
+                Err(Failure { exit: Exit::Refused, text, missing: false })
+            }
             _ => Err(Failure::failed("The grant does not hold.")),
         }
     }
