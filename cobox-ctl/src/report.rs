@@ -383,6 +383,9 @@ pub struct FolderCheck {
     /// Files whose content was in the damaged places, from the root of the folder; at most 100.
     #[serde(default)]
     pub files_damaged: Vec<String>,
+    /// The bytes of all of them in hex, where one is no UTF-8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files_damaged_hex: Vec<String>,
     /// What is wrong, one sentence each.
     pub damage: Vec<String>,
 }

@@ -1,11 +1,14 @@
 //! What several programs do together, asked of one over HTTP: a seeder's own offer is agreed to, and a conflict of two
 //! devices is listed and settled.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 
 use cobox_net::seeder::identity::Identity;
 use cobox_store::blind::{Store, StoreKind};
 use cobox_store::format::agreement::{Paper, SignedTerms, Terms};
+use cobox_store::id::{hex, unhex};
 use cobox_tests::api::Api;
 use cobox_tests::process::{Device, Seeder, can_mount, until};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -112,6 +115,15 @@ fn conflicts(api: &Api) -> Vec<Value> {
     report["folders"][0]["conflicts"].as_array().expect("a list").clone()
 }
 
+/// The mount has the same conflict, and people are shown its name as a shell reads it.
+fn is_told_elsewhere(device: &Device, conflict: &Value) {
+    let list = fs::read_to_string(device.mount.join(".cobox/conflicts.json")).expect("reads");
+    let list: Value = serde_json::from_str(&list).expect("JSON");
+    assert_eq!(list["conflicts"][0], *conflict);
+    let said = device.ctl(&["conflicts", NAME]).ok();
+    assert!(said.out.contains("'minutes'$'\\377'"), "{said:?}");
+}
+
 /// Whether all that a device wrote is in entries.
 fn is_cut(api: &Api) -> bool {
     let folder = api.ok("get", "/v1/folders/{folder}", &format!("/v1/folders/{NAME}"), None);
@@ -137,7 +149,9 @@ fn conflict_of_two_devices_that_were_apart_is_listed_and_settled_over_http() {
         let wanted = json!({ "folder": NAME, "dir": device.mount });
         api.ok("post", "/v1/mounts", "/v1/mounts", Some(&wanted));
     }
-    let [first, second] = [&ann, &bob].map(|device| device.mount.join("minutes"));
+    // No UTF-8: JSON has its bytes in hex.
+    let named = OsStr::from_bytes(b"minutes\xff");
+    let [first, second] = [&ann, &bob].map(|device| device.mount.join(named));
     fs::write(&first, "of both").expect("writes");
     until("bob has it", || fs::read_to_string(&second).is_ok_and(|text| text == "of both"));
     assert!(apis.iter().all(|api| conflicts(api).is_empty()));
@@ -153,14 +167,19 @@ fn conflict_of_two_devices_that_were_apart_is_listed_and_settled_over_http() {
     let found = apis.each_ref().map(|api| conflicts(api).remove(0));
     assert_eq!(found[0], found[1], "both are told the same");
     let conflict = &found[0];
-    assert_eq!((&conflict["path"], &conflict["kind"]), (&json!("minutes"), &json!("versions")), "{conflict}");
+    assert_eq!(
+        (&conflict["path"], &conflict["path_hex"], &conflict["kind"]),
+        (&json!("minutes\u{fffd}"), &json!(hex(named.as_bytes())), &json!("versions")),
+        "{conflict}"
+    );
+    is_told_elsewhere(&ann, conflict);
     let devices: Vec<&Value> =
         conflict["acts"].as_array().expect("acts").iter().map(|act| &act["device"]).collect();
     assert_eq!(devices, ["bob", "ann"], "whose version has the name comes first: {conflict}");
 
     // Ann keeps her own, by the name that shows it; so it is at bob's.
-    let other = conflict["acts"][1]["name"].as_str().expect("the other version has a name");
-    let other = first.with_file_name(other);
+    let other = conflict["acts"][1]["name_hex"].as_str().expect("the other version has a name");
+    let other = first.with_file_name(OsStr::from_bytes(&unhex(other).expect("hex")));
     assert_eq!(fs::read_to_string(&other).expect("reads"), "of ann");
     let settle = "/v1/conflicts/settle";
     let elsewhere = json!({ "path": dir.path().join("nowhere"), "keep": "this" });

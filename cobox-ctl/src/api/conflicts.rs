@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use axum::extract::State;
 use cobox_net::http::{Fault, Input, Named};
+use cobox_store::id::unhex;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,8 +19,11 @@ use crate::control::Request;
 #[derive(Deserialize, ToSchema)]
 struct Settle {
     /// The path in the mount of the one that is meant, absolute.
+    #[serde(default)]
     #[schema(value_type = String)]
     path: PathBuf,
+    /// The same in hex, instead, where it is no UTF-8.
+    path_hex: Option<String>,
     /// What is to stay.
     keep: KeepHow,
 }
@@ -45,6 +49,9 @@ async fn list(State(api): Api, Named(key): Named<String>) -> Answer<ConflictsRep
 /// Settle a conflict in a mounted folder
 #[utoipa::path(post, path = "/v1/conflicts/settle", request_body = Settle, responses((status = 200, body = KeepReport), (status = "default", body = Fault)))]
 async fn settle(State(api): Api, Input(wanted): Input<Settle>) -> Answer<KeepReport> {
-    let path = wanted.path.into_os_string().into_vec();
+    let path = match &wanted.path_hex {
+        Some(text) => unhex(text).ok_or_else(|| Fault::usage("`path_hex` is not hex.", ""))?,
+        None => wanted.path.into_os_string().into_vec(),
+    };
     api.ask_slowly(Request::ConflictKeep { path, how: wanted.keep }).await
 }

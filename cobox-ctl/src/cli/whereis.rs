@@ -1,10 +1,11 @@
 //! `whereis`: who holds the bytes of one file, as the mount itself says.
 
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
+use crate::conflicts::{bytes_of, text_and_hex};
 use crate::exit::{Outcome, Problem};
 use crate::render::units::{name, time};
 use crate::report::{FolderReport, StatusReport};
@@ -15,9 +16,11 @@ const XATTR_BYTES_MAX: usize = 8192;
 /// Where one file is.
 #[derive(Debug, Serialize)]
 pub(crate) struct WhereReport {
-    /// In JSON, bytes that are no text are replaced.
-    #[serde(serialize_with = "as_text")]
-    pub path: PathBuf,
+    /// Bytes that are no UTF-8 are replaced.
+    pub path: String,
+    /// The bytes of the path in hex, where it is no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
     pub folder: String,
     /// `local`, `on its way`, `proved` or `elsewhere`.
     pub state: String,
@@ -30,10 +33,6 @@ pub(crate) struct WhereReport {
     pub seeders: Vec<String>,
     /// The same with the time of each one's last proof, and those who do not count.
     pub holders: Vec<HolderReport>,
-}
-
-fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// A seeder of the file's folder.
@@ -114,6 +113,7 @@ fn holders(text: &str) -> Vec<(String, u64)> {
 }
 
 fn report(path: &Path, folder: &FolderReport, state: String, proved: &[(String, u64)]) -> WhereReport {
+    let (path, path_hex) = text_and_hex(path.as_os_str().as_bytes());
     let holders = folder.seeders.iter().map(|seeder| {
         let own = proved.iter().find(|(peer_id, _)| *peer_id == seeder.peer_id).map(|(_, ms)| *ms);
         HolderReport {
@@ -126,7 +126,8 @@ fn report(path: &Path, folder: &FolderReport, state: String, proved: &[(String, 
         }
     });
     WhereReport {
-        path: path.to_path_buf(),
+        path,
+        path_hex,
         folder: folder.name.clone(),
         state,
         copies: u32::try_from(proved.len()).unwrap_or(u32::MAX),
@@ -146,7 +147,7 @@ fn xattr(path: &Path, name: &str) -> Option<String> {
 pub(crate) fn text(report: &WhereReport) -> String {
     let mut lines = format!(
         "{}\n  folder {}, {}\n",
-        name(report.path.as_os_str().as_bytes()),
+        name(&bytes_of(&report.path, report.path_hex.as_deref())),
         report.folder,
         report.state
     );

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use cobox_fs::vfs::{Vfs, VfsOptions};
 use cobox_store::blind::{PackHealth, PackState};
 use cobox_store::format::entry::LogHead;
-use cobox_store::id::PackId;
+use cobox_store::id::{PackId, hex};
 
 use super::Daemon;
 use super::folder::FolderState;
+use crate::conflicts::text_and_hex;
 use crate::exit::Outcome;
 use crate::report::{CheckReport, FolderCheck, WaitProgress};
 
@@ -48,6 +49,7 @@ fn check_folder(state: &FolderState, tell: super::wait::Tell<'_>) -> Outcome<Fol
         packs_missing: 0,
         packs_damaged: 0,
         files_damaged: Vec::new(),
+        files_damaged_hex: Vec::new(),
         damage: Vec::new(),
     };
     for head in store.log_heads(state.no())? {
@@ -96,17 +98,25 @@ fn name_files(state: &FolderState, damaged: &BTreeSet<PackId>, found: &mut Folde
         }
     };
     let mut files = 0u64;
+    let mut paths = Vec::new();
     vfs.files_without(damaged, &mut |path| {
         files += 1;
-        if found.files_damaged.len() < DAMAGE_LISTED_MAX {
-            found.files_damaged.push(String::from_utf8_lossy(path).into_owned());
+        if paths.len() < DAMAGE_LISTED_MAX {
+            paths.push(path.to_vec());
         }
         ControlFlow::Continue(())
     })?;
-    for path in found.files_damaged.clone() {
+    let mut is_text = true;
+    for path in &paths {
+        let (text, in_hex) = text_and_hex(path);
+        is_text &= in_hex.is_none();
+        found.files_damaged.push(text);
         let what =
             "its bytes on this disk are not what was written; they are fetched again where a seeder has them";
-        add(&mut found.damage, format!("{}: {what}.", cobox_net::shown::name(path.as_bytes())));
+        add(&mut found.damage, format!("{}: {what}.", cobox_net::shown::name(path)));
+    }
+    if !is_text {
+        found.files_damaged_hex = paths.iter().map(|path| hex(path)).collect();
     }
     let more = files.saturating_sub(found.files_damaged.len() as u64);
     if more > 0 {

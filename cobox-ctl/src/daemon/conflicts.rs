@@ -12,7 +12,7 @@ use cobox_store::id::OpId;
 use super::Daemon;
 use super::folder::FolderState;
 use crate::conflicts::{
-    Act, ConflictKind, ConflictReport, ConflictsReport, FolderConflicts, KeepHow, KeepReport,
+    Act, ConflictKind, ConflictReport, ConflictsReport, FolderConflicts, KeepHow, KeepReport, text_and_hex,
 };
 use crate::exit::{Outcome, Problem};
 
@@ -47,8 +47,8 @@ impl Daemon {
         };
         let changes =
             vfs.keep_conflict(inside.as_os_str().as_bytes(), keep).map_err(|errno| refused(errno, path))?;
-        let path = inside.to_string_lossy().into_owned();
-        Ok(KeepReport { folder: state.folder.name(), path, kept: how, changes: changes as u64 })
+        let (path, path_hex) = text_and_hex(inside.as_os_str().as_bytes());
+        Ok(KeepReport { folder: state.folder.name(), path, path_hex, kept: how, changes: changes as u64 })
     }
 }
 
@@ -75,7 +75,7 @@ fn refused(errno: Errno, path: &Path) -> Problem {
 
 impl FolderState {
     /// Asks the tree; of a folder that is not mounted it is opened for as long.
-    fn with_tree<R>(&self, ask: impl FnOnce(&Vfs) -> Outcome<R>) -> Outcome<R> {
+    pub(super) fn with_tree<R>(&self, ask: impl FnOnce(&Vfs) -> Outcome<R>) -> Outcome<R> {
         let _turn = self.turn()?;
         let vfs = match self.vfs() {
             Some(vfs) => vfs,
@@ -116,6 +116,7 @@ impl Who<'_> {
         Act {
             act: act.to_owned(),
             name: None,
+            name_hex: None,
             bytes: None,
             device: label.unwrap_or_else(|| "a device that is no longer here".to_owned()),
             member: device.map(|(_, device)| device.member.to_hex()),
@@ -123,14 +124,19 @@ impl Who<'_> {
         }
     }
 
+    /// The same about something that has a name.
+    fn act_on(&self, act: &str, by: OpId, name: &[u8]) -> Act {
+        let (name, name_hex) = text_and_hex(name);
+        Act { name: Some(name), name_hex, ..self.act(act, by) }
+    }
+
     fn report(&self, conflict: &Conflict) -> ConflictReport {
-        let path = text(&conflict.path);
+        let (path, path_hex) = text_and_hex(&conflict.path);
         let (kind, what, acts) = match &conflict.what {
             What::Versions(versions) => {
                 let act = |version: &cobox_fs::vfs::VersionOf| Act {
-                    name: Some(text(&version.name)),
                     bytes: Some(version.bytes),
-                    ..self.act("wrote", version.by)
+                    ..self.act_on("wrote", version.by, &version.name)
                 };
                 let what = format!("{} versions of it were written at the same time", versions.len());
                 (ConflictKind::Versions, what, versions.iter().map(act).collect())
@@ -138,7 +144,7 @@ impl Who<'_> {
             What::Names(named) => {
                 let act = |named: &cobox_fs::vfs::Named| {
                     let made = if named.is_dir { "put a directory there" } else { "put it there" };
-                    Act { name: Some(text(&named.name)), ..self.act(made, named.by) }
+                    self.act_on(made, named.by, &named.name)
                 };
                 let what = format!("{} things were given this name at the same time", named.len());
                 (ConflictKind::Names, what, named.iter().map(act).collect())
@@ -146,9 +152,9 @@ impl Who<'_> {
             What::MoveSkipped { by, wanted } => {
                 let what = format!(
                     "it was not moved to {}, which was moved below it at the same time",
-                    text(wanted)
+                    cobox_net::shown::name(wanted)
                 );
-                (ConflictKind::MoveSkipped, what, vec![self.act("moved it", *by)])
+                (ConflictKind::MoveSkipped, what, vec![self.act_on("moved it", *by, wanted)])
             }
             What::FileCameBack { removed, changed } => {
                 let wrote = changed.iter().map(|by| self.act("wrote", *by));
@@ -162,10 +168,6 @@ impl Who<'_> {
                 (ConflictKind::DirectoryReturned, what, vec![self.act("removed it", *removed)])
             }
         };
-        ConflictReport { path, kind, what, acts }
+        ConflictReport { path, path_hex, kind, what, acts }
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::units::{bytes, local_time, name};
+use crate::conflicts::bytes_of;
 use crate::conflicts::{
     Act, ConflictKind, ConflictReport, ConflictsReport, FolderConflicts, KeepHow, KeepReport,
 };
@@ -43,7 +44,7 @@ fn several_members(report: &FolderConflicts) -> bool {
 fn write(text: &mut String, conflict: &ConflictReport, several: bool) {
     let slash = if conflict.kind == ConflictKind::DirectoryReturned { "/" } else { "" };
     let mut line = |line: String| writeln!(text, "{line}").expect("writing to a String cannot fail");
-    line(format!("\n{}{slash}", name(conflict.path.as_bytes())));
+    line(format!("\n{}{slash}", name(&bytes_of(&conflict.path, conflict.path_hex.as_deref()))));
     line(format!("  {}", conflict.what));
     for act in &conflict.acts {
         line(format!("    {}", sentence(act, several)));
@@ -53,9 +54,10 @@ fn write(text: &mut String, conflict: &ConflictReport, several: bool) {
 fn sentence(act: &Act, several: bool) -> String {
     let member = act.member.as_ref().filter(|_| several);
     let member = member.map(|id| format!(" (member {})", id.get(..MEMBER_DIGITS).unwrap_or(id)));
-    let what = match (&act.name, act.bytes) {
-        (Some(shown), Some(size)) => format!(": {}, {}", name(shown.as_bytes()), bytes(size)),
-        (Some(shown), None) => format!(": {}", name(shown.as_bytes())),
+    let shown = act.name.as_ref().map(|shown| bytes_of(shown, act.name_hex.as_deref()));
+    let what = match (&shown, act.bytes) {
+        (Some(shown), Some(size)) => format!(": {}, {}", name(shown), bytes(size)),
+        (Some(shown), None) => format!(": {}", name(shown)),
         _ => String::new(),
     };
     format!(
@@ -70,7 +72,8 @@ fn sentence(act: &Act, several: bool) -> String {
 /// `conflicts keep`.
 #[must_use]
 pub fn kept(report: &KeepReport) -> String {
-    let path = name(report.path.as_bytes());
+    let path = bytes_of(&report.path, report.path_hex.as_deref());
+    let path = name(&path);
     match (report.changes, report.kept) {
         (0, _) => format!("There is nothing to settle at {path} in {}.\n", report.folder),
         (_, KeepHow::This) => format!("{path} is kept as it is in {}.\n", report.folder),
@@ -88,6 +91,7 @@ mod tests {
         Act {
             act: "wrote".into(),
             name: Some("f.txt".into()),
+            name_hex: None,
             bytes: Some(1536),
             device: device.into(),
             member: Some(member.into()),
@@ -99,6 +103,7 @@ mod tests {
     fn list_says_who_wrote_what_and_when() {
         let conflict = ConflictReport {
             path: "d/f.txt".into(),
+            path_hex: None,
             kind: ConflictKind::Versions,
             what: "2 versions of it were written at the same time".into(),
             acts: vec![act("LAPTOP", "00112233445566"), act("PHONE", "00112233445566")],
@@ -108,6 +113,10 @@ mod tests {
         assert!(text.contains("photos: 1 to look at"), "{text}");
         assert!(text.contains("LAPTOP wrote: f.txt, 1.5 KiB"), "{text}");
         assert!(!text.contains("member"), "one person needs no telling apart: {text}");
+        report.conflicts[0].path_hex = Some("66ff".into());
+        report.conflicts[0].acts[0].name_hex = Some("66fe".into());
+        let text = folder(&report);
+        assert!(text.contains("\n'f'$'\\377'\n") && text.contains("wrote: 'f'$'\\376', 1.5"), "{text}");
         report.conflicts[0].acts[1].member = Some("aabbccddeeff".into());
         assert!(folder(&report).contains("PHONE (member aabbccdd) wrote"), "{}", folder(&report));
     }
