@@ -77,6 +77,17 @@ pub enum Unseen {
     Accept,
 }
 
+/// Whether whoever asks is sure of what locks out this very device, or its person.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sure {
+    /// They are to be asked.
+    #[default]
+    No,
+    /// They said so.
+    Yes,
+}
+
 /// A member's 24 words on their way to the daemon: the socket is the member's alone, and nothing shows them.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -277,6 +288,9 @@ pub enum Request {
     SeederForget {
         /// What the member calls it.
         name: String,
+        /// What if no words bring it back.
+        #[serde(default)]
+        sure: Sure,
     },
     /// Tells a seeder what to do.
     SeederManage {
@@ -284,6 +298,9 @@ pub enum Request {
         name: String,
         /// What.
         told: Told,
+        /// What if this device commands it no more afterwards.
+        #[serde(default)]
+        sure: Sure,
     },
     /// Waits until copies are proved.
     Wait {
@@ -380,6 +397,9 @@ pub enum Request {
         /// What if entries of theirs are not here.
         #[serde(default)]
         unseen: Unseen,
+        /// What if it is this device's own person, who may do less then.
+        #[serde(default)]
+        sure: Sure,
     },
     /// Removes a person.
     MemberRemove {
@@ -390,6 +410,9 @@ pub enum Request {
         /// What if entries of theirs are not here.
         #[serde(default)]
         unseen: Unseen,
+        /// What if it is this device's own person.
+        #[serde(default)]
+        sure: Sure,
     },
     /// Removes a device that was silent for 90 days.
     DeviceLapse {
@@ -410,6 +433,9 @@ pub enum Request {
         /// What if entries of it are not here.
         #[serde(default)]
         unseen: Unseen,
+        /// What if it is this device.
+        #[serde(default)]
+        sure: Sure,
     },
 }
 

@@ -69,3 +69,32 @@ fn device_whose_network_is_off_calls_nobody_and_says_so() {
     assert!(said.code == 4 && said.err.contains("network is off"), "{said:?}");
     drop(bob);
 }
+
+#[test]
+fn act_that_locks_out_whoever_does_it_is_refused_unless_they_are_sure() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (ann, bob, seeder) = two(dir.path());
+    bob.ctl(&["folder", "join", &invite(&ann, "admin")]).ok();
+    let said = seeder.run(&["claim", "--json"]).ok();
+    let code: Value = serde_json::from_str(&said.out).expect("JSON");
+    bob.ctl(&["seeder", "claim", code["code"].as_str().expect("a code"), "--name", "box"]).ok();
+    let admins = json(&bob, &["seeder", "manage", "box", "admins", "list"]);
+    let key = admins["answer"]["admins"][0]["key"].as_str().expect("a key").to_owned();
+    for act in [
+        &["device", "remove", "club", "bob"][..],
+        &["member", "remove", "club", "bob"],
+        &["member", "role", "club", "bob", "write"],
+        &["seeder", "manage", "box", "admins", "remove", &key],
+    ] {
+        let said = bob.ctl(act);
+        assert!(said.code == 4 && said.err.contains("--yes"), "{act:?}: {said:?}");
+        assert!(said.err.contains("You would"), "{act:?}: {said:?}");
+    }
+    assert_eq!(json(&bob, &["member", "list", "club"])["role"], "admin");
+    // What is done to others asks nothing, and who is sure is not asked.
+    ann.ctl(&["member", "role", "club", "bob", "write"]).ok();
+    ann.ctl(&["member", "role", "club", "bob", "admin"]).ok();
+    until("Bob knows", || json(&bob, &["member", "list", "club"])["role"] == "admin");
+    bob.ctl(&["device", "remove", "club", "bob", "--yes"]).ok();
+    assert!(json(&bob, &["member", "list", "club"])["role"].is_null());
+}

@@ -3,13 +3,13 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use cobox_net::http::{Fault, Input, Named};
+use cobox_net::http::{Fault, Input, Named, Wanted};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Api, Shared};
+use super::{Answer, Api, Shared, Yes};
 use crate::contracts::{ManageReport, OwnedReport, OwnedsReport, Told};
 use crate::control::Request;
 
@@ -43,20 +43,25 @@ async fn claim(
 }
 
 /// Forget a seeder that this device commands; the seeder is not told
-#[utoipa::path(delete, path = "/v1/admin/seeders/{seeder}", params(("seeder" = String, Path, description = "What the member calls it")),
+#[utoipa::path(delete, path = "/v1/admin/seeders/{seeder}", params(("seeder" = String, Path, description = "What the member calls it"), Yes),
     responses((status = 200, body = OwnedsReport), (status = "default", body = Fault)))]
-async fn forget(State(api): Api, Named(name): Named<String>) -> Answer<OwnedsReport> {
-    api.ask(Request::SeederForget { name }).await
+async fn forget(
+    State(api): Api,
+    Named(name): Named<String>,
+    Wanted(yes): Wanted<Yes>,
+) -> Answer<OwnedsReport> {
+    api.ask(Request::SeederForget { name, sure: yes.sure() }).await
 }
 
 /// Tell a seeder what to do, once: `seed` (replicate), `unseed` (unreplicate), `status` (list), and the rest. Its answer
 /// says whether it was done, refused or cut off
-#[utoipa::path(post, path = "/v1/admin/seeders/{seeder}/orders", params(("seeder" = String, Path, description = "What the member calls it, or the beginning of its peer id")),
+#[utoipa::path(post, path = "/v1/admin/seeders/{seeder}/orders", params(("seeder" = String, Path, description = "What the member calls it, or the beginning of its peer id"), Yes),
     request_body = Told, responses((status = 200, body = ManageReport), (status = "default", body = Fault)))]
 async fn order(
     State(api): Api,
     Named(name): Named<String>,
+    Wanted(yes): Wanted<Yes>,
     Input(told): Input<Told>,
 ) -> Answer<ManageReport> {
-    api.ask_slowly(Request::SeederManage { name, told }).await
+    api.ask_slowly(Request::SeederManage { name, told, sure: yes.sure() }).await
 }

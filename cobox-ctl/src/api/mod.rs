@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::control::{Request, Shortfall, Unseen};
+use crate::control::{Request, Shortfall, Sure, Unseen};
 use crate::daemon::Daemon;
 use crate::exit::{Kind, Outcome, Problem};
 use crate::report::FolderReport;
@@ -95,6 +95,21 @@ struct Now {
 impl Now {
     fn unseen(&self) -> Unseen {
         if self.now { Unseen::Accept } else { Unseen::Refuse }
+    }
+}
+
+/// Whether whoever asks is sure of what locks out this very device, or its person.
+#[derive(serde::Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Yes {
+    /// Also where it locks out this device or its person, and only others can take that back.
+    #[serde(default)]
+    yes: bool,
+}
+
+impl Yes {
+    fn sure(&self) -> Sure {
+        if self.yes { Sure::Yes } else { Sure::No }
     }
 }
 

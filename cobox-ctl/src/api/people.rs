@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Answer, Api, Now, Shared};
+use super::{Answer, Api, Now, Shared, Yes};
 use crate::control::Request;
 use crate::people::{DepartureReport, InviteReport, InvitesReport, JoinReport, PeopleReport, PersonRole};
 
@@ -104,41 +104,44 @@ async fn members(State(api): Api, Named(key): Named<String>) -> Answer<PeopleRep
 
 /// Change what a person may do
 #[utoipa::path(patch, path = "/v1/folders/{folder}/members/{member}",
-    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("member" = String, Path, description = "The beginning of an id, or a device's label"), Now),
+    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("member" = String, Path, description = "The beginning of an id, or a device's label"), Now, Yes),
     request_body = Change, responses((status = 200, body = DepartureReport), (status = "default", body = Fault)))]
 async fn change(
     State(api): Api,
     Named((key, member)): Named<(String, String)>,
     Wanted(unseen): Wanted<Now>,
+    Wanted(yes): Wanted<Yes>,
     Input(wanted): Input<Change>,
 ) -> Answer<DepartureReport> {
     let folder = api.folder(&key)?;
-    let unseen = unseen.unseen();
-    api.ask_slowly(Request::MemberRole { folder, member, role: wanted.role, unseen }).await
+    let (unseen, sure) = (unseen.unseen(), yes.sure());
+    api.ask_slowly(Request::MemberRole { folder, member, role: wanted.role, unseen, sure }).await
 }
 
 /// Remove a person: the keys change
 #[utoipa::path(delete, path = "/v1/folders/{folder}/members/{member}",
-    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("member" = String, Path, description = "The beginning of an id, or a device's label"), Now),
+    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("member" = String, Path, description = "The beginning of an id, or a device's label"), Now, Yes),
     responses((status = 200, body = DepartureReport), (status = "default", body = Fault)))]
 async fn remove(
     State(api): Api,
     Named((key, member)): Named<(String, String)>,
     Wanted(unseen): Wanted<Now>,
+    Wanted(yes): Wanted<Yes>,
 ) -> Answer<DepartureReport> {
     let folder = api.folder(&key)?;
-    api.ask_slowly(Request::MemberRemove { folder, member, unseen: unseen.unseen() }).await
+    api.ask_slowly(Request::MemberRemove { folder, member, unseen: unseen.unseen(), sure: yes.sure() }).await
 }
 
 /// Remove a device: the keys change
 #[utoipa::path(delete, path = "/v1/folders/{folder}/devices/{device}",
-    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("device" = String, Path, description = "The beginning of its id, or its label"), Now),
+    params(("folder" = String, Path, description = "Its id in hex, or its name"), ("device" = String, Path, description = "The beginning of its id, or its label"), Now, Yes),
     responses((status = 200, body = DepartureReport), (status = "default", body = Fault)))]
 async fn remove_device(
     State(api): Api,
     Named((key, device)): Named<(String, String)>,
     Wanted(unseen): Wanted<Now>,
+    Wanted(yes): Wanted<Yes>,
 ) -> Answer<DepartureReport> {
     let folder = api.folder(&key)?;
-    api.ask_slowly(Request::DeviceRemove { folder, device, unseen: unseen.unseen() }).await
+    api.ask_slowly(Request::DeviceRemove { folder, device, unseen: unseen.unseen(), sure: yes.sure() }).await
 }

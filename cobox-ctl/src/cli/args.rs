@@ -8,7 +8,7 @@ use cobox_net::shown::is_odd;
 
 use super::agreement::{AgreementVerb, SeedCode};
 use super::conflicts::Conflicts;
-use super::member::{DeviceVerb, Invite, Join, MemberVerb};
+use super::member::{DeviceVerb, Invite, Join, MemberVerb, Yes};
 use super::owned::{Claim, Manage};
 use crate::render::units::{parse_bytes, parse_date, parse_span};
 
@@ -331,6 +331,8 @@ pub enum SeederVerb {
     Forget {
         /// What you call it
         seeder: String,
+        #[command(flatten)]
+        yes: Yes,
     },
     /// Tell a seeder that you command what to do, from anywhere
     Manage(Manage),

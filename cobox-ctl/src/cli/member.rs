@@ -8,10 +8,10 @@ use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
 
 use super::args::span;
-use super::secrets::read_secret;
+use super::secrets::{confirm, on_terminal, read_secret};
 use super::{Answer, Session};
-use crate::control::{Request, Unseen};
-use crate::exit::{Outcome, Problem};
+use crate::control::{Request, Sure, Unseen};
+use crate::exit::{Kind, Outcome, Problem};
 use crate::people::{
     DepartureReport, InviteReport, InvitesReport, JoinReport, PeopleReport, PersonDevice, PersonRole,
 };
@@ -72,6 +72,8 @@ pub enum MemberVerb {
         role: PersonRole,
         #[command(flatten)]
         now: Now,
+        #[command(flatten)]
+        yes: Yes,
     },
     /// Remove a person with all devices; the words do not open the folder any more
     Remove {
@@ -81,6 +83,8 @@ pub enum MemberVerb {
         member: String,
         #[command(flatten)]
         now: Now,
+        #[command(flatten)]
+        yes: Yes,
     },
 }
 
@@ -109,6 +113,8 @@ pub enum DeviceVerb {
         device: String,
         #[command(flatten)]
         now: Now,
+        #[command(flatten)]
+        yes: Yes,
     },
 }
 
@@ -118,6 +124,20 @@ pub struct Now {
     /// Also while others have entries of a log that ends which are not here: they are lost
     #[arg(long)]
     now: bool,
+}
+
+/// What about acts that lock out who asks for them.
+#[derive(Args, Clone, Copy, Default, Debug)]
+pub struct Yes {
+    /// Also where it locks out this device or you, without a question
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Yes {
+    pub(super) fn sure(self) -> Sure {
+        if self.yes { Sure::Yes } else { Sure::No }
+    }
 }
 
 impl Now {
@@ -178,18 +198,35 @@ impl Session<'_> {
                 let report: PeopleReport = self.ask(&Request::MemberList { folder: folder.clone() })?;
                 Answer::new(&report, people(&report))
             }
-            MemberVerb::Role { folder, member, role, now } => {
-                let (folder, member, unseen) = (folder.clone(), member.clone(), now.unseen());
-                let report: DepartureReport =
-                    self.ask_slowly(&Request::MemberRole { folder, member, role: *role, unseen })?;
+            MemberVerb::Role { folder, member, role, now, yes } => {
+                let report: DepartureReport = self.ask_who_is_sure(*yes, &|sure| {
+                    let (folder, member, unseen) = (folder.clone(), member.clone(), now.unseen());
+                    Request::MemberRole { folder, member, role: *role, unseen, sure }
+                })?;
                 Answer::new(&report, departed(&report))
             }
-            MemberVerb::Remove { folder, member, now } => {
-                let (folder, member, unseen) = (folder.clone(), member.clone(), now.unseen());
-                let report: DepartureReport =
-                    self.ask_slowly(&Request::MemberRemove { folder, member, unseen })?;
+            MemberVerb::Remove { folder, member, now, yes } => {
+                let report: DepartureReport = self.ask_who_is_sure(*yes, &|sure| {
+                    let (folder, member, unseen) = (folder.clone(), member.clone(), now.unseen());
+                    Request::MemberRemove { folder, member, unseen, sure }
+                })?;
                 Answer::new(&report, departed(&report))
             }
+        }
+    }
+
+    /// Asks for what may lock out who asks: a person at a terminal is asked first, a script says --yes.
+    pub(super) fn ask_who_is_sure<T: serde::de::DeserializeOwned>(
+        &self,
+        yes: Yes,
+        request: &dyn Fn(Sure) -> Request,
+    ) -> Outcome<T> {
+        match self.ask_slowly(&request(yes.sure())) {
+            Err(problem) if problem.kind == Kind::Unsure && yes.sure() == Sure::No && on_terminal() => {
+                confirm(&problem)?;
+                self.ask_slowly(&request(Sure::Yes))
+            }
+            answer => answer,
         }
     }
 
@@ -205,10 +242,11 @@ impl Session<'_> {
                     self.ask_slowly(&Request::DeviceLapse { folder, device, unseen })?;
                 Answer::new(&report, departed(&report))
             }
-            DeviceVerb::Remove { folder, device, now } => {
-                let (folder, device, unseen) = (folder.clone(), device.clone(), now.unseen());
-                let report: DepartureReport =
-                    self.ask_slowly(&Request::DeviceRemove { folder, device, unseen })?;
+            DeviceVerb::Remove { folder, device, now, yes } => {
+                let report: DepartureReport = self.ask_who_is_sure(*yes, &|sure| {
+                    let (folder, device, unseen) = (folder.clone(), device.clone(), now.unseen());
+                    Request::DeviceRemove { folder, device, unseen, sure }
+                })?;
                 Answer::new(&report, departed(&report))
             }
         }

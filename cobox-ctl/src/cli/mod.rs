@@ -404,7 +404,7 @@ impl Session<'_> {
             SeederVerb::Code(args) => self.seed_code(args),
             SeederVerb::Claim(args) => self.claim(args),
             SeederVerb::Owned => self.owned(),
-            SeederVerb::Forget { seeder } => self.forget_owned(seeder),
+            SeederVerb::Forget { seeder, yes } => self.forget_owned(seeder, *yes),
             SeederVerb::Manage(args) => self.manage(args),
         }
     }

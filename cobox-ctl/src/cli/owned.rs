@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::agreement::code_and_picture;
 use super::args::{date, size, span};
+use super::member::Yes;
 use super::secrets::{on_terminal, read_secret};
 use super::{Answer, Session};
 use crate::contracts::{AdminRank, ManageReport, OwnedReport, OwnedsReport, Told};
@@ -115,6 +116,8 @@ pub enum AdminsVerb {
     Remove {
         /// The whole key, as `admins list` shows it
         key: String,
+        #[command(flatten)]
+        yes: Yes,
     },
 }
 
@@ -165,12 +168,17 @@ impl Session<'_> {
         Answer::new(&report, owneds(&report))
     }
 
-    pub(super) fn forget_owned(&self, name: &str) -> Outcome<Answer> {
-        let report: OwnedsReport = self.ask(&Request::SeederForget { name: name.to_owned() })?;
+    pub(super) fn forget_owned(&self, name: &str, yes: Yes) -> Outcome<Answer> {
+        let report: OwnedsReport =
+            self.ask_who_is_sure(yes, &|sure| Request::SeederForget { name: name.to_owned(), sure })?;
         Answer::new(&report, owneds(&report))
     }
 
     pub(super) fn manage(&self, args: &Manage) -> Outcome<Answer> {
+        let yes = match &args.order {
+            OrderVerb::Admins(AdminsVerb::Remove { yes, .. }) => *yes,
+            _ => Yes::default(),
+        };
         let told = match &args.order {
             OrderVerb::Status => Told::Status,
             OrderVerb::Report => Told::Report,
@@ -188,11 +196,15 @@ impl Session<'_> {
                 rank: rank.rank(),
                 valid_ms: u64::try_from(expires.as_millis()).unwrap_or(u64::MAX),
             },
-            OrderVerb::Admins(AdminsVerb::Remove { key }) => Told::AdminsRemove { key: key.clone() },
+            OrderVerb::Admins(AdminsVerb::Remove { key, .. }) => Told::AdminsRemove { key: key.clone() },
             OrderVerb::EndAgreement { folder } => Told::EndAgreement { folder: folder.clone() },
         };
         let name = args.seeder.clone();
-        let report: ManageReport = self.ask(&Request::SeederManage { name, told })?;
+        let report: ManageReport = self.ask_who_is_sure(yes, &|sure| Request::SeederManage {
+            name: name.clone(),
+            told: told.clone(),
+            sure,
+        })?;
         let exit = match report.outcome.as_str() {
             "done" => Exit::Done,
             "refused" => Exit::Refused,

@@ -106,6 +106,23 @@ pub(crate) fn new_passphrase(file: Option<&PathBuf>) -> Outcome<Zeroizing<String
     Err(Problem::failed_with("No passphrase was chosen.", "Run it again. Nothing was changed."))
 }
 
+/// Tells a person at the terminal what would come of it, and asks whether they want it.
+///
+/// # Errors
+/// What they were told, when they do not.
+pub(crate) fn confirm(problem: &Problem) -> Outcome<()> {
+    eprint!("{}\nType yes if that is what you want: ", problem.message);
+    let mut line = String::new();
+    if io::stdin().read_line(&mut line).is_ok() && is_yes(&line) {
+        return Ok(());
+    }
+    Err(Problem::refused("Nothing was changed.", ""))
+}
+
+fn is_yes(line: &str) -> bool {
+    line.trim().eq_ignore_ascii_case("yes")
+}
+
 fn prompt(question: &str) -> Outcome<Zeroizing<String>> {
     rpassword::prompt_password(question)
         .map(Zeroizing::new)
@@ -224,6 +241,12 @@ mod tests {
         let path = temp.path().join("film");
         std::fs::write(&path, "x".repeat(5000)).expect("written");
         assert_eq!(read_secret(&path).expect_err("refused").code, Exit::Usage);
+    }
+
+    #[test]
+    fn only_a_whole_yes_is_one() {
+        assert!(is_yes("yes\n") && is_yes(" YES "));
+        assert!(!is_yes("") && !is_yes("y\n") && !is_yes("yes, but no"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::folder::FolderState;
 use super::status::grants;
 use super::wait::Tell;
 use super::{Daemon, now_ms};
-use crate::control::Unseen;
+use crate::control::{Sure, Unseen};
 use crate::exit::{Outcome, Problem};
 use crate::people::{
     DepartureReport, InviteLine, InviteReport, InvitesReport, PeopleReport, Person, PersonDevice, PersonRole,
@@ -138,13 +138,15 @@ impl Daemon {
         folder: &str,
         who: &str,
         role: PersonRole,
-        unseen: Unseen,
+        (unseen, sure): (Unseen, Sure),
         tell: Tell<'_>,
     ) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let member = find_member(&state, who)?;
         if role != PersonRole::Admin {
             require_other_admin(&state, |_, other| other != member)?;
+            let is_own = state.folder.role()? == Some(Role::Admin) && own_member(&state)? == Some(member);
+            require_sure(&state, is_own, sure, "You would be no admin any more of")?;
         }
         if role == PersonRole::Read {
             self.require_seen(&state, &logs_of(&state, member)?, unseen, tell)?;
@@ -159,12 +161,19 @@ impl Daemon {
         &self,
         folder: &str,
         who: &str,
-        unseen: Unseen,
+        (unseen, sure): (Unseen, Sure),
         tell: Tell<'_>,
     ) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
         let member = find_member(&state, who)?;
         require_other_admin(&state, |_, other| other != member)?;
+        let is_own = own_member(&state)? == Some(member);
+        require_sure(
+            &state,
+            is_own,
+            sure,
+            "You would remove yourself, with all your devices and your words, from",
+        )?;
         self.require_seen(&state, &logs_of(&state, member)?, unseen, tell)?;
         require_other_admin(&state, |_, other| other != member)?;
         self.depart(&state, member, None, |folder| folder.remove_member(member))
@@ -175,7 +184,7 @@ impl Daemon {
         &self,
         folder: &str,
         which: &str,
-        unseen: Unseen,
+        (unseen, sure): (Unseen, Sure),
         tell: Tell<'_>,
     ) -> Outcome<DepartureReport> {
         let state = self.folder(folder)?;
@@ -184,6 +193,8 @@ impl Daemon {
         let found: Vec<LogId> = access.devices.keys().filter(fits).copied().collect();
         let log = single(&found, which, "device")?;
         require_other_admin(&state, |other, _| other != log)?;
+        let is_own = log == state.folder.log();
+        require_sure(&state, is_own, sure, "You would remove the very device that you are at from")?;
         self.require_seen(&state, &[log], unseen, tell)?;
         require_other_admin(&state, |other, _| other != log)?;
         let before = (readable_entries(&state)?, access.epochs.len() as u64);
@@ -208,7 +219,7 @@ impl Daemon {
         let name = shown::name(silent.label.as_bytes());
         let seen = match silent.last_seen_ms {
             Some(ms) if now_ms().saturating_sub(ms) >= LAPSE_MS => {
-                return self.device_remove(folder, &silent.id, unseen, tell);
+                return self.device_remove(folder, &silent.id, (unseen, Sure::No), tell);
             }
             Some(ms) => format!("{name} wrote last {}", shown::time(ms)),
             None => format!("{name} never wrote anything"),
@@ -373,6 +384,34 @@ fn find_member(state: &FolderState, who: &str) -> Outcome<MemberId> {
     };
     let found: Vec<MemberId> = access.members.keys().filter(fits).copied().collect();
     single(&found, who, "member")
+}
+
+/// The person of this device; `None` once it was removed.
+fn own_member(state: &FolderState) -> Outcome<Option<MemberId>> {
+    let access = state.folder.store().access(state.no())?;
+    Ok(access.devices.get(&state.folder.log()).map(|device| device.member))
+}
+
+/// What nobody here can take back needs a person who means it.
+fn require_sure(state: &FolderState, is_own: bool, sure: Sure, what: &str) -> Outcome<()> {
+    if !is_own || sure == Sure::Yes {
+        return Ok(());
+    }
+    Err(Problem::unsure(
+        format!("{what} {}. Only another admin can take that back.", state.folder.name()),
+        "Nothing was changed. Say --yes if that is what you want; `cobox-ctl folder leave` takes a folder off this device alone.",
+    ))
+}
+
+/// A code that is good for no time brings in nobody.
+pub(super) fn require_lifetime(valid_ms: u64) -> Outcome<()> {
+    if valid_ms > 0 {
+        return Ok(());
+    }
+    Err(Problem::usage(
+        "A code that expires at once brings in nobody.",
+        "Say how long it is good, like 72h: long enough to hand it over.",
+    ))
 }
 
 /// A folder without an admin lets nobody in or out until its founder's words are used.

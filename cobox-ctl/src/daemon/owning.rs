@@ -15,12 +15,13 @@ use cobox_store::format::owned::OwnedRow;
 use cobox_store::format::receipt::{peer_id_of, peer_key};
 use cobox_store::id::{AdminKey, FolderId, KemKey};
 use cobox_store::keyed::MemberSecret;
-use cobox_store::keyed::owned::{Claiming, fresh_claim_secret};
+use cobox_store::keyed::owned::{Claiming, fresh_claim_secret, own_key};
 use serde_json::Value;
 
 use super::seeders::parse_address;
 use super::{Daemon, now_ms};
 use crate::contracts::{AdminRank, ManageReport, OwnedReport, OwnedsReport, Told};
+use crate::control::Sure;
 use crate::exit::{Exit, Outcome, Problem};
 
 /// Letters of what a seeder said about an earlier command: it may say anything, at any length.
@@ -153,16 +154,40 @@ impl Daemon {
     }
 
     /// Forgets a seeder that this device commands.
-    pub fn owned_forget(&self, name: &str) -> Outcome<OwnedsReport> {
-        let (_, peer) = self.owned_named(name)?;
+    pub fn owned_forget(&self, name: &str, sure: Sure) -> Outcome<OwnedsReport> {
+        let (owned, peer) = self.owned_named(name)?;
+        if sure == Sure::No && !owned_report(&owned).words_claim {
+            return Err(Problem::unsure(
+                format!(
+                    "This device could not command {} any more, and your words do not bring it back: only another of its owners \
+                     or whoever has its machine could let this device in again.",
+                    owned.name
+                ),
+                "Nothing was changed. Say --yes if that is what you want.",
+            ));
+        }
         self.home.owned_forget(&peer)?;
         self.owned()
     }
 
     /// Tells a seeder what to do, and waits for its answer.
-    pub fn seeder_manage(&self, name: &str, told: &Told) -> Outcome<ManageReport> {
+    pub fn seeder_manage(&self, name: &str, told: &Told, sure: Sure) -> Outcome<ManageReport> {
         let _turn = self.owning.lock();
         let (owned, peer) = self.owned_named(name)?;
+        let dismissed = match told {
+            Told::AdminsRemove { key } => Some(admin_key(key)?),
+            _ => None,
+        };
+        if sure == Sure::No && dismissed == Some(own_key(&owned)) {
+            return Err(Problem::unsure(
+                format!(
+                    "You would dismiss the very device that you are at: {} would obey it no more, and only another of its owners \
+                     could take that back.",
+                    owned.name
+                ),
+                "Nothing was changed. Say --yes if that is what you want.",
+            ));
+        }
         let hint = hint_of(&owned.address)?;
         let earlier = self.settle_earlier(&owned, &peer, &hint)?;
         let (order, code) = self.order(&owned, told)?;

@@ -223,8 +223,8 @@ fn answer_about_seeders(
             value(&daemon.seeder_reclaim(&address, &words.0, name.as_deref())?)
         }
         Request::SeederOwned => value(&daemon.owned()?),
-        Request::SeederForget { name } => value(&daemon.owned_forget(&name)?),
-        Request::SeederManage { name, told } => value(&daemon.seeder_manage(&name, &told)?),
+        Request::SeederForget { name, sure } => value(&daemon.owned_forget(&name, sure)?),
+        Request::SeederManage { name, told, sure } => value(&daemon.seeder_manage(&name, &told, sure)?),
         other => answer_about_people(daemon, other, tell),
     }
 }
@@ -242,17 +242,17 @@ fn answer_about_people(
             value(&daemon.join(&code, name.as_deref(), Duration::from_millis(timeout_ms), tell)?)
         }
         Request::MemberList { folder } => value(&daemon.people(&folder)?),
-        Request::MemberRole { folder, member, role, unseen } => {
-            value(&daemon.person_role(&folder, &member, role, unseen, tell)?)
+        Request::MemberRole { folder, member, role, unseen, sure } => {
+            value(&daemon.person_role(&folder, &member, role, (unseen, sure), tell)?)
         }
-        Request::MemberRemove { folder, member, unseen } => {
-            value(&daemon.person_remove(&folder, &member, unseen, tell)?)
+        Request::MemberRemove { folder, member, unseen, sure } => {
+            value(&daemon.person_remove(&folder, &member, (unseen, sure), tell)?)
         }
         Request::DeviceLapse { folder, device, unseen } => {
             value(&daemon.device_lapse(&folder, &device, unseen, tell)?)
         }
-        Request::DeviceRemove { folder, device, unseen } => {
-            value(&daemon.device_remove(&folder, &device, unseen, tell)?)
+        Request::DeviceRemove { folder, device, unseen, sure } => {
+            value(&daemon.device_remove(&folder, &device, (unseen, sure), tell)?)
         }
         other => answer_about_conflicts(daemon, other),
     }

@@ -74,6 +74,12 @@ pub fn fresh_claim_secret() -> Result<(Zeroizing<[u8; 16]>, ClaimKey)> {
     Ok((secret, claim))
 }
 
+/// The key under which this device commands a seeder.
+#[must_use]
+pub fn own_key(owned: &OwnedRow) -> AdminKey {
+    AdminKey(SigningKey::from_bytes(&owned.sign_seed).verifying_key().to_bytes())
+}
+
 impl Home {
     /// Seeders that this device commands, ascending by key.
     ///
