@@ -32,6 +32,27 @@ fn two(dir: &std::path::Path) -> (Device, Device, Seeder) {
 }
 
 #[test]
+fn daemon_that_was_stopped_is_told_of_with_what_to_do_and_answers_when_it_goes_on() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut device = Device::set_up(dir.path(), "device");
+    device.start();
+    let pid = device.pid().and_then(|pid| Pid::from_raw(pid.try_into().expect("small"))).expect("it runs");
+    for verb in [&["status"][..], &["daemon", "status"], &["umount", "/nowhere"], &["doctor"]] {
+        kill_process(pid, Signal::STOP).expect("stops");
+        let mut asking =
+            device.command(verb).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("runs");
+        let mut said = BufReader::new(asking.stderr.take().expect("piped")).lines();
+        let mut line = || said.next().expect("it says something").expect("reads");
+        let (what, hint) = (line(), line());
+        assert!(what.contains("was stopped and does not answer"), "{verb:?}: {what}");
+        assert!(hint.contains(&format!("kill -CONT {}", pid.as_raw_nonzero())), "{verb:?}: {hint}");
+        kill_process(pid, Signal::CONT).expect("goes on");
+        asking.wait().expect("it ends");
+    }
+    device.ctl(&["status"]).ok();
+}
+
+#[test]
 fn device_whose_network_is_off_calls_nobody_and_says_so() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (mut ann, bob, seeder) = two(dir.path());

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::secrets::existing_passphrase;
+use super::alive::{Quiet, is_answering};
+use super::secrets::{PassphraseFrom, existing_passphrase};
 use crate::control::{InUse, LineError, REPLY_BYTES_MAX, Reply, Request, read_line, write_line};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::{Paths, private_dir};
@@ -26,29 +27,30 @@ const STOP_WAIT: Duration = Duration::from_secs(60);
 /// One old log is kept; a log this large holds weeks.
 const LOG_BYTES_MAX: u64 = 8 << 20;
 
-/// Whether a daemon answers at the socket.
-pub(crate) fn is_running(paths: &Paths) -> bool {
+/// Whether a daemon listens at the socket.
+fn is_running(paths: &Paths) -> bool {
     crate::control::connect(&paths.socket()).is_ok()
 }
 
 /// Sends a request to the daemon, starting it if need be, and returns its last word.
 ///
 /// # Errors
-/// What the daemon says, and when it cannot be reached or started.
+/// What the daemon says, and when it cannot be reached or started, or gives no sign of life.
 pub(crate) fn ask<T: DeserializeOwned>(
     paths: &Paths,
-    passphrase_file: Option<&PathBuf>,
+    passphrase: PassphraseFrom<'_>,
     request: &Request,
     progress: &mut dyn FnMut(&WaitProgress),
 ) -> Outcome<T> {
+    is_answering(paths)?;
     let stream = match crate::control::connect(&paths.socket()) {
         Ok(stream) => stream,
         Err(_) => {
-            start(paths, passphrase_file)?;
+            start(paths, passphrase)?;
             crate::control::connect(&paths.socket()).map_err(gone)?
         }
     };
-    converse(stream, request, progress).map(|(value, _)| value)
+    converse(paths, stream, request, progress).map(|(value, _)| value)
 }
 
 /// Ends a running daemon and returns once its process is gone.
@@ -56,8 +58,9 @@ pub(crate) fn ask<T: DeserializeOwned>(
 /// # Errors
 /// When programs use its mounts and `in_use` respects them, or when it does not end in time.
 pub(crate) fn stop(paths: &Paths, in_use: InUse) -> Outcome<Option<Value>> {
+    is_answering(paths)?;
     let Ok(stream) = crate::control::connect(&paths.socket()) else { return Ok(None) };
-    let (value, mut reader) = converse(stream, &Request::Stop { in_use }, &mut |_| ())?;
+    let (value, mut reader) = converse(paths, stream, &Request::Stop { in_use }, &mut |_| ())?;
     reader.get_ref().set_read_timeout(Some(STOP_WAIT)).map_err(gone)?;
     let mut rest = Vec::new();
     // The daemon keeps the connection until its process ends.
@@ -80,6 +83,7 @@ fn gone(error: io::Error) -> Problem {
 }
 
 fn converse<T: DeserializeOwned>(
+    paths: &Paths,
     stream: UnixStream,
     request: &Request,
     progress: &mut dyn FnMut(&WaitProgress),
@@ -87,6 +91,7 @@ fn converse<T: DeserializeOwned>(
     let mut writing = stream.try_clone().map_err(gone)?;
     write_line(&mut writing, request).map_err(gone)?;
     let mut reader = BufReader::new(stream);
+    let mut quiet = Quiet::begin(paths);
     loop {
         let reply: Reply = read_line(&mut reader, REPLY_BYTES_MAX).map_err(|error| match error {
             LineError::Io(error) => gone(error),
@@ -95,6 +100,7 @@ fn converse<T: DeserializeOwned>(
         })?;
         match reply {
             Reply::Progress(value) => {
+                quiet.end();
                 if let Ok(step) = serde_json::from_value(value) {
                     progress(&step);
                 }
@@ -120,13 +126,10 @@ fn foreign(error: &LineError) -> Problem {
 ///
 /// # Errors
 /// What it says when it cannot start.
-pub(crate) fn start(paths: &Paths, passphrase_file: Option<&PathBuf>) -> Outcome<()> {
+pub(crate) fn start(paths: &Paths, passphrase: PassphraseFrom<'_>) -> Outcome<()> {
     super::setup::require_device(paths)?;
-    let passphrase = if Home::needs_passphrase(&paths.store)? {
-        Some(existing_passphrase(passphrase_file)?)
-    } else {
-        None
-    };
+    let passphrase =
+        if Home::needs_passphrase(&paths.store)? { Some(existing_passphrase(passphrase)?) } else { None };
     private_dir(&paths.log)?;
     private_dir(&paths.run)?;
     let deadline = Instant::now() + START_WAIT;

@@ -44,6 +44,7 @@ impl Session<'_> {
                 Answer::new(&report, text::list(&report))
             }
             Some(ConflictsVerb::Keep { path, both }) => {
+                self.require_answers()?;
                 let how = if *both { KeepHow::Both } else { KeepHow::This };
                 let path = resolve_link(path)?.as_os_str().as_bytes().to_vec();
                 let report: KeepReport = self.ask(&Request::ConflictKeep { path, how })?;

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::client::is_running;
+use super::alive::is_answering;
+use super::secrets::PassphraseFrom;
 use crate::control::Request;
 use crate::paths::Paths;
 use crate::render::units;
@@ -56,15 +57,22 @@ pub(crate) fn examine(paths: &Paths) -> Report {
         return report;
     }
     report.good(format!("There is a device at {}.", paths.home.display()));
-    if !is_running(paths) {
-        report.bad(
-            "The daemon is not running, so nothing is mounted or sent.",
-            "Start it with `cobox-ctl daemon start`.",
-        );
-        return report;
+    match is_answering(paths) {
+        Ok(true) => report.good("The daemon is running."),
+        Ok(false) => {
+            report.bad(
+                "The daemon is not running, so nothing is mounted or sent.",
+                "Start it with `cobox-ctl daemon start`.",
+            );
+            return report;
+        }
+        Err(problem) => {
+            report.bad(problem.message, problem.hint);
+            return report;
+        }
     }
-    report.good("The daemon is running.");
-    match super::client::ask::<StatusReport>(paths, None, &Request::Status { folder: None }, &mut |_| ()) {
+    let from = PassphraseFrom::Prompt;
+    match super::client::ask::<StatusReport>(paths, from, &Request::Status { folder: None }, &mut |_| ()) {
         Ok(status) => folders(&mut report, &status),
         Err(problem) => report.bad(problem.message, problem.hint),
     }

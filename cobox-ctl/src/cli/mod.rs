@@ -4,6 +4,7 @@
 //! device, and `doctor`.
 
 mod agreement;
+mod alive;
 mod args;
 mod client;
 mod conflicts;
@@ -36,6 +37,7 @@ use crate::report::{
     StatusReport, WaitReport,
 };
 use args::{AlarmVerb, ApiVerb, Cli, DaemonArgs, DaemonVerb, FolderVerb, KeyVerb, SeederVerb, Verb};
+use secrets::PassphraseFrom;
 
 /// What a verb produced: an object for scripts, text for people, and the exit code.
 struct Answer {
@@ -136,13 +138,7 @@ impl Session<'_> {
             Verb::Daemon(verb) => self.daemon(verb),
             Verb::Folder(verb) => self.folder(verb),
             Verb::Mount(args) => self.mount(args),
-            Verb::Umount { dir } => {
-                let report: MountReport = self.ask(&Request::Umount { dir: resolve(dir)? })?;
-                Answer::new(
-                    &report,
-                    format!("{} is unmounted; what was written is kept.\n", report.dir.display()),
-                )
-            }
+            Verb::Umount { dir } => self.umount(dir),
             Verb::Seeder(verb) => self.seeder(verb),
             Verb::Status { folder } => {
                 let report = self.status(folder.clone())?;
@@ -249,14 +245,17 @@ impl Session<'_> {
         self.cli.passphrase_file.as_ref()
     }
 
+    fn passphrase(&self) -> PassphraseFrom<'_> {
+        PassphraseFrom::option(self.passphrase_file())
+    }
+
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> Outcome<T> {
-        client::ask(&self.paths, self.passphrase_file(), request, &mut |_| ())
+        client::ask(&self.paths, self.passphrase(), request, &mut |_| ())
     }
 
     fn ask_slowly<T: DeserializeOwned>(&self, request: &Request) -> Outcome<T> {
         let mut progress = Progress::new(self.style);
-        let answer =
-            client::ask(&self.paths, self.passphrase_file(), request, &mut |step| progress.step(step));
+        let answer = client::ask(&self.paths, self.passphrase(), request, &mut |step| progress.step(step));
         progress.done();
         answer
     }
@@ -268,9 +267,9 @@ impl Session<'_> {
     fn daemon(&self, verb: &DaemonVerb) -> Outcome<Answer> {
         match verb {
             DaemonVerb::Start => {
-                let was_running = client::is_running(&self.paths);
+                let was_running = alive::is_answering(&self.paths)?;
                 if !was_running {
-                    client::start(&self.paths, self.passphrase_file())?;
+                    client::start(&self.paths, self.passphrase())?;
                 }
                 let words = if was_running { "runs already" } else { "is running" };
                 Answer::new(
@@ -284,7 +283,7 @@ impl Session<'_> {
                 let text = if stopped.is_some() { "The daemon has ended." } else { "No daemon was running." };
                 Answer::new(&json!({ "running": false, "stopped": stopped.is_some() }), format!("{text}\n"))
             }
-            DaemonVerb::Status if client::is_running(&self.paths) => {
+            DaemonVerb::Status if alive::is_answering(&self.paths)? => {
                 let pong: Value = self.ask(&Request::Ping)?;
                 let pid = pong.get("pid").and_then(Value::as_u64).unwrap_or_default();
                 Answer::new(
@@ -300,7 +299,7 @@ impl Session<'_> {
                 cobox_net::heaps::begin_with_few();
                 setup::require_device(&self.paths)?;
                 let unlock = if Home::needs_passphrase(&self.paths.store)? {
-                    Unlock::Passphrase(secrets::existing_passphrase(self.passphrase_file())?)
+                    Unlock::Passphrase(secrets::existing_passphrase(self.passphrase())?)
                 } else {
                     Unlock::KeyFile(self.paths.key.clone())
                 };
@@ -355,7 +354,19 @@ impl Session<'_> {
         }
     }
 
+    /// Before a path is looked at that may lie in a mount: in that of a daemon that hangs, so would the look.
+    fn require_answers(&self) -> Outcome<()> {
+        alive::is_answering(&self.paths).map(drop)
+    }
+
+    fn umount(&self, dir: &Path) -> Outcome<Answer> {
+        self.require_answers()?;
+        let report: MountReport = self.ask(&Request::Umount { dir: resolve(dir)? })?;
+        Answer::new(&report, format!("{} is unmounted; what was written is kept.\n", report.dir.display()))
+    }
+
     fn mount(&self, args: &args::Mount) -> Outcome<Answer> {
+        self.require_answers()?;
         let report: MountReport = self.ask(&Request::Mount {
             folder: args.folder.clone(),
             dir: resolve(&args.dir)?,

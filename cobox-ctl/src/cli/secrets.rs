@@ -62,13 +62,33 @@ fn passphrase_from(path: &Path) -> Outcome<Zeroizing<String>> {
     Ok(Zeroizing::new(line.to_owned()))
 }
 
+/// Where the passphrase of a device that is there comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum PassphraseFrom<'a> {
+    /// A person is asked.
+    Prompt,
+    /// The first line of a file.
+    File(&'a Path),
+    /// Somebody typed it a moment ago.
+    Typed(&'a Zeroizing<String>),
+}
+
+impl<'a> PassphraseFrom<'a> {
+    /// What the command line says.
+    pub fn option(file: Option<&'a PathBuf>) -> Self {
+        file.map_or(Self::Prompt, |path| Self::File(path))
+    }
+}
+
 /// The passphrase of a device that is there.
 ///
 /// # Errors
 /// When there is neither a file nor a terminal.
-pub(crate) fn existing_passphrase(file: Option<&PathBuf>) -> Outcome<Zeroizing<String>> {
-    if let Some(path) = file {
-        return passphrase_from(path);
+pub(crate) fn existing_passphrase(from: PassphraseFrom<'_>) -> Outcome<Zeroizing<String>> {
+    match from {
+        PassphraseFrom::Typed(typed) => return Ok(typed.clone()),
+        PassphraseFrom::File(path) => return passphrase_from(path),
+        PassphraseFrom::Prompt => {}
     }
     if !on_terminal() {
         return Err(Problem::usage(

@@ -13,17 +13,27 @@ use cobox_store::format::locator::{Locator, LocatorFolder};
 use cobox_store::id::{FolderId, RecordHash};
 use cobox_store::keyed::{Home, MemberSecret, Unlock};
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::args::{Init, Recover};
 use super::client::ask;
 use super::secrets::{
-    existing_passphrase, new_passphrase, on_terminal, read_secret, show_and_ask_back, words_file, write_words,
+    PassphraseFrom, existing_passphrase, new_passphrase, on_terminal, read_secret, show_and_ask_back,
+    words_file, write_words,
 };
 use crate::control::Request;
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::{Paths, private_dir};
 use crate::render::progress::Progress;
 use crate::report::ArriveReport;
+
+/// The same lock once more, for who opens it next: nobody types a passphrase again that was just typed.
+fn typed(unlock: &Unlock) -> Option<Zeroizing<String>> {
+    match unlock {
+        Unlock::Passphrase(typed) => Some(typed.clone()),
+        Unlock::KeyFile(_) => None,
+    }
+}
 
 /// The lock of a new device.
 fn choose_unlock(paths: &Paths, passphrase_file: Option<&PathBuf>, no_passphrase: bool) -> Outcome<Unlock> {
@@ -205,13 +215,17 @@ pub(crate) fn recover(
     let addresses: Vec<SeederAddress> = args.seeder.iter().map(parse).collect::<Outcome<_>>()?;
     let network = crate::daemon::only_dialing(&paths.home)?;
     let secret = MemberSecret::from_words(&read_secret(&args.words_file)?)?;
+    let passphrase;
     if paths.has_device() {
         // A recovery that was interrupted goes on, and a device whose store was set back joins again.
-        let home = open_again(paths, passphrase_file, &secret)?;
+        let unlock = unlock_again(paths, passphrase_file)?;
+        passphrase = typed(&unlock);
+        let home = open_again(paths, unlock, &secret)?;
         progress.say("this device is the words' own: going on with it");
         rejoin(home, network, &secret, &addresses, progress)?;
     } else {
         let unlock = choose_unlock(paths, passphrase_file, args.no_passphrase)?;
+        passphrase = typed(&unlock);
         private_dir(&paths.home)?;
         let unfinished = Unfinished::begin(paths)?;
         progress.say("asking the seeder what the words open");
@@ -222,16 +236,22 @@ pub(crate) fn recover(
     }
     progress.say("starting the daemon, which fetches the entries");
     let request = Request::Arrive { timeout_ms: u64::try_from(args.timeout.as_millis()).unwrap_or(u64::MAX) };
-    ask(paths, passphrase_file, &request, &mut |step| progress.step(step))
+    let passphrase =
+        passphrase.as_ref().map_or_else(|| PassphraseFrom::option(passphrase_file), PassphraseFrom::Typed);
+    ask(paths, passphrase, &request, &mut |step| progress.step(step))
+}
+
+/// What opens the device that is there.
+fn unlock_again(paths: &Paths, passphrase_file: Option<&PathBuf>) -> Outcome<Unlock> {
+    Ok(if Home::needs_passphrase(&paths.store)? {
+        Unlock::Passphrase(existing_passphrase(PassphraseFrom::option(passphrase_file))?)
+    } else {
+        Unlock::KeyFile(paths.key.clone())
+    })
 }
 
 /// Opens the device that is there, if it is of these words and no daemon runs.
-fn open_again(paths: &Paths, passphrase_file: Option<&PathBuf>, secret: &MemberSecret) -> Outcome<Arc<Home>> {
-    let unlock = if Home::needs_passphrase(&paths.store)? {
-        Unlock::Passphrase(existing_passphrase(passphrase_file)?)
-    } else {
-        Unlock::KeyFile(paths.key.clone())
-    };
+fn open_again(paths: &Paths, unlock: Unlock, secret: &MemberSecret) -> Outcome<Arc<Home>> {
     let home = Home::open(&paths.store, unlock)?;
     if home.is_of(secret) {
         return Ok(home);
