@@ -120,7 +120,11 @@ fn key_advice(error: &StoreError) -> (Exit, &'static str) {
             Exit::Refused,
             "These words or this code belong to another folder, or the device was removed from it.",
         ),
-        E::InviteSpent => (Exit::Refused, "Make a new one with `cobox-ctl folder invite`."),
+        E::InviteSpent => (
+            Exit::Refused,
+            "It was used, taken back, or has expired, so that nobody comes in by it. `cobox-ctl folder invite` makes a new one for a \
+             person, `cobox-ctl seeder code` one for a seeder.",
+        ),
         E::Random => (Exit::Failed, "The system's random generator is not ready; try again in a moment."),
         _ => (Exit::Failed, "The daemon's log says more."),
     }

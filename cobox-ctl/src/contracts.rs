@@ -231,4 +231,16 @@ pub struct ManageReport {
     /// What came of the command before, whose answer had not come then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earlier: Option<String>,
+    /// What the member calls folders that the answer names by their ids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<FolderName>,
+}
+
+/// What the member calls a folder.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FolderName {
+    /// Its id in hex.
+    pub folder: String,
+    /// Its name here.
+    pub name: String,
 }

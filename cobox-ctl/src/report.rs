@@ -381,6 +381,7 @@ pub struct FolderCheck {
     #[serde(default)]
     pub packs_damaged: u64,
     /// Files whose content was in the damaged places, from the root of the folder; at most 100.
+    /// Bytes that are no UTF-8 are replaced.
     #[serde(default)]
     pub files_damaged: Vec<String>,
     /// The bytes of all of them in hex, where one is no UTF-8.

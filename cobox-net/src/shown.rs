@@ -60,6 +60,12 @@ pub fn is_odd(letter: char) -> bool {
         || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
 }
 
+/// A count with its noun: `1 folder`, `2 folders`.
+#[must_use]
+pub fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// A name that somebody else chose, as it may stand in a line on a terminal: as it is, or, where it has letters that are
 /// [odd](is_odd) or bytes that are no text, quoted as shells read it and `ls` shows it: `'a'$'\\n''b'`.
 #[must_use]
@@ -131,6 +137,12 @@ mod tests {
         assert_eq!(name(b"it's \xff\xfe"), "'it'\\''s '$'\\377\\376'");
         assert_eq!(name("a\u{202e}b".as_bytes()), "'a'$'\\342\\200\\256''b'");
         assert_eq!(name("a\u{9b}b".as_bytes()), "'a'$'\\302\\233''b'");
+    }
+
+    #[test]
+    fn one_thing_is_not_several() {
+        let said = [0, 1, 2].map(|count| counted(count, "copy", "copies"));
+        assert_eq!(said, ["0 copies", "1 copy", "2 copies"]);
     }
 
     #[test]

@@ -119,3 +119,26 @@ fn act_that_locks_out_whoever_does_it_is_refused_unless_they_are_sure() {
     bob.ctl(&["device", "remove", "club", "bob", "--yes"]).ok();
     assert!(json(&bob, &["member", "list", "club"])["role"].is_null());
 }
+
+#[test]
+fn command_lines_that_cannot_do_what_they_say_tell_what_can() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut device = Device::set_up(dir.path(), "device");
+    device.start();
+    device.ctl(&["folder", "create", "club"]).ok();
+    for dead in [
+        &["folder", "invite", "club", "--role", "read", "--expires", "0s"][..],
+        &["seeder", "code", "club", "--quota", "1G", "--expires", "0s"],
+    ] {
+        let said = device.ctl(dead);
+        assert!(said.code == 2 && said.err.contains("72h"), "{dead:?}: {said:?}");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = taken.local_addr().expect("bound").to_string();
+    let said = device.ctl(&["api", "listen", &address]);
+    assert!(said.code == 1 && said.err.contains("choose another port"), "{said:?}");
+    let set = json(&device, &["folder", "set", "club", "--tolerance", "3"]);
+    assert_eq!((&set["tolerance_ms"], &set["copies_wanted"]), (&(3u64 * 86_400_000).into(), &1.into()));
+    let said = device.ctl(&["seeder", "manage", "box", "status"]);
+    assert!(said.code == 1 && !said.err.contains("CODE"), "{said:?}");
+}

@@ -102,6 +102,8 @@ fn folder_that_the_seeders_owner_let_go_counts_as_no_copy_until_the_owner_takes_
     }
     let said = scene.ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "5s"]);
     assert!(said.code == 3 && said.err.contains("let the folder go"), "{said:?}");
+    let said = scene.ann.ctl(&["wait", "club", "--copies", "1"]);
+    assert!(said.code == 3 && said.err.contains("Waiting longer brings no more"), "{said:?}");
 
     // A grant of the very same size asks its owner, whatever rule it has, and goes on asking.
     for _ in 0..2 {

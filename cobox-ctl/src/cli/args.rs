@@ -229,8 +229,9 @@ pub struct FolderSet {
     /// Proved copies besides this device's; 1 unless set
     #[arg(long, value_name = "N", required_unless_present_any = ["tolerance", "follow"])]
     pub copies: Option<u32>,
-    /// How long a proof counts, from 1h to 365d; 7d unless set. It is renewed after a seventh of it
-    #[arg(long, value_parser = span, value_name = "SPAN")]
+    /// How long a proof counts, from 1h to 365d; 7d unless set. A number alone counts days. It is renewed after a seventh of
+    /// it
+    #[arg(long, value_parser = tolerance, value_name = "SPAN")]
     pub tolerance: Option<Duration>,
     /// For this device alone, instead of for everybody (which only admins can say)
     #[arg(long)]
@@ -414,6 +415,12 @@ fn label(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// People count days here, and nobody means seconds.
+fn tolerance(text: &str) -> Result<Duration, String> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { span(&format!("{text}d")) } else { span(text) }
+}
+
 pub(super) fn span(text: &str) -> Result<Duration, String> {
     parse_span(text).map_err(|problem| format!("{} {}", problem.message, problem.hint))
 }
@@ -440,6 +447,14 @@ mod tests {
     fn command_lines_are_well_formed() {
         Cli::command().debug_assert();
         DaemonArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn tolerance_without_a_unit_counts_days() {
+        let days = |count: u64| Ok(Duration::from_secs(count * 86_400));
+        assert_eq!(tolerance("7"), days(7));
+        assert_eq!(tolerance("36h"), Ok(Duration::from_secs(36 * 3600)));
+        assert!(tolerance("").is_err() && tolerance("7 d ago").is_err());
     }
 
     #[test]

@@ -137,8 +137,8 @@ fn one_folder(report: &mut Report, folder: &FolderReport) {
     if folder.local.packs_lost > 0 {
         report.bad(
             format!(
-                "{name}: {} packs are not whole on this machine, and no seeder is known to hold them.",
-                folder.local.packs_lost
+                "{name}: {} not whole on this machine, and no seeder is known to hold it all.",
+                units::counted(folder.local.packs_lost, "pack is", "packs are")
             ),
             "Connect a seeder or a device that has them; if there is none, look at the disk's health and copy away what can still be read.",
         );

@@ -15,7 +15,7 @@ use crate::exit::{Kind, Outcome, Problem};
 use crate::people::{
     DepartureReport, InviteReport, InvitesReport, JoinReport, PeopleReport, PersonDevice, PersonRole,
 };
-use crate::render::units::{name, time};
+use crate::render::units::{counted, entries, name, time};
 
 /// `folder invite`.
 #[derive(Args, Debug)]
@@ -186,7 +186,7 @@ impl Session<'_> {
              Your own 24 words open it too, as long as you stay a member.\n",
             report.folder,
             may(report.role),
-            report.entries,
+            counted(report.entries, "entry is", "entries are"),
             report.folder,
         );
         Answer::new(&report, text)
@@ -295,7 +295,7 @@ fn device_line(device: &PersonDevice) -> String {
         device.last_seen_ms.map_or_else(|| "never wrote".to_owned(), |ms| format!("wrote last {}", time(ms)));
     let here = if device.here { " (this device)" } else { "" };
     let id = device.id.get(..8).unwrap_or_default();
-    format!("    {id}  {}{here}, {seen}, {} entries\n", name(device.label.as_bytes()), device.entries)
+    format!("    {id}  {}{here}, {seen}, {}\n", name(device.label.as_bytes()), entries(device.entries))
 }
 
 fn people(report: &PeopleReport) -> String {
@@ -324,9 +324,10 @@ fn departed(report: &DepartureReport) -> String {
         Some(role) => text += &format!("may {} from now on.\n", may(role)),
         None => {
             text += &format!(
-                "can write nothing more and read nothing new. What they had they have: the {} entries written until now, under \
-                 {} generations of keys, with all files in them, also where they come by the bytes later.\n",
-                report.readable_entries, report.readable_epochs
+                "can write nothing more and read nothing new. What they had they have: the {} written until now, under \
+                 {} of keys, with all files in them, also where they come by the bytes later.\n",
+                entries(report.readable_entries),
+                counted(report.readable_epochs, "generation", "generations")
             );
             text += if report.rotated {
                 "New keys are in use that they do not know.\n"

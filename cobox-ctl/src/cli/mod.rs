@@ -191,7 +191,7 @@ impl Session<'_> {
             PruneState::Waiting | PruneState::Void | PruneState::Copies => Exit::NotReached,
             _ => Exit::Done,
         };
-        Ok(Answer::new(&report, text::pruned(&report))?.ending(exit))
+        Ok(Answer::new(&report, render::prune::pruned(&report))?.ending(exit))
     }
 
     fn peers(&self, folder: Option<String>) -> Outcome<Answer> {

@@ -17,6 +17,7 @@ use super::{Answer, Session};
 use crate::contracts::{AdminRank, ManageReport, OwnedReport, OwnedsReport, Told};
 use crate::control::{Request, Words};
 use crate::exit::{Exit, Outcome, Problem};
+use crate::render::orders;
 
 /// A code with its hints, and room for spaces that came in between.
 const CODE_BYTES_MAX: u64 = 16 * 1024;
@@ -272,9 +273,10 @@ fn managed(report: &ManageReport) -> Outcome<String> {
         text += "The seeder went down in the middle: it was done or was not, and is not done again. Look with `seeder manage … status`.\n";
         return Ok(text);
     }
-    match report.answer.get("text").and_then(Value::as_str) {
-        Some(said) => text += &format!("{said}\n"),
-        None => text += &outline(&report.answer, 0),
+    match (orders::answer(report), report.answer.get("text").and_then(Value::as_str)) {
+        (Some(known), _) => text += &known,
+        (None, Some(said)) => text += &format!("{said}\n"),
+        (None, None) => text += &outline(&report.answer, 0),
     }
     Ok(text)
 }

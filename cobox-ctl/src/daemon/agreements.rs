@@ -211,6 +211,7 @@ impl Daemon {
         valid_ms: u64,
     ) -> Outcome<SeedCodeReport> {
         let state = self.folder(folder)?;
+        super::members::require_lifetime(valid_ms)?;
         if quota_bytes == 0 || (until_ms != 0 && until_ms <= now_ms()) {
             return Err(Problem::usage(
                 "A grant of nothing, or one that has ended, would store nothing.",

@@ -12,7 +12,7 @@ use super::folder::FolderState;
 use super::policy::Policy;
 use crate::exit::Outcome;
 use crate::render::health::{Light, judge};
-use crate::render::units::time;
+use crate::render::units::{counted, time};
 use crate::report::{Alarm, FolderReport, SeederReport};
 
 /// The setting under which it is remembered what was told, sealed.
@@ -217,8 +217,8 @@ fn copies_text(folder: &FolderReport) -> String {
     let name = &folder.name;
     if health.packs_lost > 0 {
         return format!(
-            "{} packs are not whole on this device, and no seeder is known to hold them. Connect a seeder or a device that has them.",
-            health.packs_lost
+            "{} not whole on this device, and no seeder is known to hold it all. Connect a seeder or a device that does.",
+            counted(health.packs_lost, "pack is", "packs are")
         );
     }
     let counted = format!("{} of {} copies are proved", health.copies, health.copies_wanted);

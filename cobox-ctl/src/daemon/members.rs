@@ -25,6 +25,7 @@ impl Daemon {
     /// Opens an invite and makes its code.
     pub fn invite(&self, folder: &str, role: PersonRole, valid_ms: u64) -> Outcome<InviteReport> {
         let state = self.folder(folder)?;
+        require_lifetime(valid_ms)?;
         let hints = self.hints(&state)?;
         if hints.is_empty() {
             return Err(Problem::failed_with(

@@ -3,6 +3,8 @@
 //! A command is signed and written down before it is sent. If its answer does not come, the next call asks for
 //! it first, with the same bytes: the seeder does nothing twice, and says what came of it.
 
+use std::sync::Arc;
+
 use cobox_net::PeerId;
 use cobox_net::seeder::commands::Answer;
 use cobox_net::seeder::owner::claim_about;
@@ -18,9 +20,10 @@ use cobox_store::keyed::MemberSecret;
 use cobox_store::keyed::owned::{Claiming, fresh_claim_secret, own_key};
 use serde_json::Value;
 
+use super::folder::FolderState;
 use super::seeders::parse_address;
 use super::{Daemon, now_ms};
-use crate::contracts::{AdminRank, ManageReport, OwnedReport, OwnedsReport, Told};
+use crate::contracts::{AdminRank, FolderName, ManageReport, OwnedReport, OwnedsReport, Told};
 use crate::control::Sure;
 use crate::exit::{Exit, Outcome, Problem};
 
@@ -145,7 +148,8 @@ impl Daemon {
         let [owned] = found[..] else {
             return Err(Problem::missing(
                 format!("This device commands no single seeder called {name:?}."),
-                "`cobox-ctl seeder owned` lists those it commands; `cobox-ctl seeder claim CODE --name NAME` adds one.",
+                "`cobox-ctl seeder owned` lists those it commands. `cobox-seeder claim` on a seeder's own machine shows a code, and \
+                 `cobox-ctl seeder claim --name NAME` reads it.",
             ));
         };
         let peer =
@@ -206,7 +210,13 @@ impl Daemon {
         if let Some(address) = moved.filter(|moved| *moved != owned.address) {
             self.home.owned_moved(&peer, address)?;
         }
+        let known = |state: &Arc<FolderState>| FolderName {
+            folder: state.folder.id().to_hex(),
+            name: state.folder.name(),
+        };
+        let names = self.folders().iter().map(known).filter(|named| text.contains(&named.folder)).collect();
         Ok(ManageReport {
+            names,
             seeder: owned.name.clone(),
             seq: command.seq,
             outcome: came.word().to_owned(),
@@ -268,6 +278,7 @@ impl Daemon {
         rank: AdminRank,
         valid_ms: u64,
     ) -> Outcome<(Order, Option<String>)> {
+        super::members::require_lifetime(valid_ms)?;
         let (secret, claim) = fresh_claim_secret()?;
         let peer = PeerId::from_bytes(&owned.address.peer_id)
             .ok_or_else(|| Problem::failed("The seeder's key is not known."))?;

@@ -140,7 +140,7 @@ impl Daemon {
             return Err(Problem::missing(
                 chosen.map_or_else(
                     || format!("{folder} has no seeder."),
-                    |chosen| format!("{folder} has no seeder whose id begins with {chosen}."),
+                    |chosen| format!("{folder} has no seeder whose id begins with {chosen:?}."),
                 ),
                 "`cobox-ctl seeder list` shows them, `cobox-ctl seeder add` adds one.",
             ));
@@ -205,7 +205,7 @@ impl Daemon {
             proved: u64::from(receipt.samples_proved) + u64::from(receipt.entries_proved),
             time_ms: now_ms(),
             problem: (receipt.packs_lacking > 0)
-                .then(|| format!("It lacks {} packs.", receipt.packs_lacking)),
+                .then(|| format!("It lacks {}.", crate::render::units::packs(receipt.packs_lacking))),
         })
     }
 }

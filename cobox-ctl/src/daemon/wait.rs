@@ -18,6 +18,7 @@ use super::let_go;
 use super::proof::reaches;
 use super::status::{damaged, grants};
 use crate::exit::{Exit, Outcome, Problem};
+use crate::render::units;
 use crate::report::{ArriveReport, FolderReport, Holding, ProofReport, WaitProgress, WaitReport};
 
 /// How often progress is told.
@@ -26,6 +27,9 @@ const TELL: Duration = Duration::from_millis(250);
 const AUDIT_RETRY: Duration = Duration::from_secs(1);
 /// How often a device that waits for entries looks.
 const LOOK: Duration = Duration::from_millis(50);
+/// A wait without an end is over when for so long there are not enough seeders whose owners hold the folder: one who has
+/// just taken it again is heard of within a moment.
+const LET_GO_FOR: Duration = Duration::from_secs(10);
 /// What a device that has all entries it heard of waits for seeders that said nothing yet: they may know newer ones.
 const QUIET: Duration = Duration::from_secs(2);
 
@@ -38,6 +42,8 @@ struct Turn {
     /// The seeder that is nearest to the next proof.
     nearest: Option<PeerStatus>,
     caught_up: Vec<PeerId>,
+    /// Seeders whose owners did not let the folder go.
+    holders: u32,
     problems: Vec<String>,
 }
 
@@ -69,7 +75,7 @@ impl Daemon {
             ));
         }
         let target = state.live_set()?;
-        let mut audited: std::collections::BTreeMap<PeerId, Instant> = Default::default();
+        let (mut audited, mut hopeless) = (BTreeMap::<PeerId, Instant>::new(), None::<Instant>);
         loop {
             let turn = self.look(&state, &target.heads, started)?;
             let proved = u32::try_from(turn.proved.len()).unwrap_or(u32::MAX);
@@ -93,6 +99,10 @@ impl Daemon {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(not_reached(&progress, &turn.problems));
             }
+            hopeless = hopeless.or_else(|| Some(Instant::now())).filter(|_| turn.holders < copies);
+            if deadline.is_none() && hopeless.is_some_and(|since| since.elapsed() >= LET_GO_FOR) {
+                return Err(never(&progress, &turn.problems));
+            }
             let ready = turn.caught_up.into_iter().find(|peer_id| {
                 audited.get(peer_id).is_none_or(|last: &Instant| last.elapsed() >= AUDIT_RETRY)
             });
@@ -112,13 +122,19 @@ impl Daemon {
 
     fn look(&self, state: &FolderState, target: &[LogHead], started: Instant) -> Outcome<Turn> {
         let peers = self.node.status(state.no())?.peers;
-        let mut turn =
-            Turn { proved: Vec::new(), nearest: None, caught_up: Vec::new(), problems: Vec::new() };
+        let mut turn = Turn {
+            proved: Vec::new(),
+            nearest: None,
+            caught_up: Vec::new(),
+            holders: 0,
+            problems: Vec::new(),
+        };
         for (peer_id, _) in grants(state)? {
             if let Some(gone_ms) = let_go::gone_ms(state, peer_id)? {
                 turn.problems.push(format!("{peer_id}: {}", let_go::sentence(gone_ms).trim_end_matches('.')));
                 continue;
             }
+            turn.holders += 1;
             let kept = state.receipt(peer_id)?.filter(|kept| reaches(&kept.receipt, target));
             let is_fresh = {
                 let seeders = state.seeders.lock();
@@ -263,7 +279,8 @@ impl Daemon {
             .unwrap_or(0);
         let freshness = if let Some((peer, entries)) = behind_of.first_key_value() {
             format!(
-                "that of the newest of {sources} seeders; {peer} lacked {entries} entries that another one has"
+                "that of the newest of {sources} seeders; {peer} lacked {} that another one has",
+                units::entries(*entries)
             )
         } else if sources > 1 {
             format!("{sources} seeders agree on what is newest")
@@ -305,7 +322,7 @@ fn keeps_waiting(behind: u64, peers: &[PeerStatus]) -> String {
 
 fn not_arrived(folder: &str, have: u64, total: u64, problem: &str) -> String {
     let count = if total > have {
-        format!("{have} of {total} entries of {folder} arrived in time")
+        format!("{have} of {} of {folder} arrived in time", units::entries(total))
     } else {
         format!("Nobody told in time which entries {folder} has")
     };
@@ -323,8 +340,8 @@ fn problem_of(peer_id: PeerId, peer: Option<&PeerStatus>) -> Option<String> {
         SessionState::Refused => Some(format!("{short} refuses the folder{error}")),
         SessionState::Restricted => Some(format!("{short} does not know this device yet")),
         SessionState::Open if peer.full => Some(format!(
-            "{short} is full: its quota or its disk has no room for {} packs",
-            peer.packs_to_send
+            "{short} is full: its quota or its disk has no room for {}",
+            units::packs(peer.packs_to_send)
         )),
         SessionState::Open => None,
     }
@@ -366,6 +383,11 @@ fn too_few(folder: &str, seeders: usize, copies: u32) -> Problem {
             "Add {others} with `cobox-ctl seeder add {folder} ADDR --quota 50G`, or wait for fewer --copies."
         ),
     )
+}
+
+/// No time alone would bring them: their owners have to change their minds.
+fn never(progress: &WaitProgress, problems: &[String]) -> Problem {
+    Problem { hint: "Waiting longer brings no more copies.".to_owned(), ..not_reached(progress, problems) }
 }
 
 fn not_reached(progress: &WaitProgress, problems: &[String]) -> Problem {

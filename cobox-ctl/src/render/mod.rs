@@ -2,6 +2,8 @@
 
 pub mod conflicts;
 pub mod health;
+pub mod orders;
 pub mod progress;
+pub mod prune;
 pub mod text;
 pub mod units;

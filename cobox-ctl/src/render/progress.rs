@@ -101,7 +101,7 @@ fn message(step: &WaitProgress) -> String {
         return step.missing.clone();
     }
     let amount = if step.stage == "receiving" {
-        format!("{} of {} entries", step.bytes_done, step.bytes_total)
+        format!("{} of {}", step.bytes_done, units::entries(step.bytes_total))
     } else {
         format!("{} of {}", units::bytes(step.bytes_done), units::bytes(step.bytes_total))
     };

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::health::{HealthReport, Light};
-use super::units::{bytes, name, rate, span, time};
+use super::units::{bytes, counted, entries, name, packs, rate, span, time};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
-    KeyReport, LeaveReport, PeerReport, PolicyOf, PruneReport, PruneState, SeederAddReport,
-    SeederRemoveReport, SeederReport, StatusReport, WaitReport,
+    KeyReport, LeaveReport, PeerReport, PolicyOf, SeederAddReport, SeederRemoveReport, SeederReport,
+    StatusReport, WaitReport,
 };
 
 /// Adds one line; writing to a `String` cannot fail.
@@ -48,9 +48,9 @@ pub fn recovered(report: &ArriveReport) -> String {
     for folder in &report.folders {
         line!(
             text,
-            "{}: {} entries are here, {} of content is fetched as it is read.",
+            "{}: {} here, {} of content is fetched as it is read.",
             folder.name,
-            folder.local.entries,
+            counted(folder.local.entries, "entry is", "entries are"),
             bytes(folder.local.pack_bytes)
         );
     }
@@ -119,23 +119,33 @@ pub fn folder(folder: &FolderReport) -> String {
         line!(text, "  settle   {count}: `cobox-ctl conflicts {}` says what met", folder.name);
     }
     let local = &folder.local;
-    line!(text, "  local    {} in {} packs, {} entries", bytes(local.pack_bytes), local.packs, local.entries);
+    line!(
+        text,
+        "  local    {} in {}, {}",
+        bytes(local.pack_bytes),
+        packs(local.packs),
+        entries(local.entries)
+    );
     let elsewhere = local.packs_missing.saturating_sub(local.packs_lost);
     if elsewhere > 0 {
-        line!(text, "           {elsewhere} packs are elsewhere and fetched as they are read");
+        line!(
+            text,
+            "           {} elsewhere and fetched when read",
+            counted(elsewhere, "pack is", "packs are")
+        );
     }
     if local.packs_lost > 0 {
         line!(
             text,
-            "           {} packs are not whole here, and no seeder is known to hold them",
-            local.packs_lost
+            "           {} not whole here, and no seeder is known to hold it all",
+            counted(local.packs_lost, "pack is", "packs are")
         );
     }
     if local.pending_ops > 0 || local.dirty_bytes > 0 {
         line!(
             text,
-            "           {} changes and {} are not in an entry yet",
-            local.pending_ops,
+            "           {} and {} are not in an entry yet",
+            counted(local.pending_ops, "change", "changes"),
             bytes(local.dirty_bytes)
         );
     }
@@ -225,9 +235,9 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
             }
             Holding::Behind => line!(
                 text,
-                "           lacks {} entries and {} packs ({}), {}",
-                seeder.entries_behind,
-                seeder.packs_to_send,
+                "           lacks {} and {} ({}), {}",
+                entries(seeder.entries_behind),
+                packs(seeder.packs_to_send),
                 bytes(seeder.bytes_to_send),
                 rate(seeder.rate)
             ),
@@ -270,8 +280,11 @@ pub fn seeder_removed(report: &SeederRemoveReport) -> String {
     };
     format!(
         "{} holds {} no longer: it counts as no copy and is not called any more. {told} It keeps what it has for at least 30 days by its own \
-         clock; `seeder add` brings it back.\n{} of {} proved copies are left.\n",
-        report.peer_id, report.folder, report.copies_left, report.copies_wanted
+         clock; `seeder add` brings it back.\nOf {} wanted, {} left.\n",
+        report.peer_id,
+        report.folder,
+        counted(report.copies_wanted.into(), "proved copy", "proved copies"),
+        counted(report.copies_left.into(), "is", "are")
     )
 }
 
@@ -279,12 +292,12 @@ pub fn seeder_removed(report: &SeederRemoveReport) -> String {
 #[must_use]
 pub fn left(report: &LeaveReport) -> String {
     format!(
-        "{} is removed from this device: {} and its keys. {} proved copies are with seeders, and other devices keep what they \
+        "{} is removed from this device: {} and its keys. {} with seeders, and other devices keep what they \
          have. This device stays in the folder's list until an admin removes it (`cobox-ctl member list`), and the 24 words \
          still find the folder.\n",
         report.folder,
         bytes(report.removed_bytes),
-        report.copies_proved
+        counted(report.copies_proved.into(), "proved copy is", "proved copies are")
     )
 }
 
@@ -298,7 +311,13 @@ pub fn audited(report: &AuditReport) -> String {
             (None, Holding::Proved) => "it holds everything.".to_owned(),
             (None, _) => "it holds what it has, and lacks what is newer.".to_owned(),
         };
-        line!(text, "{}: {} of {} samples proved; {verdict}", proof.peer_id, proof.proved, proof.samples);
+        line!(
+            text,
+            "{}: {} of {} proved; {verdict}",
+            proof.peer_id,
+            proof.proved,
+            counted(proof.samples, "sample", "samples")
+        );
     }
     text
 }
@@ -310,21 +329,20 @@ pub fn waited(report: &WaitReport) -> String {
     let elapsed = Duration::from_millis(report.elapsed_ms);
     line!(
         text,
-        "{}: {} proved {} of {} ({} packs), after {}.",
+        "{}: {} of {} ({}), after {}.",
         report.folder,
-        report.copies_proved,
-        if report.copies_proved == 1 { "copy" } else { "copies" },
+        counted(report.copies_proved.into(), "proved copy", "proved copies"),
         bytes(report.pack_bytes),
-        report.packs,
+        packs(report.packs),
         span(elapsed)
     );
     for proof in &report.seeders {
         line!(
             text,
-            "  {}: {} of {} samples proved, {}",
+            "  {}: {} of {} proved, {}",
             proof.peer_id,
             proof.proved,
-            proof.samples,
+            counted(proof.samples, "sample", "samples"),
             time(proof.time_ms)
         );
     }
@@ -343,115 +361,19 @@ pub fn checked(report: &CheckReport) -> String {
         };
         line!(
             text,
-            "{}: {found}; {} entries and {} packs read ({}).",
+            "{}: {found}; {} and {} read ({}).",
             folder.name,
-            folder.entries,
-            folder.packs,
+            entries(folder.entries),
+            packs(folder.packs),
             bytes(folder.bytes)
         );
         if folder.packs_missing > 0 {
-            line!(text, "  {} packs are elsewhere, which is no damage.", folder.packs_missing);
+            let elsewhere = counted(folder.packs_missing, "pack is", "packs are");
+            line!(text, "  {elsewhere} elsewhere, which is no damage.");
         }
         for damage in &folder.damage {
             line!(text, "  {damage}");
         }
-    }
-    text
-}
-
-/// What `prune` would do about packs of which something is needed.
-fn merging(text: &mut String, report: &PruneReport) {
-    if report.covered_packs > 0 {
-        line!(
-            text,
-            "  {} packs with {} can be released as well: others hold what is needed of them.",
-            report.covered_packs,
-            bytes(report.covered_bytes)
-        );
-    }
-    if report.rewrite_packs > 0 {
-        line!(
-            text,
-            "  {} packs with {} are mostly dead or small: {} of them would be sent again, in packs of the full size.",
-            report.rewrite_packs,
-            bytes(report.rewrite_bytes),
-            bytes(report.copied_bytes)
-        );
-    }
-    if report.kept_back_packs > 0 {
-        line!(
-            text,
-            "  {} packs that are mostly dead or small stay as they are: there are fewer seeders than the folder wants copies, or to write them again would fill what one of them grants.",
-            report.kept_back_packs
-        );
-    }
-    line!(
-        text,
-        "  In all {} come back at each seeder, 30 days after the release.",
-        bytes(report.comes_back_bytes)
-    );
-}
-
-/// `prune`.
-#[must_use]
-pub fn pruned(report: &PruneReport) -> String {
-    let mut text = String::new();
-    line!(
-        text,
-        "{}: {} in {} packs, of which files need {}.",
-        report.folder,
-        bytes(report.pack_bytes),
-        report.packs,
-        bytes(report.live_bytes)
-    );
-    let dead = format!("{} packs with {}", report.dead_packs, bytes(report.dead_bytes));
-    match report.state {
-        PruneState::Looked if report.dead_packs > 0 => line!(
-            text,
-            "  {dead} could be released now. Seeders keep them for 30 more days (2 days what is younger than that), and then the space is theirs again."
-        ),
-        PruneState::Looked => line!(text, "  No pack is without anything that is needed."),
-        PruneState::Nothing => line!(text, "  Nothing can be released."),
-        PruneState::Copies => line!(
-            text,
-            "  Too few seeders have proved yet that they hold what was written again; until then the old packs stay. Run it again."
-        ),
-        PruneState::Waiting => {
-            line!(
-                text,
-                "  {dead} can be released once these devices have answered: {}.",
-                report.waits_for.iter().map(|label| name(label.as_bytes())).collect::<Vec<_>>().join(", ")
-            );
-            line!(text, "  The daemon goes on by itself when they have been online.");
-        }
-        PruneState::Void => line!(text, "  Something came back to life meanwhile. Run it again."),
-        PruneState::Released => line!(
-            text,
-            "  {} packs with {} were released. Seeders keep them for 30 more days (2 days what is younger than that).",
-            report.released_packs,
-            bytes(report.released_bytes)
-        ),
-    }
-    if report.state == PruneState::Looked {
-        merging(&mut text, report);
-    } else if report.half_dead_packs > 0 {
-        line!(
-            text,
-            "  {} packs held {} that nothing needs beside what is needed. What one run does is bounded: another may do more.",
-            report.half_dead_packs,
-            bytes(report.half_dead_bytes)
-        );
-    }
-    if report.merged_packs > 0 {
-        line!(
-            text,
-            "  What is needed of worn packs was written again, as {} packs with {}.",
-            report.merged_packs,
-            bytes(report.merged_bytes)
-        );
-    }
-    if report.held_here_bytes > 0 {
-        line!(text, "  {} of what was released is still on this device.", bytes(report.held_here_bytes));
     }
     text
 }
@@ -471,10 +393,10 @@ pub fn health(report: &HealthReport) -> String {
             .map_or_else(|| "never proved".to_owned(), |ms| format!("proved {}", time(ms)));
         line!(
             text,
-            "{}: {light}, {} of {} copies proved, {proved}",
+            "{}: {light}, {} of {} proved, {proved}",
             folder.folder,
             folder.copies,
-            folder.copies_wanted
+            counted(folder.copies_wanted.into(), "copy", "copies")
         );
         if folder.light != Light::Green {
             folder.missing.iter().for_each(|seeder| line!(text, "  {seeder}"));
@@ -482,8 +404,8 @@ pub fn health(report: &HealthReport) -> String {
         if folder.packs_lost > 0 {
             line!(
                 text,
-                "  {} packs are not whole here, and no seeder is known to hold them",
-                folder.packs_lost
+                "  {} not whole here, and no seeder is known to hold it all",
+                counted(folder.packs_lost, "pack is", "packs are")
             );
         }
     }
@@ -493,16 +415,15 @@ pub fn health(report: &HealthReport) -> String {
 /// `folder set`.
 #[must_use]
 pub fn folder_set(folder: &FolderReport) -> String {
-    let copies = if folder.copies_wanted == 1 { "copy" } else { "copies" };
     let whose = match folder.policy_of {
         PolicyOf::Folder => ", for all its members",
         PolicyOf::Device => ", for this device alone",
         PolicyOf::Nobody => "",
     };
     format!(
-        "{} should have {} proved {copies}{whose}; a proof counts for {}. It has {} now.\n",
+        "{} should have {}{whose}; a proof counts for {}. It has {} now.\n",
         folder.name,
-        folder.copies_wanted,
+        counted(folder.copies_wanted.into(), "proved copy", "proved copies"),
         span(Duration::from_millis(folder.tolerance_ms)),
         folder.copies_proved
     )

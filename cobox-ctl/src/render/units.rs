@@ -3,7 +3,19 @@
 use std::time::Duration;
 
 use cobox_net::shown::civil;
-pub use cobox_net::shown::{bytes, name, time};
+pub use cobox_net::shown::{bytes, counted, name, time};
+
+/// `1 pack`, `2 packs`.
+#[must_use]
+pub fn packs(count: u64) -> String {
+    counted(count, "pack", "packs")
+}
+
+/// `1 entry`, `2 entries`.
+#[must_use]
+pub fn entries(count: u64) -> String {
+    counted(count, "entry", "entries")
+}
 
 use crate::exit::{Outcome, Problem};
 

@@ -109,7 +109,17 @@ impl Server {
             self.end_tcp(tcp.take());
         }
         let unusable = |error: std::io::Error| {
-            Fault::failed(format!("The API cannot listen on {}: {error}.", place.address))
+            let hint = match error.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    "Another program listens there already (`ss -ltnp` names it): choose another port, or 0 for any that is free."
+                }
+                std::io::ErrorKind::AddrNotAvailable => {
+                    "It is no address of this machine: 127.0.0.1 is for this machine alone, 0.0.0.0 for all of its addresses."
+                }
+                std::io::ErrorKind::PermissionDenied => "Ports below 1024 are for root: choose a higher one.",
+                _ => "Choose another address.",
+            };
+            Fault::of_exit(1, format!("The API cannot listen on {}: {error}.", place.address), hint)
         };
         let listener = std::net::TcpListener::bind(place.address).map_err(unusable)?;
         listener.set_nonblocking(true).map_err(unusable)?;

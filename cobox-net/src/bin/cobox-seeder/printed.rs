@@ -8,7 +8,7 @@ use cobox_net::seeder::commands::{Answer, FolderStatus};
 use cobox_net::seeder::leaving::Why;
 use cobox_net::seeder::owner::claim_hint;
 use cobox_net::seeder::report::{AdminView, CodeView};
-use cobox_net::shown::{bytes as size, time};
+use cobox_net::shown::{bytes as size, counted, time};
 
 /// Prints what a seeder answered.
 pub fn print_answer(answer: &Answer, data: &Path) {
@@ -50,7 +50,8 @@ pub fn print_answer(answer: &Answer, data: &Path) {
         }
         Answer::Refused { folder } => print_line(&format!("refused: {folder}")),
         Answer::Scrub { packs, bytes, damaged } => {
-            print_line(&format!("{packs} packs, {} read, {} damaged", size(*bytes), damaged.len()));
+            let packs = counted(*packs, "pack", "packs");
+            print_line(&format!("{packs}, {} read, {} damaged", size(*bytes), damaged.len()));
             damaged.iter().for_each(|pack| print_line(&format!("damaged: {pack}")));
         }
         other => print_about_owners(other),
@@ -60,12 +61,12 @@ pub fn print_answer(answer: &Answer, data: &Path) {
 fn print_folder(folder: &FolderStatus) {
     let quota = folder.quota_bytes.map_or("no limit".to_owned(), size);
     print_line(&format!(
-        "folder {}: {} of {quota}, {} packs, {} of them not here yet, {} peers connected",
+        "folder {}: {} of {quota}, {}, {} of them not here yet, {} connected",
         &folder.folder[..8.min(folder.folder.len())],
         size(folder.pack_bytes + folder.entry_bytes),
-        folder.packs,
+        counted(folder.packs, "pack", "packs"),
         folder.packs_missing,
-        folder.peers,
+        counted(folder.peers, "peer", "peers"),
     ));
     folder.warnings.iter().for_each(|warning| print_line(&format!("    {warning}")));
     if let Some(leaving) = &folder.leaving {
@@ -95,7 +96,7 @@ fn print_about_owners(answer: &Answer) {
         Answer::Agreements { agreements } => print_agreements(agreements),
         Answer::Report { paused, waiting, agreements, commands, refused } => {
             print_line(if *paused { "paused" } else { "not paused" });
-            print_line(&format!("{} grants wait", waiting.len()));
+            print_line(&counted(waiting.len() as u64, "grant waits", "grants wait"));
             print_agreements(agreements);
             for taken in commands {
                 let (at, by) = (time(taken.at_ms), by(&taken.name, &taken.admin));
@@ -154,7 +155,7 @@ fn print_agreements(agreements: &[AgreementView]) {
 /// Days and hours of the seeder's running.
 fn running(ms: u64) -> String {
     let hours = ms.div_ceil(3_600_000);
-    format!("{} days {} hours", hours / 24, hours % 24)
+    format!("{} {}", counted(hours / 24, "day", "days"), counted(hours % 24, "hour", "hours"))
 }
 
 fn print_held(folder: &FolderStatus) {
@@ -177,7 +178,10 @@ fn print_damage(folder: &FolderStatus) {
             0 => "all of them mended by other holders".to_owned(),
             count => format!("{count} of them not mended yet: another holder must be reached"),
         };
-        print_line(&format!("  damage was found in {} packs, {unmended}", folder.packs_damaged));
+        print_line(&format!(
+            "  damage was found in {}, {unmended}",
+            counted(folder.packs_damaged, "pack", "packs")
+        ));
     }
     if folder.rows_damaged {
         print_line(
