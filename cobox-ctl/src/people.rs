@@ -102,6 +102,9 @@ pub struct JoinReport {
     pub entries: u64,
     /// Until it was let in.
     pub elapsed_ms: u64,
+    /// Whether something that was written here before stays on this device alone: a reader sends nothing.
+    #[serde(default)]
+    pub unsent: bool,
 }
 
 /// One device of a person.

@@ -121,6 +121,48 @@ fn act_that_locks_out_whoever_does_it_is_refused_unless_they_are_sure() {
 }
 
 #[test]
+fn writer_who_comes_back_as_a_reader_is_told_that_what_was_not_sent_stays_here() {
+    if !can_mount("writer_who_comes_back_as_a_reader_is_told_that_what_was_not_sent_stays_here") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (mut ann, mut bob, mut seeder) = two(dir.path());
+    bob.ctl(&["folder", "join", &invite(&ann, "write")]).ok();
+    bob.mount("club");
+    fs::write(bob.mount.join("sent"), "with others").expect("writes");
+    bob.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    ann.stop();
+    seeder.kill();
+    fs::write(bob.mount.join("offline"), "bob was alone").expect("writes");
+    bob.stop();
+    seeder.start();
+    ann.start();
+    ann.ctl(&["member", "remove", "club", "bob", "--now"]).ok();
+    bob.start();
+    until("Bob learns of it", || json(&bob, &["member", "list", "club"])["role"].is_null());
+    let said = bob.ctl(&["folder", "join", &invite(&ann, "read")]).ok();
+    assert!(said.out.contains("may read.") && said.out.contains("stays on this device alone"), "{said:?}");
+    let status = bob.ctl(&["status", "club"]).ok();
+    assert!(
+        status.out.contains("stays on it alone") && status.out.contains("member role club"),
+        "{status:?}"
+    );
+    assert_eq!(fs::read_to_string(bob.mount.join("offline")).expect("it is here"), "bob was alone");
+    // An admin who lets him write has it sent, and nothing is wrong any more.
+    ann.mount("club");
+    ann.ctl(&["member", "role", "club", "bob", "write"]).ok();
+    until("it is sent", || {
+        fs::read_to_string(ann.mount.join("offline")).is_ok_and(|read| read == "bob was alone")
+    });
+    until("all is well", || !bob.ctl(&["status", "club"]).out.contains("WRONG"));
+    // A reader who wrote nothing is told nothing.
+    let carol = Device::set_up(dir.path(), "carol");
+    let said = carol.ctl(&["folder", "join", &invite(&ann, "read")]).ok();
+    assert!(!said.out.contains("alone"), "{said:?}");
+    drop(carol.ctl(&["daemon", "stop"]));
+}
+
+#[test]
 fn command_lines_that_cannot_do_what_they_say_tell_what_can() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let mut device = Device::set_up(dir.path(), "device");

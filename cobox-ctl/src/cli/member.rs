@@ -181,9 +181,15 @@ impl Session<'_> {
         let timeout_ms = millis(args.timeout);
         let request = Request::Join { code: code.trim().to_owned(), name: args.name.clone(), timeout_ms };
         let report: JoinReport = self.ask_slowly(&request)?;
+        let unsent = if report.unsent {
+            "What you wrote here before and had not sent stays on this device alone, since a reader sends nothing. An admin who \
+             lets you write (`cobox-ctl member role`) has it sent.\n"
+        } else {
+            ""
+        };
         let text = format!(
-            "You are in {}, and may {}. {} entries are here. Mount it with `cobox-ctl mount {} DIR`.\n\
-             Your own 24 words open it too, as long as you stay a member.\n",
+            "You are in {}, and may {}. {} here. Mount it with `cobox-ctl mount {} DIR`.\n\
+             Your own 24 words open it too, as long as you stay a member.\n{unsent}",
             report.folder,
             may(report.role),
             counted(report.entries, "entry is", "entries are"),

@@ -14,6 +14,11 @@ use crate::exit::Outcome;
 use crate::render::units::span;
 use crate::report::Alarm;
 
+/// What a reader wrote while it was more than that.
+const UNSENT: &str =
+    "This device may only read the folder, and what it wrote before and had not sent stays on it alone.";
+const UNSENT_ADVICE: &str = "Copy it elsewhere, or ask an admin to let you write again, and it is sent:";
+
 impl FolderState {
     /// What is wrong with the folder's keys and with this device's place in it.
     pub fn alarms(&self) -> Outcome<Vec<Alarm>> {
@@ -26,6 +31,12 @@ impl FolderState {
         } else if self.folder.standing() == Standing::RolledBack {
             let writes = role >= Some(Role::Write);
             add(SET_BACK.to_owned(), if writes { CLOSE.to_owned() } else { RECOVER.to_owned() });
+        }
+        if role == Some(Role::Read) && self.has_unsent()? {
+            add(
+                UNSENT.to_owned(),
+                format!("{UNSENT_ADVICE} `cobox-ctl member role {} MEMBER write`.", self.folder.name()),
+            );
         }
         if self.vfs().map(|vfs| vfs.is_stale()).transpose()?.unwrap_or(false) {
             add(STALE.to_owned(), CLOSE.to_owned());

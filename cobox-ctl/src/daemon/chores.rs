@@ -56,7 +56,7 @@ pub(crate) fn start_keeper(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
 }
 
 fn keep(daemon: &Arc<Daemon>, state: &Arc<FolderState>) -> Outcome<()> {
-    if daemon.renew(state)? {
+    if daemon.renew(state)? || daemon.take_over(state)? {
         return Ok(());
     }
     daemon.tend(state)?;

@@ -11,7 +11,7 @@ use cobox_net::Error as NetError;
 use cobox_store::Error as StoreError;
 use cobox_store::format::access::Record;
 use cobox_store::format::invite::{FOLDER_PREFIX_BYTES, InviteCode};
-use cobox_store::keyed::InviteKeys;
+use cobox_store::keyed::{Folder, InviteKeys};
 
 use super::Daemon;
 use super::folder::FolderState;
@@ -61,7 +61,12 @@ impl Daemon {
                 let finish = |records: &[Record]| self.join_again(state, &code, name, records);
                 let joined = self.ask_to_join(&code, &finish, deadline, tell);
                 // Under whichever log: it was taken off when an admin had answered.
-                self.mount_wanted(joined.as_ref().unwrap_or(state));
+                match &joined {
+                    Ok(fresh) => self.mount_wanted(fresh),
+                    // What let it in may have failed when it was let in already.
+                    Err(_) if matches!(self.take_over(state), Ok(false)) => self.mount_wanted(state),
+                    Err(_) => {}
+                }
                 joined
             }
             None => self.ask_to_join(&code, &|records| self.join_new(&code, name, records), deadline, tell),
@@ -74,12 +79,18 @@ impl Daemon {
             tracing::info!(%problem, "the folder is still arriving");
         }
         let entries = state.folder.store().log_heads(state.no())?.iter().map(|head| head.seq).sum();
+        let role = PersonRole::of(state.folder.role()?.ok_or(StoreError::NotAMember)?);
+        if before.is_some() && role == PersonRole::Read {
+            // What others never took of the former log is among what waits once the tree was made anew.
+            state.with_tree(|_| Ok(()))?;
+        }
         Ok(JoinReport {
             folder: state.folder.name(),
             id: state.folder.id().to_hex(),
-            role: PersonRole::of(state.folder.role()?.ok_or(StoreError::NotAMember)?),
+            role,
             entries,
             elapsed_ms,
+            unsent: role == PersonRole::Read && state.has_unsent()?,
         })
     }
 
@@ -120,11 +131,47 @@ impl Daemon {
         let _turn = state.turn()?;
         state.stop_serving()?;
         let Some(folder) = self.home.join_finish(code, name, records)? else { return Ok(None) };
+        // It is joined: what fails from here on keeps it out of service for no longer than it must.
+        if let Err(problem) = keep_hints(&folder, &code.hints) {
+            tracing::warn!(folder = %folder.id(), %problem, "whom the code named is not remembered");
+        }
+        self.serve_again(state, folder).map(Some)
+    }
+
+    /// Takes a folder into service in the place of what it was under other keys.
+    fn serve_again(&self, state: &Arc<FolderState>, folder: Arc<Folder>) -> Outcome<Arc<FolderState>> {
         state.replaced.store(true, Ordering::Release);
         // Sessions that others restricted to what a removed device may know begin anew.
         self.node.remove_folder(state.no());
-        keep_hints(&folder, &code.hints)?;
-        self.adopt(folder).map(Some)
+        self.adopt(folder).or_else(|problem| {
+            tracing::warn!(folder = %state.folder.id(), %problem, "the network is told of it later");
+            self.folder_now(state)
+        })
+    }
+
+    /// Serves a folder under the keys that it has by now: whoever had them changed failed after their change was
+    /// committed, and before the folder was in service again. `false` where all is as it should be.
+    pub fn take_over(self: &Arc<Self>, state: &Arc<FolderState>) -> Outcome<bool> {
+        let is_stale = |state: &Arc<FolderState>| match self.home.folder(state.no()) {
+            Ok(folder) => Ok(Some(folder).filter(|folder| !Arc::ptr_eq(folder, &state.folder))),
+            // It was left.
+            Err(StoreError::NoSuchName) => Ok(None),
+            Err(error) => Err(error),
+        };
+        if self.is_ending() || is_stale(state)?.is_none() {
+            return Ok(false);
+        }
+        let fresh = {
+            let _turn = state.mount_turn.lock();
+            let is_now = self.folder_now(state).is_ok_and(|now| Arc::ptr_eq(&now, state));
+            let Some(folder) = is_stale(state)?.filter(|_| is_now) else { return Ok(false) };
+            tracing::warn!(folder = %folder.id(), "the folder goes on under the keys that it has now");
+            state.stop_serving()?;
+            self.serve_again(state, folder)?
+        };
+        self.mount_wanted(&fresh);
+        self.locator_version.fetch_add(1, Ordering::SeqCst);
+        Ok(true)
     }
 
     fn join_new(
@@ -251,5 +298,61 @@ struct Ending(Arc<AtomicBool>);
 impl Drop for Ending {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use cobox_net::{NetConfig, Node};
+    use cobox_store::keyed::{Home, Unlock};
+    use parking_lot::{Mutex, RwLock};
+
+    use super::super::UnlockedBy;
+    use super::*;
+    use crate::paths::{Paths, private_dir};
+
+    fn daemon(dir: &Path) -> Arc<Daemon> {
+        let at = |name: &str| dir.join(name);
+        let (home, run, log) = (at("home"), at("run"), at("log"));
+        let paths = Paths { store: home.join("store"), key: at("key"), home, run, log };
+        private_dir(&paths.home).expect("made");
+        let (home, _) =
+            Home::init(&paths.store, "laptop", Unlock::KeyFile(paths.key.clone())).expect("set up");
+        let seed = home.net_key().expect("has one");
+        let node = Node::start(Arc::clone(home.store()), seed, NetConfig::default()).expect("starts");
+        Arc::new(Daemon {
+            paths,
+            home,
+            node,
+            folders: RwLock::default(),
+            locator_version: std::sync::atomic::AtomicU64::new(1),
+            unlocked_by: UnlockedBy::KeyFile,
+            owning: Mutex::new(()),
+            api: Mutex::default(),
+            ending: AtomicBool::new(false),
+            end: tokio::sync::Notify::new(),
+            ended: Mutex::new(false),
+        })
+    }
+
+    #[test]
+    fn folder_whose_keys_changed_before_a_failure_is_served_again_without_a_restart() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let daemon = daemon(dir.path());
+        let state = daemon.adopt(daemon.home.folder_create("club").expect("made")).expect("in service");
+        assert_eq!(daemon.take_over(&state), Ok(false));
+        // As after a second join that was committed, and whose folder did not come into service.
+        let fresh = daemon.home.folder_renew(state.no()).expect("opens");
+        daemon.node.remove_folder(state.no());
+        assert_eq!(daemon.take_over(&state), Ok(true));
+        let now = daemon.folder_now(&state).expect("in service");
+        assert!(Arc::ptr_eq(&now.folder, &fresh) && !Arc::ptr_eq(&now, &state));
+        assert!(state.turn().is_err(), "what was is not used any more");
+        daemon.node.status(now.no()).expect("the network knows it");
+        assert_eq!(daemon.take_over(&now), Ok(false));
+        assert_eq!(daemon.take_over(&state), Ok(false), "whoever still has the old one changes nothing");
+        daemon.node.shutdown();
     }
 }

@@ -70,16 +70,27 @@ impl FolderState {
         self.wanted_mount().map(|wanted| wanted.report(Some(problem)))
     }
 
-    /// Whether the folder must be opened anew: its log cannot go on, or its tree does not know of a fork yet.
+    /// Whether the folder must be opened anew: its log cannot go on, its tree does not know of a fork yet, or its mount is a
+    /// reader's and its device none.
     pub fn must_renew(&self) -> Outcome<bool> {
         // Who may not write has no log to go on with, and a tree that has to be made anew all the same.
-        if self.must_rejoin()? {
+        if self.must_rejoin()? || self.may_take_changes()? {
             return Ok(true);
         }
         match self.vfs() {
             Some(vfs) => Ok(vfs.is_stale()?),
             None => Ok(false),
         }
+    }
+
+    /// Whether it is mounted as a reader's, is wanted for changes, and its device may write by now: what a former writer had
+    /// not sent then goes out as well.
+    fn may_take_changes(&self) -> Outcome<bool> {
+        let is_readers = self.mounted().is_some_and(|mounted| mounted.wanted.access == MountAccess::ReadOnly);
+        if !is_readers || self.folder.role()? < Some(Role::Write) {
+            return Ok(false);
+        }
+        Ok(self.wanted_mount().is_some_and(|wanted| wanted.access == MountAccess::ReadWrite))
     }
 
     /// Whether it goes on under a fresh log.
