@@ -410,6 +410,25 @@ mod tests {
     }
 
     #[test]
+    fn cut_keeps_what_was_flushed_and_of_the_rest_as_much_as_is_asked_for() {
+        let write = |at: u64, byte: u8| Event::Write { at, bytes: vec![byte; 2 * PAGE_BYTES] };
+        let events = vec![write(0, 1), Event::Flush, write(4 * PAGE_BYTES as u64, 2), Event::Flush];
+        let mut tape = Tape { begin: Image::default(), events, applied: 0 };
+        let mut rng = Rng::new(3);
+        let pages = |image: &Image| image.0.keys().copied().collect::<Vec<_>>();
+        assert!(pages(&tape.cut(1, Kept::Nothing, &mut rng)).is_empty());
+        assert_eq!(pages(&tape.cut(1, Kept::All, &mut rng)), [0, 1]);
+        assert_eq!(pages(&tape.cut(3, Kept::Nothing, &mut rng)), [0, 1]);
+        assert_eq!(pages(&tape.cut(3, Kept::All, &mut rng)), [0, 1, 4, 5]);
+        let chances: Vec<_> = (0..20).map(|_| pages(&tape.cut(3, Kept::ByChance, &mut rng))).collect();
+        assert!(
+            chances.iter().any(|pages| pages.contains(&4)) && chances.iter().any(|pages| !pages.contains(&4))
+        );
+        assert!(chances.iter().all(|pages| pages.starts_with(&[0, 1])));
+        assert_eq!(pages(&tape.cut(4, Kept::Nothing, &mut rng)), [0, 1, 4, 5]);
+    }
+
+    #[test]
     fn power_cut_keeps_what_was_synced_and_may_lose_what_was_not() {
         if !can_cut_power("power_cut_keeps_what_was_synced_and_may_lose_what_was_not") {
             return;

@@ -31,7 +31,7 @@ const NO_TRUST: Duration = Duration::ZERO;
 /// Numbers between the root's and this are the folder's own reports (`.cobox`), whose text and length
 /// change by themselves; the tree's numbers begin here (`tree::names::number`).
 const TREE_NUMBERS: u64 = 16;
-/// Node numbers are never given to another file, so there are no generations.
+/// Node numbers are never given to another file: only directories have others ([`Vfs::generation`]).
 const GENERATION: Generation = Generation(0);
 /// Bytes of one write request: as much as the kernel sends with its default limit of 256 pages.
 const MAX_WRITE_BYTES: u32 = 1 << 20;
@@ -57,11 +57,12 @@ impl Adapter {
         Ok(Self { vfs, waiters })
     }
 
-    fn reply_entry(result: Result<Attr, Errno>, name: &OsStr, reply: ReplyEntry) {
+    fn reply_entry(&self, result: Result<Attr, Errno>, name: &OsStr, reply: ReplyEntry) {
         match result {
             Ok(attr) => {
                 let (of_attr, of_name) = (attr_trust(attr.ino), name_trust(name));
-                reply.entry_with_ttls(&of_attr, &of_name, &convert::attr(&attr), GENERATION);
+                let generation = Generation(self.vfs.generation(attr.ino));
+                reply.entry_with_ttls(&of_attr, &of_name, &convert::attr(&attr), generation);
             }
             Err(errno) => reply.error(convert::errno(errno)),
         }
@@ -128,11 +129,8 @@ fn created_answer(flags: vfs::OpenFlags) -> FopenFlags {
 /// The kernel keeps a listing as long as it hears of no change. It changes it by itself with the calls that it
 /// passes on; of all other changes it is told ([`vfs::Notifier`]).
 fn opened_listing(ino: u64) -> FopenFlags {
-    if is_report(ino) {
-        FopenFlags::empty()
-    } else {
-        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR
-    }
+    let kept = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR;
+    if is_report(ino) { FopenFlags::empty() } else { kept }
 }
 
 fn creator(request: &Request, mode: u32) -> Creator {
@@ -200,7 +198,7 @@ impl Filesystem for Adapter {
         if result == Err(Errno::ENOENT) && name_trust(name) != NO_TRUST {
             return reply.entry(&TRUST, &convert::no_attr(), GENERATION);
         }
-        Self::reply_entry(result, name, reply);
+        self.reply_entry(result, name, reply);
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
@@ -270,7 +268,7 @@ impl Filesystem for Adapter {
             let kind = convert::kind_of_mode(mode).ok_or(Errno::EINVAL)?;
             self.vfs.mknod(parent.0, name.as_bytes(), kind, creator(request, mode), rdev)
         });
-        Self::reply_entry(result, name, reply);
+        self.reply_entry(result, name, reply);
     }
 
     fn mkdir(
@@ -284,7 +282,7 @@ impl Filesystem for Adapter {
     ) {
         let result =
             guarded("mkdir", parent.0, || self.vfs.mkdir(parent.0, name.as_bytes(), creator(request, mode)));
-        Self::reply_entry(result, name, reply);
+        self.reply_entry(result, name, reply);
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -302,7 +300,7 @@ impl Filesystem for Adapter {
             let target = target.as_os_str().as_bytes();
             self.vfs.symlink(parent.0, name.as_bytes(), target, creator(request, LINK_MODE))
         });
-        Self::reply_entry(result, name, reply);
+        self.reply_entry(result, name, reply);
     }
 
     fn rename(
@@ -324,7 +322,7 @@ impl Filesystem for Adapter {
 
     fn link(&self, _: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let result = guarded("link", ino.0, || self.vfs.link(ino.0, newparent.0, newname.as_bytes()));
-        Self::reply_entry(result, newname, reply);
+        self.reply_entry(result, newname, reply);
     }
 
     fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -468,7 +466,8 @@ impl Filesystem for Adapter {
                 let name = OsStr::from_bytes(entry.name);
                 let attr = attr.map_or_else(convert::no_attr, convert::attr);
                 let trust = name_trust(name).min(attr_trust(entry.ino));
-                full(reply.add(INodeNo(entry.ino), entry.offset, name, &trust, &attr, GENERATION))
+                let generation = Generation(self.vfs.generation(entry.ino));
+                full(reply.add(INodeNo(entry.ino), entry.offset, name, &trust, &attr, generation))
             })
         });
         match result {

@@ -5,7 +5,7 @@
 
 use super::listing::{list, unlist};
 use super::row::{DirMoveRow, MoveEffect, Placement, Row, RowKey};
-use super::tx::{Policy, Tx};
+use super::tx::{Policy, Touched, Tx};
 use cobox_store::Error;
 use cobox_store::id::{Ino, LinkId, OpId};
 
@@ -33,6 +33,10 @@ pub(crate) fn replay_with(
     links.sort_unstable();
     links.dedup();
     for link in &links {
+        // What is `..` in it may be another directory.
+        if let Some(ino) = tx.link(*link)?.map(|row| row.ino) {
+            tx.touched.push(Touched::Inode(ino));
+        }
         unlist(tx, *link, id, policy)?;
     }
     for other in &later {

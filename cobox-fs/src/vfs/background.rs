@@ -207,6 +207,10 @@ impl Vfs {
                 Vec::new()
             });
             touched.append(&mut self.told.take_later());
+            touched.extend(self.take_renamed().unwrap_or_else(|error| {
+                tracing::warn!(%error, "names of versions may be shown as they were");
+                Vec::new()
+            }));
             self.tell(touched);
             self.tell_again();
             seen = watch.wait(seen, CATCH_UP_MAX);

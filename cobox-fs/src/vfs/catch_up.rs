@@ -133,6 +133,19 @@ impl Vfs {
             return Ok(Vec::new());
         }
         let mut touched: BTreeSet<Touched> = BTreeSet::new();
+        let done = self.apply_all(&mut touched);
+        let told = touched.into_iter().map(Self::invalidation);
+        match done {
+            Ok(()) => Ok(told.collect()),
+            Err(errno) => {
+                // What was applied before is told all the same.
+                self.tell_later(told);
+                Err(errno)
+            }
+        }
+    }
+
+    fn apply_all(&self, touched: &mut BTreeSet<Touched>) -> Result<(), Errno> {
         let mut progress = true;
         while progress {
             progress = false;
@@ -142,7 +155,7 @@ impl Vfs {
                     continue;
                 }
                 loop {
-                    match self.apply_next(&head, &mut touched) {
+                    match self.apply_next(&head, touched) {
                         Ok(true) => progress = true,
                         Ok(false) => break,
                         Err(Errno::EIO) => {
@@ -155,7 +168,7 @@ impl Vfs {
             }
         }
         self.behind.store(!self.may_begin()?, Ordering::Relaxed);
-        Ok(touched.into_iter().map(Self::invalidation).collect())
+        Ok(())
     }
 
     /// Whether our own log holds entries that this store did not write: it was set back, or copied. They
@@ -249,7 +262,7 @@ impl Vfs {
             self.applied.lock().ahead.insert(head.log, ms);
             return Ok(false);
         }
-        touched.extend(self.apply_entry(head.log, &entry, &body)?);
+        self.apply_entry(head.log, &entry, &body, touched)?;
         Ok(true)
     }
 
@@ -304,7 +317,13 @@ impl Vfs {
         Ok(own || !self.applied.lock().beyond_forks(&branches).is_empty())
     }
 
-    fn apply_entry(&self, within: LogId, entry: &Entry, body: &Body) -> Result<Vec<Touched>, Errno> {
+    fn apply_entry(
+        &self,
+        within: LogId,
+        entry: &Entry,
+        body: &Body,
+        told: &mut BTreeSet<Touched>,
+    ) -> Result<(), Errno> {
         let header = entry.header();
         let log = within.number();
         let mut sequencer = self.sequencer.lock();
@@ -336,6 +355,7 @@ impl Vfs {
             file.inner().survives = Some(unlink);
         }
         self.rows.install(changes);
+        told.extend(touched.iter().cloned());
         {
             let mut applied = self.applied.lock();
             applied.heads.insert(head.log, head);
@@ -345,8 +365,7 @@ impl Vfs {
             sequencer.hlc_last = hlc;
         }
         sequencer.remote_hlc = hlc;
-        self.reload_clean(&touched)?;
-        Ok(touched)
+        self.reload_clean(&touched)
     }
 
     /// The groups of an entry of our own log that this store did not write, without the ops that wait here

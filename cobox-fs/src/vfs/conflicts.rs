@@ -45,9 +45,9 @@ impl Vfs {
             Ok((ops, count))
         })?;
         // The kernel did not ask for this change, so it is told as if another device had made it.
-        self.reload_clean(&touched)?;
-        let told: Vec<Invalidate> = touched.into_iter().map(Self::invalidation).collect();
-        self.tell(told);
+        let reloaded = self.reload_clean(&touched);
+        self.tell(touched.into_iter().map(Self::invalidation).collect());
+        reloaded?;
         Ok(count)
     }
 

@@ -37,16 +37,16 @@ impl Vfs {
         if self.attr_of(&node)?.kind != Kind::Dir {
             return Err(Errno::ENOTDIR);
         }
-        self.told.open_listing(ino);
-        Ok(self.handles.add(Handle::Dir(ino, node)))
+        let opened = self.told.open_listing(ino);
+        Ok(self.handles.add(Handle::Dir(node, opened)))
     }
 
     /// Ends a listing.
     pub fn releasedir(&self, fh: u64) {
-        if let Some(Handle::Dir(ino, _)) = self.handles.remove(fh)
-            && self.told.close_listing(ino) == Outdated::Perhaps
+        if let Some(Handle::Dir(node, opened)) = self.handles.remove(fh)
+            && self.told.close_listing(node.number(), opened) == Outdated::Perhaps
         {
-            self.tell_later([Invalidate::Node(ino)]);
+            self.tell_later([Invalidate::Node(node.number())]);
         }
     }
 
@@ -61,7 +61,7 @@ impl Vfs {
         listing: Listing,
         visit: &mut dyn FnMut(DirEntry<'_>, Option<&Attr>) -> Full,
     ) -> Result<(), Errno> {
-        let Handle::Dir(_, node) = self.handles.get(fh)? else { return Err(Errno::ENOTDIR) };
+        let Handle::Dir(node, _) = self.handles.get(fh)? else { return Err(Errno::ENOTDIR) };
         let mut lister = Lister { vfs: self, listing, visit };
         if offset < 1 && lister.dot(&node, 1, b".")? == Full::Yes {
             return Ok(());

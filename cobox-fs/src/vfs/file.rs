@@ -246,8 +246,8 @@ pub enum Handle {
     },
     /// Text that was made when it was opened.
     Text(Arc<Vec<u8>>),
-    /// A directory that is being listed, and its number.
-    Dir(u64, super::numbers::NodeRef),
+    /// A directory that is being listed, and since when ([`super::told::Told::open_listing`]).
+    Dir(super::numbers::NodeRef, u64),
 }
 
 /// Open handles.

@@ -11,7 +11,7 @@ use super::attr::{Creator, RenameFlags, SetAttr};
 use super::file::File;
 use super::numbers::{ConflictRef, MAGIC_DIR, NodeRef, Report};
 use super::sequencer::now_ns;
-use super::{Attr, Errno, ROOT, Vfs, content};
+use super::{Attr, Errno, Invalidate, ROOT, Vfs, content};
 use crate::tree::names::{self, RESERVED_NAME};
 use crate::tree::ops::{self, NewNode, Rename};
 use crate::tree::{Attrs, View};
@@ -320,7 +320,7 @@ impl Vfs {
             ops::make(view, parent, name, node, &taken)
         })?;
         let node = NodeRef::Tree(ino);
-        let attr = self.attr_of(&node)?;
+        let attr = self.tell_failed(parent, name, self.attr_of(&node))?;
         self.numbers.remember(&node);
         Ok(attr)
     }
@@ -364,7 +364,7 @@ impl Vfs {
             let found = view.lookup(parent, name)?.map(|shown| shown.ino);
             ops::unlink(view, parent, name).map(|ops| (ops, found))
         })?;
-        self.drop_dead(ino)
+        self.tell_failed(parent, name, self.drop_dead(ino))
     }
 
     /// Removes an empty directory.
@@ -373,7 +373,18 @@ impl Vfs {
     /// What `rmdir(2)` says.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<(), Errno> {
         let parent = self.dir_to_change(parent, name)?;
-        self.change_removing(&[parent], |view| ops::rmdir(view, parent, name).map(|ops| (ops, ())))
+        let removed = self.change_removing(&[parent], |view| {
+            let found = view.lookup(parent, name)?.map(|shown| shown.ino);
+            ops::rmdir(view, parent, name).map(|ops| (ops, found))
+        })?;
+        removed.iter().for_each(|dir| self.numbers.note_removed(names::number(dir)));
+        Ok(())
+    }
+
+    /// Distinguishes a directory that came back from the removed one under its number, which the kernel still remembers.
+    #[must_use]
+    pub fn generation(&self, ino: u64) -> u64 {
+        self.numbers.generation(ino)
     }
 
     /// Adds a name to a file.
@@ -385,7 +396,7 @@ impl Vfs {
         let ino = self.inode_to_change(ino)?;
         self.change(&[parent], |view| ops::link(view, ino, parent, name).map(|ops| (ops, ())))?;
         let node = NodeRef::Tree(ino);
-        let attr = self.attr_of(&node)?;
+        let attr = self.tell_failed(parent, name, self.attr_of(&node))?;
         self.numbers.remember(&node);
         Ok(attr)
     }
@@ -409,16 +420,26 @@ impl Vfs {
             RenameFlags::NoReplace => Rename::NoReplace,
             RenameFlags::Exchange => Rename::Exchange,
         };
-        let (replaced, settled) = self.change(&[from, to], |view| {
-            let replaced = view.lookup(to, new_name)?.map(|shown| shown.ino);
+        let (moved, replaced, settled) = self.change(&[from, to], |view| {
+            let (moved, replaced) = (view.lookup(from, name)?, view.lookup(to, new_name)?);
             let ops = ops::rename(view, (from, name), (to, new_name), how)?;
             let settled = ops.iter().any(|op| matches!(op, Op::Keep { .. }));
-            Ok((ops, (replaced, settled)))
+            Ok((ops, (moved, replaced, settled)))
         })?;
-        if settled && let Some(ino) = replaced {
-            self.show_settled(ino)?;
+        if from != to {
+            // Their `..` is another one, which the kernel keeps in their own listings.
+            let exchanged = replaced.as_ref().filter(|_| how == Rename::Exchange);
+            let dirs = moved.iter().chain(exchanged).filter(|shown| shown.kind == Kind::Dir);
+            self.tell_later(dirs.map(|shown| Invalidate::Node(names::number(&shown.ino))));
         }
-        self.drop_dead(replaced)
+        let Some(replaced) = replaced else { return Ok(()) };
+        let is_same = moved.is_some_and(|moved| moved.ino == replaced.ino);
+        if replaced.kind == Kind::Dir && how != Rename::Exchange && !is_same {
+            self.numbers.note_removed(names::number(&replaced.ino));
+        }
+        let shown = if settled { self.show_settled(replaced.ino) } else { Ok(()) };
+        let rest = shown.and_then(|()| self.drop_dead(Some(replaced.ino)));
+        self.tell_failed(from, name, self.tell_failed(to, new_name, rest))
     }
 
     fn dir_to_change(&self, parent: u64, name: &[u8]) -> Result<Ino, Errno> {

@@ -4,6 +4,7 @@
 //! long as the kernel remembers it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use cobox_store::id::{Ino, OpId};
 use parking_lot::{Mutex, MutexGuard};
@@ -188,18 +189,31 @@ const SHRINK_ABOVE: usize = 1024;
 
 /// Numbers the kernel remembers: 25 bytes for each place in a table, of which half to seven eighths are taken. The
 /// kernel bounds how many.
-pub struct Numbers([Mutex<Shard>; SHARDS]);
+pub struct Numbers {
+    shards: [Mutex<Shard>; SHARDS],
+    /// Directories that a call removed and the kernel remembers: those it takes for dead for as long as it does. One that
+    /// comes back with what another device put into it is another one to the kernel, by its generation.
+    removed: Mutex<HashMap<u64, u64>>,
+    /// How many those are, so that nobody looks where there are none.
+    removed_count: AtomicUsize,
+    last_generation: AtomicU64,
+}
 
 impl Default for Numbers {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Mutex::default()))
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            removed: Mutex::default(),
+            removed_count: AtomicUsize::new(0),
+            last_generation: AtomicU64::new(0),
+        }
     }
 }
 
 impl Numbers {
     // Numbers are hashes already: any bits of them will do.
     fn shard(&self, number: u64) -> MutexGuard<'_, Shard> {
-        self.0[number as usize % SHARDS].lock()
+        self.shards[number as usize % SHARDS].lock()
     }
 
     /// Counts one lookup of `node`.
@@ -222,9 +236,35 @@ impl Numbers {
         let mut shard = self.shard(number);
         let Some(node) = shard.get(number) else { return };
         match shard.take(number).saturating_sub(count) {
-            0 => shard.shrink(),
+            0 => {
+                shard.shrink();
+                if self.removed_count.load(Ordering::Acquire) > 0 {
+                    let mut removed = self.removed.lock();
+                    removed.remove(&number);
+                    self.removed_count.store(removed.len(), Ordering::Release);
+                }
+            }
             left => shard.put(&node, left),
         }
+    }
+
+    /// Notes that a call removed a directory.
+    pub fn note_removed(&self, number: u64) {
+        let shard = self.shard(number);
+        if shard.get(number).is_some() {
+            let mut removed = self.removed.lock();
+            removed.insert(number, self.last_generation.fetch_add(1, Ordering::Relaxed) + 1);
+            self.removed_count.store(removed.len(), Ordering::Release);
+        }
+    }
+
+    /// The generation of a number: 0 but where the kernel remembers a directory that was removed.
+    #[must_use]
+    pub fn generation(&self, number: u64) -> u64 {
+        if self.removed_count.load(Ordering::Acquire) == 0 {
+            return 0;
+        }
+        self.removed.lock().get(&number).copied().unwrap_or_default()
     }
 
     /// Whether the kernel remembers a number.
@@ -301,6 +341,25 @@ mod tests {
         assert_eq!(numbers.get(77), Ok(node));
         numbers.forget(77, 2);
         assert!(!numbers.is_known(77));
+    }
+
+    #[test]
+    fn directory_that_was_removed_has_another_generation_as_long_as_the_kernel_remembers_it() {
+        let numbers = Numbers::default();
+        let dir = NodeRef::Tree(ino(77, 1));
+        numbers.note_removed(77);
+        assert_eq!(numbers.generation(77), 0, "the kernel does not know it");
+        numbers.remember(&dir);
+        numbers.note_removed(77);
+        let first = numbers.generation(77);
+        numbers.remember(&dir);
+        numbers.note_removed(77);
+        assert!(first > 0 && numbers.generation(77) > first);
+        assert_eq!(numbers.generation(78), 0);
+        numbers.forget(77, 1);
+        assert!(numbers.generation(77) > first);
+        numbers.forget(77, 1);
+        assert_eq!((numbers.generation(77), numbers.removed_count.load(Ordering::Relaxed)), (0, 0));
     }
 
     #[test]

@@ -177,10 +177,23 @@ impl Folder {
     #[must_use]
     pub fn label_of_number(&self, log_number: u64) -> Option<String> {
         let access = self.store.access(self.no).ok()?;
-        let log = access.devices.keys().find(|log| log.number() == log_number).copied();
+        // A removed device keeps its label: names that were made after it stay.
+        let mut listed = access.devices.keys().chain(access.former.keys());
+        let log = listed.find(|log| log.number() == log_number).copied();
         let branches = self.store.branches(self.no).ok()?;
         let branched = || branches.iter().find(|(id, _)| id.number() == log_number).map(|(_, it)| it.log);
         self.label_of(&log.or_else(branched)?)
+    }
+
+    /// Changes whenever a label may be another than before: with the access log, the branches and the epochs that are known.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn labels_state(&self) -> Result<[u8; 32]> {
+        let (access, branches) = (self.store.access(self.no)?, self.store.branches(self.no)?);
+        let counts = [branches.iter().count() as u64, self.keyring.read().epochs().len() as u64];
+        let heads = access.heads.iter().flat_map(|head| head.0);
+        Ok(hash(&heads.chain(counts.into_iter().flat_map(u64::to_le_bytes)).collect::<Vec<u8>>()))
     }
 
     /// [`LogId::number`] of every log that was ever listed, and of every branch of one.

@@ -108,6 +108,79 @@ fn versions_of_a_file_show_under_all_its_names_and_go_from_all() {
 }
 
 #[test]
+fn directory_that_was_removed_here_and_comes_back_shows_what_is_in_it() {
+    let Some(one) = Drive::mounted() else { return };
+    let two = one.second();
+    for name in ["removed", "replaced", "beside"] {
+        fs::create_dir(one.path(name)).expect("mkdir");
+    }
+    exchange(&one, &two);
+    shows("the directories", || names(&two.at) == ["beside", "removed", "replaced"]);
+    // The kernel takes both for dead as long as somebody has them open.
+    let held = ["removed", "replaced"].map(|name| File::open(two.path(name)).expect("opens"));
+    fs::remove_dir(two.path("removed")).expect("rmdir");
+    fs::rename(two.path("beside"), two.path("replaced")).expect("renames over");
+    for name in ["removed", "replaced"] {
+        fs::write(one.path(name).join("new"), b"put here meanwhile").expect("writes");
+    }
+    exchange(&one, &two);
+    exchange(&one, &two);
+    let found = |name: &str| two.path(name).join("new").exists() && names(&two.path(name)) == ["new"];
+    shows("the removed one with what is in it", || found("removed"));
+    shows("the same tree", || names(&two.at) == names(&one.at));
+    for name in names(&two.at) {
+        assert_eq!(names(&two.path(&name)), names(&one.path(&name)), "{name}");
+    }
+    drop(held);
+    shows("it also afterwards", || found("removed"));
+    fs::write(two.path("removed/more"), b"and here").expect("writes");
+    assert_eq!(names(&two.path("removed")), ["more", "new"]);
+}
+
+#[test]
+fn names_after_a_device_that_was_removed_stay_as_they_were_listed() {
+    let Some(one) = Drive::mounted() else { return };
+    let two = one.second();
+    fs::write(one.path("f"), b"base").expect("write");
+    exchange(&one, &two);
+    fs::write(one.path("f"), b"edited on one").expect("write");
+    fs::write(two.path("f"), b"edited on two").expect("write");
+    exchange(&one, &two);
+    exchange(&one, &two);
+    shows("both versions", || names(&one.at).len() == 2);
+    let before = names(&one.at);
+    let folder = one.vfs().folder();
+    folder.remove_device(two.vfs().folder().log()).expect("the first device is an admin's");
+    folder.refresh().expect("reads the access log");
+    one.vfs().drop_caches();
+    assert_eq!(names(&one.at), before);
+    for name in &before {
+        assert!(fs::metadata(one.path(name)).is_ok(), "{name} is listed and not there");
+    }
+}
+
+#[test]
+fn moved_directory_lists_the_directory_above_it() {
+    let Some(one) = Drive::mounted() else { return };
+    for dir in ["from", "to", "from/d"] {
+        fs::create_dir(one.path(dir)).expect("mkdir");
+    }
+    fs::write(one.path("from/d/inner"), b"x").expect("write");
+    let above = |dir: &str| {
+        let opened = File::open(one.path(dir)).expect("opens");
+        let listed = rustix::fs::Dir::read_from(&opened).expect("lists");
+        let mut listed = listed.map(|entry| entry.expect("lists"));
+        listed.find(|entry| entry.file_name().to_bytes() == b"..").expect("lists the directory above").ino()
+    };
+    for _ in 0..2 {
+        assert_eq!(above("from/d"), fs::metadata(one.path("from")).expect("stat").ino(), "kept");
+    }
+    fs::rename(one.path("from/d"), one.path("to/d")).expect("rename");
+    let due = fs::metadata(one.path("to")).expect("stat").ino();
+    shows("the new directory above", || above("to/d") == due);
+}
+
+#[test]
 fn file_that_outlives_its_removal_elsewhere_shows_again_with_its_directory() {
     let Some(one) = Drive::mounted() else { return };
     let two = one.second();
