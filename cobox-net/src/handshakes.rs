@@ -1,7 +1,9 @@
-//! Inbound handshakes: a newcomer is always let in, and the oldest of the place that has most under way gives way to it.
+//! Inbound handshakes: how many are under way at once, and which of them gives way to a newcomer.
 //!
-//! A node takes part in so many handshakes at once. Whoever begins that many and goes on with none, from one address or
-//! from many, would keep everybody else out for as long as a handshake may take. libp2p refuses what comes beyond a
+//! Whoever begins as many as a node takes part in and goes on with none would keep everybody else out for as long as a
+//! handshake may take; and where the oldest always gave way, a crowd of honest peers that comes back at one moment would
+//! end what is nearly done, again and again. So one that stands still gives way, and one of a place that has more than
+//! the newcomer's; where there is neither, the newcomer is refused and dials again. libp2p refuses what comes beyond a
 //! limit and ends none that it has begun; so here a transport of ours makes each handshake a future that can be ended.
 
 use std::cmp::Reverse;
@@ -12,6 +14,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use futures::future::{AbortHandle, Abortable};
 use libp2p::core::muxing::StreamMuxerBox;
@@ -23,11 +26,17 @@ use parking_lot::Mutex;
 use crate::sync::Place;
 use crate::tally::{Refusal, Tally};
 
-/// Handshakes that a node takes part in at once.
+/// Handshakes over TCP that a node takes part in at once, and the same over QUIC. Who comes over TCP has shown that it is
+/// where it says; over QUIC it may say what it likes, so those end none over TCP.
 pub const UNDER_WAY_MAX: usize = 256;
-/// Of them from one place: a house behind one address comes back at once after its line was down, and has fewer
-/// devices; whose handshake had to give way dials again.
-pub const PER_PLACE_MAX: usize = 32;
+/// Of them from one place: a house behind one address comes back at once after its line was down.
+const PER_PLACE_MAX: usize = 32;
+/// Whoever takes longer stands still, where others wait. It is four round trips over a satellite (0.6 s each) and the
+/// work of a small box with 256 of them: an honest handshake is done by then. The more of them stand still, the fewer
+/// newcomers find a place: at least 85 in a second.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Newcomers that are refused before others have a turn.
+const REFUSED_AT_ONCE: usize = 64;
 
 type Opened = (PeerId, StreamMuxerBox);
 type Upgrade = <Boxed<Opened> as Transport>::ListenerUpgrade;
@@ -45,37 +54,56 @@ pub fn place_of(address: &Multiaddr) -> Place {
 /// Handshakes that are under way, by their numbers: who began first has the lowest.
 #[derive(Default)]
 struct UnderWay {
-    all: BTreeMap<u64, (Place, AbortHandle)>,
+    all: BTreeMap<u64, (Place, Instant, AbortHandle)>,
     of_place: BTreeMap<Place, BTreeSet<u64>>,
     next: u64,
 }
 
 impl UnderWay {
-    /// Takes another one in; whether one had to give way.
-    fn begin(&mut self, place: Place, abort: AbortHandle) -> (u64, bool) {
-        let own = self.of_place.get(&place).map_or(0, BTreeSet::len);
-        let most = if own >= PER_PLACE_MAX {
-            Some(place)
+    /// Takes another one in, for which one may have to give way; `None` where it is refused.
+    fn begin(&mut self, place: Place, abort: AbortHandle, now: Instant) -> Option<(u64, bool)> {
+        let own = self.of_place.get(&place);
+        let count = own.map_or(0, BTreeSet::len);
+        let spare = if count >= PER_PLACE_MAX {
+            let oldest = own.and_then(BTreeSet::first).filter(|oldest| self.stands_still(**oldest, now));
+            Some(*oldest?)
         } else if self.all.len() >= UNDER_WAY_MAX {
-            let crowds = self.of_place.iter();
-            crowds.max_by_key(|(_, of)| (of.len(), Reverse(of.first().copied()))).map(|(place, _)| *place)
+            Some(self.spare(count, now)?)
         } else {
             None
         };
-        let oldest = most.and_then(|most| self.of_place.get(&most)?.first().copied());
-        let gone = oldest.and_then(|oldest| self.end(oldest));
+        let gone = spare.and_then(|spare| self.end(spare));
         if let Some(gone) = &gone {
             gone.abort();
         }
         let number = self.next;
         self.next += 1;
-        self.all.insert(number, (place, abort));
+        self.all.insert(number, (place, now, abort));
         self.of_place.entry(place).or_default().insert(number);
-        (number, gone.is_some())
+        Some((number, gone.is_some()))
+    }
+
+    fn stands_still(&self, number: u64, now: Instant) -> bool {
+        self.all.get(&number).is_some_and(|(_, since, _)| now.duration_since(*since) > PATIENCE)
+    }
+
+    /// Which one gives way to one of a place that has `own`.
+    fn spare(&self, own: usize, now: Instant) -> Option<u64> {
+        let oldest = |of: &BTreeSet<u64>| of.first().copied();
+        let most = |places: &mut dyn Iterator<Item = &BTreeSet<u64>>| {
+            places.max_by_key(|of| (of.len(), Reverse(oldest(of)))).cloned()
+        };
+        let still = |of: &&BTreeSet<u64>| oldest(of).is_some_and(|oldest| self.stands_still(oldest, now));
+        if let Some(of) = most(&mut self.of_place.values().filter(still)) {
+            return of.first().copied();
+        }
+        // Its newest, so that the others of that place are done all the same.
+        let of = most(&mut self.of_place.values())?;
+        if of.len() > own + 1 { of.last().copied() } else { None }
     }
 
     fn end(&mut self, number: u64) -> Option<AbortHandle> {
-        let (place, abort) = self.all.remove(&number)?;
+        let (place, _, abort) = self.all.remove(&number)?;
         if let Some(of) = self.of_place.get_mut(&place) {
             of.remove(&number);
             if of.is_empty() {
@@ -92,7 +120,9 @@ struct GaveWay;
 
 impl fmt::Display for GaveWay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("too many handshakes were under way, and this was the oldest")
+        f.write_str(
+            "too many handshakes were under way, and this one stood still or its address had most of them",
+        )
     }
 }
 
@@ -123,24 +153,28 @@ impl Drop for Handshake {
 /// A transport whose inbound handshakes give way.
 pub struct Yielding {
     inner: Boxed<Opened>,
-    under_way: Arc<Mutex<UnderWay>>,
+    over_tcp: Arc<Mutex<UnderWay>>,
+    over_quic: Arc<Mutex<UnderWay>>,
     tally: Arc<Tally>,
 }
 
 impl Yielding {
-    /// Around `inner`; counts those that gave way as connections refused.
+    /// Around `inner`; counts those that gave way, or were refused, as connections refused.
     pub fn around(inner: Boxed<Opened>, tally: Arc<Tally>) -> Self {
-        Self { inner, under_way: Arc::default(), tally }
+        Self { inner, over_tcp: Arc::default(), over_quic: Arc::default(), tally }
     }
 
-    fn begin(&self, place: Place, upgrade: Upgrade) -> Handshake {
+    fn begin(&self, from: &Multiaddr, upgrade: Upgrade, now: Instant) -> Option<Handshake> {
+        let quic = from.iter().any(|part| matches!(part, Protocol::QuicV1));
+        let under_way = if quic { &self.over_quic } else { &self.over_tcp };
         let (abort, registration) = AbortHandle::new_pair();
-        let (number, gave_way) = self.under_way.lock().begin(place, abort);
-        if gave_way {
+        let begun = under_way.lock().begin(place_of(from), abort, now);
+        if begun.is_none_or(|(_, gave_way)| gave_way) {
             self.tally.refuse(Refusal::Connection);
         }
+        let (number, _) = begun?;
         let upgrade = Abortable::new(upgrade, registration);
-        Handshake { upgrade, number, under_way: Arc::clone(&self.under_way) }
+        Some(Handshake { upgrade, number, under_way: Arc::clone(under_way) })
     }
 }
 
@@ -170,12 +204,36 @@ impl Transport for Yielding {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<TransportEvent<Handshake, io::Error>> {
-        let event = ready!(Pin::new(&mut self.inner).poll(context));
-        let place = match &event {
-            TransportEvent::Incoming { send_back_addr, .. } => place_of(send_back_addr),
-            _ => Place::Other,
-        };
-        Poll::Ready(event.map_upgrade(|upgrade| self.begin(place, upgrade)))
+        for _ in 0..REFUSED_AT_ONCE {
+            match ready!(Pin::new(&mut self.inner).poll(context)) {
+                TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr } => {
+                    // One that is refused ends here, and takes none of the places that libp2p has.
+                    let Some(upgrade) = self.begin(&send_back_addr, upgrade, Instant::now()) else {
+                        continue;
+                    };
+                    return Poll::Ready(TransportEvent::Incoming {
+                        listener_id,
+                        upgrade,
+                        local_addr,
+                        send_back_addr,
+                    });
+                }
+                TransportEvent::NewAddress { listener_id, listen_addr } => {
+                    return Poll::Ready(TransportEvent::NewAddress { listener_id, listen_addr });
+                }
+                TransportEvent::AddressExpired { listener_id, listen_addr } => {
+                    return Poll::Ready(TransportEvent::AddressExpired { listener_id, listen_addr });
+                }
+                TransportEvent::ListenerClosed { listener_id, reason } => {
+                    return Poll::Ready(TransportEvent::ListenerClosed { listener_id, reason });
+                }
+                TransportEvent::ListenerError { listener_id, error } => {
+                    return Poll::Ready(TransportEvent::ListenerError { listener_id, error });
+                }
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -189,15 +247,38 @@ mod tests {
         place_of(&text.parse().expect("an address"))
     }
 
-    /// A transport that nobody listens with, and a handshake of it that goes on with nothing.
-    fn node() -> (Yielding, Arc<Tally>) {
-        let tally: Arc<Tally> = Arc::default();
-        let inner = libp2p::core::transport::dummy::DummyTransport::<Opened>::new().boxed();
-        (Yielding::around(inner, Arc::clone(&tally)), tally)
+    fn tcp(host: usize) -> Multiaddr {
+        format!("/ip4/192.0.{}.{}/tcp/1", host / 256, host % 256).parse().expect("an address")
     }
 
-    fn begun(node: &Yielding, place: Place) -> Handshake {
-        node.begin(place, Box::pin(std::future::pending()))
+    fn quic(host: usize) -> Multiaddr {
+        format!("/ip4/192.0.{}.{}/udp/1/quic-v1", host / 256, host % 256).parse().expect("an address")
+    }
+
+    /// A transport that nobody listens with, and a clock.
+    struct Node {
+        inner: Yielding,
+        now: Instant,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let inner = libp2p::core::transport::dummy::DummyTransport::<Opened>::new().boxed();
+            Self { inner: Yielding::around(inner, Arc::default()), now: Instant::now() }
+        }
+
+        /// A handshake that goes on with nothing; `None` where it is refused.
+        fn begun(&self, from: &Multiaddr) -> Option<Handshake> {
+            self.inner.begin(from, Box::pin(std::future::pending()), self.now)
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.now += time;
+        }
+
+        fn refused(&self) -> u64 {
+            self.inner.tally.counts()[Refusal::Connection as usize].1
+        }
     }
 
     /// Those that have given way.
@@ -206,43 +287,120 @@ mod tests {
         handshakes.iter_mut().enumerate().filter_map(ended).collect()
     }
 
+    fn goes_on(handshake: &mut Handshake) -> bool {
+        handshake.now_or_never().is_none()
+    }
+
     #[test]
     fn newcomer_from_elsewhere_is_let_in_beside_a_crowd_from_many_places() {
-        let (node, tally) = node();
-        let crowd = |at: usize| place(&format!("/ip4/192.0.2.{}/tcp/1", at % 16));
-        let mut flood: Vec<Handshake> = (0..UNDER_WAY_MAX - 1).map(|at| begun(&node, crowd(at))).collect();
-        let mut early = begun(&node, place("/ip4/198.51.100.1/tcp/1"));
-        assert!(gone(&mut flood).is_empty(), "there is room for all of these");
-        let mut late = begun(&node, place("/ip4/198.51.100.2/tcp/1"));
-        assert_eq!(gone(&mut flood), [0], "the oldest of those with the most");
-        flood.extend((0..1000).map(|at| begun(&node, crowd(at))));
-        assert!(early.poll_unpin(&mut Context::from_waker(futures::task::noop_waker_ref())).is_pending());
-        assert!(late.poll_unpin(&mut Context::from_waker(futures::task::noop_waker_ref())).is_pending());
-        assert_eq!(gone(&mut flood).len(), 1001, "the crowd gives way to itself");
-        assert_eq!(node.under_way.lock().all.len(), UNDER_WAY_MAX);
-        assert_eq!(tally.counts()[Refusal::Connection as usize].1, 1001);
+        let node = Node::new();
+        let crowd = |at: usize| tcp(at % 16);
+        let mut flood: Vec<Handshake> =
+            (0..UNDER_WAY_MAX - 1).filter_map(|at| node.begun(&crowd(at))).collect();
+        let mut early = node.begun(&tcp(100)).expect("there is room");
+        let mut late = node.begun(&tcp(101)).expect("the crowd has more");
+        assert_eq!(gone(&mut flood), [240], "the newest of those with the most");
+        let more = (0..1000).filter(|at| node.begun(&crowd(*at)).is_some()).count();
+        assert!(more <= 1, "those who have as many as anybody are refused: {more}");
+        assert!(goes_on(&mut early) && goes_on(&mut late));
+        assert!(node.inner.over_tcp.lock().all.len() <= UNDER_WAY_MAX);
+        assert!(node.refused() >= 1000);
+    }
+
+    /// So many peers, each from a place of its own or all from one, that come again until they are done; how many rounds
+    /// it takes where a handshake takes three of them.
+    fn rounds(peers: usize, from: &dyn Fn(usize) -> Multiaddr) -> usize {
+        const TAKES: usize = 3;
+        let mut node = Node::new();
+        let mut waiting: BTreeSet<usize> = (0..peers).collect();
+        let mut under_way: BTreeMap<usize, (usize, Handshake)> = BTreeMap::new();
+        for round in 0..1000 {
+            under_way.retain(|_, (_, handshake)| goes_on(handshake));
+            let done: Vec<usize> = under_way
+                .iter()
+                .filter(|(_, (since, _))| since + TAKES <= round)
+                .map(|(peer, _)| *peer)
+                .collect();
+            for peer in done {
+                waiting.remove(&peer);
+                under_way.remove(&peer);
+            }
+            if waiting.is_empty() {
+                return round;
+            }
+            for peer in &waiting {
+                if !under_way.contains_key(peer)
+                    && let Some(handshake) = node.begun(&from(*peer))
+                {
+                    under_way.insert(*peer, (round, handshake));
+                }
+            }
+            node.pass(Duration::from_millis(100));
+        }
+        panic!("{} are still waiting", waiting.len());
+    }
+
+    #[test]
+    fn crowd_of_honest_peers_is_done_as_fast_as_there_is_room() {
+        let apart = rounds(4 * UNDER_WAY_MAX, &tcp);
+        assert!(apart <= 3 * 4 + 1, "{apart} rounds for four times as many as there is room for");
+        let house = rounds(4 * PER_PLACE_MAX, &|_| tcp(1));
+        assert!(house <= 3 * 4 + 1, "{house} rounds for a house");
+        // Two houses and many who are alone.
+        let mixed = rounds(4 * UNDER_WAY_MAX, &|peer| tcp(if peer < 64 { peer / 32 } else { peer }));
+        assert!(mixed <= 3 * 8, "{mixed} rounds");
+    }
+
+    #[test]
+    fn handshakes_that_stand_still_give_way_and_keep_nobody_out_for_long() {
+        let mut node = Node::new();
+        // Each from a place of its own, so that nobody has more than a newcomer.
+        let mut flood: Vec<Handshake> = (0..UNDER_WAY_MAX).filter_map(|at| node.begun(&tcp(at))).collect();
+        assert!(node.begun(&tcp(1000)).is_none(), "all of them may be honest");
+        node.pass(PATIENCE + Duration::from_millis(1));
+        let mut late = node.begun(&tcp(1000)).expect("they stand still");
+        assert_eq!(gone(&mut flood), [0]);
+        for at in 0..UNDER_WAY_MAX {
+            flood.extend(node.begun(&tcp(2000 + at)));
+        }
+        assert!(goes_on(&mut late), "who came as late as others is not behind them");
     }
 
     #[test]
     fn place_with_its_share_gives_way_to_itself_and_no_other_does() {
-        let (node, _) = node();
-        let (flood, other) = (place("/ip4/192.0.2.1/tcp/1"), place("/ip4/192.0.2.2/tcp/1"));
-        let mut first = begun(&node, other);
-        let mut many: Vec<Handshake> = (0..PER_PLACE_MAX + 3).map(|_| begun(&node, flood)).collect();
+        let mut node = Node::new();
+        let mut first = node.begun(&tcp(2)).expect("there is room");
+        let mut many: Vec<Handshake> = (0..PER_PLACE_MAX + 3).filter_map(|_| node.begun(&tcp(1))).collect();
+        assert_eq!(many.len(), PER_PLACE_MAX, "those that are under way are not ended");
+        assert!(gone(&mut many).is_empty());
+        node.pass(PATIENCE + Duration::from_millis(1));
+        many.extend((0..3).filter_map(|_| node.begun(&tcp(1))));
         assert_eq!(gone(&mut many), [0, 1, 2]);
-        assert!((&mut first).now_or_never().is_none(), "another place has its own share");
+        assert!(goes_on(&mut first), "another place has its own share");
         drop(many.split_off(PER_PLACE_MAX));
-        many.push(begun(&node, flood));
+        many.extend(node.begun(&tcp(1)));
         assert!(gone(&mut many[3..]).is_empty(), "some have ended");
     }
 
     #[test]
+    fn what_comes_over_quic_from_made_up_places_ends_nothing_over_tcp() {
+        let mut node = Node::new();
+        let mut over_tcp: Vec<Handshake> = (0..UNDER_WAY_MAX).filter_map(|at| node.begun(&tcp(at))).collect();
+        node.pass(PATIENCE + Duration::from_millis(1));
+        let flood: Vec<Handshake> = (0..4 * UNDER_WAY_MAX).filter_map(|at| node.begun(&quic(at))).collect();
+        assert_eq!(flood.len(), UNDER_WAY_MAX);
+        assert!(gone(&mut over_tcp).is_empty());
+        assert!(node.begun(&tcp(1000)).is_some(), "and nobody is kept from TCP");
+    }
+
+    #[test]
     fn handshakes_that_ended_are_not_kept() {
-        let (node, _) = node();
+        let node = Node::new();
         for id in 0..1000 {
-            drop(begun(&node, place(&format!("/ip6/2001:db8:{id}::1/tcp/1"))));
+            let from = format!("/ip6/2001:db8:{id}::1/tcp/1").parse().expect("an address");
+            drop(node.begun(&from));
         }
-        let kept = node.under_way.lock();
+        let kept = node.inner.over_tcp.lock();
         assert!(kept.all.is_empty() && kept.of_place.is_empty());
     }
 

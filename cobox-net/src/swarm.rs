@@ -38,9 +38,9 @@ use crate::tally::{Refusal, Tally};
 
 /// Connections of a whole node: more than any small box serves at once, fewer than its file descriptors.
 const CONNECTIONS_MAX: u32 = 4096;
-/// Inbound connections whose handshake is under way, and as many that gave way (`handshakes.rs`) and whose end libp2p
-/// has not seen yet.
-const PENDING_MAX: u32 = 2 * UNDER_WAY_MAX as u32;
+/// Inbound connections whose handshake is under way over TCP and QUIC, and as many that gave way (`handshakes.rs`) and
+/// whose end libp2p has not seen yet.
+const PENDING_MAX: u32 = 2 * 2 * UNDER_WAY_MAX as u32;
 /// How long a handshake may take.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Inbound connections that opened no control stream yet: each may fill the windows of a few streams, so more
