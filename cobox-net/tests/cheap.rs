@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use cobox_net::PeerId;
 use cobox_net::sync::{Conn, Input, Output, Place, TICK};
-use cobox_net::wire::{Frame, SessionId};
+use cobox_net::wire::{Frame, GrantAnswer, SessionId};
+use cobox_store::format::address::SeederAddress;
 use cobox_store::format::entry::LogHead;
-use cobox_store::id::{EntryHash, PackId};
-use common::puppet::{Puppet, Stage, key, log_of};
+use cobox_store::id::{EntryHash, KemKey, PackId};
+use common::puppet::{Puppet, Stage, key, log_of, peer_of, tcp};
 use ed25519_dalek::SigningKey;
 
 /// A peer says that it has so many entries of a device.
@@ -103,22 +104,33 @@ fn peer_that_opens_many_folders_has_each_found_behind_the_last() {
     assert!(names <= 3 * FOLDERS, "{names} names were made for {FOLDERS} folders");
 }
 
-#[test]
-fn opening_what_is_not_here_without_end_costs_a_bounded_time_and_keeps_no_newcomer_waiting() {
-    const CONNS: u32 = 100;
-    const OPENS: u32 = 64;
-    let mut stage = Stage::new(9_100, &[]);
-    let secrets = many(&mut stage, FOLDERS);
-    let place = |host| Place::V4([192, 0, 2, host]);
-    for number in 0..CONNS {
+/// Folders that a stranger's connection opens in the tests below.
+const OPENS: u32 = 64;
+
+fn place(host: u8) -> Place {
+    Place::V4([192, 0, 2, host])
+}
+
+/// So many connections from one place that open what is not here: more than may be looked for.
+fn flood(stage: &mut Stage, conns: u32) {
+    for number in 0..conns {
         let peer = PeerId::of_key([7; 32]);
         let conn = stage.dial(peer, place(1));
         for at in 1..=OPENS {
             stage.open(conn, peer, SessionId(2 * at), [u8::try_from(number).expect("few"); 32]);
         }
     }
+}
+
+#[test]
+fn opening_what_is_not_here_without_end_costs_a_bounded_time_and_keeps_no_newcomer_waiting() {
+    const CONNS: u32 = 100;
+    let mut stage = Stage::new(9_100, &[]);
+    let secrets = many(&mut stage, FOLDERS);
+    flood(&mut stage, CONNS);
     let names = stage.engine.work().names;
-    assert!(names < (1 << 20) + 2 * FOLDERS, "{names} names were made");
+    let near = 10 * 16 * u64::from(CONNS);
+    assert!(names < (1 << 20) + 2 * FOLDERS + near, "{names} names were made");
     assert!(stage.closed.is_empty(), "whoever asks no more than it may waits");
     let peer = PeerId::of_key([8; 32]);
     let conn = stage.dial(peer, place(2));
@@ -133,4 +145,144 @@ fn opening_what_is_not_here_without_end_costs_a_bounded_time_and_keeps_no_newcom
     let before = stage.engine.work().names;
     stage.pass(Duration::from_secs(20));
     assert_eq!(stage.engine.work().names, before, "who waited too long has given up");
+}
+
+#[test]
+fn peer_that_belongs_here_has_all_its_folders_found_at_once_whatever_others_ask_for() {
+    let mut stage = Stage::new(9_100, &[]);
+    let mut secrets = vec![stage.made.swarm];
+    let mut numbers = vec![stage.no];
+    for seed in 1..FOLDERS {
+        stage.another(9_100 + seed, &[]);
+        secrets.push(stage.made.swarm);
+        numbers.push(stage.no);
+    }
+    flood(&mut stage, 100);
+    // Of every twentieth folder a device is known, and comes back.
+    let peer = PeerId::of_key([8; 32]);
+    for no in numbers.iter().skip(10).step_by(20) {
+        stage.input(Input::Peers { no: *no, peers: vec![(peer, vec![tcp(9, 1)])] });
+    }
+    let conn = stage.dial(peer, place(2));
+    for (at, swarm) in (1u32..).zip(secrets.iter().skip(10).step_by(20)) {
+        let outputs = stage.open(conn, peer, SessionId(2 * at), *swarm);
+        assert!(accepted(&outputs, conn), "folder {at}");
+    }
+    // Another is not known, and has all of them.
+    let peer = PeerId::of_key([9; 32]);
+    let conn = stage.dial(peer, place(3));
+    for (at, swarm) in (1u32..).zip(&secrets) {
+        let outputs = stage.open(conn, peer, SessionId(2 * at), *swarm);
+        assert!(accepted(&outputs, conn), "folder {at}");
+    }
+    // Where the first one has to be looked for, those behind it come with it.
+    let peer = PeerId::of_key([10; 32]);
+    let conn = stage.dial(peer, place(4));
+    for (at, swarm) in (1u32..).zip(secrets.iter().skip(200)) {
+        assert!(!accepted(&stage.open(conn, peer, SessionId(2 * at), *swarm), conn));
+    }
+    let outputs = stage.pass(TICK);
+    let accepts = outputs.iter().filter(|output| accepted(std::slice::from_ref(output), conn)).count();
+    assert_eq!(accepts, secrets.len() - 200);
+}
+
+fn refusals(outputs: &[Output], on: &[Conn]) -> usize {
+    let refuses = |output: &&Output| matches!(output, Output::Send { conn, frame: Frame::Refuse { .. } } if on.contains(conn));
+    outputs.iter().filter(refuses).count()
+}
+
+#[test]
+fn person_on_many_connections_has_the_turns_of_one() {
+    let (greedy, other) = (key(1), key(2));
+    let mut stage = Stage::new(9_100, &[&greedy, &other]);
+    many(&mut stage, FOLDERS);
+    stage.another(9_900, &[&greedy, &other]);
+    let honest = stage.enter(&other);
+    let crowd: Vec<Puppet> = (50..54).map(|id| stage.enter_as(&greedy, PeerId::of_key([id; 32]))).collect();
+    let conns: Vec<Conn> = crowd.iter().map(|puppet| puppet.conn).collect();
+    flood(&mut stage, 100);
+    for at in 2..60 {
+        for puppet in crowd.iter().chain([&honest]) {
+            stage.open(puppet.conn, puppet.peer, SessionId(2 * at), [0xee; 32]);
+        }
+    }
+    let outputs = stage.pass(2 * TICK);
+    let (own, theirs) = (refusals(&outputs, &[honest.conn]), refusals(&outputs, &conns));
+    assert!(theirs > 10 && own + 4 >= theirs, "{own} for one, {theirs} for a person on four connections");
+}
+
+#[test]
+fn connection_has_its_turn_beside_many_others_of_its_place() {
+    let mut stage = Stage::new(9_100, &[]);
+    let secrets = many(&mut stage, FOLDERS);
+    flood(&mut stage, 100);
+    flood(&mut stage, 20);
+    let peer = PeerId::of_key([8; 32]);
+    let conn = stage.dial(peer, place(1));
+    let outputs = stage.open(conn, peer, SessionId(2), secrets[150]);
+    assert!(!accepted(&outputs, conn), "it waits in line");
+    assert!(accepted(&stage.pass(3 * TICK), conn), "each connection has its turn, and not each folder");
+}
+
+#[test]
+fn newcomer_whose_folder_is_looked_for_is_not_closed_for_a_crowd_from_elsewhere() {
+    let mut stage = Stage::new(9_100, &[]);
+    let secrets = many(&mut stage, FOLDERS);
+    flood(&mut stage, 100);
+    let peer = PeerId::of_key([8; 32]);
+    let conn = stage.dial(peer, place(2));
+    stage.open(conn, peer, SessionId(2), secrets[150]);
+    stage.now += Duration::from_millis(1);
+    let mut closed = Vec::new();
+    for id in 0..200 {
+        stage.dial(PeerId::of_key([id; 32]), place(1));
+        for conn in std::mem::take(&mut stage.closed) {
+            stage.input(Input::Down { conn });
+            closed.push(conn);
+        }
+    }
+    assert!(closed.len() > 100, "{} were closed", closed.len());
+    assert!(!closed.contains(&conn), "it was idle for longest, since it waits");
+    assert!(accepted(&stage.pass(TICK), conn));
+}
+
+#[test]
+fn folder_whose_grant_is_not_decided_is_opened_ever_more_rarely() {
+    let seeder = key(7);
+    let peer = peer_of(&seeder);
+    let mut stage = Stage::new(9_200, &[]);
+    let address =
+        SeederAddress { peer_id: peer.to_bytes(), kem: KemKey([1; 32]), addresses: vec![tcp(9, 1)] };
+    let grant = stage.made.grant_with(&address, 1 << 40, [0; 80]);
+    stage.store.access_add(stage.no, &grant).expect("an admin's");
+    let (no, folder) = (stage.no, stage.made.id());
+    stage.input(Input::Changed { no });
+    stage.input(Input::Peers { no, peers: vec![(peer, vec![tcp(9, 1)])] });
+    let conn = stage.dial(peer, place(1));
+    let (mut opened, mut offered) = (0, 0);
+    // The first was opened when it dialed.
+    let mut outputs = stage.pass(Duration::from_secs(15));
+    for _ in 0..Duration::from_secs(300).as_millis() / TICK.as_millis() {
+        for output in std::mem::take(&mut outputs) {
+            let frame = match output {
+                Output::Send { conn: to, frame } if to == conn => frame,
+                _ => continue,
+            };
+            let answer = match frame {
+                Frame::Open { session, .. } => {
+                    opened += 1;
+                    Frame::Refuse { session }
+                }
+                Frame::GrantOffer { .. } => {
+                    offered += 1;
+                    Frame::GrantAnswer { folder, answer: GrantAnswer::Pending }
+                }
+                _ => continue,
+            };
+            outputs.extend(stage.input(Input::Frame { conn, frame: answer }));
+        }
+        outputs.extend(stage.pass(TICK));
+    }
+    assert!(offered > 3, "it is offered again: {offered} times");
+    assert!(opened < 15, "{opened} times in five minutes");
 }

@@ -27,6 +27,7 @@ mod settle;
 mod state;
 mod turns;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -267,7 +268,6 @@ impl Engine {
         let cause = settle::Cause::of(&input);
         self.take(input, now);
         self.try_asks(now);
-        self.answer_knocks(now);
         self.settle_due(cause, now);
         std::mem::take(&mut self.out)
     }
@@ -349,15 +349,16 @@ impl Engine {
             used_at: now,
             late: false,
             found: None,
-            names: 0,
-            knocks: 0,
+            met: None,
+            vain: 0,
         };
         self.conns.insert(conn, connection);
         self.send(conn, Frame::Hello { nonce });
         self.drop_stranger();
     }
 
-    /// Closes one stranger's connection where there are too many.
+    /// Closes one stranger's connection where there are too many: of the place with the most the one that was idle for
+    /// longest, and among places with as many rather one of which nothing is looked for.
     fn drop_stranger(&mut self) {
         let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
         let strangers = || {
@@ -366,10 +367,16 @@ impl Engine {
                 connection.sessions.is_empty() && !ours && !self.dialer.wants(&connection.peer)
             })
         };
-        if strangers().count() > STRANGERS_MAX
-            && let Some(conn) = strangers().min_by_key(|(conn, connection)| (connection.used_at, **conn))
+        let mut of_place: BTreeMap<Place, usize> = BTreeMap::new();
+        strangers().for_each(|(_, connection)| *of_place.entry(connection.place).or_default() += 1);
+        let idlest = |(conn, connection): &(&Conn, &Connection)| {
+            let count = of_place.get(&connection.place).copied();
+            (Reverse(count), self.knocks.waits(**conn), connection.used_at, **conn)
+        };
+        if of_place.values().sum::<usize>() > STRANGERS_MAX
+            && let Some((conn, _)) = strangers().min_by_key(idlest)
         {
-            let conn = *conn.0;
+            let conn = *conn;
             self.tally.refuse(Refusal::Connection);
             self.out.push(Output::Close { conn });
         }
@@ -378,9 +385,7 @@ impl Engine {
     fn down(&mut self, conn: Conn, now: Instant) {
         let Some(connection) = self.conns.remove(&conn) else { return };
         self.dialer.down(connection.peer, now);
-        if connection.knocks > 0 {
-            self.knocks.forget(conn);
-        }
+        self.knocks.forget(conn);
         for (id, session) in connection.sessions {
             self.forget_session(conn, id, session.no);
         }
@@ -467,6 +472,7 @@ impl Engine {
         self.next_turn();
         self.dirty.append(&mut self.later);
         self.hear_late_papers(now);
+        self.answer_knocks(now);
         let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
         let strangers: Vec<Conn> = self
             .conns

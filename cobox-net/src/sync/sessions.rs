@@ -26,6 +26,9 @@ const FOLDER_CONNS_MAX: usize = 128;
 const UNLISTED_CONNS_MAX: usize = 16;
 /// How long a refused folder is not offered again.
 const REFUSED_WAIT: std::time::Duration = FULL_WAIT;
+/// How often that doubles while the peer's owner decides: each time it is looked for there in vain, under each secret.
+/// Of a decision it tells.
+const UNDECIDED_DOUBLES: u32 = 4;
 
 /// Who shares the places of a folder, so that those with the most give way.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -93,14 +96,14 @@ impl Engine {
     fn open(&mut self, conn: Conn, no: FolderNo, secret_at: usize, now: Instant) {
         let Some(connection) = self.conns.get(&conn) else { return };
         let old = connection.sessions.iter().find(|(_, session)| session.no == no);
-        let stale: Option<SessionId> = match old {
+        let stale = match old {
             None => None,
             Some((id, session)) => match session.stage {
-                Stage::Refused { .. } | Stage::Offered { .. } => Some(*id),
+                Stage::Refused { .. } | Stage::Offered { .. } => Some((*id, session.undecided)),
                 _ => return,
             },
         };
-        if let Some(id) = stale {
+        if let Some((id, _)) = stale {
             self.drop_session(conn, id);
         }
         let Some(connection) = self.conns.get_mut(&conn) else { return };
@@ -112,7 +115,9 @@ impl Engine {
         let (blinded, proof) = (binding.blinded(secret), binding.proof(secret, Speaker::Opener));
         folder.sessions.insert((conn, id));
         if let Some(connection) = self.conns.get_mut(&conn) {
-            connection.sessions.insert(id, Session::new(no, Stage::Opening { since: now }, secret_at));
+            let mut session = Session::new(no, Stage::Opening { since: now }, secret_at);
+            session.undecided = stale.map_or(0, |(_, undecided)| undecided);
+            connection.sessions.insert(id, session);
         }
         self.send(conn, Frame::Open { session: id, blinded, proof });
     }
@@ -444,7 +449,10 @@ impl Engine {
         }
         match answer {
             GrantAnswer::Accepted => self.open(conn, no, 0, now),
-            GrantAnswer::Pending => session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT },
+            GrantAnswer::Pending => {
+                session.undecided = UNDECIDED_DOUBLES.min(session.undecided + 1);
+                session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT * (1 << session.undecided) };
+            }
             GrantAnswer::Refused => {
                 session.grant_refused = true;
                 session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT * 10 };

@@ -36,11 +36,11 @@ pub(super) struct Connection {
     pub used_at: Instant,
     /// It owes us packs, and nothing of them comes.
     pub late: bool,
-    /// The folder that the peer opened last, names that were made to find those it opened, and how many of its `Open`
-    /// wait; see [`super::knocks`].
+    /// The folder that the peer opened last, the session of ours for one that it opened, and how often in succession it
+    /// opened what was not found at once; see [`super::knocks`].
     pub found: Option<FolderNo>,
-    pub names: u64,
-    pub knocks: usize,
+    pub met: Option<SessionId>,
+    pub vain: u32,
 }
 
 /// A grant offer on a connection.
@@ -131,6 +131,8 @@ pub(super) struct Session {
     /// Packs it is sending us.
     pub fetching: usize,
     pub grant_refused: bool,
+    /// How often the peer's owner had not decided yet.
+    pub undecided: u32,
 }
 
 impl Session {
@@ -160,6 +162,7 @@ impl Session {
             waited: Duration::ZERO,
             fetching: 0,
             grant_refused: false,
+            undecided: 0,
         }
     }
 
