@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 
 use super::batch::{Batch, Durability};
 use super::store::{Added, Store};
@@ -74,18 +75,14 @@ impl Books<'_> {
         Ok(Some((owner, size)))
     }
 
-    /// Makes the rows by locator and by folder from those by member, in a store that was written before there were any.
-    /// Rows that name a peer count nothing, and go.
+    /// Once, before the first change: makes the rows by locator and by folder agree with those by member. They are not
+    /// there in a store that was written before there were any, and miss what an older program left or replaced, where
+    /// one ran in between. Rows that name a peer count nothing, and go.
     fn begin(&mut self) -> Result<()> {
-        let (mut any, mut wrong) = (false, Ok(()));
-        let mut seen = |_: &[u8], _: &[u8]| {
-            any = true;
-            ControlFlow::Break(())
-        };
-        self.store.db().scan(&key(STORE, Table::LocatorBy, &[]), &[], &mut seen)?;
-        if any {
+        if self.store.locators_summed.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let (mut rows, mut wrong) = (BTreeMap::new(), Ok(()));
         let mut sums: BTreeMap<[u8; 32], u64> = BTreeMap::new();
         let batch = &mut self.batch;
         self.store.db().scan(&key(STORE, Table::LocatorOf, &[]), &[], &mut |row, size| {
@@ -101,17 +98,30 @@ impl Books<'_> {
             };
             let sum = sums.entry(folder_of(owner)).or_default();
             *sum = sum.saturating_add(size);
-            batch.put(&key(STORE, Table::LocatorBy, id), owner);
+            rows.insert(key(STORE, Table::LocatorBy, id), owner.to_vec());
             ControlFlow::Continue(())
         })?;
         wrong?;
-        for (folder, sum) in sums {
-            self.batch.put(&key(STORE, Table::LocatorSum, &folder), &sum.to_le_bytes());
+        let sums = sums.into_iter();
+        rows.extend(sums.map(|(of, sum)| (key(STORE, Table::LocatorSum, &of), sum.to_le_bytes().to_vec())));
+        for table in [Table::LocatorBy, Table::LocatorSum] {
+            self.store.db().scan(&key(STORE, table, &[]), &[], &mut |row, value| {
+                let row = key(STORE, table, row);
+                match rows.remove(&row) {
+                    Some(right) if right == value => {}
+                    Some(right) => batch.put(&row, &right),
+                    None => batch.delete(&row),
+                }
+                ControlFlow::Continue(())
+            })?;
         }
-        match std::mem::take(&mut self.batch) {
-            batch if batch.changes.is_empty() => Ok(()),
-            batch => self.store.db().commit(batch, Durability::Unsynced),
+        rows.iter().for_each(|(row, value)| batch.put(row, value));
+        let batch = std::mem::take(batch);
+        if !batch.changes.is_empty() {
+            self.store.db().commit(batch, Durability::Unsynced)?;
         }
+        self.store.locators_summed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -285,7 +295,7 @@ mod tests {
 
     #[test]
     fn locators_left_before_there_were_rows_by_folder_count_and_give_way() {
-        let (_dir, store, _) = new_store(&Founder::new(1));
+        let (dir, store, _) = new_store(&Founder::new(1));
         let steps = LOCATOR_BYTES_MAX / LOCATOR_STEP_BYTES;
         let fit = LOCATOR_BYTES_PER_FOLDER_MAX / make(0, 1, steps).encode().len() as u64;
         for seed in 0..fit {
@@ -298,23 +308,68 @@ mod tests {
         batch.delete_prefix(&key(STORE, Table::LocatorSum, &[]));
         batch.put(&key(STORE, Table::LocatorOf, &[&[38][..], &[7; 38], &[8; 32]].concat()), &[1; 8]);
         store.db().commit(batch, Durability::Synced).expect("writes");
+        let store = reopened(&dir, store);
         let beyond = make(fit, 1, steps);
         assert!(matches!(store.locator_put(member(1, 255), &beyond), Err(Error::Quota { .. })));
         assert_eq!(store.locator_put(member(2, 0), &make(0, 2, steps)).expect("moves"), Added::New);
         assert_eq!(store.locator_put(member(1, 255), &beyond).expect("there is room"), Added::New);
-        let (mut rows, mut folders) = (0, Vec::new());
-        let count = &mut |_: &[u8], _: &[u8]| {
+        assert_eq!(count(&store, Table::LocatorOf), fit + 1, "one for each, and none of a peer");
+        let size = beyond.encode().len() as u64;
+        assert_eq!(sums(&store), [(1, fit * size), (2, size)]);
+    }
+
+    #[test]
+    fn locators_that_an_older_program_left_and_replaced_in_between_count_as_they_are() {
+        let (dir, store, _) = new_store(&Founder::new(1));
+        let size = |locator: &Locator| locator.encode().len() as u64;
+        let (kept, moved) = (make(1, 1, 1), make(2, 1, 1));
+        store.locator_put(member(1, 1), &kept).expect("puts");
+        store.locator_put(member(1, 1), &moved).expect("puts");
+        // It writes table 14 alone: another one in a folder of its own, and one that moves and grows.
+        let (added, grown) = (make(3, 1, 2), make(2, 2, 3));
+        let mut batch = Batch::default();
+        batch.put(&left_by(&member(3, 1).key(), &added.id().0), &size(&added).to_le_bytes());
+        batch.put(&key(STORE, Table::Locator, &added.id().0), &added.encode());
+        batch.delete(&left_by(&member(1, 1).key(), &moved.id().0));
+        batch.put(&left_by(&member(2, 1).key(), &grown.id().0), &size(&grown).to_le_bytes());
+        batch.put(&key(STORE, Table::Locator, &grown.id().0), &grown.encode());
+        store.db().commit(batch, Durability::Synced).expect("writes");
+        let store = reopened(&dir, store);
+        let last = make(4, 1, 1);
+        store.locator_put(member(4, 1), &last).expect("puts");
+        assert_eq!(count(&store, Table::LocatorBy), 4);
+        let right = [(1, size(&kept)), (2, size(&grown)), (3, size(&added)), (4, size(&last))];
+        assert_eq!(sums(&store), right);
+        // Each is taken off who left it: none is counted twice.
+        store.locator_put(member(4, 1), &make(3, 2, 1)).expect("moves");
+        store.locator_put(member(4, 1), &make(2, 3, 1)).expect("moves");
+        assert_eq!(count(&store, Table::LocatorOf), 4);
+        assert_eq!(sums(&store), [(1, size(&kept)), (2, 0), (3, 0), (4, 3 * size(&last))]);
+    }
+
+    fn reopened(dir: &tempfile::TempDir, store: std::sync::Arc<Store>) -> std::sync::Arc<Store> {
+        drop(store);
+        Store::open(dir.path(), crate::blind::StoreKind::Seeder).expect("opens")
+    }
+
+    fn count(store: &Store, table: Table) -> u64 {
+        let mut rows = 0;
+        let each = &mut |_: &[u8], _: &[u8]| {
             rows += 1;
             ControlFlow::Continue(())
         };
-        store.db().scan(&key(STORE, Table::LocatorOf, &[]), &[], count).expect("reads");
-        assert_eq!(rows, fit + 1, "one for each, and none of a peer");
-        let sums = &mut |folder: &[u8], sum: &[u8]| {
+        store.db().scan(&key(STORE, table, &[]), &[], each).expect("reads");
+        rows
+    }
+
+    /// The first bytes of folders, and what is written as left there.
+    fn sums(store: &Store) -> Vec<(u8, u64)> {
+        let mut folders = Vec::new();
+        let each = &mut |folder: &[u8], sum: &[u8]| {
             folders.push((folder[0], u64::from_le_bytes(sum.try_into().expect("eight bytes"))));
             ControlFlow::Continue(())
         };
-        store.db().scan(&key(STORE, Table::LocatorSum, &[]), &[], sums).expect("reads");
-        let size = beyond.encode().len() as u64;
-        assert_eq!(folders, [(1, fit * size), (2, size)]);
+        store.db().scan(&key(STORE, Table::LocatorSum, &[]), &[], each).expect("reads");
+        folders
     }
 }

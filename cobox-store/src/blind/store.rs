@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, flock};
@@ -98,6 +99,8 @@ pub struct Store {
     pub(super) wants: Wants,
     pub(super) slices: Slices,
     pub(super) ordinals: Mutex<Ordinals>,
+    /// Whether the sums of what was left here were compared with what there is.
+    pub(super) locators_summed: AtomicBool,
     pub(super) access_logs: AccessLogs,
     pub(super) logs: Logs,
     /// One change of admins, or one command, at a time.
@@ -162,6 +165,7 @@ impl Store {
             wants: Wants::default(),
             slices: Slices::default(),
             ordinals: Mutex::new(ordinals),
+            locators_summed: AtomicBool::new(false),
             access_logs: AccessLogs::default(),
             logs: Logs::default(),
             owners: Mutex::default(),
