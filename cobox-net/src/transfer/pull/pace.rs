@@ -3,7 +3,11 @@
 //! One that brings next to nothing is late, which the engine hears; one that brings nothing at all is ended. Credit of
 //! the node's that a stream holds and does not use keeps other streams waiting, so a slow one keeps as much as it brings
 //! in some seconds. What it owes beyond that is bounded by its own credit, and finds the node's when it arrives: many
-//! slow streams that bring all they owe at one moment would else fill the memory. Called by `pull.rs`.
+//! slow streams that bring all they owe at one moment would else fill the memory.
+//!
+//! What arrived waits for all of its credit in one go, and a stream that waits holds none: not in part, and not of its
+//! other asks. So asks and frames stand in one line, and who is first in it is served by those that do not wait, each of
+//! which stores what it has, brings what it owes, or is trimmed here. Called by `pull.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,19 +117,26 @@ impl Asks {
     }
 
     /// Takes the node's credit for slices that arrived out of that of their ask, and of newer asks of the stream where it
-    /// has none any more: so who waits for credit holds none that others wait for.
-    fn draw(&mut self, ask: u32, drawn: &mut Drawn) {
-        let newest_first = self.oldest_first().into_iter().rev();
-        for number in [ask].into_iter().chain(newest_first) {
-            let permit = self.pending.get_mut(&number).and_then(|pending| pending.permit.as_mut());
-            let Some(of_node) = permit.and_then(|permit| permit.1.as_mut()) else { continue };
-            let share = of_node.num_permits().min(usize::try_from(drawn.lacks).unwrap_or(usize::MAX));
-            if let Some(part) = of_node.split(share).filter(|_| share > 0) {
-                drawn.add(part);
-            }
-            if drawn.lacks == 0 {
-                return;
-            }
+    /// has less. Where all of them have less, it is given back: who waits for credit holds none that others wait for.
+    fn draw(&mut self, ask: u32, slices: u32) -> Option<OwnedSemaphorePermit> {
+        let mut drawn = Drawn { credit: None, lacks: usize::try_from(slices).ok()? };
+        self.draw_from(ask, &mut drawn);
+        if drawn.lacks > 0 {
+            let newest_first = self.oldest_first().into_iter().rev();
+            newest_first.for_each(|number| self.draw_from(number, &mut drawn));
+        }
+        drawn.credit.filter(|_| drawn.lacks == 0)
+    }
+
+    fn draw_from(&mut self, ask: u32, drawn: &mut Drawn) {
+        let permit = self.pending.get_mut(&ask).and_then(|pending| pending.permit.as_mut());
+        let Some(of_node) = permit.and_then(|permit| permit.1.as_mut()) else { return };
+        let share = of_node.num_permits().min(drawn.lacks);
+        let Some(part) = of_node.split(share).filter(|_| share > 0) else { return };
+        drawn.lacks -= share;
+        match &mut drawn.credit {
+            Some(credit) => credit.merge(part),
+            None => drawn.credit = Some(part),
         }
     }
 }
@@ -133,17 +144,7 @@ impl Asks {
 /// Credit of the node's for what arrived, and for how many slices it is short.
 struct Drawn {
     credit: Option<OwnedSemaphorePermit>,
-    lacks: u32,
-}
-
-impl Drawn {
-    fn add(&mut self, part: OwnedSemaphorePermit) {
-        self.lacks = self.lacks.saturating_sub(u32::try_from(part.num_permits()).unwrap_or(u32::MAX));
-        match &mut self.credit {
-            Some(credit) => credit.merge(part),
-            None => self.credit = Some(part),
-        }
-    }
+    lacks: usize,
 }
 
 /// Waits until the node has credit for what a frame brings.
@@ -155,25 +156,35 @@ pub(super) async fn credit_for(
     node: &Arc<Semaphore>,
     frame: &[u8],
 ) -> Result<Option<OwnedSemaphorePermit>> {
-    let (ask, mut drawn, more) = {
+    let (ask, slices, more) = {
         let mut asks = asks.lock();
-        let Some((ask, lacks)) = asks.arriving(frame) else { return Ok(None) };
-        let mut drawn = Drawn { credit: None, lacks };
-        asks.draw(ask, &mut drawn);
-        asks.waits = drawn.lacks > 0;
-        (ask, drawn, Arc::clone(&asks.more))
-    };
-    while drawn.lacks > 0 {
-        tokio::select! {
-            part = Arc::clone(node).acquire_many_owned(drawn.lacks) => {
-                drawn.add(part.map_err(|_| Error::ShutDown)?);
-            }
-            // The stream asked for more, and got credit that stood before this in line: its answer comes after this.
-            () = more.notified() => asks.lock().draw(ask, &mut drawn),
+        let Some((ask, slices)) = asks.arriving(frame) else { return Ok(None) };
+        let drawn = asks.draw(ask, slices);
+        if drawn.is_some() {
+            return Ok(drawn);
         }
-    }
-    asks.lock().waits = false;
-    Ok(drawn.credit)
+        asks.waits = true;
+        (ask, slices, Arc::clone(&asks.more))
+    };
+    let in_line = Arc::clone(node).acquire_many_owned(slices);
+    tokio::pin!(in_line);
+    let credit = loop {
+        tokio::select! {
+            credit = &mut in_line => break credit.map_err(|_| Error::ShutDown)?,
+            // The stream asked for more, and got credit that stood before this in line: its answer comes after this. What
+            // is too little goes to who is first in line, and this keeps its place.
+            () = more.notified() => {
+                let drawn = asks.lock().draw(ask, slices);
+                if let Some(credit) = drawn {
+                    break credit;
+                }
+            }
+        }
+    };
+    let mut asks = asks.lock();
+    // In one go: what was owed meanwhile was owed by this node.
+    (asks.waits, asks.heard_at) = (false, Some(Instant::now()));
+    Ok(Some(credit))
 }
 
 /// Both, of one stream.

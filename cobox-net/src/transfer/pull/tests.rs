@@ -172,14 +172,18 @@ impl Burst {
     fn new(node: &Arc<Semaphore>) -> Self {
         let mut asks = owing(node, STREAM_SLICES);
         asks.keep(0);
+        Self::of(asks, node)
+    }
+
+    fn of(mut asks: Asks, node: &Arc<Semaphore>) -> Self {
         let (sender, pieces) = unbounded_channel();
         let (mut bytes, slices) = (Vec::new(), vec![7; 4 * 65_536]);
         for number in asks.oldest_first() {
-            asks.pending.get_mut(&number).expect("it owes").pieces = Some(sender.clone());
+            let pending = asks.pending.get_mut(&number).expect("it owes");
+            pending.pieces = Some(sender.clone());
             let part = |first| BulkFrame::Slices { ask: number, first, bytes: &slices }.encode();
-            let answer =
-                [0, 4, 8, 12].map(part).into_iter().chain([BulkFrame::Done { ask: number }.encode()]);
-            for frame in answer {
+            let parts = [0, 4, 8, 12].into_iter().take_while(|first| u64::from(*first) < pending.end);
+            for frame in parts.map(part).chain([BulkFrame::Done { ask: number }.encode()]) {
                 bytes.extend(u32::try_from(frame.len()).expect("short").to_le_bytes());
                 bytes.extend(frame);
             }
@@ -241,6 +245,68 @@ fn slow_streams_that_bring_all_they_owe_at_once_are_read_as_the_node_has_credit(
     });
 }
 
+/// A stream that owes one frame, for which it has so much of the node's credit.
+fn owing_a_frame(node: &Arc<Semaphore>, kept: u32) -> Asks {
+    let own = Arc::new(Semaphore::new(STREAM_SLICES)).try_acquire_many_owned(4).expect("there is credit");
+    let of_node = (kept > 0).then(|| Arc::clone(node).try_acquire_many_owned(kept).expect("there is credit"));
+    let mut asks = Asks { next: 1, ..Asks::default() };
+    asks.pending.insert(1, Pending { permit: Some(Permit(own, of_node)), end: 4, ..pending(None) });
+    asks
+}
+
+#[test]
+fn streams_that_have_too_little_credit_for_a_frame_each_all_go_on() {
+    const TRIMMED: usize = 85;
+    const STREAMS: usize = 95;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("builds");
+    runtime.block_on(async {
+        let node = Arc::new(Semaphore::new(CREDIT_SLICES));
+        let stream = |at| Burst::of(owing_a_frame(&node, if at < TRIMMED { 3 } else { 0 }), &node);
+        let mut streams: Vec<Burst> = (0..STREAMS).map(stream).collect();
+        assert_eq!(node.available_permits(), 1, "between them they have nearly all of it");
+        let mut ask = Box::pin(Arc::clone(&node).acquire_many_owned(4));
+        assert!(futures::poll!(ask.as_mut()).is_pending(), "it is the first in line");
+        let (mut came, mut asked) = (0, false);
+        for _ in 0..STREAMS {
+            let mut waiting = 0;
+            for stream in &mut streams {
+                waiting += stream.read().await;
+            }
+            assert!(waiting <= CREDIT_SLICES, "{waiting} slices wait to be stored");
+            came += waiting;
+            streams.iter_mut().for_each(|stream| stream.held.clear());
+            asked = asked || futures::poll!(ask.as_mut()).is_ready();
+        }
+        assert_eq!((came, asked), (4 * STREAMS, true), "all of it came in the end");
+        assert_eq!(node.available_permits(), CREDIT_SLICES);
+    });
+}
+
+#[test]
+fn frame_that_waits_for_credit_keeps_its_place_in_line_when_its_stream_asks_for_more() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("builds");
+    runtime.block_on(async {
+        let node = Arc::new(Semaphore::new(CREDIT_SLICES));
+        let mut asks = owing_a_frame(&node, 0);
+        let (sender, _pieces) = unbounded_channel();
+        asks.pending.get_mut(&1).expect("it owes").pieces = Some(sender);
+        let asks = Mutex::new(asks);
+        let mut others = Arc::clone(&node).try_acquire_many_owned(256).expect("all of it");
+        let frame = BulkFrame::Slices { ask: 1, first: 0, bytes: &[0; 4 * 65_536] }.encode();
+        let waiting = credit_for(&asks, &node, &frame);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        let mut behind = Box::pin(Arc::clone(&node).acquire_many_owned(4));
+        assert!(futures::poll!(behind.as_mut()).is_pending());
+        asks.lock().more.notify_one();
+        assert!(futures::poll!(waiting.as_mut()).is_pending(), "there is none yet");
+        drop(others.split(4));
+        let credit = futures::poll!(waiting);
+        assert!(matches!(credit, Poll::Ready(Ok(Some(_)))), "it came first");
+        assert!(futures::poll!(behind).is_pending());
+    });
+}
+
 #[test]
 fn stream_that_waits_for_credit_takes_what_its_own_later_asks_were_given() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("builds");
@@ -251,6 +317,8 @@ fn stream_that_waits_for_credit_takes_what_its_own_later_asks_were_given() {
         let (sender, _pieces) = unbounded_channel();
         asks.pending.get_mut(&oldest).expect("it owes").pieces = Some(sender);
         asks.keep(0);
+        // The wait is not the peer's.
+        asks.heard_at = Instant::now().checked_sub(2 * STALL_WAIT);
         let mut others = Arc::clone(&node).try_acquire_many_owned(256).expect("all of it");
         // Three slices that it asked for later have credit: one is short.
         let later = |asks: &mut Asks, part| {
@@ -273,6 +341,9 @@ fn stream_that_waits_for_credit_takes_what_its_own_later_asks_were_given() {
             panic!("it holds what it waits for")
         };
         assert_eq!(credit.num_permits(), 4);
-        assert!(!asks.lock().waits);
+        let mut asks = asks.lock();
+        assert!(!asks.waits);
+        let step = Watch::new((0, 0), Instant::now()).step(&mut asks, (0, 0), Instant::now());
+        assert!(matches!(step, Ok(None)), "it is ended between its wait and what it brought");
     });
 }
