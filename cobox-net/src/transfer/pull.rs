@@ -47,7 +47,6 @@ enum Piece {
         frame: Vec<u8>,
         permit: Option<Permit>,
     },
-    Done,
     NotHere,
 }
 
@@ -68,7 +67,10 @@ struct Pending {
 
 #[derive(Default)]
 struct Asks {
+    /// Asks of which something is still to come.
     pending: HashMap<u32, Pending>,
+    /// The ask whose last slices came: that it is done is said next, and is all that may come next.
+    ended: Option<u32>,
     next: u32,
     closed: bool,
     heard_at: Option<Instant>,
@@ -187,13 +189,13 @@ impl Puller {
                 Some(Piece::Slices { frame, permit, .. }) => {
                     bytes.extend_from_slice(&frame[SLICES_OFFSET..]);
                     permits.push(permit);
-                    // What its peer says after it is not waited for.
+                    // That it was all is not waited for.
                     if bytes.len() as u64 >= job.pack.size {
                         break;
                     }
                 }
                 Some(Piece::NotHere) => return Fetched::NotHere,
-                Some(Piece::Outboard(_) | Piece::Done) => return Fetched::Lied,
+                Some(Piece::Outboard(_)) => return Fetched::Lied,
                 None => return Fetched::Broken,
             }
         }
@@ -351,7 +353,6 @@ fn store_pieces(
                 }
                 drop(permit);
             }
-            (Piece::Done, _) => {}
             (Piece::NotHere, _) => return Fetched::NotHere,
             _ => return Fetched::Lied,
         }
@@ -425,14 +426,18 @@ async fn read_pieces(
 }
 
 /// Gives a frame to the pack that asked for it, with the node's credit for it; anything that was not asked for ends the
-/// stream.
+/// stream. An ask is forgotten with its last slices, so that who leaves out the end of each has nothing grow here.
 fn hand_on(asks: &mut Asks, frame: Vec<u8>, of_node: Option<OwnedSemaphorePermit>) -> Result<()> {
     const UNASKED: Error = Error::Decode(DecodeError::Invalid { field: "unasked slices" });
     asks.heard_at = Some(Instant::now());
-    let (ask, piece, ends) = match decode_bulk(&frame)? {
-        BulkFrame::Ask(_) => return Err(UNASKED),
+    let decoded = decode_bulk(&frame)?;
+    if let Some(ended) = asks.ended.take() {
+        let said = matches!(decoded, BulkFrame::Done { ask } if ask == ended);
+        return if said { Ok(()) } else { Err(UNASKED) };
+    }
+    let (ask, piece, ends) = match decoded {
+        BulkFrame::Ask(_) | BulkFrame::Done { .. } => return Err(UNASKED),
         BulkFrame::Outboard { ask, values } => (ask, Piece::Outboard(values.to_vec()), false),
-        BulkFrame::Done { ask } => (ask, Piece::Done, true),
         BulkFrame::NotHere { ask } => (ask, Piece::NotHere, true),
         BulkFrame::Slices { ask, first, bytes } => {
             let pending = asks.pending.get_mut(&ask).ok_or(UNASKED)?;
@@ -447,13 +452,12 @@ fn hand_on(asks: &mut Asks, frame: Vec<u8>, of_node: Option<OwnedSemaphorePermit
             let share = usize::try_from(count).expect("a few slices");
             let of_stream = pending.permit.as_mut().and_then(|permit| permit.0.split(share));
             let permit = of_stream.map(|of_stream| Permit(of_stream, of_node));
-            (ask, Piece::Slices { first, frame, permit }, false)
+            let ends = pending.next == pending.end;
+            asks.ended = ends.then_some(ask);
+            (ask, Piece::Slices { first, frame, permit }, ends)
         }
     };
     let pending = asks.pending.get(&ask).ok_or(UNASKED)?;
-    if matches!(piece, Piece::Done) && pending.next != pending.end {
-        return Err(UNASKED);
-    }
     if let Some(pieces) = &pending.pieces {
         // Who asked may have given up; the rest of its answer is dropped here.
         let _ = pieces.send(piece);

@@ -121,6 +121,28 @@ fn slices_that_were_not_asked_for_end_the_stream() {
     assert!(hand_on(&mut asks, BulkFrame::Done { ask: 1 }.encode(), None).is_ok());
 }
 
+#[test]
+fn ask_is_forgotten_with_its_last_slices_and_nothing_but_its_end_may_follow() {
+    let slices = vec![0; 2 * 65_536];
+    let answer = |ask| BulkFrame::Slices { ask, first: 0, bytes: &slices }.encode();
+    let done = |ask| BulkFrame::Done { ask }.encode();
+    let two = || {
+        let mut asks = Asks::default();
+        asks.pending.extend([1, 2].map(|number| (number, pending(None))));
+        assert!(hand_on(&mut asks, answer(1), None).is_ok());
+        assert_eq!(asks.pending.len(), 1, "who never says that it is done has nothing grow");
+        asks
+    };
+    for other in [answer(2), done(2), BulkFrame::NotHere { ask: 2 }.encode(), answer(1)] {
+        assert!(hand_on(&mut two(), other, None).is_err());
+    }
+    let mut asks = two();
+    for frame in [done(1), answer(2), done(2)] {
+        assert!(hand_on(&mut asks, frame, None).is_ok());
+    }
+    assert!(hand_on(&mut asks, done(2), None).is_err(), "said twice");
+}
+
 /// A stream that owes all that its own credit and the node's allow: its asks, and how much it owes.
 fn owing_all(credit: &Arc<Semaphore>) -> (Asks, u32) {
     let (own, mut asks, mut owed) = (Arc::new(Semaphore::new(STREAM_SLICES)), Asks::default(), 0);
