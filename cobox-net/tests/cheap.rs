@@ -2,10 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Conn, Input, Output, Place, TICK};
+use cobox_net::sync::{Conn, Fetched, Input, Output, Place, TICK};
 use cobox_net::wire::{Frame, GrantAnswer, SessionId};
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::entry::LogHead;
@@ -70,6 +71,68 @@ fn news_without_end_settle_a_folder_now_and_then_and_keep_nobody_else_waiting() 
     }
     let outputs = tell(&mut stage, &third, &elsewhere, 1);
     assert_eq!(third.asked(&outputs), Some(1), "another folder has turns of its own");
+}
+
+/// The peers that were asked for packs say one after the other that they have none of them, so often at the most; of
+/// which packs.
+fn have_none(stage: &mut Stage, at_most: usize) -> Vec<PackId> {
+    let mut denied = Vec::new();
+    while denied.len() < at_most
+        && let Some((conn, session, pack)) = stage.flying.pop_front()
+    {
+        denied.push(pack);
+        stage.now += TICK / 1000;
+        stage.input(Input::Fetched { conn, session, pack, how: Fetched::NotHere });
+    }
+    denied
+}
+
+#[test]
+fn packs_that_a_peer_does_not_have_are_asked_for_once_and_settle_nothing() {
+    const PACKS: usize = 80 * 64;
+    let device = key(1);
+    let mut stage = Stage::new(9_004, &[&device]);
+    stage.entries_of_packs(&device, 80);
+    stage.enter(&device);
+    stage.pass(TICK);
+    let before = stage.engine.work();
+    let (mut denied, mut ticks) = (Vec::new(), 0);
+    while denied.len() < PACKS {
+        denied.extend(have_none(&mut stage, 1000));
+        stage.pass(TICK);
+        ticks += 1;
+        assert!(ticks < 200, "{} packs were asked for in {ticks} ticks", denied.len());
+    }
+    assert_eq!(denied.iter().collect::<BTreeSet<_>>().len(), PACKS, "each of them once");
+    let settled = stage.engine.work().settled - before.settled;
+    assert!(settled <= 2 * ticks, "{settled} times in {ticks} ticks");
+    let listed = stage.engine.work().listed - before.listed;
+    assert!(listed <= 3 * PACKS as u64, "{listed} packs were read to ask for {PACKS}");
+}
+
+#[test]
+fn peer_that_lacks_more_than_is_remembered_is_asked_no_more_for_a_while_and_then_for_the_rest() {
+    const REMEMBERED: usize = 65_536;
+    let device = key(1);
+    let mut stage = Stage::new(9_005, &[&device]);
+    stage.entries_of_packs(&device, 1030);
+    stage.enter(&device);
+    stage.pass(TICK);
+    let (mut denied, mut asked) = (BTreeSet::new(), 0);
+    // What it lacks is forgotten after twenty seconds.
+    for _ in 0..310 {
+        let now = have_none(&mut stage, 256);
+        asked += now.len();
+        denied.extend(now);
+        stage.pass(TICK);
+    }
+    assert!((REMEMBERED..REMEMBERED + 256).contains(&asked), "{asked} were asked for");
+    assert_eq!(denied.len(), asked, "each of them once");
+    for _ in 0..40 {
+        stage.pass(TICK);
+        denied.extend(have_none(&mut stage, 256));
+    }
+    assert_eq!(denied.len(), 1030 * 64, "the rest comes before what was asked for already");
 }
 
 /// Folders of one device, in the order in which it got them: their secrets.

@@ -208,6 +208,8 @@ pub struct Engine {
     dirty: BTreeSet<FolderNo>,
     pressing: BTreeSet<FolderNo>,
     later: BTreeSet<FolderNo>,
+    /// Folders of which only the fetches are to be looked at.
+    to_plan: BTreeSet<FolderNo>,
     knocks: knocks::Knocks,
     work: Work,
     asks: Vec<asks::Pending>,
@@ -241,6 +243,7 @@ impl Engine {
             dirty: BTreeSet::new(),
             pressing: BTreeSet::new(),
             later: BTreeSet::new(),
+            to_plan: BTreeSet::new(),
             knocks: knocks::Knocks::default(),
             work: Work::default(),
             asks: Vec::new(),
@@ -441,6 +444,7 @@ impl Engine {
         self.dialer.set(no, &[]);
         self.dirty.remove(&no);
         self.later.remove(&no);
+        self.to_plan.remove(&no);
     }
 
     fn peers(&mut self, no: FolderNo, peers: &[(PeerId, Vec<Vec<u8>>)], now: Instant) {

@@ -1,18 +1,19 @@
 //! Which pack is fetched next, and from whom.
 //!
 //! What a device lacks is a scan of the folder's own missing keys. Readers' wishes go first. A pack is
-//! asked of one peer at a time; a peer that does not have it says so, and says again when it has. A peer that
-//! is late is asked last, and what a reader waits for is then asked of another one.
+//! asked of one peer at a time; a peer that does not have it says so, and says again when it has. The pack is then put
+//! back before the others, and the scan goes on from where it was. A peer that is late is asked last, and what a reader
+//! waits for is then asked of another one.
 
 use std::time::{Duration, Instant};
 
-use cobox_store::blind::PackStatus;
+use cobox_store::blind::{PackStatus, Store};
 use cobox_store::error::Result;
 use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderNo, PackId};
 
-use super::state::Flight;
-use super::{Conn, Engine, Fetched, Output, Stage};
+use super::state::{Flight, Session};
+use super::{Conn, Engine, Fetched, Output, Stage, Work};
 use crate::peer_id::PeerId;
 use crate::status::SessionState;
 use crate::tally::Refusal;
@@ -31,7 +32,8 @@ const PAGE: usize = 256;
 const LIAR_WAIT: Duration = Duration::from_secs(60);
 /// How long a peer's word that it lacks a pack is believed.
 const ABSENT_WAIT: Duration = Duration::from_secs(20);
-/// Packs remembered of what a peer asked for in vain, or said it lacks.
+/// Packs remembered of what a peer said it lacks. Beyond that it is asked for what readers wait for and for nothing else,
+/// until it is asked again for all of them.
 const REMEMBERED_MAX: usize = 65_536;
 /// Packs that one peer asked for in vain and is told of when they come: it may name any, and asks again by itself.
 const DENIED_MAX: usize = 4096;
@@ -41,8 +43,25 @@ pub(super) const fn is_large(size: u64) -> bool {
     size > SMALL_BYTES_MAX
 }
 
+/// Why a pack is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// Somebody waits for it.
+    OfAReader,
+    /// It is missing.
+    OfTheScan,
+}
+
+impl Wish {
+    /// Whether the peer may be asked: of what it lacks only so much is remembered beside what readers wait for.
+    fn fits(self, session: &Session) -> bool {
+        self == Self::OfAReader || session.absent.len() < REMEMBERED_MAX
+    }
+}
+
 impl Engine {
-    pub(super) fn plan(&mut self, no: FolderNo, now: Instant) -> Result<()> {
+    /// Asks for what is missing, and goes through so many pages of it where nothing of them can be asked for.
+    pub(super) fn plan(&mut self, no: FolderNo, rounds: u32, now: Instant) -> Result<()> {
         let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
         let mut waited = folder.plan.waiting.take();
         if folder.full_until.is_some_and(|until| now < until) {
@@ -68,9 +87,13 @@ impl Engine {
             return Ok(());
         }
         self.plan_wishes(no, now)?;
-        for _ in 0..8 {
+        // Where nobody may be asked for more, the scan stands still: what follows comes before what was asked for already.
+        if !self.some_may_be_asked(no) {
+            return Ok(());
+        }
+        for _ in 0..rounds {
             let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
-            if folder.plan.queue.is_empty() && !refill(&self.store, no, folder)? {
+            if folder.plan.queue.is_empty() && !refill(&self.store, no, folder, &mut self.work)? {
                 return Ok(());
             }
             loop {
@@ -82,10 +105,20 @@ impl Engine {
                 if let Some(folder) = self.folders.get_mut(&no) {
                     folder.plan.queue.pop_front();
                 }
-                self.fetch(no, pack, now);
+                self.fetch(no, pack, Wish::OfTheScan, now);
             }
         }
         Ok(())
+    }
+
+    fn some_may_be_asked(&self, no: FolderNo) -> bool {
+        let Some(folder) = self.folders.get(&no) else { return false };
+        let session = |(conn, id): &(Conn, SessionId)| self.conns.get(conn)?.sessions.get(id);
+        folder
+            .sessions
+            .iter()
+            .filter_map(session)
+            .any(|session| session.is_open() && Wish::OfTheScan.fits(session))
     }
 
     fn plan_wishes(&mut self, no: FolderNo, now: Instant) -> Result<()> {
@@ -93,7 +126,7 @@ impl Engine {
             self.let_go_if_late(no, id, now);
             match self.store.pack_status(no, id)? {
                 PackStatus::Missing(pack) | PackStatus::Partial(pack, _) if self.room_for(pack) => {
-                    self.fetch(no, pack, now);
+                    self.fetch(no, pack, Wish::OfAReader, now);
                     self.give_up_in_vain(no, id, now);
                 }
                 _ => {}
@@ -138,7 +171,7 @@ impl Engine {
         let Some(flight) = flight.filter(|flight| !flight.let_go && self.is_late(flight.conn)) else {
             return;
         };
-        if self.best(no, pack, now).is_none_or(|(conn, _)| self.is_late(conn)) {
+        if self.best(no, pack, Wish::OfAReader, now).is_none_or(|(conn, _)| self.is_late(conn)) {
             return;
         }
         let flying = self.folders.get_mut(&no).and_then(|folder| folder.plan.flying.get_mut(&pack));
@@ -184,25 +217,26 @@ impl Engine {
     }
 
     /// Who may have a pack: those that are late last, then the least busy.
-    fn best(&self, no: FolderNo, pack: PackId, now: Instant) -> Option<(Conn, SessionId)> {
+    fn best(&self, no: FolderNo, pack: PackId, wish: Wish, now: Instant) -> Option<(Conn, SessionId)> {
         let sessions = self.folders.get(&no)?.sessions.iter();
         let may_have = sessions.filter_map(|(conn, id)| {
             let connection = self.conns.get(conn)?;
             let session = connection.sessions.get(id)?;
             let barred = self.liars.get(&connection.peer).is_some_and(|until| now < *until);
-            let may = session.is_open() && !barred && !session.absent.contains(&pack);
+            let lacks = session.absent.contains(&pack) || !wish.fits(session);
+            let may = session.is_open() && !barred && !lacks;
             may.then_some((connection.late, session.fetching, *conn, *id))
         });
         may_have.min().map(|(_, _, conn, id)| (conn, id))
     }
 
     /// Asks the best peer that may have the pack.
-    fn fetch(&mut self, no: FolderNo, pack: PackRef, now: Instant) {
+    fn fetch(&mut self, no: FolderNo, pack: PackRef, wish: Wish, now: Instant) {
         let Some(folder) = self.folders.get(&no) else { return };
         if folder.plan.flying.contains_key(&pack.id) {
             return;
         }
-        let Some((conn, id)) = self.best(no, pack.id, now) else { return };
+        let Some((conn, id)) = self.best(no, pack.id, wish, now) else { return };
         if self.is_late(conn) && !self.room_among(pack, true) {
             return;
         }
@@ -219,9 +253,9 @@ impl Engine {
     pub(super) fn fetched(&mut self, conn: Conn, id: SessionId, pack: PackId, how: Fetched, now: Instant) {
         let flight = self.folders.iter_mut().find_map(|(no, folder)| {
             let flight = folder.plan.flying.get(&pack)?;
-            ((flight.conn, flight.session) == (conn, id)).then_some(*no)
+            ((flight.conn, flight.session) == (conn, id)).then_some((*no, flight.size))
         });
-        let Some(no) = flight else {
+        let Some((no, size)) = flight else {
             // The session has gone, but what had arrived was enough.
             if how == Fetched::Done {
                 for no in self.folders.keys().copied().collect::<Vec<_>>() {
@@ -233,12 +267,13 @@ impl Engine {
         };
         if let Some(folder) = self.folders.get_mut(&no) {
             folder.plan.flying.remove(&pack);
-            folder.surveyed = false;
+            // Of one that was not there, what is lacking is the same.
+            folder.surveyed &= how == Fetched::NotHere;
         }
         let peer = self.conns.get(&conn).map(|connection| connection.peer);
         if let Some(session) = self.session(conn, id) {
             session.fetching = session.fetching.saturating_sub(1);
-            if matches!(how, Fetched::NotHere | Fetched::Lied) && session.absent.len() < REMEMBERED_MAX {
+            if matches!(how, Fetched::NotHere | Fetched::Lied) {
                 session.absent.insert(pack);
             }
         }
@@ -255,14 +290,27 @@ impl Engine {
             Fetched::Broken => {}
             Fetched::Full | Fetched::Failed => self.set_full(no, now),
         }
-        if !matches!(how, Fetched::Done) {
-            // Another peer may have it, or this one again after a pause: the scan finds it.
-            if let Some(folder) = self.folders.get_mut(&no) {
-                folder.plan.rescan = true;
-            }
+        if how == Fetched::Done {
+            self.dirty.insert(no);
+        } else {
+            self.nothing_came(no, PackRef { id: pack, size }, how);
         }
-        self.dirty.insert(no);
         self.next_turn();
+    }
+
+    /// Another peer may have it, or this one again after a pause.
+    fn nothing_came(&mut self, no: FolderNo, pack: PackRef, how: Fetched) {
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        if how == Fetched::NotHere {
+            // The scan goes on from where it is: it would else begin again for each that is told with a few bytes.
+            folder.plan.queue.push_front(pack);
+        } else {
+            folder.plan.rescan = true;
+        }
+        self.to_plan.insert(no);
+        if self.store.wants(no).contains(&pack.id) {
+            self.pressing.insert(no);
+        }
     }
 
     /// Asks again, now and then, for what peers did not have: a lost notice must not stop a pack for ever.
@@ -332,7 +380,7 @@ impl Engine {
 }
 
 /// Reads the next page of missing packs; `false` when the scan is at its end.
-fn refill(store: &cobox_store::blind::Store, no: FolderNo, folder: &mut super::Folder) -> Result<bool> {
+fn refill(store: &Store, no: FolderNo, folder: &mut super::Folder, work: &mut Work) -> Result<bool> {
     let plan = &mut folder.plan;
     if !plan.scanning {
         if !plan.rescan {
@@ -341,6 +389,7 @@ fn refill(store: &cobox_store::blind::Store, no: FolderNo, folder: &mut super::F
         (plan.rescan, plan.scanning, plan.cursor) = (false, true, None);
     }
     let page = store.packs_missing(no, plan.cursor, PAGE)?;
+    work.listed += page.len() as u64;
     plan.cursor = page.last().map(|pack| pack.id);
     plan.scanning = page.len() == PAGE;
     plan.queue = page.into_iter().filter(|pack| !plan.flying.contains_key(&pack.id)).collect();

@@ -3,18 +3,25 @@
 //! That costs in proportion to its sessions and logs, and a short frame asks for it. So what peers say settles a folder
 //! at once only so often, and beyond that with the next tick, for all of them together: who has the first news waits for
 //! nothing, and whoever has news without end keeps no other folder waiting. What happens here has turns of its own.
+//!
+//! Where a fetch brought nothing, or a place became free, only the folder's fetches are looked at, now and then, too.
 
 use std::time::{Duration, Instant};
 
 use cobox_store::id::FolderNo;
 
-use super::{Engine, Input, TICK};
+use super::{Engine, Fetched, Input, TICK};
 
 /// Times that a folder is settled at once, one after the other: a file that was written is three or four frames of a
-/// peer. One more each [`TICK`] for what peers say, and each [`HERE_EVERY`] for what the store says.
+/// peer. One more each [`TICK`] for what peers say, and each [`HERE_EVERY`] for what the store says
+/// and for its fetches.
 const AT_ONCE_MAX: u32 = 32;
-/// See [`AT_ONCE_MAX`]: each is an entry or a record that was signed and stored.
+/// See [`AT_ONCE_MAX`]: each is an entry or a record that was signed and stored, or costs much less.
 const HERE_EVERY: Duration = Duration::from_millis(5);
+/// Pages of missing packs that are gone through when a folder is settled,
+const ROUNDS_SETTLED: u32 = 8;
+/// and when only its fetches are looked at: what was begun of one, and the next.
+const ROUNDS_LOOKED: u32 = 2;
 
 /// What an engine did that costs it most, counted since it began: for tests, which count and do not measure time.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -23,6 +30,8 @@ pub struct Work {
     pub settled: u64,
     /// Names of folders that were made to find the one that a peer opens.
     pub names: u64,
+    /// Missing packs that were read from the store to find one to be fetched.
+    pub listed: u64,
 }
 
 /// What had a folder be settled.
@@ -42,6 +51,8 @@ impl Cause {
     pub fn of(input: &Input) -> Self {
         match input {
             Input::Frame { .. } | Input::Up { .. } | Input::Denied { .. } => Self::Peers,
+            // That it has nothing is told with a few bytes.
+            Input::Fetched { how, .. } if *how != Fetched::Done => Self::Peers,
             Input::Down { .. } => Self::Gone,
             Input::Changed { .. } => Self::Here,
             _ => Self::Bounded,
@@ -97,11 +108,21 @@ impl Engine {
                 self.later.insert(no);
             }
         }
+        for no in std::mem::take(&mut self.to_plan) {
+            let Some(folder) = self.folders.get_mut(&no) else { continue };
+            let has_turn = cause == Cause::Bounded || folder.by_fetches.take(HERE_EVERY, now);
+            if has_turn || pressing.contains(&no) {
+                self.plan_or_warn(no, ROUNDS_LOOKED, now);
+            } else {
+                self.later.insert(no);
+            }
+        }
     }
 
     /// Brings everybody up to date on a folder that changed.
     fn settle(&mut self, no: FolderNo, now: Instant) {
         self.work.settled += 1;
+        self.to_plan.remove(&no);
         if let Err(error) = self.refresh(no, now) {
             tracing::warn!(no = no.0, %error, "the folder's state cannot be read");
             return;
@@ -112,7 +133,11 @@ impl Engine {
         self.push_entries(no);
         self.announce(no, now);
         self.pull(no, now);
-        if let Err(error) = self.plan(no, now) {
+        self.plan_or_warn(no, ROUNDS_SETTLED, now);
+    }
+
+    fn plan_or_warn(&mut self, no: FolderNo, rounds: u32, now: Instant) {
+        if let Err(error) = self.plan(no, rounds, now) {
             tracing::warn!(no = no.0, %error, "missing packs cannot be listed");
         }
     }

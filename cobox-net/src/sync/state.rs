@@ -229,9 +229,10 @@ pub(super) struct Folder {
     pub seeds: BTreeMap<InviteKey, Vec<u8>>,
     /// What this seeder lays before the folder's devices.
     pub papers: Vec<Vec<u8>>,
-    /// How often what peers say, and what happens here, settles the folder at once.
+    /// How often what peers say, and what happens here, settles the folder at once, and how often its fetches are looked at.
     pub by_peers: Haste,
     pub by_store: Haste,
+    pub by_fetches: Haste,
 }
 
 impl Folder {
@@ -271,6 +272,7 @@ impl Folder {
             papers: Vec::new(),
             by_peers: Haste::default(),
             by_store: Haste::default(),
+            by_fetches: Haste::default(),
         }
     }
 }

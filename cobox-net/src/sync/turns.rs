@@ -58,6 +58,6 @@ impl Engine {
     /// A place may have become free: who waits in line looks again.
     pub(super) fn next_turn(&mut self) {
         let waiting = self.folders.iter().filter(|(_, folder)| folder.plan.waiting.is_some());
-        self.dirty.extend(waiting.map(|(no, _)| *no).collect::<Vec<_>>());
+        self.to_plan.extend(waiting.map(|(no, _)| *no).collect::<Vec<_>>());
     }
 }

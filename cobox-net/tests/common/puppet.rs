@@ -79,6 +79,11 @@ fn nonces(conn: Conn) -> [[u8; 32]; 2] {
 
 /// A chain of entries without packs.
 pub fn chain(made: &Made, key: &SigningKey, len: u64) -> Vec<Entry> {
+    chain_of(made, key, len, &|_| vec![])
+}
+
+/// A chain of entries that list these packs.
+fn chain_of(made: &Made, key: &SigningKey, len: u64, packs: &dyn Fn(u64) -> Vec<PackRef>) -> Vec<Entry> {
     let mut prev = EntryHash([0; 32]);
     let entry = |seq| {
         let body = bytes(seq, 100);
@@ -89,7 +94,7 @@ pub fn chain(made: &Made, key: &SigningKey, len: u64) -> Vec<Entry> {
             prev,
             access_heads: vec![made.epoch],
             epoch: EpochId(made.epoch.0),
-            packs: vec![],
+            packs: packs(seq),
             body_size: 100,
             body_hash: hash(&body),
         };
@@ -271,20 +276,21 @@ impl Stage {
     /// Takes a device's first entry, which lists packs that nobody has sent yet.
     pub fn entry_of_packs(&mut self, key: &SigningKey, packs: u8, size: u64) {
         let pack = |at: u8| PackRef { id: PackId(hash(&[at])), size };
-        let body = bytes(1, 100);
-        let header = Header {
-            folder: self.made.id(),
-            log: log_of(key),
-            seq: 1,
-            prev: EntryHash([0; 32]),
-            access_heads: vec![self.made.epoch],
-            epoch: EpochId(self.made.epoch.0),
-            packs: (0..packs).map(pack).collect(),
-            body_size: 100,
-            body_hash: hash(&body),
-        };
-        let signature = key.sign(&header.signed_bytes()).to_bytes();
-        self.store.entry_add(self.no, &Entry::new(header, signature, body)).expect("takes");
+        self.take_chain(key, 1, &|_| (0..packs).map(pack).collect());
+    }
+
+    /// Takes so many of a device's entries, each of which lists 64 small packs that nobody has sent yet.
+    pub fn entries_of_packs(&mut self, key: &SigningKey, entries: u64) {
+        let id = |seq: u64, at: u64| PackId(hash(&[seq, at].map(u64::to_le_bytes).concat()));
+        self.take_chain(key, entries, &|seq| {
+            (0..64).map(|at| PackRef { id: id(seq, at), size: 4096 }).collect()
+        });
+    }
+
+    fn take_chain(&mut self, key: &SigningKey, len: u64, packs: &dyn Fn(u64) -> Vec<PackRef>) {
+        for entry in chain_of(&self.made, key, len, packs) {
+            self.store.entry_add(self.no, &entry).expect("takes");
+        }
         self.input(Input::Changed { no: self.no });
     }
 
