@@ -11,7 +11,7 @@ use cobox_net::wire::{Frame, GrantAnswer, SessionId};
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::entry::LogHead;
 use cobox_store::id::{EntryHash, KemKey, PackId};
-use common::puppet::{Puppet, Stage, key, log_of, peer_of, tcp};
+use common::puppet::{Puppet, Stage, chain, key, log_of, peer_of, tcp};
 use ed25519_dalek::SigningKey;
 
 /// A peer says that it has so many entries of a device.
@@ -71,6 +71,29 @@ fn news_without_end_settle_a_folder_now_and_then_and_keep_nobody_else_waiting() 
     }
     let outputs = tell(&mut stage, &third, &elsewhere, 1);
     assert_eq!(third.asked(&outputs), Some(1), "another folder has turns of its own");
+}
+
+#[test]
+fn entries_that_a_peer_answers_one_at_a_time_settle_a_folder_now_and_then() {
+    let device = key(1);
+    let mut stage = Stage::new(9_006, &[&device]);
+    let peer = stage.enter(&device);
+    let entries = chain(&stage.made, &device, 299);
+    let mut outputs = tell(&mut stage, &peer, &device, 300);
+    let before = stage.engine.work().settled;
+    let mut answered = 0;
+    for entry in &entries {
+        if peer.asked(&outputs).is_none() {
+            break;
+        }
+        answered = entry.header().seq;
+        stage.say(&peer, peer.entry(entry));
+        let end = Frame::EntriesEnd { session: peer.session, log: log_of(&device), next: answered + 1 };
+        outputs = stage.say(&peer, end);
+    }
+    let settled = stage.engine.work().settled - before;
+    assert!((32..=70).contains(&answered) && settled <= 70, "{answered} answers settled it {settled} times");
+    assert_eq!(peer.asked(&stage.pass(TICK)), Some(answered + 1), "with the next tick");
 }
 
 /// The peers that were asked for packs say one after the other that they have none of them, so often at the most; of

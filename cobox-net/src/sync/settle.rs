@@ -2,7 +2,8 @@
 //!
 //! That costs in proportion to its sessions and logs, and a short frame asks for it. So what peers say settles a folder
 //! at once only so often, and beyond that with the next tick, for all of them together: who has the first news waits for
-//! nothing, and whoever has news without end keeps no other folder waiting. What happens here has turns of its own.
+//! nothing, and whoever has news without end keeps no other folder waiting. What the store says has turns of its own,
+//! so that what is written here does not wait for heads; entries of peers are stored, too, and take such turns as well.
 //!
 //! Where a fetch brought nothing, or a place became free, only the folder's fetches are looked at, now and then, too.
 
@@ -13,8 +14,8 @@ use cobox_store::id::FolderNo;
 use super::{Engine, Fetched, Input, TICK};
 
 /// Times that a folder is settled at once, one after the other: a file that was written is three or four frames of a
-/// peer. One more each [`TICK`] for what peers say, and each [`HERE_EVERY`] for what the store says
-/// and for its fetches.
+/// peer. One more each [`TICK`] for what peers say, and each [`HERE_EVERY`] for what the store says,
+/// for answers that brought what was asked for, and for its fetches.
 const AT_ONCE_MAX: u32 = 32;
 /// See [`AT_ONCE_MAX`]: each is an entry or a record that was signed and stored, or costs much less.
 const HERE_EVERY: Duration = Duration::from_millis(5);
@@ -100,7 +101,8 @@ impl Engine {
             };
             // A reader waits for as little as can be: for what it asked for now, or has to be asked of another peer.
             let reads = || cause != Cause::Peers && !self.store.wants(no).is_empty();
-            let at_once = has_turn || pressing.contains(&no) || reads();
+            let mut presses = || pressing.contains(&no) && folder.by_answers.take(HERE_EVERY, now);
+            let at_once = has_turn || presses() || reads();
             if at_once {
                 self.later.remove(&no);
                 self.settle(no, now);

@@ -229,9 +229,11 @@ pub(super) struct Folder {
     pub seeds: BTreeMap<InviteKey, Vec<u8>>,
     /// What this seeder lays before the folder's devices.
     pub papers: Vec<Vec<u8>>,
-    /// How often what peers say, and what happens here, settles the folder at once, and how often its fetches are looked at.
+    /// How often what peers say, what the store says, and what was asked for and came settle the folder at once, and how
+    /// often its fetches are looked at.
     pub by_peers: Haste,
     pub by_store: Haste,
+    pub by_answers: Haste,
     pub by_fetches: Haste,
 }
 
@@ -272,6 +274,7 @@ impl Folder {
             papers: Vec::new(),
             by_peers: Haste::default(),
             by_store: Haste::default(),
+            by_answers: Haste::default(),
             by_fetches: Haste::default(),
         }
     }
