@@ -21,6 +21,7 @@ use cobox_store::format::entry::{Entry, Header, LogHead};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Outboard, slice_len};
 use cobox_store::id::{EntryHash, EpochId, FolderNo, KemKey, LogId, PackId, RecordHash, hash};
+use common::puppet::{Stage, key};
 use common::{Made, bytes};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
@@ -512,4 +513,20 @@ fn same_seed_plays_the_same_history() {
         };
         assert_eq!(run(), run(), "seed {seed}");
     }
+}
+
+#[test]
+fn peer_that_sent_wrong_bytes_is_asked_again_after_a_minute() {
+    let device = key(60);
+    let mut stage = Stage::new(12, &[&device]);
+    stage.entry_of_packs(&device, 40, 1 << 20);
+    stage.enter(&device);
+    stage.pass(TICK);
+    while let Some((conn, session, pack)) = stage.flying.pop_front() {
+        stage.input(Input::Fetched { conn, session, pack, how: Fetched::Lied });
+    }
+    stage.pass(Duration::from_secs(59));
+    assert!(stage.flying.is_empty(), "nothing is fetched from it");
+    stage.pass(Duration::from_secs(2));
+    assert!(!stage.flying.is_empty(), "it is the only one that may have what is missing");
 }

@@ -470,7 +470,7 @@ impl Engine {
         self.retry_access(now);
         self.meet_neighbours(now);
         self.shuffle(now);
-        self.liars.retain(|_, until| now < *until);
+        self.forgive_liars(now);
         self.forget_absent(now);
         self.look_at_wishes();
         self.next_turn();

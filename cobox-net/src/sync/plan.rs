@@ -313,6 +313,15 @@ impl Engine {
         }
     }
 
+    /// What only a peer may have that sent wrong bytes was passed over meanwhile.
+    pub(super) fn forgive_liars(&mut self, now: Instant) {
+        let before = self.liars.len();
+        self.liars.retain(|_, until| now < *until);
+        if self.liars.len() < before {
+            self.folders.values_mut().for_each(|folder| folder.plan.rescan = true);
+        }
+    }
+
     /// Asks again, now and then, for what peers did not have: a lost notice must not stop a pack for ever.
     pub(super) fn forget_absent(&mut self, now: Instant) {
         if self.absent_since.is_some_and(|since| now < since + ABSENT_WAIT) {

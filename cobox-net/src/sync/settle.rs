@@ -14,8 +14,8 @@ use cobox_store::id::FolderNo;
 use super::{Engine, Fetched, Input, TICK};
 
 /// Times that a folder is settled at once, one after the other: a file that was written is three or four frames of a
-/// peer. One more each [`TICK`] for what peers say, and each [`HERE_EVERY`] for what the store says,
-/// for answers that brought what was asked for, and for its fetches.
+/// peer. One more each [`TICK`] for what peers say, and each [`HERE_EVERY`] for what the store says, for answers that brought
+/// what was asked for, and for its fetches.
 const AT_ONCE_MAX: u32 = 32;
 /// See [`AT_ONCE_MAX`]: each is an entry or a record that was signed and stored, or costs much less.
 const HERE_EVERY: Duration = Duration::from_millis(5);
