@@ -513,9 +513,9 @@ impl Worker {
                 Some(link) => link.fetch(job).await,
                 None => crate::sync::Fetched::Broken,
             };
-            let pack: PackId = job.pack.id;
-            tracing::debug!(no = job.no.0, %pack, bytes = job.pack.size, ?how, "fetched");
-            shared.input(Input::Fetched { conn, session: job.session, pack, how });
+            let (session, no, pack): (_, _, PackId) = (job.session, job.no, job.pack.id);
+            tracing::debug!(no = no.0, %pack, bytes = job.pack.size, ?how, "fetched");
+            shared.input(Input::Fetched { conn, session, no, pack, how });
         });
     }
 

@@ -101,11 +101,11 @@ fn entries_that_a_peer_answers_one_at_a_time_settle_a_folder_now_and_then() {
 fn have_none(stage: &mut Stage, at_most: usize) -> Vec<PackId> {
     let mut denied = Vec::new();
     while denied.len() < at_most
-        && let Some((conn, session, pack)) = stage.flying.pop_front()
+        && let Some((conn, session, no, pack)) = stage.flying.pop_front()
     {
         denied.push(pack);
         stage.now += TICK / 1000;
-        stage.input(Input::Fetched { conn, session, pack, how: Fetched::NotHere });
+        stage.input(Input::Fetched { conn, session, no, pack, how: Fetched::NotHere });
     }
     denied
 }

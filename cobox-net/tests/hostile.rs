@@ -14,7 +14,7 @@ use cobox_store::format::agreement::{Held, Paper};
 use cobox_store::format::entry::{Entry, LogHead};
 use cobox_store::format::locator::{LOCATOR_STEP_BYTES, Locator};
 use cobox_store::format::pack::SEALED_OVERHEAD_BYTES;
-use cobox_store::id::{PackId, TermsHash};
+use cobox_store::id::{FolderNo, PackId, TermsHash};
 use common::puppet::{Puppet, Stage, chain, contact, key, log_of, peer_of, tcp};
 use ed25519_dalek::Signer as _;
 
@@ -436,9 +436,9 @@ fn peers_that_become_late_one_after_the_other_do_not_have_us_ask_for_ever_more()
 }
 
 /// A pack has come, or the fetch of it has broken, and another one may be asked for.
-fn ends(stage: &mut Stage, flight: (Conn, SessionId, PackId)) {
-    let (conn, session, pack) = flight;
-    stage.input(Input::Fetched { conn, session, pack, how: Fetched::Broken });
+fn ends(stage: &mut Stage, flight: (Conn, SessionId, FolderNo, PackId)) {
+    let (conn, session, no, pack) = flight;
+    stage.input(Input::Fetched { conn, session, no, pack, how: Fetched::Broken });
     stage.pass(TICK);
 }
 

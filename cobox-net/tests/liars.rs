@@ -70,6 +70,7 @@ struct Fetch {
     at: Instant,
     conn: Conn,
     session: SessionId,
+    no: FolderNo,
     pack: PackRef,
     wire: u64,
 }
@@ -188,14 +189,14 @@ impl Sim {
                 }
             }
             Output::Dial { peer, .. } => self.dials.push_back((at, peer)),
-            Output::Fetch { conn, session, pack, .. } => match self.wire_of(at, conn) {
+            Output::Fetch { conn, session, no, pack } => match self.wire_of(at, conn) {
                 Some((wire, _)) => {
                     let at_ms = self.dice.below(200);
                     let moment = self.now + Duration::from_millis(at_ms);
-                    self.fetches.push(Fetch { node: at, at: moment, conn, session, pack, wire });
+                    self.fetches.push(Fetch { node: at, at: moment, conn, session, no, pack, wire });
                 }
                 None => {
-                    self.input(at, Input::Fetched { conn, session, pack: pack.id, how: Fetched::Broken });
+                    self.input(at, Input::Fetched { conn, session, no, pack: pack.id, how: Fetched::Broken });
                 }
             },
             _ => {}
@@ -411,8 +412,8 @@ impl Sim {
         self.fetches = later;
         for fetch in due {
             let how = self.transfer(&fetch);
-            let Fetch { node, conn, session, pack, .. } = fetch;
-            self.input(node, Input::Fetched { conn, session, pack: pack.id, how });
+            let Fetch { node, conn, session, no, pack, .. } = fetch;
+            self.input(node, Input::Fetched { conn, session, no, pack: pack.id, how });
         }
     }
 
@@ -522,8 +523,8 @@ fn peer_that_sent_wrong_bytes_is_asked_again_after_a_minute() {
     stage.entry_of_packs(&device, 40, 1 << 20);
     stage.enter(&device);
     stage.pass(TICK);
-    while let Some((conn, session, pack)) = stage.flying.pop_front() {
-        stage.input(Input::Fetched { conn, session, pack, how: Fetched::Lied });
+    while let Some((conn, session, no, pack)) = stage.flying.pop_front() {
+        stage.input(Input::Fetched { conn, session, no, pack, how: Fetched::Lied });
     }
     stage.pass(Duration::from_secs(59));
     assert!(stage.flying.is_empty(), "nothing is fetched from it");

@@ -52,6 +52,7 @@ struct Fetch {
     at: Instant,
     conn: Conn,
     session: SessionId,
+    no: FolderNo,
     pack: PackRef,
 }
 
@@ -181,14 +182,14 @@ impl Sim {
                 }
             }
             Output::Dial { peer, .. } => self.dials.push_back((at, peer)),
-            Output::Fetch { conn, session, pack, .. } => match self.link_of(at, conn) {
+            Output::Fetch { conn, session, no, pack } => match self.link_of(at, conn) {
                 Some((id, side)) => {
                     let from = self.links[&id].ends[1 - side].0;
                     let moment = self.now + Duration::from_millis(self.rng.below(80) as u64);
-                    self.fetches.push(Fetch { node: at, from, at: moment, conn, session, pack });
+                    self.fetches.push(Fetch { node: at, from, at: moment, conn, session, no, pack });
                 }
                 None => {
-                    self.input(at, Input::Fetched { conn, session, pack: pack.id, how: Fetched::Broken });
+                    self.input(at, Input::Fetched { conn, session, no, pack: pack.id, how: Fetched::Broken });
                 }
             },
             Output::GrantOffered { peer, records } => {
@@ -331,8 +332,8 @@ impl Sim {
             let due: Vec<Fetch> = due;
             for fetch in due {
                 let how = self.transfer(&fetch);
-                let Fetch { node, conn, session, pack, .. } = fetch;
-                self.input(node, Input::Fetched { conn, session, pack: pack.id, how });
+                let Fetch { node, conn, session, no, pack, .. } = fetch;
+                self.input(node, Input::Fetched { conn, session, no, pack: pack.id, how });
                 if let Some(no) = self.nos[node] {
                     self.input(node, Input::Changed { no });
                 }

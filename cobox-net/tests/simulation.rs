@@ -58,6 +58,7 @@ struct Fetch {
     at: Instant,
     conn: Conn,
     session: cobox_net::wire::SessionId,
+    no: FolderNo,
     pack: PackRef,
     wire: u64,
 }
@@ -181,15 +182,15 @@ impl Sim {
                 }
             }
             Output::Dial { peer, .. } => self.dials.push_back((at, peer)),
-            Output::Fetch { conn, session, pack, .. } => {
+            Output::Fetch { conn, session, no, pack } => {
                 let Some((wire, side)) = self.wire_of(at, conn) else {
-                    self.input(at, Input::Fetched { conn, session, pack: pack.id, how: Fetched::Broken });
+                    self.input(at, Input::Fetched { conn, session, no, pack: pack.id, how: Fetched::Broken });
                     return;
                 };
                 let from = self.wires[&wire].ends[1 - side].0;
                 let moment = self.now
                     + Duration::from_millis(self.rng.below(if from == self.slow { 900 } else { 60 }));
-                self.fetches.push(Fetch { node: at, from, at: moment, conn, session, pack, wire });
+                self.fetches.push(Fetch { node: at, from, at: moment, conn, session, no, pack, wire });
             }
             _ => {}
         }
@@ -334,8 +335,8 @@ impl Sim {
         self.fetches = later;
         for fetch in due {
             let how = self.transfer(&fetch);
-            let Fetch { node, conn, session, pack, .. } = fetch;
-            self.input(node, Input::Fetched { conn, session, pack: pack.id, how });
+            let Fetch { node, conn, session, no, pack, .. } = fetch;
+            self.input(node, Input::Fetched { conn, session, no, pack: pack.id, how });
         }
     }
 

@@ -143,7 +143,7 @@ pub enum Input {
     /// The store changed.
     Changed { no: FolderNo },
     /// A fetch ended.
-    Fetched { conn: Conn, session: SessionId, pack: PackId, how: Fetched },
+    Fetched { conn: Conn, session: SessionId, no: FolderNo, pack: PackId, how: Fetched },
     /// A peer owes us packs and brings nothing of them any more, or does again.
     Late { conn: Conn, late: bool },
     /// A peer asked for a pack that is not here.
@@ -293,7 +293,9 @@ impl Engine {
             Input::Unseen { peer, addresses } => self.unseen(peer, &addresses),
             Input::Connect { peer, addresses } => self.dialer.once(peer, addresses, now + STRANGER_WAIT),
             Input::Changed { no } => self.mark(no),
-            Input::Fetched { conn, session, pack, how } => self.fetched(conn, session, pack, how, now),
+            Input::Fetched { conn, session, no, pack, how } => {
+                self.fetched((conn, session), no, pack, how, now);
+            }
             Input::Late { conn, late } => self.late(conn, late),
             Input::Denied { conn, session, pack } => self.denied(conn, session, pack),
             Input::GrantDecided { peer, folder, answer } => self.grant_decided(peer, folder, answer),

@@ -250,18 +250,20 @@ impl Engine {
         self.out.push(Output::Fetch { conn, session: id, no, pack });
     }
 
-    pub(super) fn fetched(&mut self, conn: Conn, id: SessionId, pack: PackId, how: Fetched, now: Instant) {
-        let flight = self.folders.iter_mut().find_map(|(no, folder)| {
-            let flight = folder.plan.flying.get(&pack)?;
-            ((flight.conn, flight.session) == (conn, id)).then_some((*no, flight.size))
-        });
-        let Some((no, size)) = flight else {
-            // The session has gone, but what had arrived was enough.
+    pub(super) fn fetched(
+        &mut self,
+        (conn, id): (Conn, SessionId),
+        no: FolderNo,
+        pack: PackId,
+        how: Fetched,
+        now: Instant,
+    ) {
+        let flight = self.folders.get(&no).and_then(|folder| folder.plan.flying.get(&pack));
+        let own = flight.filter(|flight| (flight.conn, flight.session) == (conn, id));
+        let Some(size) = own.map(|flight| flight.size) else {
+            // The connection has gone, but what had arrived was enough.
             if how == Fetched::Done {
-                for no in self.folders.keys().copied().collect::<Vec<_>>() {
-                    self.tell_waiting(no, pack);
-                    self.mark(no);
-                }
+                self.came_late(no, pack);
             }
             return;
         };
@@ -278,7 +280,11 @@ impl Engine {
             }
         }
         match how {
-            Fetched::Done => self.tell_waiting(no, pack),
+            Fetched::Done if self.open_folder(conn, id) == Some(no) => {
+                self.tell_waiting(no, pack);
+                self.dirty.insert(no);
+            }
+            Fetched::Done => self.came_late(no, pack),
             Fetched::NotHere => {}
             Fetched::Lied => {
                 self.tally.refuse(Refusal::Pack);
@@ -290,12 +296,20 @@ impl Engine {
             Fetched::Broken => {}
             Fetched::Full | Fetched::Failed => self.set_full(no, now),
         }
-        if how == Fetched::Done {
-            self.dirty.insert(no);
-        } else {
+        if how != Fetched::Done {
             self.nothing_came(no, PackRef { id: pack, size }, how);
         }
         self.next_turn();
+    }
+
+    /// A pack came whose session has ended. A peer may end sessions at will, so that this waits for the next tick.
+    fn came_late(&mut self, no: FolderNo, pack: PackId) {
+        self.tell_waiting(no, pack);
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.surveyed = false;
+            folder.plan.rescan = true;
+            self.later.insert(no);
+        }
     }
 
     /// Another peer may have it, or this one again after a pause.

@@ -39,7 +39,7 @@ pub struct Stage {
     /// Connections over which it asked for packs, once for each.
     pub fetches: Vec<Conn>,
     /// The same with the packs, until a test takes them.
-    pub flying: VecDeque<(Conn, SessionId, PackId)>,
+    pub flying: VecDeque<(Conn, SessionId, FolderNo, PackId)>,
     me: PeerId,
     next: u64,
     _dir: tempfile::TempDir,
@@ -167,7 +167,7 @@ impl Stage {
             _ => None,
         }));
         let asked = outputs.iter().filter_map(|output| match output {
-            Output::Fetch { conn, session, pack, .. } => Some((*conn, *session, pack.id)),
+            Output::Fetch { conn, session, no, pack } => Some((*conn, *session, *no, pack.id)),
             _ => None,
         });
         self.flying.extend(asked.clone());
@@ -220,11 +220,17 @@ impl Stage {
     }
 
     fn greet_as(&mut self, key: &SigningKey, peer: PeerId, place: Place) -> (Puppet, Vec<Output>) {
+        let who = self.word_of(key);
+        self.greet_with(key, peer, place, &who)
+    }
+
+    /// How a device proves itself.
+    fn word_of<'key>(&self, key: &'key SigningKey) -> impl Fn(&Binding) -> Proof + use<'key> {
         let (log, folder) = (log_of(key), self.made.id());
-        self.greet_with(key, peer, place, &|binding| {
+        move |binding| {
             let transcript = binding.transcript(folder, Speaker::Opener, &log.0);
             Proof::Member { log, signature: key.sign(&signed_bytes(&transcript)).to_bytes() }
-        })
+        }
     }
 
     fn greet_with(
@@ -235,11 +241,24 @@ impl Stage {
         who: &dyn Fn(&Binding) -> Proof,
     ) -> (Puppet, Vec<Output>) {
         let (conn, session) = (self.dial(peer, place), SessionId(2));
+        let puppet = Puppet { conn, session, peer, key: key.clone() };
+        let outputs = self.prove(&puppet, who);
+        (puppet, outputs)
+    }
+
+    /// It opens the folder and says who it is.
+    fn prove(&mut self, puppet: &Puppet, who: &dyn Fn(&Binding) -> Proof) -> Vec<Output> {
+        let Puppet { conn, session, peer, .. } = *puppet;
         let binding = self.binding(conn, peer, session);
         self.open(conn, peer, session, self.made.swarm);
         let who = who(&binding);
-        let outputs = self.input(Input::Frame { conn, frame: Frame::Confirm { session, who } });
-        (Puppet { conn, session, peer, key: key.clone() }, outputs)
+        self.input(Input::Frame { conn, frame: Frame::Confirm { session, who } })
+    }
+
+    /// A device opens the folder once more on its connection, under the same number.
+    pub fn enter_again(&mut self, puppet: &Puppet) -> Vec<Output> {
+        let who = self.word_of(&puppet.key);
+        self.prove(puppet, &who)
     }
 
     /// A peer dials the engine, and says nothing yet but that it is there.
@@ -277,6 +296,11 @@ impl Stage {
     pub fn entry_of_packs(&mut self, key: &SigningKey, packs: u8, size: u64) {
         let pack = |at: u8| PackRef { id: PackId(hash(&[at])), size };
         self.take_chain(key, 1, &|_| (0..packs).map(pack).collect());
+    }
+
+    /// Takes a device's first entry, which lists this pack.
+    pub fn entry_of_pack(&mut self, key: &SigningKey, pack: PackRef) {
+        self.take_chain(key, 1, &|_| vec![pack]);
     }
 
     /// Takes so many of a device's entries, each of which lists 64 small packs that nobody has sent yet.

@@ -61,6 +61,7 @@ struct Fetch {
     at: Instant,
     conn: Conn,
     session: SessionId,
+    no: FolderNo,
     pack: PackRef,
     wire: u64,
     /// When the other node began to stand still while this was on its way.
@@ -260,9 +261,9 @@ impl Sim {
                 }
             }
             Output::Dial { peer, addresses } => self.dials.push_back((at, peer, addresses)),
-            Output::Fetch { conn, session, pack, .. } => {
+            Output::Fetch { conn, session, no, pack } => {
                 let Some((wire, side)) = self.wire_of(at, conn) else {
-                    self.input(at, Input::Fetched { conn, session, pack: pack.id, how: Fetched::Broken });
+                    self.input(at, Input::Fetched { conn, session, no, pack: pack.id, how: Fetched::Broken });
                     return;
                 };
                 let from = self.wires[&wire].ends[1 - side].0;
@@ -274,6 +275,7 @@ impl Sim {
                     at: moment,
                     conn,
                     session,
+                    no,
                     pack,
                     wire,
                     waits_since,
@@ -283,11 +285,10 @@ impl Sim {
                 let same = |fetch: &Fetch| {
                     (fetch.node, fetch.conn, fetch.session, fetch.pack.id) == (at, conn, session, pack)
                 };
-                let before = self.fetches.len();
-                self.fetches.retain(|fetch| !same(fetch));
-                if self.fetches.len() < before {
+                if let Some(found) = self.fetches.iter().position(same) {
+                    let no = self.fetches.remove(found).no;
                     self.let_go += 1;
-                    self.input(at, Input::Fetched { conn, session, pack, how: Fetched::Broken });
+                    self.input(at, Input::Fetched { conn, session, no, pack, how: Fetched::Broken });
                 }
             }
             _ => {}
@@ -549,8 +550,8 @@ impl Sim {
         self.fetches = later;
         for fetch in due {
             let how = self.transfer(&fetch);
-            let Fetch { node, conn, session, pack, .. } = fetch;
-            self.input(node, Input::Fetched { conn, session, pack: pack.id, how });
+            let Fetch { node, conn, session, no, pack, .. } = fetch;
+            self.input(node, Input::Fetched { conn, session, no, pack: pack.id, how });
         }
     }
 
