@@ -3,11 +3,38 @@
 
 mod common;
 
-use cobox_net::sync::{Fetched, Input, TICK};
+use std::collections::BTreeSet;
+
+use cobox_net::sync::{Fetched, Input, Output, TICK};
 use cobox_net::wire::Frame;
-use common::puppet::{Stage, key};
+use cobox_store::id::PackId;
+use common::puppet::{Puppet, Stage, key};
 
 const SMALL_FLYING_MAX: usize = 128;
+const LARGE_FLYING_MAX: usize = 4;
+
+/// A device that is asked for as many large packs as may fly.
+fn large(seed: u64) -> (Stage, Puppet) {
+    let device = key(1);
+    let mut stage = Stage::new(seed, &[&device]);
+    stage.entry_of_packs(&device, 40, 1 << 20);
+    let peer = stage.enter(&device);
+    stage.pass(TICK);
+    assert_eq!(stage.flying.len(), LARGE_FLYING_MAX);
+    (stage, peer)
+}
+
+fn let_go(outputs: &[Output]) -> BTreeSet<PackId> {
+    let packs = outputs.iter().filter_map(|output| match output {
+        Output::LetGo { pack, .. } => Some(*pack),
+        _ => None,
+    });
+    packs.collect()
+}
+
+fn flying(stage: &Stage) -> BTreeSet<PackId> {
+    stage.flying.iter().map(|(.., pack)| *pack).collect()
+}
 
 #[test]
 fn packs_that_come_after_their_session_ended_settle_their_folder_with_the_next_tick() {
@@ -36,4 +63,37 @@ fn packs_that_come_after_their_session_ended_settle_their_folder_with_the_next_t
         stage.pass(TICK);
         assert_eq!(stage.engine.work().settled - before, 1, "cut: {cut}: that folder alone");
     }
+}
+
+#[test]
+fn fetches_of_a_session_that_ended_are_let_go_and_keep_their_places_until_they_have_ended() {
+    let (mut stage, peer) = large(9_330);
+    let first = flying(&stage);
+    let outputs = stage.say(&peer, Frame::Close { session: peer.session });
+    assert_eq!(let_go(&outputs), first);
+    for round in 0..8 {
+        let outputs = stage.enter_again(&peer);
+        assert!(outputs.iter().any(|output| matches!(output, Output::Opened { .. })), "{outputs:?}");
+        let outputs = stage.pass(TICK);
+        assert_eq!(let_go(&outputs), first, "whoever had not begun is told again");
+        assert_eq!(stage.flying.len(), LARGE_FLYING_MAX, "round {round}");
+        stage.say(&peer, Frame::Close { session: peer.session });
+    }
+    stage.enter_again(&peer);
+    for (conn, session, no, pack) in std::mem::take(&mut stage.flying) {
+        stage.input(Input::Fetched { conn, session, no, pack, how: Fetched::Broken });
+    }
+    let outputs = stage.pass(2 * TICK);
+    assert_eq!((let_go(&outputs).len(), stage.flying.len()), (0, LARGE_FLYING_MAX));
+}
+
+#[test]
+fn fetches_over_a_connection_that_ended_leave_their_places_at_once() {
+    let (mut stage, peer) = large(9_340);
+    stage.say(&peer, Frame::Close { session: peer.session });
+    stage.input(Input::Down { conn: peer.conn });
+    stage.flying.clear();
+    stage.enter(&peer.key);
+    let outputs = stage.pass(TICK);
+    assert_eq!((let_go(&outputs).len(), stage.flying.len()), (0, LARGE_FLYING_MAX));
 }

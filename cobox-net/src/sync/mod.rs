@@ -177,7 +177,8 @@ pub enum Output {
     Closed { conn: Conn, session: SessionId },
     /// Fetch a pack; answer with [`Input::Fetched`].
     Fetch { conn: Conn, session: SessionId, no: FolderNo, pack: PackRef },
-    /// End this fetch now, as broken: somebody waits for the pack, and another peer may send it sooner.
+    /// End this fetch now, as broken: its session has ended, or somebody waits for the pack, and another peer may send it
+    /// sooner. Said again until it has ended.
     LetGo { conn: Conn, session: SessionId, pack: PackId },
     /// Answer a challenge on the control stream.
     Prove { conn: Conn, session: SessionId, no: FolderNo, question: QuestionId, challenge: Challenge },
@@ -391,18 +392,19 @@ impl Engine {
         let Some(connection) = self.conns.remove(&conn) else { return };
         self.dialer.down(connection.peer, now);
         self.knocks.forget(conn);
+        self.forget_flights(conn);
         for (id, session) in connection.sessions {
             self.forget_session(conn, id, session.no);
         }
         self.asks_lost(conn);
     }
 
-    /// Removes what a folder remembers of a session that has gone.
+    /// Removes what a folder remembers of a session that has gone, and ends what it brings.
     fn forget_session(&mut self, conn: Conn, id: SessionId, no: FolderNo) {
+        self.let_go_of(conn, id, no);
         let Some(folder) = self.folders.get_mut(&no) else { return };
         folder.sessions.remove(&(conn, id));
         folder.pulls.retain(|_, pull| (pull.conn, pull.session) != (conn, id));
-        folder.plan.flying.retain(|_, flight| (flight.conn, flight.session) != (conn, id));
         folder.plan.rescan = true;
         self.dirty.insert(no);
         self.next_turn();
@@ -475,6 +477,7 @@ impl Engine {
         self.forgive_liars(now);
         self.forget_absent(now);
         self.look_at_wishes();
+        self.let_go_again();
         self.next_turn();
         self.dirty.append(&mut self.later);
         self.hear_late_papers(now);

@@ -181,6 +181,40 @@ impl Engine {
         self.out.push(Output::LetGo { conn: flight.conn, session: flight.session, pack });
     }
 
+    /// Ends the fetches over a session that ended. Each keeps its place until it has ended: a peer that closes and opens
+    /// again would else have another one begun for each.
+    pub(super) fn let_go_of(&mut self, conn: Conn, id: SessionId, no: FolderNo) {
+        let Some(folder) = self.folders.get_mut(&no) else { return };
+        for (pack, flight) in &mut folder.plan.flying {
+            if (flight.conn, flight.session) == (conn, id) && !flight.let_go {
+                flight.let_go = true;
+                self.out.push(Output::LetGo { conn, session: id, pack: *pack });
+            }
+        }
+    }
+
+    /// Says it again: a fetch that had not begun yet did not hear that it is to end.
+    pub(super) fn let_go_again(&mut self) {
+        let flights = self.folders.values().flat_map(|folder| &folder.plan.flying);
+        self.out.extend(flights.filter(|(_, flight)| flight.let_go).map(|(pack, flight)| Output::LetGo {
+            conn: flight.conn,
+            session: flight.session,
+            pack: *pack,
+        }));
+    }
+
+    /// Gives the places of fetches free whose connection has gone: nothing holds these up any more.
+    pub(super) fn forget_flights(&mut self, conn: Conn) {
+        for (no, folder) in &mut self.folders {
+            let before = folder.plan.flying.len();
+            folder.plan.flying.retain(|_, flight| flight.conn != conn);
+            if folder.plan.flying.len() < before {
+                folder.plan.rescan = true;
+                self.to_plan.insert(*no);
+            }
+        }
+    }
+
     pub(super) fn is_late(&self, conn: Conn) -> bool {
         self.conns.get(&conn).is_some_and(|connection| connection.late)
     }

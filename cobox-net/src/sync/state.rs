@@ -290,7 +290,7 @@ pub(super) struct Plan {
     /// Whether the scan is between its start and its end.
     pub scanning: bool,
     pub queue: VecDeque<PackRef>,
-    pub flying: HashMap<PackId, Flight>,
+    pub flying: BTreeMap<PackId, Flight>,
     /// Since when there was no room for the first of the queue.
     pub waiting: Option<Waiting>,
 }
@@ -301,6 +301,6 @@ pub(super) struct Flight {
     pub conn: Conn,
     pub session: SessionId,
     pub size: u64,
-    /// It is to end, so that another peer can be asked.
+    /// It is to end: another peer can be asked, or its session has ended.
     pub let_go: bool,
 }
