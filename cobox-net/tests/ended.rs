@@ -4,9 +4,10 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use cobox_net::sync::{Fetched, Input, Output, TICK};
-use cobox_net::wire::Frame;
+use cobox_net::wire::{Frame, Proof};
 use cobox_store::id::PackId;
 use common::puppet::{Puppet, Stage, key};
 
@@ -96,4 +97,26 @@ fn fetches_over_a_connection_that_ended_leave_their_places_at_once() {
     stage.enter(&peer.key);
     let outputs = stage.pass(TICK);
     assert_eq!((let_go(&outputs).len(), stage.flying.len()), (0, LARGE_FLYING_MAX));
+}
+
+#[test]
+fn session_that_its_peer_ends_by_refusing_or_answering_twice_is_served_nothing_more() {
+    for way in 0..3 {
+        let (mut stage, peer) = large(9_350);
+        let (session, who) = (peer.session, Proof::Seeder);
+        let word = match way {
+            0 => Frame::Refuse { session },
+            1 => Frame::Confirm { session, who },
+            _ => Frame::Accept { session, proof: [0; 32], who },
+        };
+        let closes = |outputs: &[Output]| {
+            let closed = |output: &&Output| matches!(output, Output::Closed { conn, session: of } if (*conn, *of) == (peer.conn, session));
+            outputs.iter().filter(closed).count()
+        };
+        let asked = flying(&stage);
+        let outputs = stage.say(&peer, word);
+        assert_eq!((closes(&outputs), let_go(&outputs)), (1, asked), "way {way}");
+        let outputs = stage.pass(Duration::from_secs(10));
+        assert_eq!((closes(&outputs), stage.flying.len()), (0, LARGE_FLYING_MAX), "way {way}");
+    }
 }

@@ -399,12 +399,19 @@ impl Engine {
         self.asks_lost(conn);
     }
 
-    /// Removes what a folder remembers of a session that has gone, and ends what it brings.
-    fn forget_session(&mut self, conn: Conn, id: SessionId, no: FolderNo) {
+    /// Ends what a session brings.
+    fn stop_session(&mut self, conn: Conn, id: SessionId, no: FolderNo) {
         self.let_go_of(conn, id, no);
+        if let Some(folder) = self.folders.get_mut(&no) {
+            folder.pulls.retain(|_, pull| (pull.conn, pull.session) != (conn, id));
+        }
+    }
+
+    /// Removes what a folder remembers of a session that has gone.
+    fn forget_session(&mut self, conn: Conn, id: SessionId, no: FolderNo) {
+        self.stop_session(conn, id, no);
         let Some(folder) = self.folders.get_mut(&no) else { return };
         folder.sessions.remove(&(conn, id));
-        folder.pulls.retain(|_, pull| (pull.conn, pull.session) != (conn, id));
         folder.plan.rescan = true;
         self.dirty.insert(no);
         self.next_turn();

@@ -326,24 +326,22 @@ impl Engine {
         let access = folder.access.clone();
         let mut proved = Vec::new();
         for (conn, id) in folder.sessions.clone() {
-            let Some(connection) = self.conns.get_mut(&conn) else { continue };
+            let Some(connection) = self.conns.get(&conn) else { continue };
             let peer = connection.peer;
-            let Some(session) = connection.sessions.get_mut(&id) else { continue };
+            let Some(session) = connection.sessions.get(&id) else { continue };
             let listed = match (session.kind, session.log) {
                 (PeerKind::Seeder, _) => access.seeder(&peer.to_bytes()).is_some(),
                 (PeerKind::Member, Some(log)) => access.devices.contains_key(&log),
                 _ => continue,
             };
-            match (session.stage, listed) {
+            let (stage, log) = (session.stage, session.log);
+            match (stage, listed) {
                 (Stage::Restricted, true) => {
-                    session.stage = Stage::Open;
-                    proved.extend(session.log.map(|log| (peer, log)));
-                    self.out.push(Output::Opened { conn, session: id, no, log: session.log });
+                    self.restage(conn, id, Stage::Open);
+                    proved.extend(log.map(|log| (peer, log)));
+                    self.out.push(Output::Opened { conn, session: id, no, log });
                 }
-                (Stage::Open, false) => {
-                    session.stage = Stage::Restricted;
-                    self.out.push(Output::Closed { conn, session: id });
-                }
+                (Stage::Open, false) => self.restage(conn, id, Stage::Restricted),
                 _ => {}
             }
         }
@@ -386,10 +384,22 @@ impl Engine {
         }
     }
 
-    fn fail_session(&mut self, conn: Conn, id: SessionId, now: Instant) {
-        if let Some(session) = self.session(conn, id) {
-            session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT };
+    /// Changes how far a session is. Over one that is open no more, nothing is served and nothing comes.
+    fn restage(&mut self, conn: Conn, id: SessionId, stage: Stage) {
+        let Some(session) = self.session(conn, id) else { return };
+        let (no, was_open) = (session.no, session.is_open());
+        session.stage = stage;
+        if was_open && stage != Stage::Open {
+            self.out.push(Output::Closed { conn, session: id });
+            self.stop_session(conn, id, no);
         }
+    }
+
+    fn fail_session(&mut self, conn: Conn, id: SessionId, now: Instant) {
+        let was_open = self.open_folder(conn, id);
+        self.restage(conn, id, Stage::Refused { retry_at: now + REFUSED_WAIT });
+        // What it was asked for may come from others.
+        self.dirty.extend(was_open);
     }
 
     pub(super) fn on_refuse(&mut self, conn: Conn, id: SessionId, now: Instant) {
@@ -399,7 +409,7 @@ impl Engine {
         let Some(session) = self.session(conn, id) else { return };
         let (no, at, opening) =
             (session.no, session.secret_at, matches!(session.stage, Stage::Opening { .. }));
-        session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT };
+        self.fail_session(conn, id, now);
         if !opening {
             return;
         }
