@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use cobox_net::sync::{Fetched, Input, Output, TICK};
 use cobox_net::wire::{Frame, Proof};
+use cobox_store::format::proof::Outboard;
 use cobox_store::id::PackId;
+use common::bytes;
 use common::puppet::{Puppet, Stage, key};
 
 const SMALL_FLYING_MAX: usize = 128;
@@ -119,4 +121,20 @@ fn session_that_its_peer_ends_by_refusing_or_answering_twice_is_served_nothing_m
         let outputs = stage.pass(Duration::from_secs(10));
         assert_eq!((closes(&outputs), stage.flying.len()), (0, LARGE_FLYING_MAX), "way {way}");
     }
+}
+
+#[test]
+fn pack_that_came_meanwhile_is_not_asked_of_the_next_peer() {
+    let (writer, other) = (key(1), key(2));
+    let mut stage = Stage::new(9_360, &[&writer, &other]);
+    let pack = bytes(1, 8192);
+    let outboard = Outboard::of(&pack);
+    stage.entry_of_pack(&writer, outboard.pack());
+    stage.enter(&writer);
+    stage.enter(&other);
+    stage.pass(TICK);
+    let (conn, session, no, id) = stage.flying.pop_front().expect("it is missing");
+    stage.store.packs_put(no, &[(outboard, pack)]).expect("stores");
+    stage.input(Input::Fetched { conn, session, no, pack: id, how: Fetched::NotHere });
+    assert!(stage.flying.is_empty(), "it is here");
 }

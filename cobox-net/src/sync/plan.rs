@@ -348,10 +348,15 @@ impl Engine {
 
     /// Another peer may have it, or this one again after a pause.
     fn nothing_came(&mut self, no: FolderNo, pack: PackRef, how: Fetched) {
+        let status = self.store.pack_status(no, pack.id);
+        let lacking = matches!(status, Ok(PackStatus::Missing(_) | PackStatus::Partial(..)));
         let Some(folder) = self.folders.get_mut(&no) else { return };
         if how == Fetched::NotHere {
-            // The scan goes on from where it is: it would else begin again for each that is told with a few bytes.
-            folder.plan.queue.push_front(pack);
+            // The scan goes on from where it is: it would else begin again for each that is told with a few bytes. What was
+            // released meanwhile, or came another way, is not asked for again.
+            if lacking {
+                folder.plan.queue.push_front(pack);
+            }
         } else {
             folder.plan.rescan = true;
         }
