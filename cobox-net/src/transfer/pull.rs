@@ -35,6 +35,8 @@ use crate::wire::{Ask, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SLICES_OFFSET,
 const ASK_SLICES: u64 = 16;
 /// Encoded asks that wait to be sent.
 const ASKS_QUEUED: usize = 64;
+/// A chaining value, of which an outboard has one for each slice.
+const VALUE_BYTES: u64 = 32;
 /// Small packs stored together: one commit for many.
 const BATCH_PACKS: usize = 64;
 
@@ -60,6 +62,8 @@ struct Pending {
     /// `None` once the fetch was let go: the rest of its answer is dropped.
     pieces: Option<UnboundedSender<Piece>>,
     permit: Option<Permit>,
+    /// What of the outboard is still to come: it comes once, and before the slices.
+    outboard: OutboardWish,
     next: u64,
     end: u64,
     size: u64,
@@ -256,6 +260,7 @@ impl Puller {
                 pack: job.pack.id,
                 pieces: Some(pieces.clone()),
                 permit: Some(permit),
+                outboard,
                 next: slices.start,
                 end: slices.end,
                 size: job.pack.size,
@@ -437,7 +442,15 @@ fn hand_on(asks: &mut Asks, frame: Vec<u8>, of_node: Option<OwnedSemaphorePermit
     }
     let (ask, piece, ends) = match decoded {
         BulkFrame::Ask(_) | BulkFrame::Done { .. } => return Err(UNASKED),
-        BulkFrame::Outboard { ask, values } => (ask, Piece::Outboard(values.to_vec()), false),
+        BulkFrame::Outboard { ask, values } => {
+            let pending = asks.pending.get_mut(&ask).ok_or(UNASKED)?;
+            // It takes no credit: what bounds it is that it comes once for an ask, and how long it is.
+            let wished = std::mem::replace(&mut pending.outboard, OutboardWish::Skip) == OutboardWish::Send;
+            if !wished || values.len() as u64 != VALUE_BYTES * slice_count(pending.size) {
+                return Err(UNASKED);
+            }
+            (ask, Piece::Outboard(values.to_vec()), false)
+        }
         BulkFrame::NotHere { ask } => (ask, Piece::NotHere, true),
         BulkFrame::Slices { ask, first, bytes } => {
             let pending = asks.pending.get_mut(&ask).ok_or(UNASKED)?;
@@ -445,7 +458,8 @@ fn hand_on(asks: &mut Asks, frame: Vec<u8>, of_node: Option<OwnedSemaphorePermit
             let expected: usize = (first..first + count).map(|index| slice_len(pending.size, index)).sum();
             // As many as a frame takes: a small pack comes whole, so that no part of one keeps credit from others.
             let due = FRAME_SLICES_MAX.min(pending.end.saturating_sub(pending.next));
-            if first != pending.next || count != due || expected != bytes.len() {
+            let early = pending.outboard == OutboardWish::Send;
+            if early || first != pending.next || count != due || expected != bytes.len() {
                 return Err(UNASKED);
             }
             pending.next += count;

@@ -16,8 +16,9 @@ fn runs_of_missing_slices_are_contiguous_and_short() {
 }
 
 fn pending(pieces: Option<UnboundedSender<Piece>>) -> Pending {
-    let pack = PackId([7; 32]);
-    Pending { session: SessionId(1), pack, pieces, permit: None, next: 0, end: 2, size: 1 << 20 }
+    let (session, pack) = (SessionId(1), PackId([7; 32]));
+    let outboard = OutboardWish::Skip;
+    Pending { session, pack, pieces, permit: None, outboard, next: 0, end: 2, size: 1 << 20 }
 }
 
 #[test]
@@ -368,4 +369,27 @@ fn stream_that_waits_for_credit_takes_what_its_own_later_asks_were_given() {
         let step = Watch::new((0, 0), Instant::now()).step(&mut asks, (0, 0), Instant::now());
         assert!(matches!(step, Ok(None)), "it is ended between its wait and what it brought");
     });
+}
+
+#[test]
+fn outboard_that_is_unasked_or_late_or_twice_or_of_another_length_ends_the_stream() {
+    let (values, bytes) = (vec![7; 32 * 17], vec![0; 2 * 65_536]);
+    let outboard = |count: usize| BulkFrame::Outboard { ask: 1, values: &values[..32 * count] }.encode();
+    let slices = || BulkFrame::Slices { ask: 1, first: 0, bytes: &bytes }.encode();
+    let takes = |wish, frames: Vec<Vec<u8>>| {
+        let (sender, mut got) = unbounded_channel();
+        let mut asks = Asks::default();
+        asks.pending.insert(1, Pending { outboard: wish, ..pending(Some(sender)) });
+        let sound = frames.into_iter().all(|frame| hand_on(&mut asks, frame, None).is_ok());
+        (sound, std::iter::from_fn(|| got.try_recv().ok()).count())
+    };
+    let (send, skip) = (OutboardWish::Send, OutboardWish::Skip);
+    assert_eq!(takes(send, vec![outboard(16), slices()]), (true, 2));
+    assert_eq!(takes(skip, vec![slices()]), (true, 1));
+    assert_eq!(takes(skip, vec![outboard(16)]), (false, 0), "nobody wished for it");
+    assert_eq!(takes(send, vec![outboard(16), outboard(16)]), (false, 1), "twice");
+    assert_eq!(takes(send, vec![slices()]), (false, 0), "it comes first");
+    for count in [0, 15, 17] {
+        assert_eq!(takes(send, vec![outboard(count)]), (false, 0), "another pack's");
+    }
 }
