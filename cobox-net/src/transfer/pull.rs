@@ -1,8 +1,8 @@
 //! The asking side of a bulk stream: asks for slices within the credit, stores them as they arrive.
 //!
 //! One task asks and one reads for each stream; each pack in flight has a task that asks for its missing
-//! slices, and large ones a thread that verifies and stores them. A break keeps what has arrived. Whether a
-//! stream brings what it owes is looked at in [`pace`].
+//! slices. What arrives of large ones is verified and stored in [`large`]. A break keeps what has arrived. Whether
+//! a stream brings what it owes is looked at in [`pace`].
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use cobox_store::Error as StoreError;
-use cobox_store::blind::{PackStatus, Progress, Store};
+use cobox_store::blind::{PackStatus, Store};
 use cobox_store::format::DecodeError;
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Outboard, slice_count, slice_len};
@@ -20,10 +19,10 @@ use cobox_store::id::{FolderNo, PackId};
 use futures::io::{ReadHalf, WriteHalf};
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use parking_lot::Mutex;
-use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::JoinHandle;
 
+use self::large::{failed, store_pieces};
 use self::pace::{Arrived, credit_for, watch};
 use super::{Buffers, STREAM_SLICES, Tap, Way};
 use crate::error::{Error, Result};
@@ -216,18 +215,17 @@ impl Puller {
         };
         let mut wish = if outboard.is_some() { OutboardWish::Skip } else { OutboardWish::Send };
         let (pieces_in, pieces) = unbounded_channel();
-        let (store, buffers) = (Arc::clone(&self.store), self.buffers.clone());
-        let mut storing: JoinHandle<Fetched> =
-            tokio::task::spawn_blocking(move || store_pieces(&store, &buffers, job, outboard, pieces));
+        let storing = store_pieces(Arc::clone(&self.store), self.buffers.clone(), job, outboard, pieces);
+        tokio::pin!(storing);
         for range in runs(&missing) {
             tokio::select! {
-                how = &mut storing => return how.unwrap_or(Fetched::Failed),
+                how = &mut storing => return how,
                 asked = self.ask(job, range, wish, &pieces_in, gone) => if asked.is_none() { break },
             }
             wish = OutboardWish::Skip;
         }
         drop(pieces_in);
-        storing.await.unwrap_or(Fetched::Failed)
+        storing.await
     }
 
     /// Waits for credit and sends an ask; `None` when the stream has ended, or the fetch was let go.
@@ -291,10 +289,18 @@ impl Puller {
         }
     }
 
+    /// Waits for credit; `None` when the stream has ended.
     async fn permit(&self, slices: u32) -> Option<Permit> {
-        let own = Arc::clone(&self.own_credit).acquire_many_owned(slices).await.ok()?;
-        let all = Arc::clone(&self.credit).acquire_many_owned(slices).await.ok()?;
-        Some(Permit(own, Some(all)))
+        let credit = async {
+            let own = Arc::clone(&self.own_credit).acquire_many_owned(slices).await.ok()?;
+            let all = Arc::clone(&self.credit).acquire_many_owned(slices).await.ok()?;
+            Some(Permit(own, Some(all)))
+        };
+        tokio::select! {
+            biased;
+            () = self.frames.closed() => None,
+            credit = credit => credit,
+        }
     }
 }
 
@@ -324,60 +330,6 @@ fn runs(missing: &[u64]) -> Vec<std::ops::Range<u64>> {
         }
     }
     runs
-}
-
-/// Verifies and stores what arrives for a large pack, until it is complete.
-fn store_pieces(
-    store: &Arc<Store>,
-    buffers: &Buffers,
-    job: Job,
-    outboard: Option<Outboard>,
-    mut pieces: UnboundedReceiver<Piece>,
-) -> Fetched {
-    let mut receiver =
-        match outboard.map(|outboard| store.pack_receive(job.no, job.pack, outboard)).transpose() {
-            Ok(receiver) => receiver,
-            Err(error) => return failed(&error),
-        };
-    while let Some(piece) = pieces.blocking_recv() {
-        match (piece, &mut receiver) {
-            (Piece::Outboard(values), None) => {
-                let Ok(outboard) = Outboard::decode(job.pack, &values) else { return Fetched::Lied };
-                match store.pack_receive(job.no, job.pack, outboard) {
-                    Ok(begun) => receiver = Some(begun),
-                    Err(error) => return failed(&error),
-                }
-            }
-            (Piece::Slices { first, frame, permit }, Some(receiver)) => {
-                let progress = receiver.put_slices(first, frame, SLICES_OFFSET);
-                buffers.give(receiver.take_spent());
-                match progress {
-                    Ok(Progress::Done) => return Fetched::Done,
-                    Ok(Progress::More { .. }) => {}
-                    Err(error) => return failed(&error),
-                }
-                drop(permit);
-            }
-            (Piece::NotHere, _) => return Fetched::NotHere,
-            _ => return Fetched::Lied,
-        }
-    }
-    match receiver.map(|mut receiver| receiver.flush()) {
-        Some(Ok(Progress::Done)) => Fetched::Done,
-        Some(Err(error)) => failed(&error),
-        _ => Fetched::Broken,
-    }
-}
-
-fn failed(error: &StoreError) -> Fetched {
-    match error {
-        StoreError::NoSpace | StoreError::Quota { .. } => Fetched::Full,
-        StoreError::PackDamaged(_) => Fetched::Lied,
-        error => {
-            tracing::warn!(%error, "a pack cannot be stored");
-            Fetched::Failed
-        }
-    }
 }
 
 async fn write_asks(
@@ -552,6 +504,7 @@ fn store_batch(store: &Arc<Store>, batch: Vec<Whole>) {
     }
 }
 
+mod large;
 mod pace;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use cobox_store::blind::StoreKind;
+use tokio::sync::mpsc::UnboundedReceiver;
+
 use super::super::CREDIT_SLICES;
 use super::super::STALL_WAIT;
 use super::pace::{LATE_BYTES, LATE_WAIT, Pace, Share, Watch};
@@ -392,4 +395,63 @@ fn outboard_that_is_unasked_or_late_or_twice_or_of_another_length_ends_the_strea
     for count in [0, 15, 17] {
         assert_eq!(takes(send, vec![outboard(count)]), (false, 0), "another pack's");
     }
+}
+
+/// A puller whose stream has ended, which it does not know before its future runs.
+struct Bench {
+    puller: Puller,
+    run: Pin<Box<dyn Future<Output = Result<()>>>>,
+    credit: Arc<Semaphore>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(slices: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let credit = Arc::new(Semaphore::new(slices));
+        let means = Means {
+            store: Store::create(&dir.path().join("store"), StoreKind::Seeder).expect("makes a store"),
+            credit: Arc::clone(&credit),
+            batcher: Batcher(Arc::default()),
+            buffers: Buffers::default(),
+            tap: Tap::default(),
+            received: Arc::default(),
+            late: Arc::new(|_| ()),
+        };
+        let (puller, run) = Puller::start(Box::pin(futures::io::Cursor::new(Vec::new())), means);
+        Self { puller, run: Box::pin(run), credit, _dir: dir }
+    }
+
+    fn fetch(&self, pack: u8, size: u64) -> Pin<Box<dyn Future<Output = Fetched>>> {
+        let pack = PackRef { id: PackId([pack; 32]), size };
+        Box::pin(self.puller.clone().fetch(Job { session: SessionId(1), no: FolderNo(1), pack }))
+    }
+}
+
+#[test]
+fn fetch_that_waits_for_credit_ends_with_its_stream() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("builds");
+    runtime.block_on(async {
+        let bench = Bench::new(0);
+        let mut fetch = bench.fetch(1, 4096);
+        assert!(futures::poll!(fetch.as_mut()).is_pending());
+        assert!(bench.run.await.is_err(), "the stream has ended");
+        assert_eq!(futures::poll!(fetch.as_mut()), Poll::Ready(Fetched::Broken));
+    });
+}
+
+#[test]
+fn large_fetch_that_waits_for_credit_takes_no_thread() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().max_blocking_threads(1).build().expect("builds");
+    runtime.block_on(async {
+        let bench = Bench::new(0);
+        let mut fetch = bench.fetch(1, 1 << 20);
+        for _ in 0..3 {
+            assert!(futures::poll!(fetch.as_mut()).is_pending());
+            // What the fetch wants of the one thread comes before this.
+            let free = tokio::time::timeout(STALL_WAIT, tokio::task::spawn_blocking(|| ())).await;
+            assert!(free.is_ok(), "it waits on the thread that others need");
+        }
+    });
 }
