@@ -32,7 +32,7 @@ use crate::wire::{Ask, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SLICES_OFFSET,
 
 /// Slices in one ask: 1 MiB keeps a stream busy and the order of asks fair.
 const ASK_SLICES: u64 = 16;
-/// Encoded asks that wait to be sent.
+/// Asks that wait for credit, or to be sent.
 const ASKS_QUEUED: usize = 64;
 /// A chaining value, of which an outboard has one for each slice.
 const VALUE_BYTES: u64 = 32;
@@ -238,10 +238,12 @@ impl Puller {
         gone: &Notify,
     ) -> Option<()> {
         let count = u32::try_from(slices.end - slices.start).expect("a few slices");
-        let permit = tokio::select! {
+        // Its place among what is to be sent comes first: from the moment that it is owed nothing ends it unsent.
+        let place = async { Some((self.frames.reserve().await.ok()?, self.permit(count).await?)) };
+        let (place, permit) = tokio::select! {
             biased;
             () = gone.notified() => return None,
-            permit = self.permit(count) => permit?,
+            place = place => place?,
         };
         let number = {
             let mut asks = self.asks.lock();
@@ -278,15 +280,8 @@ impl Puller {
             first: short(slices.start),
             count: short(slices.end - slices.start),
         };
-        tokio::select! {
-            biased;
-            () = gone.notified() => {
-                // It was not sent, so that nothing is owed.
-                self.asks.lock().pending.remove(&number);
-                None
-            }
-            sent = self.frames.send(BulkFrame::Ask(ask).encode()) => sent.ok(),
-        }
+        place.send(BulkFrame::Ask(ask).encode());
+        Some(())
     }
 
     /// Waits for credit; `None` when the stream has ended.

@@ -455,3 +455,20 @@ fn large_fetch_that_waits_for_credit_takes_no_thread() {
         }
     });
 }
+
+#[test]
+fn fetch_that_ends_before_its_ask_is_sent_leaves_nothing_owed() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("builds");
+    runtime.block_on(async {
+        let bench = Bench::new(CREDIT_SLICES);
+        let packs = 0..=u8::try_from(ASKS_QUEUED).expect("few");
+        let mut fetches: Vec<_> = packs.map(|pack| bench.fetch(pack, 4096)).collect();
+        for fetch in &mut fetches {
+            tokio::task::yield_now().await;
+            assert!(futures::poll!(fetch.as_mut()).is_pending());
+        }
+        drop(fetches.pop());
+        assert_eq!(bench.puller.asks.lock().pending.len(), ASKS_QUEUED, "the last one was not sent");
+        assert_eq!(bench.credit.available_permits(), CREDIT_SLICES - ASKS_QUEUED);
+    });
+}
