@@ -1,9 +1,10 @@
 //! The answering side of a bulk stream: reads asks, reads packs, sends slices.
 //!
+//! What is asked for before its session is open here waits a little ([`early`]).
+//!
 //! Three stages with short queues between them, so that the disk and the network work at once and a peer
 //! that reads slowly holds at most a few MiB here.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,6 +18,8 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use self::early::Early;
+pub use self::early::Sessions;
 use super::control::Heard;
 use super::parts::Parts;
 use super::{Tap, Way, read_frame};
@@ -36,7 +39,7 @@ pub const DENIALS_MAX: usize = 16;
 pub const READERS_MAX: usize = 4;
 
 /// Which sessions may be served, and of which folder.
-pub type OpenFolders = Arc<Mutex<HashMap<SessionId, FolderNo>>>;
+pub type OpenFolders = Arc<Mutex<Sessions>>;
 
 /// What serving needs.
 #[derive(Clone)]
@@ -85,12 +88,13 @@ async fn read_asks(mut stream: ReadHalf<ByteStream>, asks: Sender<Ask>, tap: Tap
     }
 }
 
-async fn fetch_answers(mut asks: Receiver<Ask>, answers: Sender<Answer>, server: Server) -> Result<()> {
-    while let Some(ask) = asks.recv().await {
+async fn fetch_answers(asks: Receiver<Ask>, answers: Sender<Answer>, server: Server) -> Result<()> {
+    let mut asks = Early::new(asks, Arc::clone(&server.open));
+    while let Some(ask) = asks.next().await {
         let mut at = Some(u64::from(ask.first));
         while let Some(from) = at {
             let Ok(permit) = Arc::clone(&server.readers).acquire_owned().await else { return Ok(()) };
-            let no = server.open.lock().get(&ask.session).copied();
+            let no = server.open.lock().folder(ask.session);
             let store = Arc::clone(&server.store);
             let read = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
@@ -194,4 +198,82 @@ async fn write_frame(parts: &mut Parts, tap: &Tap, head: &[u8], rest: &[u8]) -> 
         parts.push_all(bytes).await?;
     }
     Ok(())
+}
+
+mod early;
+#[cfg(test)]
+mod tests {
+    use cobox_store::blind::StoreKind;
+    use cobox_store::format::pack::PackRef;
+
+    use super::*;
+
+    /// A server of nothing, and whose packs it was asked for in vain.
+    struct Bench {
+        server: Server,
+        denied: Arc<Mutex<Vec<SessionId>>>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let denied: Arc<Mutex<Vec<SessionId>>> = Arc::default();
+            let hears = Arc::clone(&denied);
+            let server = Server {
+                store: Store::create(&dir.path().join("store"), StoreKind::Seeder).expect("makes a store"),
+                open: OpenFolders::default(),
+                readers: Arc::new(Semaphore::new(READERS_MAX)),
+                tap: Tap::default(),
+                sent: Arc::default(),
+                inbox: Arc::new(Semaphore::new(16)),
+                denials: Arc::new(Semaphore::new(DENIALS_MAX)),
+                denied: Arc::new(move |session, _, _| hears.lock().push(session)),
+            };
+            Self { server, denied, _dir: dir }
+        }
+
+        fn open(&self, session: u32) {
+            self.server.open.lock().insert(SessionId(session), FolderNo(1));
+        }
+    }
+
+    fn ask(session: u32) -> Ask {
+        let pack = PackRef { id: PackId([7; 32]), size: 4096 };
+        Ask {
+            ask: session,
+            session: SessionId(session),
+            pack,
+            outboard: OutboardWish::Skip,
+            first: 0,
+            count: 1,
+        }
+    }
+
+    /// Whose ask is answered next.
+    async fn next(answers: &mut Receiver<Answer>) -> Option<u32> {
+        let Some(Answer::Small(frame)) = answers.recv().await else { return None };
+        let Ok(BulkFrame::NotHere { ask }) = decode_bulk(&frame) else { return None };
+        Some(ask)
+    }
+
+    #[test]
+    fn ask_before_its_session_opens_is_answered_then_and_keeps_no_other_waiting() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("builds");
+        runtime.block_on(async {
+            let bench = Bench::new();
+            bench.open(2);
+            let ((asks_in, asks), (answers_in, mut answers)) = (channel(ASKS_MAX), channel(ANSWERS_MAX));
+            for session in [1, 2] {
+                asks_in.send(ask(session)).await.expect("there is room");
+            }
+            let serving = tokio::spawn(fetch_answers(asks, answers_in, bench.server.clone()));
+            assert_eq!(next(&mut answers).await, Some(2));
+            bench.open(1);
+            assert_eq!(next(&mut answers).await, Some(1));
+            drop(asks_in);
+            assert!(serving.await.is_ok_and(|ended| ended.is_ok()));
+            assert_eq!(*bench.denied.lock(), [2, 1].map(SessionId), "it was looked for");
+        });
+    }
 }
