@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -30,6 +30,8 @@ const PAGE_BYTES: usize = 4096;
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// The kernel may keep what it was told for as long as the disk is there: nobody else changes it.
 const TRUST: Duration = Duration::from_secs(3_600);
+/// How long it may be in use when it is unmounted.
+const BUSY_LIMIT: Duration = Duration::from_secs(30);
 const DISK: INodeNo = INodeNo(2);
 const NAME: &str = "disk";
 
@@ -263,10 +265,19 @@ impl Disk {
 
     fn unmount(&mut self) {
         let Some(session) = self.session.take() else { return };
-        // The loop device goes with the mount.
-        let status = Command::new("umount").arg(&self.at).stderr(Stdio::null()).status();
-        if !status.is_ok_and(|status| status.success()) {
-            drop(Command::new("umount").arg("-l").arg(&self.at).stderr(Stdio::null()).status());
+        // The loop device goes with the mount. A process that another test starts holds what is open here until it runs
+        // its program, and one that was ended may be on its way out.
+        let umount = |how: &[&str]| {
+            let status = Command::new("umount").args(how).arg(&self.at).stderr(Stdio::null()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        let begun = Instant::now();
+        while !umount(&[]) {
+            if begun.elapsed() > BUSY_LIMIT || std::thread::panicking() {
+                umount(&["-l"]);
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
         }
         drop(session.umount_and_join());
     }
