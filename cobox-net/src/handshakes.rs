@@ -89,16 +89,13 @@ impl UnderWay {
 
     /// Which one gives way to one of a place that has `own`.
     fn spare(&self, own: usize, now: Instant) -> Option<u64> {
-        let oldest = |of: &BTreeSet<u64>| of.first().copied();
-        let most = |places: &mut dyn Iterator<Item = &BTreeSet<u64>>| {
-            places.max_by_key(|of| (of.len(), Reverse(oldest(of)))).cloned()
-        };
-        let still = |of: &&BTreeSet<u64>| oldest(of).is_some_and(|oldest| self.stands_still(oldest, now));
-        if let Some(of) = most(&mut self.of_place.values().filter(still)) {
+        let most = |of: &&BTreeSet<u64>| (of.len(), Reverse(of.first().copied()));
+        let still = |of: &&BTreeSet<u64>| of.first().is_some_and(|oldest| self.stands_still(*oldest, now));
+        if let Some(of) = self.of_place.values().filter(still).max_by_key(most) {
             return of.first().copied();
         }
         // Its newest, so that the others of that place are done all the same.
-        let of = most(&mut self.of_place.values())?;
+        let of = self.of_place.values().max_by_key(most)?;
         if of.len() > own + 1 { of.last().copied() } else { None }
     }
 

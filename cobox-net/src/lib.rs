@@ -20,6 +20,7 @@ mod orders;
 pub mod patrol;
 pub mod peer_id;
 mod provers;
+mod rotation;
 pub mod seeder;
 pub mod shown;
 pub mod status;

@@ -6,7 +6,6 @@
 //! have is answered once, and then each of the others.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::node::REQUEST_WAIT;
+use crate::rotation::next_behind;
 use crate::sync::Conn;
 use crate::transfer::control::Outbox;
 use crate::transfer::room::{Name, Party};
@@ -46,10 +46,7 @@ struct Lane {
 impl Lane {
     /// The one who has waited longest, of the next person.
     fn next(&mut self) -> Option<oneshot::Sender<FolderTurn>> {
-        let behind = self.last.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.lines.range((behind, Bound::Unbounded)).next().or_else(|| self.lines.iter().next());
-        let who = *next?.0;
-        self.last = Some(who);
+        let who = next_behind(&self.lines, &mut self.last)?;
         let line = self.lines.get_mut(&who)?;
         let first = line.pop_front();
         if line.is_empty() {

@@ -21,6 +21,7 @@ use super::sessions::SECRETS_MAX;
 use super::state::{Connection, Folder};
 use super::{Conn, Engine, HANDSHAKE_WAIT, Output, Place, Side};
 use crate::peer_id::PeerId;
+use crate::rotation::next_behind;
 use crate::wire::{Frame, SessionId};
 
 /// Names that are made in searches in one go: a quarter of a second's work.
@@ -117,10 +118,7 @@ impl Rings {
 
 /// The next crowd's first connection.
 fn next_of(ring: &mut Ring, last: &mut Option<Crowd>) -> Option<(Crowd, Conn)> {
-    let behind = last.map_or(Bound::Unbounded, Bound::Excluded);
-    let next = ring.range((behind, Bound::Unbounded)).next().or_else(|| ring.iter().next());
-    let crowd = *next?.0;
-    *last = Some(crowd);
+    let crowd = next_behind(ring, last)?;
     let conns = ring.get_mut(&crowd)?;
     let (_, conn) = conns.pop_first()?;
     if conns.is_empty() {

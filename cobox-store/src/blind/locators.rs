@@ -278,6 +278,7 @@ mod tests {
         assert_eq!(store.locator_put(member(2, 0), &make(0, 2, steps)).expect("puts"), Added::New);
         assert_eq!(store.locator_put(member(1, 255), &make(fit + 1, 1, steps)).expect("puts"), Added::New);
     }
+
     #[test]
     fn locator_is_put_without_reading_what_others_left() {
         let (_dir, store, _) = new_store(&Founder::new(1));

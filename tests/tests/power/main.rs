@@ -6,9 +6,8 @@
 //! is there, and nothing is damaged. `COBOX_SOAK=N` multiplies the moments.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -20,12 +19,14 @@ use cobox_tests::disk::{Broken, Disk, Kept, Tape, can_cut_power};
 use cobox_tests::load::Rng;
 use cobox_tests::process::{Device, Seeder};
 
+mod promises;
+
+use promises::{Step, Worker, check, sync};
+
 const DISK_BYTES: u64 = 384 << 20;
 const CUTS: u64 = 20;
 const WORKERS: u64 = 2;
 const STEPS: usize = 90;
-const PAGE_BYTES: usize = 4096;
-const PAGES: u64 = 400;
 const KINDS: [Kept; 3] = [Kept::Nothing, Kept::ByChance, Kept::All];
 
 fn times(count: u64) -> u64 {
@@ -44,187 +45,36 @@ fn moments(rng: &mut Rng, from: usize, to: usize, count: u64) -> BTreeSet<usize>
     (0..count).map(|_| from + rng.below((to - from) as u64 + 1) as usize).collect()
 }
 
-/// What a path held; `None` where it was absent.
-type Held = Option<Arc<Vec<u8>>>;
-
-/// Something that was done to be durable: by what time, and what it changed.
-struct Step {
-    begun: usize,
-    /// When `fsync` had returned.
-    promised: usize,
-    changes: Vec<(PathBuf, Held)>,
-    /// Names that may be there in between.
-    passing: Option<PathBuf>,
-}
-
-/// One program that writes in a directory of its own.
-struct Worker<'a> {
-    dir: PathBuf,
-    disk: &'a Disk,
-    rng: Rng,
-    pages: Vec<u8>,
-    journal: Vec<u8>,
-    steps: Vec<Step>,
-}
-
-impl<'a> Worker<'a> {
-    fn new(mount: &Path, number: u64, disk: &'a Disk, seed: u64) -> Self {
-        let dir = mount.join(format!("worker-{number}"));
-        fs::create_dir(&dir).expect("makes a directory");
-        Self { dir, disk, rng: Rng::new(seed), pages: Vec::new(), journal: Vec::new(), steps: Vec::new() }
-    }
-
-    fn run(mut self, steps: usize) -> (PathBuf, Vec<Step>) {
-        sync(&self.dir).and_then(|()| sync(self.dir.parent().expect("it lies in the mount"))).expect("syncs");
-        for _ in 0..steps {
-            let begun = self.disk.position();
-            let (changes, passing) = match self.rng.below(8) {
-                0..=2 => self.save_document(),
-                3 | 4 => self.append_journal(),
-                5 | 6 => self.write_page(),
-                _ => self.remove_document(),
-            }
-            .expect("a disk with power and room takes everything");
-            let promised = self.disk.position();
-            self.steps.push(Step { begun, promised, changes, passing });
-            self.make_noise().expect("a disk with power and room takes everything");
-        }
-        (self.dir, self.steps)
-    }
-
-    /// As an editor saves: a new file, fsync, rename over the old one, fsync of the directory.
-    fn save_document(&mut self) -> io::Result<(Vec<(PathBuf, Held)>, Option<PathBuf>)> {
-        let len = [10, 900, 5_000, 70_000, 3_000_000][self.rng.below(5) as usize];
-        let bytes = self.rng.bytes(len);
-        let path = self.dir.join(format!("document-{}", self.rng.below(6)));
-        let temporary = self.dir.join("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        sync(&self.dir)?;
-        Ok((vec![(path, Some(Arc::new(bytes)))], Some(temporary)))
-    }
-
-    fn remove_document(&mut self) -> io::Result<(Vec<(PathBuf, Held)>, Option<PathBuf>)> {
-        let path = self.dir.join(format!("document-{}", self.rng.below(6)));
-        if path.exists() {
-            fs::remove_file(&path)?;
-        }
-        sync(&self.dir)?;
-        Ok((vec![(path, None)], None))
-    }
-
-    /// As a log grows. The first time the name is made durable, too.
-    fn append_journal(&mut self) -> io::Result<(Vec<(PathBuf, Held)>, Option<PathBuf>)> {
-        let path = self.dir.join("journal");
-        let len = 1 + self.rng.below(3000) as usize;
-        let bytes = self.rng.bytes(len);
-        let mut file = OpenOptions::new().append(true).create(true).open(&path)?;
-        file.write_all(&bytes)?;
-        file.sync_data()?;
-        if self.journal.is_empty() {
-            sync(&self.dir)?;
-        }
-        self.journal.extend_from_slice(&bytes);
-        Ok((vec![(path, Some(Arc::new(self.journal.clone())))], None))
-    }
-
-    /// As a database writes: a page in place, then fsync.
-    fn write_page(&mut self) -> io::Result<(Vec<(PathBuf, Held)>, Option<PathBuf>)> {
-        let path = self.dir.join("pages");
-        let at = self.rng.below(PAGES) as usize * PAGE_BYTES;
-        let bytes = self.rng.bytes(PAGE_BYTES);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-        if self.pages.is_empty() {
-            self.pages = self.rng.bytes(PAGES as usize * PAGE_BYTES);
-            file.write_all_at(&self.pages, 0)?;
-        }
-        file.write_all_at(&bytes, at as u64)?;
-        file.sync_all()?;
-        sync(&self.dir)?;
-        self.pages[at..at + PAGE_BYTES].copy_from_slice(&bytes);
-        Ok((vec![(path, Some(Arc::new(self.pages.clone())))], None))
-    }
-
-    /// Changes that nobody asked to be durable: they may be lost, and what is there can be read.
-    fn make_noise(&mut self) -> io::Result<()> {
-        let path = self.dir.join(format!("noise-{}", self.rng.below(9)));
-        let to = self.dir.join(format!("noise-{}", self.rng.below(9)));
-        match self.rng.below(6) {
-            0 | 1 => {
-                let len = self.rng.below(200_000) as usize;
-                fs::write(path, self.rng.bytes(len))
-            }
-            2 if path.exists() => fs::rename(path, to),
-            3 if path.exists() => fs::remove_file(path),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// Reads all files of a directory.
-fn read_all(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-    let paths = entries.map(|entry| entry.expect("lists").path());
-    paths
-        .map(|path| {
-            let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            (path, bytes)
-        })
-        .collect()
-}
-
-/// Compares a directory with what was promised at `position`.
-fn check(dir: &Path, steps: &[Step], position: usize) -> Result<(), String> {
-    if steps.first().is_none_or(|first| first.begun > position) {
-        return Ok(());
-    }
-    let mut found = read_all(dir);
-    let mut promised: BTreeMap<&Path, Held> = BTreeMap::new();
-    for step in steps.iter().filter(|step| step.promised <= position) {
-        promised.extend(step.changes.iter().map(|(path, held)| (path.as_path(), held.clone())));
-    }
-    // What was under way may be done, or not.
-    let under_way = steps.iter().find(|step| step.promised > position && step.begun <= position);
-    for (path, after) in under_way.iter().flat_map(|step| &step.changes) {
-        let bytes = found.remove(path);
-        let before = promised.get(path.as_path()).cloned().flatten();
-        let same = |held: &Held| held.as_deref() == bytes.as_ref();
-        // A file that is just being made may have nothing in it yet, or less than it will have.
-        let begun =
-            before.is_none() && (path.ends_with("pages") || bytes.as_ref().is_some_and(Vec::is_empty));
-        if !same(&before) && !same(after) && !begun {
-            return Err(format!("{}: neither as before nor as after", path.display()));
-        }
-        promised.remove(path.as_path());
-    }
-    if let Some(passing) = under_way.and_then(|step| step.passing.as_ref()) {
-        found.remove(passing);
-    }
-    for (path, held) in promised {
-        let bytes = found.remove(path);
-        if held.as_deref() != bytes.as_ref() {
-            let len = |bytes: Option<&Vec<u8>>| bytes.map(Vec::len);
-            let (found, due) = (len(bytes.as_ref()), len(held.as_deref()));
-            return Err(format!("{}: {found:?} bytes, not the {due:?} promised", path.display()));
-        }
-    }
-    match found.keys().find(|path| !path.to_string_lossy().contains("/noise-")) {
-        Some(path) => Err(format!("{} is there and should not be", path.display())),
-        None => Ok(()),
-    }
-}
-
 /// A device whose home is on the disk; what it is mounted on is not.
 fn device_on(at: &Path, dir: &Path) -> Device {
     let mut device = Device::new(dir, "device");
     device.home = at.join("home");
     device
+}
+
+/// Where the disk is mounted, and the disk.
+fn disk_in(dir: &Path) -> (PathBuf, Disk) {
+    let at = dir.join("disk");
+    let disk = Disk::new(&at, DISK_BYTES);
+    (at, disk)
+}
+
+/// A seeder whose data are on the disk, started.
+fn seeder_on(at: &Path, dir: &Path) -> Seeder {
+    let mut seeder = Seeder::new(dir, "seeder");
+    seeder.data = at.join("data");
+    seeder.start();
+    seeder
+}
+
+/// Starts a device that is set up, with a folder that is mounted and kept by `seeder`.
+fn bring_up(device: &mut Device, seeder: Option<&Seeder>) {
+    device.start();
+    device.ctl(&["folder", "create", "docs"]).ok();
+    if let Some(seeder) = seeder {
+        device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "1G"]).ok();
+    }
+    device.mount("docs");
 }
 
 fn unmount(device: &Device) {
@@ -243,13 +93,10 @@ fn power_cut_of_a_device_keeps_what_fsync_promised() {
     }
     let mut rng = rng();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let at = dir.path().join("disk");
-    let disk = Disk::new(&at, DISK_BYTES);
+    let (at, disk) = disk_in(dir.path());
     let mut device = device_on(&at, dir.path());
     init(&device, &dir.path().join("words"));
-    device.start();
-    device.ctl(&["folder", "create", "docs"]).ok();
-    device.mount("docs");
+    bring_up(&mut device, None);
     let workers: Vec<Worker<'_>> =
         (0..WORKERS).map(|number| Worker::new(&device.mount, number, &disk, rng.draw())).collect();
     let begun = disk.position();
@@ -298,8 +145,7 @@ fn power_cut_while_a_device_is_set_up_leaves_it_set_up_or_not() {
     }
     let mut rng = rng();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let at = dir.path().join("disk");
-    let disk = Disk::new(&at, DISK_BYTES);
+    let (at, disk) = disk_in(dir.path());
     let mut device = device_on(&at, dir.path());
     let words = dir.path().join("words");
     init(&device, &words);
@@ -352,17 +198,11 @@ fn power_cut_of_a_seeder_keeps_what_it_confirmed() {
     }
     let mut rng = rng();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let at = dir.path().join("disk");
-    let disk = Disk::new(&at, DISK_BYTES);
-    let mut seeder = Seeder::new(dir.path(), "seeder");
-    seeder.data = at.join("data");
-    seeder.start();
-    let device = Device::set_up(dir.path(), "device");
-    let (mut confirmed, mut device) = (Vec::new(), device);
-    device.start();
-    device.ctl(&["folder", "create", "docs"]).ok();
-    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "1G"]).ok();
-    device.mount("docs");
+    let (at, disk) = disk_in(dir.path());
+    let mut seeder = seeder_on(&at, dir.path());
+    let mut device = Device::set_up(dir.path(), "device");
+    let mut confirmed = Vec::new();
+    bring_up(&mut device, Some(&seeder));
     for number in 0..8u64 {
         let len = [100, 6_000, 300_000, 9_000_000][(number % 4) as usize];
         let bytes = rng.bytes(len);
@@ -414,16 +254,12 @@ fn power_cut_of_a_device_takes_no_entry_that_others_have() {
     }
     let mut rng = rng();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let at = dir.path().join("disk");
+    let (at, mut disk) = disk_in(dir.path());
     let mut seeder = Seeder::new(dir.path(), "seeder");
     seeder.start();
-    let mut disk = Disk::new(&at, DISK_BYTES);
     let mut device = device_on(&at, dir.path());
     init(&device, &dir.path().join("words"));
-    device.start();
-    device.ctl(&["folder", "create", "docs"]).ok();
-    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "1G"]).ok();
-    device.mount("docs");
+    bring_up(&mut device, Some(&seeder));
     let mut known = 0;
     for round in 0..times(6) {
         // They are connected again.
@@ -460,6 +296,13 @@ fn power_cut_of_a_device_takes_no_entry_that_others_have() {
     device.stop();
 }
 
+/// The disk as it is when its machine is started anew.
+fn started_anew(at: &Path, disk: Disk, kept: Kept, rng: &mut Rng) -> Disk {
+    let mut tape = disk.end();
+    let end = tape.len();
+    Disk::again(at, DISK_BYTES, tape.cut(end, kept, rng))
+}
+
 /// Has the kernel forget what it read, so that the next reads reach the disks.
 fn forget_pages() {
     fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
@@ -472,13 +315,10 @@ fn disk_that_fails_is_told_and_takes_nothing_that_was_promised() {
     }
     let mut rng = rng();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let at = dir.path().join("disk");
-    let disk = Disk::new(&at, DISK_BYTES);
+    let (at, disk) = disk_in(dir.path());
     let mut device = device_on(&at, dir.path());
     init(&device, &dir.path().join("words"));
-    device.start();
-    device.ctl(&["folder", "create", "docs"]).ok();
-    device.mount("docs");
+    bring_up(&mut device, None);
     let promised: BTreeMap<PathBuf, Vec<u8>> = [100, 9_000, 2_000_000]
         .into_iter()
         .map(|len| (device.mount.join(len.to_string()), rng.bytes(len)))
@@ -522,9 +362,7 @@ fn disk_that_fails_is_told_and_takes_nothing_that_was_promised() {
     // ext4 takes no more writes after an error in its journal: the machine is started anew.
     device.kill();
     unmount(&device);
-    let mut tape = disk.end();
-    let all = tape.len();
-    let disk = Disk::again(&at, DISK_BYTES, tape.cut(all, Kept::All, &mut rng));
+    let disk = started_anew(&at, disk, Kept::All, &mut rng);
     device.start();
     device.await_mount();
     for (path, bytes) in &promised {
@@ -544,16 +382,10 @@ fn seeder_whose_disk_fails_confirms_nothing_and_goes_on_when_it_works() {
     }
     let mut rng = rng();
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let at = dir.path().join("disk");
-    let disk = Disk::new(&at, DISK_BYTES);
-    let mut seeder = Seeder::new(dir.path(), "seeder");
-    seeder.data = at.join("data");
-    seeder.start();
+    let (at, disk) = disk_in(dir.path());
+    let mut seeder = seeder_on(&at, dir.path());
     let mut device = Device::set_up(dir.path(), "device");
-    device.start();
-    device.ctl(&["folder", "create", "docs"]).ok();
-    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "1G"]).ok();
-    device.mount("docs");
+    bring_up(&mut device, Some(&seeder));
     let confirmed = |timeout| device.ctl(&["wait", "docs", "--copies", "1", "--timeout", timeout]);
     let files: Vec<Vec<u8>> = [5_000, 700_000].into_iter().map(|len| rng.bytes(len)).collect();
     fs::write(device.mount.join("0"), &files[0]).expect("writes");
@@ -567,9 +399,7 @@ fn seeder_whose_disk_fails_confirms_nothing_and_goes_on_when_it_works() {
     disk.set_broken(Broken::No);
     // ext4 takes no more writes after an error in its journal: the machine is started anew.
     seeder.kill();
-    let mut tape = disk.end();
-    let all = tape.len();
-    let disk = Disk::again(&at, DISK_BYTES, tape.cut(all, Kept::Nothing, &mut rng));
+    let disk = started_anew(&at, disk, Kept::Nothing, &mut rng);
     seeder.start();
     confirmed("60s").ok();
     let address = seeder.address();
