@@ -12,12 +12,13 @@ use cobox_store::Error;
 use cobox_store::format::content::{ChunkRef, Content, Extent};
 use cobox_store::format::pack::ChunkType;
 use cobox_store::id::PackId;
+use cobox_store::keyed::Reader;
 use parking_lot::{Condvar, Mutex};
 
 use super::Vfs;
-use super::content::{ChunkIo, extents_in};
+use super::content::extents_in;
 use super::file::File;
-use super::rechunk::{self, Span};
+use super::rechunk::Span;
 
 /// Threads that open chunks; with the one that answers, two processors are busy and a disk has a queue.
 pub const THREADS: usize = 3;
@@ -35,6 +36,16 @@ const AHEAD_BYTES: u64 = 2 * 1024 * 1024;
 const LATE_BYTES: u64 = 4 * 1024 * 1024;
 /// Requests in order after which a reader counts as sequential.
 const IN_ORDER_MIN: u32 = 2;
+/// Jumps after which a reader counts as scattered: one that looks at a head, a tail and an index makes fewer.
+const JUMPS_MIN: u32 = 4;
+/// A larger request of a scattered reader has its chunks opened whole: it needs most of one.
+const PART_BYTES_MAX: u64 = 16 * 1024;
+/// Around what a scattered reader meets for the first time, so much is opened for it: it is read with a few
+/// requests to the disk, and in a file that it goes through it comes to all of it.
+const AROUND_BYTES: u64 = 1024 * 1024;
+/// In larger files nothing is opened around: the digests of all their pages may not be kept, and in the
+/// largest a scattered reader seldom comes to the same place.
+const AROUND_FILE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// How a file is being read.
 #[derive(Clone, Copy, Default, Debug)]
@@ -45,31 +56,55 @@ pub struct Reading {
     in_order: u32,
     /// Up to where chunks were asked for.
     asked: u64,
+    /// Requests for another place since it last went on in order.
+    jumps: u32,
+}
+
+/// What a request tells of its reader.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Pattern {
+    /// Nothing is known of what it will read next.
+    Unknown,
+    /// It goes on in order, and this should be opened.
+    Ahead(Range<u64>),
+    /// It reads here and there.
+    Scattered,
 }
 
 impl Reading {
     /// Notes a request and says which range beyond it should be opened.
-    fn note(&mut self, range: &Range<u64>) -> Range<u64> {
-        let none = range.end..range.end;
+    fn note(&mut self, range: &Range<u64>) -> Pattern {
+        let scattered = |jumps| {
+            let few = range.end - range.start <= PART_BYTES_MAX;
+            if few && jumps >= JUMPS_MIN { Pattern::Scattered } else { Pattern::Unknown }
+        };
         let near = range.start.saturating_add(LATE_BYTES) >= self.end;
         if near && range.end <= self.end {
-            return none;
+            return scattered(self.jumps);
         }
         let gap = range.start.saturating_sub(self.end);
         if !near || gap > range.end - range.start {
             // Another place of the file, from which it may go on.
-            *self = Self { end: range.end, in_order: 0, asked: range.end };
-            return none;
+            let jumps = self.jumps.saturating_add(1);
+            *self = Self { end: range.end, in_order: 0, asked: range.end, jumps };
+            return scattered(jumps);
         }
         self.in_order = self.in_order.saturating_add(1);
         self.end = range.end;
         if self.in_order < IN_ORDER_MIN {
-            return none;
+            return scattered(self.jumps);
         }
+        self.jumps = 0;
         let from = self.asked.max(range.end);
         self.asked = range.end.saturating_add(AHEAD_BYTES).max(from);
-        from..self.asked
+        Pattern::Ahead(from..self.asked)
     }
+}
+
+/// Chunks that one thread opens.
+struct Group {
+    chunks: Vec<ChunkRef>,
+    reader: Reader,
 }
 
 /// Groups of chunks that wait to be opened.
@@ -83,19 +118,19 @@ pub struct Ahead {
 struct State {
     /// Threads that take them; without any, readers open everything themselves.
     threads: usize,
-    waiting: VecDeque<Vec<ChunkRef>>,
+    waiting: VecDeque<Group>,
 }
 
 impl Ahead {
     /// Has chunks opened, as many as there is room for.
-    fn ask(&self, chunks: &[ChunkRef]) {
+    fn ask(&self, chunks: &[ChunkRef], reader: Reader) {
         let mut state = self.state.lock();
         if state.threads == 0 {
             return;
         }
         let room = WAITING_MAX.saturating_sub(state.waiting.len());
         for group in chunks.chunks(GROUP_CHUNKS).take(room) {
-            state.waiting.push_back(group.to_vec());
+            state.waiting.push_back(Group { chunks: group.to_vec(), reader });
             self.changed.notify_one();
         }
     }
@@ -104,7 +139,7 @@ impl Ahead {
     pub fn ask_beyond_first(&self, spans: &[Span]) {
         let chunks: Vec<ChunkRef> = spans.iter().filter_map(Span::chunk).skip(GROUP_CHUNKS).collect();
         if !chunks.is_empty() {
-            self.ask(&chunks);
+            self.ask(&chunks, Reader::InOrder);
         }
     }
 
@@ -119,7 +154,7 @@ impl Ahead {
     }
 
     /// The next group; `None` at the end.
-    fn next(&self, stop: &AtomicBool) -> Option<Vec<ChunkRef>> {
+    fn next(&self, stop: &AtomicBool) -> Option<Group> {
         let mut state = self.state.lock();
         loop {
             if stop.load(Ordering::SeqCst) {
@@ -136,39 +171,62 @@ impl Ahead {
 }
 
 impl Vfs {
-    /// Notes a read of a file, and has opened what its reader will want next.
-    pub(super) fn read_on(&self, file: &File, base: &Content, range: &Range<u64>) {
+    /// Notes a read of a file, has opened what its reader will want next, and says how it reads.
+    pub(super) fn read_on(&self, file: &File, base: &Content, range: &Range<u64>, spans: &[Span]) -> Reader {
         if matches!(base, Content::Inline(_)) {
-            return;
+            return Reader::InOrder;
         }
-        let next = file.reading.lock().note(range);
-        let next = next.start..next.end.min(base.size());
-        if next.start >= next.end {
+        let pattern = file.reading.lock().note(range);
+        match pattern {
+            Pattern::Unknown => Reader::InOrder,
+            Pattern::Ahead(next) => {
+                self.ask_for(base, &next, Reader::InOrder);
+                Reader::InOrder
+            }
+            Pattern::Scattered => {
+                let is_new =
+                    |span: &Span| span.chunk().is_some_and(|chunk| !self.folder.reads_parts_of(chunk));
+                if base.size() <= AROUND_FILE_BYTES_MAX && spans.iter().any(is_new) {
+                    let start = range.start / AROUND_BYTES * AROUND_BYTES;
+                    self.ask_for(base, &(start..start + AROUND_BYTES), Reader::Scattered);
+                }
+                Reader::Scattered
+            }
+        }
+    }
+
+    /// Has the chunks of a range opened beside the reader.
+    fn ask_for(&self, base: &Content, range: &Range<u64>, reader: Reader) {
+        let range = range.start..range.end.min(base.size());
+        if range.start >= range.end {
             return;
         }
         let mut chunks = Vec::new();
         let found = self.with_io(|io| {
-            extents_in(io, base, next, &mut |_, extent| {
-                if let Extent::Data { chunk, .. } = extent {
+            extents_in(io, base, range, &mut |_, extent| {
+                if let Extent::Data { chunk, .. } = extent
+                    && (reader == Reader::InOrder || !self.folder.reads_parts_of(chunk))
+                {
                     chunks.push(chunk);
                 }
             })
         });
         // Where nodes are missing, the reader will be told.
         if found.is_ok() {
-            self.ahead.ask(&chunks);
+            self.ahead.ask(&chunks, reader);
         }
     }
 
-    /// The bytes of spans, one after the other. All are tried, so that all absent packs are known at once;
+    /// The bytes of spans, one after the other, as `append` reads them. All are tried, so that all absent packs are known at once;
     /// those of damaged packs go into `damaged`.
     ///
     /// # Errors
     /// When any of them cannot be read.
     pub(super) fn gather(
         &self,
-        io: ChunkIo<'_>,
         spans: &[Span],
+        reader: Reader,
+        append: impl Fn(&Span, &mut Vec<u8>) -> Result<(), Error>,
         damaged: &mut Vec<PackId>,
     ) -> Result<Vec<u8>, Error> {
         let len: u64 = spans.iter().map(|span| span.len).sum();
@@ -181,12 +239,12 @@ impl Vfs {
             if span.chunk().is_some() && left_in_group == 0 {
                 let group = groups.next().unwrap_or(&[]);
                 left_in_group = group.len();
-                if left_in_group > 1 {
-                    self.folder.read_ahead(ChunkType::Data, group);
+                if left_in_group > 1 && reader == Reader::InOrder {
+                    self.folder.read_ahead(ChunkType::Data, group, Reader::InOrder);
                 }
             }
             left_in_group = left_in_group.saturating_sub(usize::from(span.chunk().is_some()));
-            match rechunk::append(io, span, &mut bytes) {
+            match append(span, &mut bytes) {
                 Ok(()) => {}
                 Err(Error::PackDamaged(pack)) => damaged.push(pack),
                 Err(error) => failed = Some(error),
@@ -203,7 +261,7 @@ impl Vfs {
     pub(super) fn ahead_loop(&self, stop: &AtomicBool) {
         self.ahead.enter();
         while let Some(group) = self.ahead.next(stop) {
-            self.folder.read_ahead(ChunkType::Data, &group);
+            self.folder.read_ahead(ChunkType::Data, &group.chunks, group.reader);
         }
     }
 }
@@ -214,35 +272,54 @@ mod tests {
 
     const MIB: u64 = 1024 * 1024;
 
+    fn ahead_of(reading: &mut Reading, range: Range<u64>) -> Option<Range<u64>> {
+        match reading.note(&range) {
+            Pattern::Ahead(next) if !next.is_empty() => Some(next),
+            _ => None,
+        }
+    }
+
     #[test]
     fn sequential_reader_gets_each_byte_ahead_once() {
         let mut reading = Reading::default();
-        let mut ahead = Vec::new();
-        for at in 0..8 {
-            let next = reading.note(&(at * MIB..(at + 1) * MIB));
-            if !next.is_empty() {
-                ahead.push(next);
-            }
-        }
+        let ahead: Vec<_> =
+            (0..8).filter_map(|at| ahead_of(&mut reading, at * MIB..(at + 1) * MIB)).collect();
         assert_eq!(ahead.first().map(|next| next.start), Some(2 * MIB));
         assert!(ahead.windows(2).all(|pair| pair[0].end == pair[1].start));
         assert_eq!(ahead.last().map(|next| next.end), Some(8 * MIB + AHEAD_BYTES));
     }
 
     #[test]
-    fn random_reader_gets_nothing_ahead() {
+    fn random_reader_gets_nothing_ahead_and_counts_as_scattered() {
         let mut reading = Reading::default();
-        for at in [70, 3, 400, 20, 90, 5, 33, 200] {
-            assert!(reading.note(&(at * 4 * MIB..at * 4 * MIB + 4096)).is_empty());
+        let places = [70, 3, 400, 20, 90, 5, 33, 200];
+        let patterns = places.map(|at: u64| reading.note(&(at * 4 * MIB..at * 4 * MIB + 4096)));
+        assert!(patterns[..3].iter().all(|pattern| *pattern == Pattern::Unknown));
+        assert!(patterns[4..].iter().all(|pattern| *pattern == Pattern::Scattered));
+        let large = 8 * MIB..8 * MIB + PART_BYTES_MAX + 1;
+        assert_eq!(reading.note(&large), Pattern::Unknown);
+    }
+
+    #[test]
+    fn scattered_reader_that_goes_on_in_order_is_sequential_again() {
+        let mut reading = Reading::default();
+        for at in [70, 3, 400, 20, 90, 5] {
+            reading.note(&(at * 4 * MIB..at * 4 * MIB + 4096));
         }
+        let start = 1000 * MIB;
+        let ahead: Vec<_> = (0..8)
+            .filter_map(|at| ahead_of(&mut reading, start + at * 4096..start + (at + 1) * 4096))
+            .collect();
+        assert!(!ahead.is_empty());
+        assert_eq!(reading.note(&(0..4096)), Pattern::Unknown);
     }
 
     #[test]
     fn requests_out_of_order_still_count_as_sequential() {
         let mut reading = Reading::default();
         let order = [0, 2, 1, 3, 5, 4, 6, 7];
-        let ahead = order.map(|at: u64| reading.note(&(at * MIB / 2..(at + 1) * MIB / 2)));
-        assert!(ahead.iter().any(|next| !next.is_empty()));
+        let ahead = order.map(|at: u64| ahead_of(&mut reading, at * MIB / 2..(at + 1) * MIB / 2));
+        assert!(ahead.iter().any(Option::is_some));
     }
 
     #[test]
@@ -250,10 +327,10 @@ mod tests {
         let ahead = Ahead::default();
         let chunk =
             ChunkRef { epoch: cobox_store::id::EpochId([0; 32]), tag: cobox_store::id::ChunkTag([0; 32]) };
-        ahead.ask(&[chunk]);
+        ahead.ask(&[chunk], Reader::InOrder);
         assert!(ahead.state.lock().waiting.is_empty());
         ahead.enter();
-        ahead.ask(&[chunk; WAITING_MAX * GROUP_CHUNKS + 5]);
+        ahead.ask(&[chunk; WAITING_MAX * GROUP_CHUNKS + 5], Reader::InOrder);
         assert_eq!(ahead.state.lock().waiting.len(), WAITING_MAX);
     }
 }

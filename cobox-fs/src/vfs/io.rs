@@ -1,6 +1,7 @@
 //! Calls on open files: open, read, write, close, fsync and what changes ranges.
 
 use std::collections::hash_map::Entry;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use cobox_store::blind::Durability;
 use cobox_store::format::content::ChunkRef;
 use cobox_store::format::op::Kind;
 use cobox_store::id::{Ino, PackId};
+use cobox_store::keyed::Reader;
 use parking_lot::Mutex;
 
 use super::attr::{Creator, Fallocate, FsyncKind, OpenFlags, Whence};
@@ -184,12 +186,18 @@ impl Vfs {
         };
         let absent: Mutex<Vec<ChunkRef>> = Mutex::default();
         let mut damaged: Vec<PackId> = Vec::new();
-        let read = |chunk_type, chunk| {
-            let result = self.folder.read_chunk(chunk_type, chunk);
-            if matches!(result, Err(Error::Absent(_))) {
+        let note_absent = |chunk: ChunkRef, error: &Error| {
+            if matches!(error, Error::Absent(_)) {
                 absent.lock().push(chunk);
             }
-            result
+        };
+        let read = |chunk_type, chunk| {
+            self.folder.read_chunk(chunk_type, chunk).inspect_err(|error| note_absent(chunk, error))
+        };
+        let read_part = |chunk, part: Range<usize>, bytes: &mut Vec<u8>| {
+            let read = self.folder.read_part(chunk, &part).inspect_err(|error| note_absent(chunk, error));
+            bytes.extend_from_slice(&read?.ok_or_else(rechunk::short)?);
+            Ok(())
         };
         let bytes = self.with_io(|io| -> Result<Vec<u8>, Error> {
             let io = ChunkIo { read: &read, ..io };
@@ -202,8 +210,12 @@ impl Vfs {
                 }
             }
             self.ahead.ask_beyond_first(&spans);
-            self.read_on(&file, &base, &range);
-            self.gather(io, &spans, &mut damaged)
+            let reader = self.read_on(&file, &base, &range, &spans);
+            let append = |span: &Span, bytes: &mut Vec<u8>| match reader {
+                Reader::InOrder => rechunk::append(io, span, bytes),
+                Reader::Scattered => rechunk::append_by(span, bytes, read_part),
+            };
+            self.gather(&spans, reader, append, &mut damaged)
         });
         match bytes {
             Ok(bytes) => Ok(ReadOutcome::Ready(bytes)),
@@ -238,12 +250,7 @@ impl Vfs {
 
     /// Asks for packs and waits until the store changes; `EIO` once the time is over, or as soon as no peer
     /// may still answer.
-    pub(super) fn wait_for(
-        &self,
-        packs: &[PackId],
-        seen: u64,
-        time: std::ops::Range<Instant>,
-    ) -> Result<(), Errno> {
+    pub(super) fn wait_for(&self, packs: &[PackId], seen: u64, time: Range<Instant>) -> Result<(), Errno> {
         let left = time.end.saturating_duration_since(Instant::now());
         let store = self.folder.store();
         let in_vain = packs.iter().any(|pack| store.is_given_up(self.folder.no(), *pack, time.start));

@@ -143,8 +143,23 @@ pub fn resolve_base(
 /// # Errors
 /// When its chunk cannot be read or is shorter than its extent.
 pub fn append(io: ChunkIo<'_>, span: &Span, bytes: &mut Vec<u8>) -> Result<(), Error> {
+    append_by(span, bytes, |chunk, part, bytes| {
+        let plain = (io.read)(ChunkType::Data, chunk)?;
+        bytes.extend_from_slice(plain.get(part).ok_or_else(short)?);
+        Ok(())
+    })
+}
+
+/// Like [`append`], where `read` appends a part of a chunk's plaintext.
+///
+/// # Errors
+/// When `read` fails, or inline content is shorter than its span.
+pub fn append_by(
+    span: &Span,
+    bytes: &mut Vec<u8>,
+    read: impl FnOnce(ChunkRef, Range<usize>, &mut Vec<u8>) -> Result<(), Error>,
+) -> Result<(), Error> {
     let len = usize_of(span.len);
-    let short = || Error::from(DecodeError::Short { field: "chunk of an extent" });
     match &span.place {
         Place::Hole => bytes.resize(bytes.len() + len, 0),
         Place::Mem(slice) => bytes.extend_from_slice(slice.bytes()),
@@ -152,12 +167,14 @@ pub fn append(io: ChunkIo<'_>, span: &Span, bytes: &mut Vec<u8>) -> Result<(), E
             let Content::Inline(inline) = &**content else { return Err(short()) };
             bytes.extend_from_slice(inline.get(*skip..skip + len).ok_or_else(short)?);
         }
-        Place::Chunk { chunk, skip } => {
-            let plain = (io.read)(ChunkType::Data, *chunk)?;
-            bytes.extend_from_slice(plain.get(*skip..skip + len).ok_or_else(short)?);
-        }
+        Place::Chunk { chunk, skip } => read(*chunk, *skip..skip + len, bytes)?,
     }
     Ok(())
+}
+
+/// What an extent says is not there.
+pub(super) fn short() -> Error {
+    DecodeError::Short { field: "chunk of an extent" }.into()
 }
 
 /// New content for a snapshot, and how far it reaches: up to the file's end, or less where a tail was

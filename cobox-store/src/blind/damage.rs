@@ -124,6 +124,15 @@ pub(super) fn bend(db: &super::db::Db, ordinal: super::ordinals::Ordinal, index:
 }
 
 #[cfg(test)]
+impl Store {
+    /// The same for a pack by its name.
+    pub(crate) fn bend(&self, no: FolderNo, pack: PackId, index: u64) {
+        let info = self.pack_info(no, pack).expect("reads").expect("is here");
+        bend(self.db(), info.ordinal, index);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::ops::ControlFlow;
 

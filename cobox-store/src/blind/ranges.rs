@@ -36,6 +36,25 @@ impl Store {
         offset: u64,
         lens: &[usize],
     ) -> Result<Option<Vec<Vec<u8>>>> {
+        self.pack_read(no, pack, offset, lens, Next::GoesOn)
+    }
+
+    /// Like [`Self::pack_range`], for a reader that goes on elsewhere: the last slice is not kept for it.
+    ///
+    /// # Errors
+    /// See [`Self::pack_range`].
+    pub fn pack_few(&self, no: FolderNo, pack: PackId, offset: u64, len: usize) -> Result<Option<Vec<u8>>> {
+        Ok(self.pack_read(no, pack, offset, &[len], Next::Elsewhere)?.and_then(|mut parts| parts.pop()))
+    }
+
+    fn pack_read(
+        &self,
+        no: FolderNo,
+        pack: PackId,
+        offset: u64,
+        lens: &[usize],
+        next_read: Next,
+    ) -> Result<Option<Vec<Vec<u8>>>> {
         let Some(info) = self.pack_info(no, pack)? else { return Ok(None) };
         let end = lens.iter().fold(offset, |end, len| end.saturating_add(*len as u64));
         if end > info.size {
@@ -45,7 +64,13 @@ impl Store {
         if !slices.clone().all(|index| info.has(index)) {
             return Ok(None);
         }
-        let mut reading = Reading { store: self, info: &info, range: offset..end, parts: Parts::new(lens) };
+        let mut reading = Reading {
+            store: self,
+            info: &info,
+            range: offset..end,
+            parts: Parts::new(lens),
+            next: next_read,
+        };
         let mut next = slices.start;
         while next < slices.end && reading.take_recent(next) {
             next += 1;
@@ -65,6 +90,16 @@ struct Reading<'a> {
     info: &'a PackInfo,
     range: Range<u64>,
     parts: Parts<'a>,
+    next: Next,
+}
+
+/// What the reader of a range will read next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// What follows in the pack.
+    GoesOn,
+    /// Nobody knows.
+    Elsewhere,
 }
 
 impl Reading<'_> {
@@ -89,7 +124,7 @@ impl Reading<'_> {
 
     fn take_new(&mut self, index: u64, slice: &[u8]) {
         // Where the range ends inside a slice, the next chunk of the pack begins in it.
-        if self.range.end < (index + 1) * SLICE_BYTES {
+        if self.next == Next::GoesOn && self.range.end < (index + 1) * SLICE_BYTES {
             self.store.slices.put(self.info.ordinal, index, slice);
         }
         self.take(index, slice);

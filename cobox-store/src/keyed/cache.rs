@@ -1,17 +1,18 @@
 //! Opened chunks that were read lately, bounded in bytes. A chunk that two readers want at once is opened
 //! by one of them, and the other waits for it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::lru::Lru;
 use super::plain::Plain;
 use crate::error::Result;
 use crate::format::content::ChunkRef;
 use crate::format::pack::ChunkType;
 
 /// Opened chunks kept per folder: a few seconds of sequential reading, small beside a browser tab.
-pub(super) const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(super) const CACHE_BYTES_MAX: usize = 60 * 1024 * 1024;
 
 type Key = (ChunkRef, ChunkType);
 
@@ -19,21 +20,28 @@ type Key = (ChunkRef, ChunkType);
 pub(super) struct ChunkCache {
     state: Mutex<State>,
     opened: Condvar,
-    bytes_max: usize,
 }
 
-#[derive(Default)]
 struct State {
-    chunks: HashMap<Key, (Plain, u64)>,
-    order: BTreeMap<u64, Key>,
+    chunks: Lru<Key, Plain>,
     opening: HashSet<Key>,
-    bytes: usize,
-    next: u64,
 }
 
 impl ChunkCache {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { state: Mutex::default(), opened: Condvar::new(), bytes_max }
+        let state = State { chunks: Lru::new(bytes_max), opening: HashSet::new() };
+        Self { state: Mutex::new(state), opened: Condvar::new() }
+    }
+
+    /// The chunk, where it is in the cache.
+    pub(super) fn get(&self, key: &Key) -> Option<Plain> {
+        self.state.lock().chunks.get(key)
+    }
+
+    /// Whether the chunk is in the cache, or somebody opens it.
+    pub(super) fn expects(&self, key: &Key) -> bool {
+        let state = self.state.lock();
+        state.chunks.has(key) || state.opening.contains(key)
     }
 
     /// The chunk from the cache, or what `open` makes of it. Nothing is kept of a failure: who waited
@@ -42,7 +50,7 @@ impl ChunkCache {
         {
             let mut state = self.state.lock();
             loop {
-                if let Some(plain) = state.get(&key) {
+                if let Some(plain) = state.chunks.get(&key) {
                     return Ok(plain);
                 }
                 if state.opening.insert(key) {
@@ -61,7 +69,7 @@ impl ChunkCache {
     /// the claim is dropped.
     pub(super) fn claim(&self, key: Key) -> Option<Claim<'_>> {
         let mut state = self.state.lock();
-        if state.chunks.contains_key(&key) || !state.opening.insert(key) {
+        if state.chunks.has(&key) || !state.opening.insert(key) {
             return None;
         }
         Some(Claim { cache: self, key })
@@ -83,7 +91,7 @@ impl Claim<'_> {
 
     /// Puts the opened chunk into the cache.
     pub(super) fn keep(self, plain: &Plain) {
-        self.cache.state.lock().put(self.key, plain, self.cache.bytes_max);
+        self.cache.state.lock().chunks.put(self.key, plain.clone(), plain.len());
     }
 }
 
@@ -91,34 +99,6 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.cache.state.lock().opening.remove(&self.key);
         self.cache.opened.notify_all();
-    }
-}
-
-impl State {
-    fn get(&mut self, key: &Key) -> Option<Plain> {
-        let (plain, used) = self.chunks.get_mut(key)?;
-        self.order.remove(used);
-        *used = self.next;
-        self.order.insert(self.next, *key);
-        self.next += 1;
-        Some(plain.clone())
-    }
-
-    fn put(&mut self, key: Key, plain: &Plain, bytes_max: usize) {
-        let used = self.next;
-        self.next += 1;
-        if let Some((old, was)) = self.chunks.insert(key, (plain.clone(), used)) {
-            self.order.remove(&was);
-            self.bytes -= old.len();
-        }
-        self.order.insert(used, key);
-        self.bytes += plain.len();
-        while self.bytes > bytes_max {
-            let Some((_, oldest)) = self.order.pop_first() else { break };
-            if let Some((old, _)) = self.chunks.remove(&oldest) {
-                self.bytes -= old.len();
-            }
-        }
     }
 }
 
@@ -150,7 +130,7 @@ mod tests {
         assert_eq!(opened.load(Ordering::Relaxed), 3);
         read(2);
         assert_eq!(opened.load(Ordering::Relaxed), 4);
-        assert_eq!(cache.state.lock().bytes, 200);
+        assert_eq!(cache.state.lock().chunks.weight(), 200);
     }
 
     #[test]

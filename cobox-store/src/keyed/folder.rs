@@ -20,6 +20,7 @@ use super::label::LabelOf;
 use super::local::LocalKeys;
 use super::log::LogWriter;
 use super::packer::Packer;
+use super::pages::{PAGES_BYTES_MAX, Pages};
 use super::secret::{SESSION_CONTEXT, Secret32};
 use crate::blind::kembox::{self, KemSecret, Purpose};
 use crate::blind::{Access, Batch, Durability, Store, Table, key};
@@ -50,6 +51,7 @@ pub struct Folder {
     seen_heads: Mutex<Vec<RecordHash>>,
     pub(super) packer: Packer,
     pub(super) cache: ChunkCache,
+    pub(super) pages: Pages,
     pub(super) marks: Arc<HighWater>,
     pub(super) writer: Mutex<LogWriter>,
 }
@@ -96,6 +98,7 @@ impl Opening<'_> {
             seen_heads: Mutex::new(access.heads.clone()),
             packer: Packer::default(),
             cache: ChunkCache::new(CACHE_BYTES_MAX),
+            pages: Pages::new(PAGES_BYTES_MAX)?,
             marks: self.marks.clone(),
             writer: Mutex::new(writer),
             store,

@@ -6,6 +6,8 @@
 
 use std::cell::RefCell;
 
+use chacha20::ChaCha20;
+use chacha20::cipher::{KeyIvInit as _, StreamCipher as _, StreamCipherSeek as _};
 use chacha20poly1305::aead::{AeadInOut as _, KeyInit as _};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
 use subtle::ConstantTimeEq as _;
@@ -21,6 +23,8 @@ use crate::format::pack::{CHUNK_OVERHEAD_BYTES, ChunkType};
 use crate::id::ChunkTag;
 
 const TAG_BYTES: usize = 16;
+/// What ChaCha20 makes at a time.
+const BLOCK_BYTES: u64 = 64;
 const FLAG_RAW: u8 = 0;
 const FLAG_ZSTD: u8 = 1;
 /// zstd's usual level: on pieces as small as chunks it is as fast as the first, and finds a twentieth more.
@@ -157,6 +161,16 @@ pub fn open(keys: &EpochKeys, chunk_type: ChunkType, tag: ChunkTag, sealed: Vec<
     }
 }
 
+/// Decrypts bytes of the plaintext of a chunk, which begin at byte `at` of it and were sealed as they are. Whether
+/// they are the chunk's is for the caller to know: its tags are over all of it.
+pub(super) fn open_part(keys: &EpochKeys, tag: &ChunkTag, at: usize, bytes: &mut [u8]) {
+    let key = object_key(keys, tag);
+    let mut stream = ChaCha20::new(key.expose().into(), &Nonce::default());
+    // The AEAD takes the first block for its own key (RFC 8439), and the flag goes before the plaintext.
+    stream.seek(BLOCK_BYTES + 1 + at as u64);
+    stream.apply_keystream(bytes);
+}
+
 /// Decompresses into a fixed room, so that no bomb can grow; what is not smaller compressed is not
 /// canonical.
 fn unpack(compressed: &[u8]) -> Result<Vec<u8>> {
@@ -179,8 +193,11 @@ fn tag_of(keys: &EpochKeys, chunk_type: ChunkType, packed: &[u8]) -> ChunkTag {
 }
 
 fn cipher(keys: &EpochKeys, tag: &ChunkTag) -> ChaCha20Poly1305 {
-    let key = Secret32::derived("object key", &[keys.chunk_object.expose(), &tag.0]);
-    ChaCha20Poly1305::new(key.expose().into())
+    ChaCha20Poly1305::new(object_key(keys, tag).expose().into())
+}
+
+fn object_key(keys: &EpochKeys, tag: &ChunkTag) -> Secret32 {
+    Secret32::derived("object key", &[keys.chunk_object.expose(), &tag.0])
 }
 
 #[cfg(test)]

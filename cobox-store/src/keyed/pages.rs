@@ -1,0 +1,156 @@
+//! Pages of chunks that were opened whole before, so that a few bytes of a large file cost little work.
+//!
+//! A chunk's tag is over all of it: the first time all of it is opened and checked. Kept in memory are digests of
+//! its sealed pages, under a key of this process. A page that is read again and has its digest is one that
+//! was checked, and is decrypted alone. Where it has another, the chunk is opened whole, which says what is wrong.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::lru::Lru;
+use super::secret::Secret32;
+use crate::error::Result;
+use crate::format::content::ChunkRef;
+use crate::format::device::TagRow;
+use crate::format::pack::CHUNK_OVERHEAD_BYTES;
+
+/// Sealed bytes with a digest of their own. BLAKE3 hashes as much side by side with AVX-512; pages of a quarter
+/// take more than twice the time for each byte.
+const PAGE_BYTES: usize = 16 * 1024;
+/// Half of a BLAKE3 hash: whoever wants to pass another page off has to find it without the key.
+const DIGEST_BYTES: usize = 16;
+/// Digests kept per folder, for some 700 MiB of chunks of the usual size.
+pub(super) const PAGES_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What a chunk takes here beside its digests: its place, and three times its name.
+const CHUNK_WEIGHT_BYTES: usize = 320;
+
+type Digest = [u8; DIGEST_BYTES];
+
+/// Digests of the chunks that were opened lately.
+pub(super) struct Pages {
+    key: Secret32,
+    known: Mutex<Lru<ChunkRef, Arc<Known>>>,
+}
+
+/// What is known of a chunk that was opened.
+pub(super) struct Known {
+    /// Where it was read.
+    pub(super) place: TagRow,
+    digests: Vec<Digest>,
+}
+
+impl Pages {
+    pub(super) fn new(bytes_max: usize) -> Result<Self> {
+        Ok(Self { key: Secret32::random()?, known: Mutex::new(Lru::new(bytes_max)) })
+    }
+
+    /// Digests of sealed bytes, to be kept if they open.
+    pub(super) fn digests(&self, sealed: &[u8]) -> Vec<Digest> {
+        sealed.chunks(PAGE_BYTES).map(|page| self.digest(page)).collect()
+    }
+
+    fn digest(&self, page: &[u8]) -> Digest {
+        let hash = blake3::keyed_hash(self.key.expose(), page);
+        *hash.as_bytes().first_chunk().expect("32 bytes hold 16")
+    }
+
+    /// Keeps the digests of a chunk that was opened at `place` and lies there as it is, not compressed.
+    pub(super) fn keep(&self, chunk: ChunkRef, place: TagRow, digests: Vec<Digest>) {
+        let weight = CHUNK_WEIGHT_BYTES + digests.len() * DIGEST_BYTES;
+        self.known.lock().put(chunk, Arc::new(Known { place, digests }), weight);
+    }
+
+    pub(super) fn has(&self, chunk: &ChunkRef) -> bool {
+        self.known.lock().has(chunk)
+    }
+
+    pub(super) fn get(&self, chunk: &ChunkRef) -> Option<Arc<Known>> {
+        self.known.lock().get(chunk)
+    }
+
+    /// Whether `sealed` are the bytes `range` of a sealed chunk, which are whole pages.
+    pub(super) fn match_with(&self, known: &Known, range: &Range<usize>, sealed: &[u8]) -> bool {
+        let first = range.start / PAGE_BYTES;
+        sealed.len() == range.len()
+            && sealed
+                .chunks(PAGE_BYTES)
+                .zip(first..)
+                .all(|(page, at)| known.digests.get(at).is_some_and(|digest| *digest == self.digest(page)))
+    }
+}
+
+impl Known {
+    /// The pages of the sealed chunk in which these bytes of its plaintext lie; `None` where it ends before.
+    pub(super) fn pages_of(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let len = self.place.len as usize;
+        let plain_len = len.checked_sub(CHUNK_OVERHEAD_BYTES)?;
+        if range.start > range.end || range.end > plain_len {
+            return None;
+        }
+        // The plaintext follows a flag of one byte.
+        let (start, end) = (range.start + 1, range.end + 1);
+        Some(start / PAGE_BYTES * PAGE_BYTES..end.next_multiple_of(PAGE_BYTES).min(len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::pack::ChunkType;
+    use crate::id::{ChunkTag, EpochId, PackId};
+
+    fn chunk(at: u8) -> ChunkRef {
+        ChunkRef { epoch: EpochId([0; 32]), tag: ChunkTag([at; 32]) }
+    }
+
+    fn place(len: usize) -> TagRow {
+        let len = u32::try_from(len).expect("a chunk is small");
+        TagRow { pack: PackId([1; 32]), offset: 5, len, chunk_type: ChunkType::Data }
+    }
+
+    #[test]
+    fn pages_of_a_range_hold_it_and_no_page_more() {
+        let len = 2 * PAGE_BYTES + CHUNK_OVERHEAD_BYTES;
+        let known = Known { place: place(len), digests: Vec::new() };
+        assert_eq!(known.pages_of(&(0..1)), Some(0..PAGE_BYTES));
+        assert_eq!(known.pages_of(&(0..PAGE_BYTES - 1)), Some(0..PAGE_BYTES));
+        assert_eq!(known.pages_of(&(0..PAGE_BYTES)), Some(0..2 * PAGE_BYTES));
+        assert_eq!(known.pages_of(&(PAGE_BYTES - 1..PAGE_BYTES)), Some(PAGE_BYTES..2 * PAGE_BYTES));
+        assert_eq!(known.pages_of(&(2 * PAGE_BYTES - 1..2 * PAGE_BYTES)), Some(2 * PAGE_BYTES..len));
+        assert_eq!(known.pages_of(&(2 * PAGE_BYTES..2 * PAGE_BYTES + 1)), None);
+        assert_eq!(known.pages_of(&(5..usize::MAX)), None);
+    }
+
+    #[test]
+    fn page_with_any_bit_flipped_or_of_another_place_does_not_match() {
+        let pages = Pages::new(PAGES_BYTES_MAX).expect("random");
+        let sealed: Vec<u8> = (0..2 * PAGE_BYTES + 100).map(|at| (at * at / 7) as u8).collect();
+        pages.keep(chunk(1), place(sealed.len()), pages.digests(&sealed));
+        let known = pages.get(&chunk(1)).expect("is kept");
+        let second = PAGE_BYTES..2 * PAGE_BYTES;
+        assert!(pages.match_with(&known, &(0..sealed.len()), &sealed));
+        assert!(pages.match_with(&known, &second, &sealed[second.clone()]));
+        assert!(!pages.match_with(&known, &second, &sealed[..PAGE_BYTES]));
+        assert!(!pages.match_with(&known, &second, &sealed[PAGE_BYTES..2 * PAGE_BYTES - 1]));
+        for bit in (0..PAGE_BYTES * 8).step_by(997) {
+            let mut bent = sealed[second.clone()].to_vec();
+            bent[bit / 8] ^= 1 << (bit % 8);
+            assert!(!pages.match_with(&known, &second, &bent), "bit {bit}");
+        }
+        assert!(!Pages::new(1).expect("random").match_with(&known, &second, &sealed[second.clone()]));
+    }
+
+    #[test]
+    fn digests_over_their_bound_go_with_what_was_not_used() {
+        let pages = Pages::new(3 * CHUNK_WEIGHT_BYTES).expect("random");
+        for at in 0..5 {
+            pages.keep(chunk(at), place(10), Vec::new());
+        }
+        assert_eq!(
+            (0..5).map(|at| pages.has(&chunk(at))).collect::<Vec<_>>(),
+            [false, false, true, true, true]
+        );
+    }
+}
