@@ -15,7 +15,7 @@ use cobox_tests::process::{Device, can_mount};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// The daemon's memory at the most, whatever it is asked (`docs/semantics.md`, section 6).
+/// The daemon's memory at the most, whatever it is asked (`docs/semantics.md`, section 8).
 const MEMORY_BYTES_MAX: u64 = 300 << 20;
 const ENTRIES: u64 = 10_000;
 const ENTRIES_SOAK: u64 = 1_000_000;
