@@ -90,6 +90,8 @@ pub enum Dialing {
 pub struct NetConfig {
     /// Multiaddresses to listen on, as text; none for a node that only dials.
     pub listen: Vec<String>,
+    /// Multiaddresses to give to others besides, as text: a name, or what a router forwards.
+    pub announce: Vec<String>,
     /// Whether peers on the local network are found.
     pub lan: LanDiscovery,
     /// Whether others are called.
@@ -106,6 +108,7 @@ pub struct NetConfig {
 #[derive(Clone)]
 pub struct Node {
     driver: Arc<Driver>,
+    announced: Arc<[Vec<u8>]>,
 }
 
 impl Node {
@@ -117,7 +120,9 @@ impl Node {
         if config.frame_tap.is_none() {
             config.frame_tap = std::env::var_os("COBOX_FRAME_TAP").map(PathBuf::from);
         }
-        Ok(Self { driver: Driver::start(store, identity, config)? })
+        let usable = |text: &String| swarm::usable(text).map(|address| address.to_vec());
+        let announced = config.announce.iter().map(usable).collect::<Result<_>>()?;
+        Ok(Self { driver: Driver::start(store, identity, config)?, announced })
     }
 
     /// Syncs a folder from now on; a second call replaces its secrets (a new epoch).
@@ -179,13 +184,14 @@ impl Node {
         self.driver.me
     }
 
-    /// Addresses that the node listens on, as binary multiaddresses, wildcards expanded.
+    /// Where others may reach the node, as binary multiaddresses: what it announces, and then what it listens on.
     #[must_use]
-    pub fn listen_addresses(&self) -> Vec<Vec<u8>> {
-        self.driver.listening().into_iter().map(|(bytes, _)| bytes).collect()
+    pub fn addresses(&self) -> Vec<Vec<u8>> {
+        let listening = self.driver.listening().into_iter().map(|(bytes, _)| bytes);
+        self.announced.iter().cloned().chain(listening).collect()
     }
 
-    /// The same, as text.
+    /// What it listens on, as text, wildcards expanded.
     #[must_use]
     pub fn listen_texts(&self) -> Vec<String> {
         self.driver.listening().into_iter().map(|(_, text)| text).collect()

@@ -179,8 +179,7 @@ pub fn listen(seed: &Zeroizing<[u8; 32]>, config: &NetConfig, tally: Arc<Tally>)
     let mut swarm = Swarm::new(transport, behaviour, public.to_peer_id(), settings);
     let mut addresses: Vec<(&String, Multiaddr)> = Vec::new();
     for text in &config.listen {
-        let address = text.parse().ok().filter(|address| transport_of(address).is_some());
-        addresses.push((text, address.ok_or_else(|| Error::BadAddress { text: text.clone() })?));
+        addresses.push((text, usable(text)?));
     }
     // All before the first is listened on: IPv6 on all addresses takes IPv4 with it where it is only tried.
     if let Some((text, _)) = addresses.iter().find(|(_, address)| is_taken(address)) {
@@ -280,6 +279,12 @@ fn by_peer(found: Vec<(libp2p::PeerId, Multiaddr)>) -> BTreeMap<PeerId, Vec<Vec<
         }
     }
     of
+}
+
+/// A multiaddress with TCP or QUIC.
+pub fn usable(text: &str) -> Result<Multiaddr> {
+    let address = text.parse().ok().filter(|address| transport_of(address).is_some());
+    address.ok_or_else(|| Error::BadAddress { text: text.to_owned() })
 }
 
 fn transport_of(address: &Multiaddr) -> Option<Transport> {

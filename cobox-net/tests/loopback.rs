@@ -4,6 +4,7 @@ mod common;
 
 use std::time::Instant;
 
+use cobox_net::patrol::{Pace, SEEDER_EVERY};
 use cobox_net::seeder::Accept;
 use cobox_net::seeder::commands::{Answer, Request, ask_running};
 use cobox_net::{Error, SessionState, Transport};
@@ -359,12 +360,50 @@ fn second_seeder_on_one_data_folder_is_refused() {
         pace: seeder.pace,
         data: seeder.data.clone(),
         listen: vec![TCP.to_owned()],
+        announce: Vec::new(),
         accept: Accept::Any,
         http: None,
     };
     let failure =
         cobox_net::seeder::run(&options, &std::sync::Arc::default()).expect_err("the first one runs");
     assert!(failure.text.contains("already running"), "{}", failure.text);
+}
+
+#[test]
+fn seeder_is_reached_by_a_name_that_it_announces() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let port =
+        std::net::TcpListener::bind(("127.0.0.1", 0)).expect("binds").local_addr().expect("bound").port();
+    let mut seeder = Seeding::new(dir.path(), TCP);
+    seeder.stop();
+    seeder.listen = vec![format!("/ip4/127.0.0.1/tcp/{port}")];
+    seeder.announce = vec![format!("/dns4/localhost/tcp/{port}")];
+    seeder.start();
+    let mut address = seeder.address();
+    assert_eq!(address.addresses.len(), 2, "the name, and where it listens");
+    address.addresses.truncate(1);
+    let mut made = Made::new(14);
+    made.grant(&address, 1 << 30);
+    let key = made.founder.clone();
+    let member = Member::new(&made, &key, &[]);
+    member.node.set_peers(member.no, vec![address]);
+    member.wait_caught_up(seeder.peer());
+    member.node.shutdown();
+}
+
+#[test]
+fn name_that_is_no_multiaddress_is_not_announced() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let options = cobox_net::seeder::RunOptions {
+        pace: Pace { every: SEEDER_EVERY, bytes_per_s: 1 << 20 },
+        data: dir.path().to_owned(),
+        listen: vec![TCP.to_owned()],
+        announce: vec!["box.example.org".to_owned()],
+        accept: Accept::Any,
+        http: None,
+    };
+    let failure = cobox_net::seeder::run(&options, &std::sync::Arc::default()).expect_err("it is not usable");
+    assert!(failure.text.contains("box.example.org"), "{}", failure.text);
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Daemon {
     /// Where somebody who joins can ask: at this device, and at seeders, which pass the request on.
     pub fn hints(&self, state: &FolderState) -> Outcome<Vec<Hint>> {
         let mut hints = Vec::new();
-        let own = short(self.node.listen_addresses());
+        let own = short(self.node.addresses());
         if !own.is_empty() {
             hints.push(Hint { peer: *self.node.peer_id().key(), addresses: own });
         }

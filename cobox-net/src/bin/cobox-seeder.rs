@@ -54,6 +54,10 @@ enum Verb {
         /// Listen here instead of on TCP and QUIC port 7740; may be repeated.
         #[arg(long)]
         listen: Vec<String>,
+        /// Put this multiaddress into ADDR, too, before those it listens on: a name that follows a changing address
+        /// (/dns4/box.example.org/tcp/7740), or what a router forwards to this machine; may be repeated.
+        #[arg(long, value_name = "MULTIADDR")]
+        announce: Vec<String>,
         /// Whose grants are taken without asking: the owner decides, or anybody's are.
         #[arg(long, value_enum, default_value_t = Rule::Owner)]
         accept: Rule,
@@ -231,7 +235,7 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
             print_line(&text);
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Run { common, listen, accept, rule, scrub_every, scrub_rate, http, http_remote } => {
+        Verb::Run { common, listen, announce, accept, rule, scrub_every, scrub_rate, http, http_remote } => {
             cobox_net::heaps::begin_with_few();
             let reach = if http_remote { Reach::Network } else { Reach::Loopback };
             let http = http.map(|text| Place::parse(&text, reach)).transpose()?;
@@ -243,7 +247,7 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
             };
             let stop = stop_on_signals()?;
             let pace = Pace { every: scrub_every, bytes_per_s: scrub_rate << 20 };
-            run(&RunOptions { data: common.data, listen, accept, pace, http }, &stop)?;
+            run(&RunOptions { data: common.data, listen, announce, accept, pace, http }, &stop)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Address(common) => {

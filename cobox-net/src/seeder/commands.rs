@@ -337,7 +337,7 @@ pub(super) fn carry_out(
         Request::Claim { reset } => {
             let how = if *reset { Console::Reset } else { Console::First };
             let secret = console_secret(&holding.store, how)?;
-            let text = |secret: &[u8; 16]| claim_text(node.peer_id(), &node.listen_addresses(), secret);
+            let text = |secret: &[u8; 16]| claim_text(node.peer_id(), &node.addresses(), secret);
             let code = secret.map(|secret| text(&secret)).transpose()?;
             return Ok(Answer::Claim { code: code.map(|code| code.to_string()) });
         }
@@ -375,7 +375,7 @@ pub(super) fn running_status(holding: &Holding, node: &Node) -> Result<Answer, F
     let mut answer = status(&holding.store, peer_id, node.listen_texts())?;
     if let Answer::Status { running, folders, paused, address, .. } = &mut answer {
         *running = true;
-        *address = Some(holding.identity.address(node.listen_addresses()).to_text());
+        *address = Some(holding.identity.address(node.addresses()).to_text());
         *paused = holding.is_paused();
         for ((no, _), folder) in holding.store.folders()?.into_iter().zip(folders) {
             folder.warnings = holding.warnings(no)?;

@@ -135,6 +135,8 @@ pub struct RunOptions {
     pub data: PathBuf,
     /// Multiaddresses to listen on.
     pub listen: Vec<String>,
+    /// Multiaddresses to put into its address besides, and first: a name, or what a router forwards to it.
+    pub announce: Vec<String>,
     /// See [`Accept`].
     pub accept: Accept,
     /// How often and how fast what is stored is read for damage.
@@ -199,6 +201,7 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     });
     let config = NetConfig {
         listen: options.listen.clone(),
+        announce: options.announce.clone(),
         frame_tap: None,
         grants: Some(Arc::new(move |peer, records| rule.decide(peer, records))),
         orders: Some(obey),
@@ -206,7 +209,7 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     };
     let (patrolled, kept) = (Arc::clone(&store), Arc::clone(&store));
     let node = Node::start(store, seed, config)?;
-    let address = holding.identity.address(node.listen_addresses());
+    let address = holding.identity.address(node.addresses());
     identity::save_address(&options.data, &address)?;
     for text in node.listen_texts() {
         tracing::info!(address = text, "listening");
@@ -247,7 +250,7 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
 /// the log.
 fn invite_owner(holding: &Holding, node: &Node) -> Result<(), Failure> {
     let Some(secret) = owner::console_secret(&holding.store, owner::Console::First)? else { return Ok(()) };
-    let code = owner::claim_text(node.peer_id(), &node.listen_addresses(), &secret)?;
+    let code = owner::claim_text(node.peer_id(), &node.addresses(), &secret)?;
     tracing::info!("nobody owns this seeder yet: `cobox-seeder claim` shows the code that makes an owner");
     let _ = writeln!(std::io::stdout(), "Nobody owns this seeder yet. {}", owner::claim_hint(&code));
     Ok(())

@@ -145,7 +145,7 @@ impl Holding {
             folder: code.folder,
             code: name,
             signature: [0; 64],
-            seeder: self.identity.address(node.listen_addresses()),
+            seeder: self.identity.address(node.addresses()),
         };
         request.signature = seed_key(&code.secret).sign(&request.signed_bytes()).to_bytes();
         let (mut refused, mut asked) = (0, 0);

@@ -256,7 +256,7 @@ impl Member {
         SeederAddress {
             peer_id: self.node.peer_id().to_bytes(),
             kem: KemKey([0; 32]),
-            addresses: self.node.listen_addresses(),
+            addresses: self.node.addresses(),
         }
     }
 
@@ -314,6 +314,7 @@ impl Member {
 pub struct Seeding {
     pub data: PathBuf,
     pub listen: Vec<String>,
+    pub announce: Vec<String>,
     pub accept: Accept,
     pub pace: Pace,
     stop: Arc<AtomicBool>,
@@ -329,6 +330,7 @@ impl Seeding {
         let mut seeding = Self {
             data: data.to_owned(),
             listen: vec![transport.to_owned()],
+            announce: Vec::new(),
             accept,
             pace: Pace { every: patrol::SEEDER_EVERY, bytes_per_s: patrol::BYTES_PER_S },
             stop: Arc::default(),
@@ -357,6 +359,7 @@ impl Seeding {
             RunOptions {
                 data: self.data.clone(),
                 listen: self.listen.clone(),
+                announce: self.announce.clone(),
                 accept: self.accept.clone(),
                 pace: self.pace,
                 http: None,
