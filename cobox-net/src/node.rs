@@ -120,7 +120,7 @@ impl Node {
         if config.frame_tap.is_none() {
             config.frame_tap = std::env::var_os("COBOX_FRAME_TAP").map(PathBuf::from);
         }
-        let usable = |text: &String| swarm::usable(text).map(|address| address.to_vec());
+        let usable = |text: &String| crate::swarm::usable(text).map(|address| address.to_vec());
         let announced = config.announce.iter().map(usable).collect::<Result<_>>()?;
         Ok(Self { driver: Driver::start(store, identity, config)?, announced })
     }

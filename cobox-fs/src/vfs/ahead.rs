@@ -28,6 +28,8 @@ const GROUP_CHUNKS: usize = 4;
 /// Groups that wait for a thread: two of the kernel's largest requests. What comes on top is opened by its
 /// reader.
 const WAITING_MAX: usize = 8;
+/// Groups around what scattered readers met that wait: a mebibyte's. They wait behind all others.
+const AROUND_MAX: usize = 4;
 /// How far ahead of a sequential reader chunks are opened. It is the most that is opened in vain for a
 /// reader that stops, and small beside the cache in which it lands.
 const AHEAD_BYTES: u64 = 2 * 1024 * 1024;
@@ -46,6 +48,8 @@ const AROUND_BYTES: u64 = 1024 * 1024;
 /// In larger files nothing is opened around: the digests of all their pages may not be kept, and in the
 /// largest a scattered reader seldom comes to the same place.
 const AROUND_FILE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// What is opened around is looked up so far at a time, until there is enough: another member's extents may be tiny.
+const AROUND_STEP_BYTES: u64 = 64 * 1024;
 
 /// How a file is being read.
 #[derive(Clone, Copy, Default, Debug)]
@@ -58,6 +62,24 @@ pub struct Reading {
     asked: u64,
     /// Requests for another place since it last went on in order.
     jumps: u32,
+    /// Around which places something was opened: each is once, while the file is open.
+    around: Around,
+}
+
+/// A bit for each [`AROUND_BYTES`] of the largest file in which something is opened around.
+#[derive(Clone, Copy, Default, Debug)]
+struct Around([u64; (AROUND_FILE_BYTES_MAX / AROUND_BYTES / 64) as usize]);
+
+impl Around {
+    /// What there is around `at`, the first time.
+    fn first(&mut self, at: u64) -> Option<Range<u64>> {
+        let place = at / AROUND_BYTES;
+        let word = self.0.get_mut(usize::try_from(place / 64).ok()?)?;
+        let bit = 1 << (place % 64);
+        let is_first = *word & bit == 0;
+        *word |= bit;
+        is_first.then_some(place * AROUND_BYTES..(place + 1) * AROUND_BYTES)
+    }
 }
 
 /// What a request tells of its reader.
@@ -86,7 +108,7 @@ impl Reading {
         if !near || gap > range.end - range.start {
             // Another place of the file, from which it may go on.
             let jumps = self.jumps.saturating_add(1);
-            *self = Self { end: range.end, in_order: 0, asked: range.end, jumps };
+            *self = Self { end: range.end, in_order: 0, asked: range.end, jumps, around: self.around };
             return scattered(jumps);
         }
         self.in_order = self.in_order.saturating_add(1);
@@ -101,12 +123,6 @@ impl Reading {
     }
 }
 
-/// Chunks that one thread opens.
-struct Group {
-    chunks: Vec<ChunkRef>,
-    reader: Reader,
-}
-
 /// Groups of chunks that wait to be opened.
 #[derive(Default)]
 pub struct Ahead {
@@ -118,7 +134,9 @@ pub struct Ahead {
 struct State {
     /// Threads that take them; without any, readers open everything themselves.
     threads: usize,
-    waiting: VecDeque<Group>,
+    waiting: VecDeque<Vec<ChunkRef>>,
+    /// The same for scattered readers.
+    around: VecDeque<Vec<ChunkRef>>,
 }
 
 impl Ahead {
@@ -128,9 +146,13 @@ impl Ahead {
         if state.threads == 0 {
             return;
         }
-        let room = WAITING_MAX.saturating_sub(state.waiting.len());
+        let (queue, most) = match reader {
+            Reader::InOrder => (&mut state.waiting, WAITING_MAX),
+            Reader::Scattered => (&mut state.around, AROUND_MAX),
+        };
+        let room = most.saturating_sub(queue.len());
         for group in chunks.chunks(GROUP_CHUNKS).take(room) {
-            state.waiting.push_back(Group { chunks: group.to_vec(), reader });
+            queue.push_back(group.to_vec());
             self.changed.notify_one();
         }
     }
@@ -154,16 +176,20 @@ impl Ahead {
     }
 
     /// The next group; `None` at the end.
-    fn next(&self, stop: &AtomicBool) -> Option<Group> {
+    fn next(&self, stop: &AtomicBool) -> Option<(Vec<ChunkRef>, Reader)> {
         let mut state = self.state.lock();
         loop {
             if stop.load(Ordering::SeqCst) {
                 state.threads -= 1;
                 state.waiting.clear();
+                state.around.clear();
                 return None;
             }
             if let Some(group) = state.waiting.pop_front() {
-                return Some(group);
+                return Some((group, Reader::InOrder));
+            }
+            if let Some(group) = state.around.pop_front() {
+                return Some((group, Reader::Scattered));
             }
             self.changed.wait(&mut state);
         }
@@ -180,23 +206,25 @@ impl Vfs {
         match pattern {
             Pattern::Unknown => Reader::InOrder,
             Pattern::Ahead(next) => {
-                self.ask_for(base, &next, Reader::InOrder);
+                self.open_ahead(base, next);
                 Reader::InOrder
             }
             Pattern::Scattered => {
                 let is_new =
-                    |span: &Span| span.chunk().is_some_and(|chunk| !self.folder.reads_parts_of(chunk));
-                if base.size() <= AROUND_FILE_BYTES_MAX && spans.iter().any(is_new) {
-                    let start = range.start / AROUND_BYTES * AROUND_BYTES;
-                    self.ask_for(base, &(start..start + AROUND_BYTES), Reader::Scattered);
+                    |span: &&Span| span.chunk().is_some_and(|chunk| !self.folder.reads_parts_of(chunk));
+                if base.size() <= AROUND_FILE_BYTES_MAX
+                    && let Some(span) = spans.iter().find(is_new)
+                    && let Some(around) = file.reading.lock().around.first(span.start)
+                {
+                    self.open_around(base, around, spans);
                 }
                 Reader::Scattered
             }
         }
     }
 
-    /// Has the chunks of a range opened beside the reader.
-    fn ask_for(&self, base: &Content, range: &Range<u64>, reader: Reader) {
+    /// Has the chunks of a range opened for a reader that comes to them.
+    fn open_ahead(&self, base: &Content, range: Range<u64>) {
         let range = range.start..range.end.min(base.size());
         if range.start >= range.end {
             return;
@@ -204,17 +232,40 @@ impl Vfs {
         let mut chunks = Vec::new();
         let found = self.with_io(|io| {
             extents_in(io, base, range, &mut |_, extent| {
-                if let Extent::Data { chunk, .. } = extent
-                    && (reader == Reader::InOrder || !self.folder.reads_parts_of(chunk))
-                {
+                if let Extent::Data { chunk, .. } = extent {
                     chunks.push(chunk);
                 }
             })
         });
         // Where nodes are missing, the reader will be told.
         if found.is_ok() {
-            self.ahead.ask(&chunks, reader);
+            self.ahead.ask(&chunks, Reader::InOrder);
         }
+    }
+
+    /// Has chunks of a range opened, but for those that the reader opens itself.
+    fn open_around(&self, base: &Content, range: Range<u64>, own: &[Span]) {
+        let (mut at, end) = (range.start, range.end.min(base.size()));
+        let mut chunks: Vec<ChunkRef> = Vec::new();
+        while at < end && chunks.len() < AROUND_MAX * GROUP_CHUNKS {
+            let step = at..(at + AROUND_STEP_BYTES).min(end);
+            at = step.end;
+            let found = self.with_io(|io| {
+                extents_in(io, base, step, &mut |_, extent| {
+                    if let Extent::Data { chunk, .. } = extent
+                        && chunks.last() != Some(&chunk)
+                        && !own.iter().any(|span| span.chunk() == Some(chunk))
+                        && !self.folder.reads_parts_of(chunk)
+                    {
+                        chunks.push(chunk);
+                    }
+                })
+            });
+            if found.is_err() {
+                return;
+            }
+        }
+        self.ahead.ask(&chunks, Reader::Scattered);
     }
 
     /// The bytes of spans, one after the other, as `append` reads them. All are tried, so that all absent packs are known at once;
@@ -260,8 +311,8 @@ impl Vfs {
     /// Opens chunks until the mount ends.
     pub(super) fn ahead_loop(&self, stop: &AtomicBool) {
         self.ahead.enter();
-        while let Some(group) = self.ahead.next(stop) {
-            self.folder.read_ahead(ChunkType::Data, &group.chunks, group.reader);
+        while let Some((group, reader)) = self.ahead.next(stop) {
+            self.folder.read_ahead(ChunkType::Data, &group, reader);
         }
     }
 }
@@ -312,6 +363,41 @@ mod tests {
             .collect();
         assert!(!ahead.is_empty());
         assert_eq!(reading.note(&(0..4096)), Pattern::Unknown);
+    }
+
+    #[test]
+    fn what_lies_around_a_place_is_opened_once() {
+        let mut around = Around::default();
+        assert_eq!(around.first(3 * MIB + 5), Some(3 * MIB..4 * MIB));
+        assert_eq!(around.first(4 * MIB - 1), None);
+        assert_eq!(around.first(4 * MIB), Some(4 * MIB..5 * MIB));
+        assert_eq!(around.first(AROUND_FILE_BYTES_MAX - 1).map(|at| at.end), Some(AROUND_FILE_BYTES_MAX));
+        assert_eq!(around.first(AROUND_FILE_BYTES_MAX), None);
+        let mut reading = Reading::default();
+        reading.around.first(0);
+        for at in [70, 3, 400, 20] {
+            reading.note(&(at * 4 * MIB..at * 4 * MIB + 4096));
+        }
+        assert_eq!(reading.around.first(0), None, "a jump does not forget it");
+    }
+
+    #[test]
+    fn groups_around_wait_behind_those_ahead_and_take_none_of_their_places() {
+        let ahead = Ahead::default();
+        ahead.enter();
+        let chunk = |at| ChunkRef {
+            epoch: cobox_store::id::EpochId([0; 32]),
+            tag: cobox_store::id::ChunkTag([at; 32]),
+        };
+        ahead.ask(&[chunk(1); 100], Reader::Scattered);
+        ahead.ask(&[chunk(2); 100], Reader::InOrder);
+        let stop = AtomicBool::new(false);
+        let taken: Vec<Reader> = (0..WAITING_MAX + AROUND_MAX)
+            .filter_map(|_| ahead.next(&stop).map(|(_, reader)| reader))
+            .collect();
+        assert_eq!(taken[..WAITING_MAX], [Reader::InOrder; WAITING_MAX]);
+        assert_eq!(taken[WAITING_MAX..], [Reader::Scattered; AROUND_MAX]);
+        assert!(ahead.state.lock().around.is_empty());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::lru::Lru;
+use super::lru::{ENTRY_BYTES, Lru};
 use super::plain::Plain;
 use crate::error::Result;
 use crate::format::content::ChunkRef;
@@ -91,7 +91,7 @@ impl Claim<'_> {
 
     /// Puts the opened chunk into the cache.
     pub(super) fn keep(self, plain: &Plain) {
-        self.cache.state.lock().chunks.put(self.key, plain.clone(), plain.len());
+        self.cache.state.lock().chunks.put(self.key, plain.clone(), plain.len() + ENTRY_BYTES);
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn cache_over_its_bound_forgets_the_least_recently_used() {
-        let cache = ChunkCache::new(250);
+        let cache = ChunkCache::new(2 * (100 + ENTRY_BYTES) + 50);
         let opened = AtomicUsize::new(0);
         let read = |at| {
             let open = || {
@@ -130,12 +130,12 @@ mod tests {
         assert_eq!(opened.load(Ordering::Relaxed), 3);
         read(2);
         assert_eq!(opened.load(Ordering::Relaxed), 4);
-        assert_eq!(cache.state.lock().chunks.weight(), 200);
+        assert_eq!(cache.state.lock().chunks.weight(), 2 * (100 + ENTRY_BYTES));
     }
 
     #[test]
     fn chunk_that_many_want_is_opened_once() {
-        let cache = ChunkCache::new(250);
+        let cache = ChunkCache::new(10_000);
         let (opened, start) = (AtomicUsize::new(0), Barrier::new(4));
         let read = || {
             start.wait();
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn chunk_that_is_claimed_waits_for_who_claimed_it() {
-        let cache = ChunkCache::new(250);
+        let cache = ChunkCache::new(10_000);
         let claim = cache.claim(key(1)).expect("is free");
         assert!(cache.claim(key(1)).is_none());
         std::thread::scope(|scope| {
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn chunk_that_failed_to_open_is_tried_again() {
-        let cache = ChunkCache::new(250);
+        let cache = ChunkCache::new(10_000);
         assert!(cache.get_or_open(key(1), || Err(Error::Sealed)).is_err());
         assert_eq!(*cache.get_or_open(key(1), || Ok(Plain::from(vec![1]))).expect("opens"), [1]);
         assert!(cache.state.lock().opening.is_empty());

@@ -7,6 +7,7 @@ use super::chunker::Chunker;
 use super::epoch::EpochKeys;
 use super::folder::Folder;
 use super::pack::{ClosedPack, open_pack, places};
+use super::pages::FLAG_BYTES;
 use super::plain::Plain;
 use super::seal::{self, SealedChunk};
 use crate::blind::{Batch, Durability, PackStatus};
@@ -119,17 +120,18 @@ impl Folder {
     /// The part from pages that are as they were when the chunk was opened; `None` leaves it to be opened whole,
     /// which finds out what else there is to say.
     fn read_pages(&self, chunk: ChunkRef, part: &Range<usize>) -> Result<Option<Plain>> {
-        let Some(known) = self.pages.get(&chunk) else { return Ok(None) };
+        let Some(known) = self.pages.get(&chunk).filter(|known| self.pages.reads(known)) else {
+            return Ok(None);
+        };
         let Some(pages) = known.pages_of(part) else { return Ok(None) };
-        let offset = u64::from(known.place.offset) + pages.start as u64;
+        let offset = u64::from(known.place.offset) + (FLAG_BYTES + pages.start) as u64;
         let read = self.store().pack_few(self.no(), known.place.pack, offset, pages.len());
         let Ok(Some(mut sealed)) = read else { return Ok(None) };
         if !self.pages.match_with(&known, &pages, &sealed) {
             return Ok(None);
         }
         let keys = self.epoch_keys(chunk.epoch)?;
-        // Behind the flag.
-        let start = part.start + 1 - pages.start;
+        let start = part.start - pages.start;
         sealed.truncate(start + part.len());
         let mut bytes = sealed.split_off(start);
         seal::open_part(&keys, &chunk.tag, part.start, &mut bytes);
@@ -167,14 +169,15 @@ impl Folder {
         sealed: Vec<u8>,
         reader: Reader,
     ) -> Result<Plain> {
-        let digests = (reader == Reader::Scattered).then(|| self.pages.digests(&sealed));
+        let is_kept = || self.pages.get(&chunk).is_some_and(|known| known.has_none() || known.place == place);
+        if reader == Reader::InOrder || is_kept() {
+            return seal::open(keys, chunk_type, chunk.tag, sealed);
+        }
+        let digests = self.pages.digests(&sealed);
         let plain = seal::open(keys, chunk_type, chunk.tag, sealed)?;
         // What is compressed has no pages, and is short.
-        if let Some(digests) = digests
-            && plain.len() + CHUNK_OVERHEAD_BYTES == place.len as usize
-        {
-            self.pages.keep(chunk, place, digests);
-        }
+        let is_raw = plain.len() + CHUNK_OVERHEAD_BYTES == place.len as usize;
+        self.pages.keep(chunk, place, if is_raw { digests } else { Vec::new() });
         Ok(plain)
     }
 

@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
+/// What an entry takes beside its value, with keys as long as a chunk's name: the key twice, and the two maps.
+pub(super) const ENTRY_BYTES: usize = 320;
+
 /// Least recently used goes first.
 pub(super) struct Lru<K, V> {
     values: HashMap<K, Entry<V>>,

@@ -1,15 +1,17 @@
 //! Pages of chunks that were opened whole before, so that a few bytes of a large file cost little work.
 //!
 //! A chunk's tag is over all of it: the first time all of it is opened and checked. Kept in memory are digests of
-//! its sealed pages, under a key of this process. A page that is read again and has its digest is one that
-//! was checked, and is decrypted alone. Where it has another, the chunk is opened whole, which says what is wrong.
+//! its sealed pages, between flag and tag, under a key of this process. A page that is read again and has its digest is
+//! one that was checked, and is decrypted alone. Where it has another, the chunk is opened whole, which says what is wrong.
+//! So is one that is read again soon: it belongs into the cache of opened chunks.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::lru::Lru;
+use super::lru::{ENTRY_BYTES, Lru};
 use super::secret::Secret32;
 use crate::error::Result;
 use crate::format::content::ChunkRef;
@@ -23,8 +25,13 @@ const PAGE_BYTES: usize = 16 * 1024;
 const DIGEST_BYTES: usize = 16;
 /// Digests kept per folder, for some 700 MiB of chunks of the usual size.
 pub(super) const PAGES_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What a chunk takes here beside its digests: its place, and three times its name.
-const CHUNK_WEIGHT_BYTES: usize = 320;
+/// A chunk whose pages are read again within so many reads of pages is opened whole: a quarter of the chunks that the
+/// cache holds are read over and over by some programs, and a reader of far more than it holds seldom meets one so soon.
+const SOON_READS: u64 = 256;
+
+/// What is sealed begins with a flag and ends with a tag.
+pub(super) const FLAG_BYTES: usize = 1;
+const TAG_BYTES: usize = CHUNK_OVERHEAD_BYTES - FLAG_BYTES;
 
 type Digest = [u8; DIGEST_BYTES];
 
@@ -32,23 +39,32 @@ type Digest = [u8; DIGEST_BYTES];
 pub(super) struct Pages {
     key: Secret32,
     known: Mutex<Lru<ChunkRef, Arc<Known>>>,
+    reads: AtomicU64,
 }
 
 /// What is known of a chunk that was opened.
 pub(super) struct Known {
     /// Where it was read.
     pub(super) place: TagRow,
+    /// None of a chunk that is compressed.
     digests: Vec<Digest>,
+    /// At which read of pages it was read last; 0 before the first.
+    last: AtomicU64,
 }
 
 impl Pages {
     pub(super) fn new(bytes_max: usize) -> Result<Self> {
-        Ok(Self { key: Secret32::random()?, known: Mutex::new(Lru::new(bytes_max)) })
+        Ok(Self {
+            key: Secret32::random()?,
+            known: Mutex::new(Lru::new(bytes_max)),
+            reads: AtomicU64::new(1),
+        })
     }
 
-    /// Digests of sealed bytes, to be kept if they open.
+    /// Digests of the pages of a sealed chunk, to be kept if it opens.
     pub(super) fn digests(&self, sealed: &[u8]) -> Vec<Digest> {
-        sealed.chunks(PAGE_BYTES).map(|page| self.digest(page)).collect()
+        let pages = sealed.get(FLAG_BYTES..sealed.len().saturating_sub(TAG_BYTES)).unwrap_or(&[]);
+        pages.chunks(PAGE_BYTES).map(|page| self.digest(page)).collect()
     }
 
     fn digest(&self, page: &[u8]) -> Digest {
@@ -56,10 +72,10 @@ impl Pages {
         *hash.as_bytes().first_chunk().expect("32 bytes hold 16")
     }
 
-    /// Keeps the digests of a chunk that was opened at `place` and lies there as it is, not compressed.
+    /// Keeps the digests of a chunk that was opened at `place` and lies there as it is; none of one that is compressed.
     pub(super) fn keep(&self, chunk: ChunkRef, place: TagRow, digests: Vec<Digest>) {
-        let weight = CHUNK_WEIGHT_BYTES + digests.len() * DIGEST_BYTES;
-        self.known.lock().put(chunk, Arc::new(Known { place, digests }), weight);
+        let weight = ENTRY_BYTES + digests.len() * DIGEST_BYTES;
+        self.known.lock().put(chunk, Arc::new(Known { place, digests, last: AtomicU64::new(0) }), weight);
     }
 
     pub(super) fn has(&self, chunk: &ChunkRef) -> bool {
@@ -70,7 +86,17 @@ impl Pages {
         self.known.lock().get(chunk)
     }
 
-    /// Whether `sealed` are the bytes `range` of a sealed chunk, which are whole pages.
+    /// Notes that pages of a chunk are to be read, and says whether they are worth it.
+    pub(super) fn reads(&self, known: &Known) -> bool {
+        if known.digests.is_empty() {
+            return false;
+        }
+        let now = self.reads.fetch_add(1, Ordering::Relaxed);
+        let last = known.last.swap(now, Ordering::Relaxed);
+        last == 0 || now.saturating_sub(last) > SOON_READS
+    }
+
+    /// Whether `sealed` are the bytes `range` of what a chunk was sealed to, which are whole pages.
     pub(super) fn match_with(&self, known: &Known, range: &Range<usize>, sealed: &[u8]) -> bool {
         let first = range.start / PAGE_BYTES;
         sealed.len() == range.len()
@@ -82,16 +108,18 @@ impl Pages {
 }
 
 impl Known {
-    /// The pages of the sealed chunk in which these bytes of its plaintext lie; `None` where it ends before.
+    /// Whether it is known to have no pages, as it is compressed.
+    pub(super) fn has_none(&self) -> bool {
+        self.digests.is_empty()
+    }
+
+    /// The pages in which these bytes of its plaintext lie; `None` where it ends before.
     pub(super) fn pages_of(&self, range: &Range<usize>) -> Option<Range<usize>> {
-        let len = self.place.len as usize;
-        let plain_len = len.checked_sub(CHUNK_OVERHEAD_BYTES)?;
-        if range.start > range.end || range.end > plain_len {
+        let len = (self.place.len as usize).checked_sub(CHUNK_OVERHEAD_BYTES)?;
+        if range.start > range.end || range.end > len {
             return None;
         }
-        // The plaintext follows a flag of one byte.
-        let (start, end) = (range.start + 1, range.end + 1);
-        Some(start / PAGE_BYTES * PAGE_BYTES..end.next_multiple_of(PAGE_BYTES).min(len))
+        Some(range.start / PAGE_BYTES * PAGE_BYTES..range.end.next_multiple_of(PAGE_BYTES).min(len))
     }
 }
 
@@ -113,24 +141,28 @@ mod tests {
     #[test]
     fn pages_of_a_range_hold_it_and_no_page_more() {
         let len = 2 * PAGE_BYTES + CHUNK_OVERHEAD_BYTES;
-        let known = Known { place: place(len), digests: Vec::new() };
+        let known = Known { place: place(len + 5), digests: Vec::new(), last: AtomicU64::new(0) };
         assert_eq!(known.pages_of(&(0..1)), Some(0..PAGE_BYTES));
-        assert_eq!(known.pages_of(&(0..PAGE_BYTES - 1)), Some(0..PAGE_BYTES));
-        assert_eq!(known.pages_of(&(0..PAGE_BYTES)), Some(0..2 * PAGE_BYTES));
-        assert_eq!(known.pages_of(&(PAGE_BYTES - 1..PAGE_BYTES)), Some(PAGE_BYTES..2 * PAGE_BYTES));
-        assert_eq!(known.pages_of(&(2 * PAGE_BYTES - 1..2 * PAGE_BYTES)), Some(2 * PAGE_BYTES..len));
-        assert_eq!(known.pages_of(&(2 * PAGE_BYTES..2 * PAGE_BYTES + 1)), None);
+        assert_eq!(known.pages_of(&(0..PAGE_BYTES)), Some(0..PAGE_BYTES));
+        assert_eq!(known.pages_of(&(0..PAGE_BYTES + 1)), Some(0..2 * PAGE_BYTES));
+        assert_eq!(known.pages_of(&(PAGE_BYTES - 1..PAGE_BYTES)), Some(0..PAGE_BYTES));
+        assert_eq!(known.pages_of(&(PAGE_BYTES..PAGE_BYTES + 1)), Some(PAGE_BYTES..2 * PAGE_BYTES));
+        let end = 2 * PAGE_BYTES + 5;
+        assert_eq!(known.pages_of(&(end - 1..end)), Some(2 * PAGE_BYTES..end));
+        assert_eq!(known.pages_of(&(end..end + 1)), None);
         assert_eq!(known.pages_of(&(5..usize::MAX)), None);
     }
 
     #[test]
     fn page_with_any_bit_flipped_or_of_another_place_does_not_match() {
         let pages = Pages::new(PAGES_BYTES_MAX).expect("random");
-        let sealed: Vec<u8> = (0..2 * PAGE_BYTES + 100).map(|at| (at * at / 7) as u8).collect();
-        pages.keep(chunk(1), place(sealed.len()), pages.digests(&sealed));
+        let whole: Vec<u8> =
+            (0..2 * PAGE_BYTES + 100 + CHUNK_OVERHEAD_BYTES).map(|at| (at * at / 7) as u8).collect();
+        pages.keep(chunk(1), place(whole.len()), pages.digests(&whole));
         let known = pages.get(&chunk(1)).expect("is kept");
+        let sealed = &whole[FLAG_BYTES..whole.len() - TAG_BYTES];
         let second = PAGE_BYTES..2 * PAGE_BYTES;
-        assert!(pages.match_with(&known, &(0..sealed.len()), &sealed));
+        assert!(pages.match_with(&known, &(0..sealed.len()), sealed));
         assert!(pages.match_with(&known, &second, &sealed[second.clone()]));
         assert!(!pages.match_with(&known, &second, &sealed[..PAGE_BYTES]));
         assert!(!pages.match_with(&known, &second, &sealed[PAGE_BYTES..2 * PAGE_BYTES - 1]));
@@ -144,7 +176,7 @@ mod tests {
 
     #[test]
     fn digests_over_their_bound_go_with_what_was_not_used() {
-        let pages = Pages::new(3 * CHUNK_WEIGHT_BYTES).expect("random");
+        let pages = Pages::new(3 * ENTRY_BYTES).expect("random");
         for at in 0..5 {
             pages.keep(chunk(at), place(10), Vec::new());
         }
@@ -152,5 +184,23 @@ mod tests {
             (0..5).map(|at| pages.has(&chunk(at))).collect::<Vec<_>>(),
             [false, false, true, true, true]
         );
+    }
+
+    #[test]
+    fn chunk_that_is_read_again_soon_or_has_no_pages_is_to_be_opened_whole() {
+        let pages = Pages::new(PAGES_BYTES_MAX).expect("random");
+        let known = |at| {
+            pages.keep(chunk(at), place(100), pages.digests(&[at; 100]));
+            pages.get(&chunk(at)).expect("is kept")
+        };
+        let (often, other) = (known(1), known(2));
+        assert!(pages.reads(&often));
+        assert!(!pages.reads(&often), "twice in succession");
+        for _ in 0..=SOON_READS {
+            pages.reads(&other);
+        }
+        assert!(pages.reads(&often), "much later");
+        pages.keep(chunk(3), place(100), Vec::new());
+        assert!(!pages.reads(&pages.get(&chunk(3)).expect("is kept")));
     }
 }
