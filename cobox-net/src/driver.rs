@@ -367,6 +367,7 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
                 );
                 link.take(&shared, kind, stream);
             }
+            Event::Ending { conn } => shared.input(Input::Ending { conn }),
             Event::Down { conn } => {
                 shared.links.lock().remove(&conn);
                 shared.input(Input::Down { conn });

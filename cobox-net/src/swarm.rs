@@ -3,7 +3,7 @@
 //! One task owns the swarm. It hears [`Command`]s and tells [`Event`]s; streams leave it as byte streams.
 //! Two peers keep one connection: where both dialed, the one dialed by the smaller peer id stays.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
@@ -90,6 +90,8 @@ pub struct Way {
 pub enum Event {
     /// A stream of a connection is ready.
     Stream { conn: Conn, peer: PeerId, side: Side, way: Way, kind: Kind, stream: ByteStream },
+    /// A connection is being closed, which takes a while where the peer takes nothing.
+    Ending { conn: Conn },
     /// A connection ended.
     Down { conn: Conn },
     /// Dialing failed; why, as a sentence.
@@ -312,6 +314,7 @@ impl Idle {
             events,
             known: HashMap::new(),
             dialing: HashMap::new(),
+            awaited: BTreeSet::new(),
             next: 1,
         };
         loop {
@@ -335,6 +338,8 @@ struct Runner {
     events: UnboundedSender<Event>,
     known: HashMap<ConnectionId, Known>,
     dialing: HashMap<ConnectionId, PeerId>,
+    /// Who was to be dialed, and neither speaks nor was said to have failed since.
+    awaited: BTreeSet<PeerId>,
     next: u64,
 }
 
@@ -361,19 +366,39 @@ impl Runner {
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .build();
         let id = options.connection_id();
+        self.awaited.insert(peer);
         match self.swarm.dial(options) {
             Ok(()) => {
                 self.dialing.insert(id, peer);
             }
+            // What comes of the connection that there is, or is about to be, comes of this.
             Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => self.tell(Event::DialFailed { peer, error: dial_text(&error) }),
+            Err(error) => self.give_up(peer, &dial_text(&error)),
+        }
+    }
+
+    /// Says that a peer that was to be dialed was not reached, unless another connection of it may still speak: whoever
+    /// waits for it hears of each attempt how it ended.
+    fn give_up(&mut self, peer: PeerId, error: &str) {
+        let others = self.known.values().any(|known| known.peer == peer)
+            || self.dialing.values().any(|dialed| *dialed == peer);
+        if !others && self.awaited.remove(&peer) {
+            self.tell(Event::DialFailed { peer, error: error.to_owned() });
         }
     }
 
     fn close(&mut self, conn: Conn) {
         let id = self.known.iter().find(|(_, known)| known.conn == conn).map(|(id, _)| *id);
         if let Some(id) = id {
-            self.swarm.close_connection(id);
+            self.end(id);
+        }
+    }
+
+    /// Closes a connection that is known, and says so: what is asked on it would get no answer.
+    fn end(&mut self, id: ConnectionId) {
+        self.swarm.close_connection(id);
+        if let Some(known) = self.known.get(&id) {
+            self.tell(Event::Ending { conn: known.conn });
         }
     }
 
@@ -404,11 +429,12 @@ impl Runner {
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
                 if let Some(known) = self.known.remove(&connection_id) {
                     self.tell(Event::Down { conn: known.conn });
+                    self.give_up(known.peer, "the connection ended");
                 }
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 if let Some(peer) = self.dialing.remove(&connection_id) {
-                    self.tell(Event::DialFailed { peer, error: dial_text(&error) });
+                    self.give_up(peer, &dial_text(&error));
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Streams(StreamReady {
@@ -473,9 +499,9 @@ impl Runner {
         self.drop_silent();
         for (other, other_side) in others {
             if other_side != side {
-                self.swarm.close_connection(if side == keep { other } else { id });
+                self.end(if side == keep { other } else { id });
             } else if side == Side::Dialer {
-                self.swarm.close_connection(other);
+                self.end(other);
             }
         }
     }
@@ -488,7 +514,7 @@ impl Runner {
             && let Some(id) = all().min_by_key(|(_, known)| known.conn).map(|(id, _)| *id)
         {
             self.tally.refuse(Refusal::Connection);
-            self.swarm.close_connection(id);
+            self.end(id);
             // Gone from the count at once; its end is told when it has come.
             if let Some(known) = self.known.get_mut(&id) {
                 known.speaks = true;
@@ -502,12 +528,13 @@ impl Runner {
         let Known { conn, peer, side, way, .. } = *known;
         match stream {
             Some(stream) => {
+                if kind == Kind::Control {
+                    self.awaited.remove(&peer);
+                }
                 let stream: ByteStream = Box::pin(stream);
                 self.tell(Event::Stream { conn, peer, side, way, kind, stream });
             }
-            None => {
-                self.swarm.close_connection(id);
-            }
+            None => self.end(id),
         }
     }
 }
@@ -535,24 +562,4 @@ fn dial_text(error: &DialError) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn port_that_another_node_listens_on_is_not_shared_with_it() {
-        let at =
-            |port: u16| [format!("/ip4/127.0.0.1/tcp/{port}"), format!("/ip4/127.0.0.1/udp/{port}/quic-v1")];
-        let port = TcpListener::bind(("127.0.0.1", 0)).expect("binds").local_addr().expect("bound").port();
-        let start = |seed: u8, addresses: &[String]| {
-            let config = NetConfig { listen: addresses.to_vec(), ..NetConfig::default() };
-            listen(&Zeroizing::new([seed; 32]), &config, Arc::default())
-        };
-        let first = start(1, &at(port)).expect("it is free");
-        for address in at(port) {
-            let taken = start(2, std::slice::from_ref(&address)).err().expect("the first listens there");
-            let text = crate::seeder::chain(&taken);
-            assert_eq!(text, format!("another program listens on {address} already"));
-        }
-        drop(first);
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //! be asked, and ends with one reply.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cobox_store::blind::locators::Leaver;
 use cobox_store::blind::owners::Outcome;
@@ -26,6 +26,9 @@ use crate::wire::{ClaimAnswer, Frame, LocatorAnswer, Part, QuestionId, SeedingFr
 
 /// Records that a recovery may bring: far above any folder, below what fills memory.
 const RECOVERED_RECORDS_MAX: usize = 65_536;
+
+/// After so long without an answer a question is sent once more: a peer that has much to do drops some without a word.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What is asked.
 #[derive(Clone)]
@@ -101,6 +104,8 @@ pub(super) struct Asked {
     conn: Conn,
     question: QuestionId,
     session: SessionId,
+    /// What was sent, and when last, where it costs the peer little to hear it twice; it answers both the same.
+    sent: Option<(Frame, Instant)>,
     challenge: Option<(Challenge, EntriesProof)>,
     proofs: BTreeMap<usize, Option<LeafProof>>,
     records: Vec<Record>,
@@ -148,8 +153,10 @@ impl Engine {
                 self.reply(pending.ticket, Err(Failure::NotReached));
                 continue;
             }
-            if pending.asked.is_none() {
-                match self.put_question(&pending) {
+            if let Some(asked) = &mut pending.asked {
+                self.send_again(asked, now);
+            } else {
+                match self.put_question(&pending, now) {
                     Ok(asked) => pending.asked = asked,
                     Err(failure) => {
                         self.reply(pending.ticket, Err(failure));
@@ -161,19 +168,27 @@ impl Engine {
         }
     }
 
+    fn send_again(&mut self, asked: &mut Asked, now: Instant) {
+        if let Some((frame, last)) = asked.sent.as_mut().filter(|(_, last)| now >= *last + AGAIN) {
+            *last = now;
+            let frame = frame.clone();
+            self.send(asked.conn, frame);
+        }
+    }
+
     pub(super) fn reply(&mut self, ticket: u64, reply: Result<Reply, Failure>) {
         self.out.push(Output::Reply { ticket, reply });
     }
 
     /// Sends the question if the peer is there; `None` to try again later.
-    fn put_question(&mut self, pending: &Pending) -> Result<Option<Asked>, Failure> {
+    fn put_question(&mut self, pending: &Pending, now: Instant) -> Result<Option<Asked>, Failure> {
         let needs = match &pending.ask {
             Ask::Audit { no, .. } => Some(Some(*no)),
             Ask::LocatorPut(_) => Some(None),
             _ => None,
         };
         let place = self.conns.iter().find_map(|(conn, connection)| {
-            if connection.peer != pending.peer || connection.their_nonce.is_none() {
+            if connection.peer != pending.peer || connection.their_nonce.is_none() || connection.ends {
                 return None;
             }
             let Some(wanted) = needs else { return Some((*conn, SessionId(0))) };
@@ -184,8 +199,15 @@ impl Engine {
         let Some(connection) = self.conns.get_mut(&conn) else { return Ok(None) };
         let question = QuestionId(connection.next_question);
         connection.next_question = connection.next_question.wrapping_add(1);
-        let mut asked =
-            Asked { conn, question, session, challenge: None, proofs: BTreeMap::new(), records: Vec::new() };
+        let mut asked = Asked {
+            conn,
+            question,
+            session,
+            sent: None,
+            challenge: None,
+            proofs: BTreeMap::new(),
+            records: Vec::new(),
+        };
         let frame = match &pending.ask {
             Ask::Audit { no, entropy } => {
                 // Of what it said it has: that it lacks what is newer shows in the receipt's heads.
@@ -229,6 +251,9 @@ impl Engine {
                 Frame::Recover { session: id, folder: *folder, member, signature }
             }
         };
+        // What makes the peer read much, or say much, is asked once.
+        let short = !matches!(frame, Frame::Challenge { .. } | Frame::Recover { .. });
+        asked.sent = short.then(|| (frame.clone(), now));
         self.send(conn, frame);
         Ok(Some(asked))
     }
@@ -241,12 +266,28 @@ impl Engine {
         Ok(live)
     }
 
-    /// Ends questions on a connection that has gone, or asks them elsewhere where that is harmless.
+    /// Questions on a connection that ends, or has ended, are asked on another one: a peer answers each as often as it is
+    /// asked, and does nothing twice.
     pub(super) fn asks_lost(&mut self, conn: Conn) {
+        self.ask_anew(|asked| asked.conn == conn);
+    }
+
+    /// The same of a session that is open no more.
+    pub(super) fn asks_left(&mut self, conn: Conn, id: SessionId) {
+        self.ask_anew(|asked| (asked.conn, asked.session) == (conn, id));
+    }
+
+    fn ask_anew(&mut self, is_lost: impl Fn(&Asked) -> bool) {
         for pending in &mut self.asks {
-            if pending.conn() == Some(conn) {
-                pending.asked = None;
-            }
+            pending.asked.take_if(|asked| is_lost(asked));
+        }
+    }
+
+    /// A connection ends: nothing is asked on it any more.
+    pub(super) fn ending(&mut self, conn: Conn) {
+        if let Some(connection) = self.conns.get_mut(&conn) {
+            connection.ends = true;
+            self.asks_lost(conn);
         }
     }
 

@@ -118,6 +118,8 @@ pub enum Fetched {
 pub enum Input {
     /// A control stream is ready. `nonce` is fresh randomness.
     Up { conn: Conn, peer: PeerId, side: Side, place: Place, nonce: [u8; 32] },
+    /// A connection is being closed: what comes over it still counts, and its end is told later.
+    Ending { conn: Conn },
     /// A connection ended.
     Down { conn: Conn },
     /// Dialing a peer failed.
@@ -279,6 +281,7 @@ impl Engine {
     fn take(&mut self, input: Input, now: Instant) {
         match input {
             Input::Up { conn, peer, side, place, nonce } => self.up(conn, peer, (side, place), nonce, now),
+            Input::Ending { conn } => self.ending(conn),
             Input::Down { conn } => self.down(conn, now),
             Input::DialFailed { peer, error } => {
                 self.dialer.failed(peer, error, now);
@@ -354,6 +357,7 @@ impl Engine {
             tokens_at: now,
             used_at: now,
             late: false,
+            ends: false,
             found: None,
             met: None,
             vain: 0,
@@ -402,6 +406,7 @@ impl Engine {
     /// Ends what a session brings.
     fn stop_session(&mut self, conn: Conn, id: SessionId, no: FolderNo) {
         self.let_go_of(conn, id, no);
+        self.asks_left(conn, id);
         if let Some(folder) = self.folders.get_mut(&no) {
             folder.pulls.retain(|_, pull| (pull.conn, pull.session) != (conn, id));
         }

@@ -6,6 +6,7 @@ impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Up { conn, peer, side, .. } => write!(f, "Up({conn:?} {peer} {side:?})"),
+            Self::Ending { conn } => write!(f, "Ending({conn:?})"),
             Self::Down { conn } => write!(f, "Down({conn:?})"),
             Self::DialFailed { peer, error } => write!(f, "DialFailed({peer} {error})"),
             Self::Frame { conn, frame } => write!(f, "Frame({conn:?} {frame:?})"),

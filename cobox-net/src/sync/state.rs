@@ -36,6 +36,8 @@ pub(super) struct Connection {
     pub used_at: Instant,
     /// It owes us packs, and nothing of them comes.
     pub late: bool,
+    /// It is being closed.
+    pub ends: bool,
     /// The folder that the peer opened last, the session of ours for one that it opened, and how often in succession it
     /// opened what was not found at once; see [`super::knocks`].
     pub found: Option<FolderNo>,

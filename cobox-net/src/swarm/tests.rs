@@ -1,0 +1,72 @@
+use libp2p::swarm::dummy;
+
+use super::*;
+
+/// Long enough on any machine for what comes at all.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn port_that_another_node_listens_on_is_not_shared_with_it() {
+    let at = |port: u16| [format!("/ip4/127.0.0.1/tcp/{port}"), format!("/ip4/127.0.0.1/udp/{port}/quic-v1")];
+    let port = TcpListener::bind(("127.0.0.1", 0)).expect("binds").local_addr().expect("bound").port();
+    let start = |seed: u8, addresses: &[String]| {
+        let config = NetConfig { listen: addresses.to_vec(), ..NetConfig::default() };
+        listen(&Zeroizing::new([seed; 32]), &config, Arc::default())
+    };
+    let first = start(1, &at(port)).expect("it is free");
+    for address in at(port) {
+        let taken = start(2, std::slice::from_ref(&address)).err().expect("the first listens there");
+        let text = crate::seeder::chain(&taken);
+        assert_eq!(text, format!("another program listens on {address} already"));
+    }
+    drop(first);
+}
+
+/// Dials a node that speaks nothing of ours: the connection comes about, and ends before a word was said.
+#[tokio::test]
+async fn dial_whose_connection_ends_before_a_word_was_said_is_told_as_failed() {
+    let key = identity::Keypair::ed25519_from_bytes([2; 32]).expect("32 bytes are a seed");
+    let settings = libp2p::swarm::Config::with_tokio_executor();
+    let carried = transport(&key, Arc::default()).expect("it can be encrypted");
+    let mut mute = Swarm::new(carried, dummy::Behaviour, key.public().to_peer_id(), settings);
+    let local = "/ip4/127.0.0.1/tcp/0".parse().expect("an address");
+    mute.listen_on(local).expect("listens");
+    let address = loop {
+        if let SwarmEvent::NewListenAddr { address, .. } = mute.select_next_some().await {
+            break address.to_vec();
+        }
+    };
+    let peer = PeerId::from_bytes(&mute.local_peer_id().to_bytes()).expect("an Ed25519 key");
+    tokio::spawn(async move {
+        loop {
+            mute.select_next_some().await;
+        }
+    });
+    let idle = listen(&Zeroizing::new([1; 32]), &NetConfig::default(), Arc::default()).expect("starts");
+    let ((commands, to_do), (tell, mut events)) =
+        (tokio::sync::mpsc::unbounded_channel(), tokio::sync::mpsc::unbounded_channel());
+    tokio::spawn(idle.run(to_do, tell));
+    // The second one comes while the first is under way, and shares its end.
+    for _ in 0..2 {
+        let addresses = vec![address.clone()];
+        assert!(commands.send(Command::Dial { peer, addresses }).is_ok(), "it runs");
+    }
+    assert!(matches!(next(&mut events).await, Event::Down { .. }));
+    assert!(matches!(next(&mut events).await, Event::DialFailed { peer: failed, .. } if failed == peer));
+    // And the next one is tried, and fails, too.
+    let addresses = vec![address];
+    assert!(commands.send(Command::Dial { peer, addresses }).is_ok(), "it runs");
+    assert!(matches!(next(&mut events).await, Event::Down { .. }));
+    assert!(matches!(next(&mut events).await, Event::DialFailed { .. }));
+}
+
+/// The next event, other than that a connection is being closed.
+async fn next(events: &mut UnboundedReceiver<Event>) -> Event {
+    loop {
+        let event =
+            tokio::time::timeout(PATIENCE, events.recv()).await.expect("it is told").expect("it runs");
+        if !matches!(event, Event::Ending { .. }) {
+            return event;
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Questions to a peer whose connection, or session, ends before the answer, and such as nobody answers.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cobox_net::sync::{Ask, Conn, Input, Output, Place, Reply, TICK};
+use cobox_net::wire::{ClaimAnswer, Frame, LocatorAnswer, QuestionId, SeedingFrame};
+use cobox_net::{PeerId, RecoverySigner};
+use cobox_store::format::address::SeederAddress;
+use cobox_store::format::seeding::SeedRequest;
+use cobox_store::id::{InviteKey, KemKey, LocatorId, MemberId};
+use common::puppet::{Puppet, Stage, key};
+
+/// How long the engine waits for the answer to a short question before it asks again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+fn ask(stage: &mut Stage, peer: PeerId, ask: Ask) -> Vec<Output> {
+    let deadline = stage.now + Duration::from_secs(30);
+    stage.input(Input::Ask { ticket: 7, peer, addresses: Vec::new(), ask, deadline })
+}
+
+/// Questions that a peer was asked on a connection.
+fn asked(outputs: &[Output], on: Conn) -> Vec<&Frame> {
+    let frames = outputs.iter().filter_map(|output| match output {
+        Output::Send { conn, frame } if *conn == on => Some(frame),
+        _ => None,
+    });
+    let is_question = |frame: &&Frame| {
+        matches!(
+            frame,
+            Frame::Challenge { .. }
+                | Frame::LocatorPut { .. }
+                | Frame::LocatorGet { .. }
+                | Frame::Recover { .. }
+                | Frame::Redeem { .. }
+                | Frame::Seeding(
+                    SeedingFrame::Claim { .. }
+                        | SeedingFrame::Command { .. }
+                        | SeedingFrame::RedeemSeed { .. }
+                )
+        )
+    };
+    frames.filter(is_question).collect()
+}
+
+fn replies(outputs: &[Output]) -> usize {
+    outputs.iter().filter(|output| matches!(output, Output::Reply { ticket: 7, .. })).count()
+}
+
+/// One of each that needs no invite; those that go over a session are the last two.
+fn questions(stage: &Stage) -> Vec<Ask> {
+    let address = SeederAddress { peer_id: vec![1; 38], kem: KemKey([1; 32]), addresses: Vec::new() };
+    let request =
+        SeedRequest { folder: [1; 16], code: InviteKey([2; 32]), signature: [0; 64], seeder: address };
+    let signer = RecoverySigner { member: MemberId([3; 32]), sign: Arc::new(|_| [0; 64]) };
+    vec![
+        Ask::Claim(vec![1; 9]),
+        Ask::Command(vec![1; 9]),
+        Ask::LocatorGet(LocatorId([1; 32])),
+        Ask::Recover { folder: stage.made.id(), signer },
+        Ask::RedeemSeed(Box::new(request)),
+        Ask::LocatorPut(vec![1; 9]),
+        Ask::Audit { no: stage.no, entropy: [1; 32] },
+    ]
+}
+
+fn seeder(seed: u64) -> (Stage, Puppet, Puppet) {
+    let (device, seeder) = (key(1), key(2));
+    let mut stage = Stage::new(seed, &[&device]);
+    let first = stage.enter_seeder(&seeder);
+    let second = stage.enter_seeder(&seeder);
+    (stage, first, second)
+}
+
+#[test]
+fn question_on_a_connection_that_is_being_closed_is_asked_on_another_at_once() {
+    let (stage, ..) = seeder(9_500);
+    for at in 0..questions(&stage).len() {
+        let (mut stage, first, second) = seeder(9_501 + at as u64);
+        let question = questions(&stage).remove(at);
+        let outputs = ask(&mut stage, first.peer, question);
+        assert_eq!((asked(&outputs, first.conn).len(), asked(&outputs, second.conn).len()), (1, 0), "{at}");
+        let outputs = stage.input(Input::Ending { conn: first.conn });
+        assert_eq!((asked(&outputs, first.conn).len(), asked(&outputs, second.conn).len()), (0, 1), "{at}");
+        let outputs = stage.input(Input::Down { conn: first.conn });
+        assert!(asked(&outputs, second.conn).is_empty(), "{at}: it is asked there already");
+        let outputs = ask(&mut stage, first.peer, Ask::Claim(vec![2; 9]));
+        assert_eq!(asked(&outputs, second.conn).len(), 1, "{at}");
+    }
+}
+
+#[test]
+fn question_in_a_session_that_its_peer_ends_is_asked_in_another_at_once() {
+    let (stage, ..) = seeder(9_520);
+    for at in 5..questions(&stage).len() {
+        let (mut stage, first, second) = seeder(9_521 + at as u64);
+        let question = questions(&stage).remove(at);
+        let outputs = ask(&mut stage, first.peer, question);
+        assert_eq!(asked(&outputs, first.conn).len(), 1, "{at}");
+        let outputs = stage.say(&first, Frame::Close { session: first.session });
+        assert_eq!((asked(&outputs, first.conn).len(), asked(&outputs, second.conn).len()), (0, 1), "{at}");
+    }
+}
+
+#[test]
+fn question_that_is_dropped_without_a_word_is_sent_again_and_answered_once() {
+    let (mut stage, first, _) = seeder(9_540);
+    let outputs = ask(&mut stage, first.peer, Ask::Claim(vec![1; 9]));
+    let sent: Vec<Frame> = asked(&outputs, first.conn).into_iter().cloned().collect();
+    let outputs = stage.pass(AGAIN - 2 * TICK);
+    assert!(asked(&outputs, first.conn).is_empty(), "not yet");
+    let outputs = stage.pass(4 * TICK);
+    let again: Vec<Frame> = asked(&outputs, first.conn).into_iter().cloned().collect();
+    assert_eq!(again, sent, "the same question, so that either answer counts");
+    let answer =
+        || Frame::Seeding(SeedingFrame::Claimed { question: QuestionId(1), answer: ClaimAnswer::Refused });
+    let outputs = stage.say(&first, answer());
+    assert_eq!(replies(&outputs), 1);
+    let outputs = stage.say(&first, answer());
+    assert_eq!(replies(&outputs), 0, "the second answer is nobody's");
+    assert!(asked(&stage.pass(2 * AGAIN), first.conn).is_empty());
+}
+
+#[test]
+fn proof_that_takes_its_time_is_asked_for_once() {
+    let (mut stage, first, second) = seeder(9_560);
+    let audit = Ask::Audit { no: stage.no, entropy: [1; 32] };
+    let outputs = ask(&mut stage, first.peer, audit);
+    assert_eq!(asked(&outputs, first.conn).len(), 1);
+    let outputs = stage.pass(3 * AGAIN);
+    assert!(asked(&outputs, first.conn).is_empty() && asked(&outputs, second.conn).is_empty());
+}
+
+#[test]
+fn answer_over_a_connection_that_is_being_closed_is_asked_for_elsewhere_and_counts_once() {
+    let (mut stage, first, second) = seeder(9_570);
+    let stranger = stage.dial(first.peer, Place::Other);
+    ask(&mut stage, first.peer, Ask::LocatorGet(LocatorId([1; 32])));
+    stage.input(Input::Ending { conn: first.conn });
+    stage.input(Input::Down { conn: first.conn });
+    stage.input(Input::Ending { conn: second.conn });
+    let answer = |question| Frame::Locator { question: QuestionId(question), answer: LocatorAnswer::None };
+    let late = stage.say(&second, answer(1));
+    assert_eq!(replies(&late), 0, "it was asked on the third one since");
+    let outputs = stage.input(Input::Frame { conn: stranger, frame: answer(1) });
+    let replied = outputs
+        .iter()
+        .any(|output| matches!(output, Output::Reply { ticket: 7, reply: Ok(Reply::Locator(None)) }));
+    assert!(replied, "{outputs:?}");
+}
