@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
@@ -17,12 +17,13 @@ use fuser::{
 
 use super::convert;
 use super::guard::guarded;
+use super::teller::Queue;
 use super::waiters::{Waiters, WaitingRead};
 use crate::tree::names::conflict_origins;
 use crate::vfs::{self, Attr, Creator, Errno, FsyncKind, Full, Listing, ROOT, ReadOutcome, SetAttr, Vfs};
 
 /// How long the kernel trusts what it was told. Only this mount and other devices change a folder, and
-/// their changes are told to it ([`super::Invalidator`]), so the limit is only there for a lost message.
+/// their changes are told to it ([`super::teller`]), so the limit is only there for a lost message.
 const TRUST: Duration = Duration::from_secs(3_600);
 /// What may change without a word about it is asked for each time. That are names which the folder may
 /// know in another spelling (Unicode forms): a change under one spelling would leave the other in the
@@ -52,8 +53,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    pub fn new(vfs: Arc<Vfs>) -> io::Result<Self> {
-        let waiters = Waiters::start(&vfs)?;
+    pub fn new(vfs: Arc<Vfs>, told: &Arc<Queue>) -> io::Result<Self> {
+        let waiters = Waiters::start(&vfs, told)?;
         Ok(Self { vfs, waiters })
     }
 
@@ -380,7 +381,7 @@ impl Filesystem for Adapter {
         match guarded("read", ino.0, || self.vfs.read_now(fh.0, offset, size)) {
             Ok(ReadOutcome::Ready(bytes)) => reply.data(&bytes),
             Ok(ReadOutcome::Waiting(_)) => {
-                self.waiters.take(WaitingRead { fh: fh.0, offset, len: size, reply, since: Instant::now() });
+                self.waiters.take(WaitingRead { ino: ino.0, fh: fh.0, offset, len: size, reply });
             }
             Err(errno) => reply.error(convert::errno(errno)),
         }

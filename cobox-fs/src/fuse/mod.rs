@@ -1,12 +1,13 @@
 //! The one place that knows fuser: the kernel's requests come in here and go to [`crate::vfs`].
 //!
 //! [`Session`] owns the threads of a mount: some that answer requests, four that wait for absent bytes
-//! ([`waiters`]), and one that tells the kernel what other devices changed. The last is a thread of its
-//! own because telling the kernel takes locks that a request under way may hold.
+//! ([`waiters`]), and some that tell the kernel what other devices changed ([`teller`]). The last are threads of
+//! their own because telling the kernel takes locks that a request under way may hold.
 
 mod adapter;
 mod convert;
 mod guard;
+mod teller;
 mod waiters;
 
 use std::ffi::OsStr;
@@ -16,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use fuser::{Config, INodeNo, SessionACL};
@@ -24,13 +25,12 @@ use parking_lot::Mutex;
 
 use crate::vfs::{Invalidate, Vfs};
 use adapter::Adapter;
+use teller::{Queue, Teller, Word};
 
 /// Threads that answer requests: two per processor, because some of them wait for the disk in `fsync`
 /// while others compute; at least four, so that one slow disk does not hold up every program.
 const THREADS_MIN: usize = 4;
 const THREADS_MAX: usize = 16;
-/// Batches of changes from other devices that may wait for the kernel; then catching up waits as well.
-const INVALIDATIONS_MAX: usize = 64;
 
 /// How the serving threads reach the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +56,15 @@ impl Session {
         let mut config = Config::default();
         config.n_threads = Some(thread_count());
         config.clone_fd = descriptors == Descriptors::PerThread;
-        let adapter = Adapter::new(Arc::clone(&vfs))?;
+        let queue = Queue::new();
+        let adapter = Adapter::new(Arc::clone(&vfs), &queue)?;
         // The kernel itself keeps other users out unless the mount allows them; fuser's own check would
         // also refuse the last calls of a process that changed its user after it opened a file.
         let session = fuser::Session::from_fd(adapter, connection, SessionACL::All, config)?;
-        let invalidator = Invalidator::start(&vfs, session.notifier())?;
+        let notifier = session.notifier();
+        let teller = Teller::start(&queue, move |word| tell(&notifier, word))?;
+        // After the mount ended there is no kernel to tell.
+        vfs.set_notifier(Box::new(move |changes| queue.put(changes)));
         let (tell_end, ended) = sync_channel(1);
         let live = Arc::new(AtomicBool::new(true));
         let serving = Arc::clone(&live);
@@ -69,7 +73,7 @@ impl Session {
                 tracing::error!(%error, "serving a mount ended early");
             }
             serving.store(false, Ordering::Release);
-            invalidator.stop();
+            drop(teller);
             // The receiver may be gone already; then nobody waits.
             let _ = tell_end.send(());
         })?;
@@ -101,54 +105,15 @@ fn thread_count() -> usize {
     (processors * 2).clamp(THREADS_MIN, THREADS_MAX)
 }
 
-enum Message {
-    Forget(Vec<Invalidate>),
-    Stop,
-}
-
-/// Tells the kernel what other devices changed.
-struct Invalidator {
-    queue: SyncSender<Message>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Invalidator {
-    fn start(vfs: &Vfs, notifier: fuser::Notifier) -> io::Result<Self> {
-        let (queue, messages) = sync_channel(INVALIDATIONS_MAX);
-        let thread = std::thread::Builder::new()
-            .name("fuse-invalidate".into())
-            .spawn(move || invalidate_all(&messages, &notifier))?;
-        let sender = queue.clone();
-        vfs.set_notifier(Box::new(move |changes| {
-            // After the mount ended there is no kernel to tell.
-            let _ = sender.send(Message::Forget(changes));
-        }));
-        Ok(Self { queue, thread })
-    }
-
-    fn stop(self) {
-        let _ = self.queue.send(Message::Stop);
-        if self.thread.join().is_err() {
-            tracing::error!("the invalidating thread panicked");
-        }
-    }
-}
-
-fn invalidate_all(messages: &Receiver<Message>, notifier: &fuser::Notifier) {
-    while let Ok(Message::Forget(changes)) = messages.recv() {
-        for change in changes {
-            if let Err(error) = invalidate(notifier, &change) {
-                tracing::debug!(%error, "the kernel kept something");
-            }
-        }
-    }
-}
-
 /// The kernel answers "not found" for what it does not know, which fuser takes as success.
-fn invalidate(notifier: &fuser::Notifier, change: &Invalidate) -> io::Result<()> {
-    match change {
+fn tell(notifier: &fuser::Notifier, word: &Word) -> io::Result<()> {
+    match word {
         // From offset 0, length 0: attributes and all cached pages.
-        Invalidate::Node(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
-        Invalidate::Name { parent, name } => notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name)),
+        Word::Whole(Invalidate::Node(ino)) => notifier.inval_inode(INodeNo(*ino), 0, 0),
+        Word::Whole(Invalidate::Name { parent, name }) => {
+            notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name))
+        }
+        // From an offset before the first byte: no pages.
+        Word::Attributes(ino) => notifier.inval_inode(INodeNo(*ino), -1, 0),
     }
 }

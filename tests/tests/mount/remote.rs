@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use cobox_fs::vfs::Cut;
 use cobox_store::blind::PackState;
+use cobox_store::format::pack::PackRef;
 use cobox_store::keyed::Folder;
 
 use crate::drive::{Drive, PATIENCE, noise};
@@ -24,19 +25,35 @@ pub fn exchange(one: &Drive, two: &Drive) {
 
 /// Copies access records, packs and entries that `to` lacks.
 pub fn carry(from: &Folder, to: &Folder) {
-    for record in from.store().access_records(from.no()).expect("records") {
-        to.store().access_add(to.no(), &record).expect("a record that parents precede");
-    }
-    to.refresh().expect("opens new epochs");
+    carry_packs(from, to);
+    carry_entries(from, to);
+}
+
+fn packs(of: &Folder) -> Vec<PackRef> {
     let mut packs = Vec::new();
     let visit = &mut |pack, state| packs.extend((state == PackState::Complete).then_some(pack));
-    from.store().packs_live(from.no(), visit).expect("packs");
+    of.store().packs_live(of.no(), visit).expect("packs");
+    packs
+}
+
+fn carry_packs(from: &Folder, to: &Folder) {
+    carry_these(&packs(from), from, to);
+}
+
+fn carry_these(packs: &[PackRef], from: &Folder, to: &Folder) {
     for pack in packs {
         let outboard = from.store().outboard(from.no(), pack.id).expect("reads").expect("complete");
         let len = usize::try_from(pack.size).expect("fits");
         let bytes = from.store().pack_range(from.no(), pack.id, 0, len).expect("reads").expect("complete");
-        to.store().pack_put(to.no(), pack, &outboard, &bytes).expect("stores");
+        to.store().pack_put(to.no(), *pack, &outboard, &bytes).expect("stores");
     }
+}
+
+fn carry_entries(from: &Folder, to: &Folder) {
+    for record in from.store().access_records(from.no()).expect("records") {
+        to.store().access_add(to.no(), &record).expect("a record that parents precede");
+    }
+    to.refresh().expect("opens new epochs");
     for head in from.store().log_heads(from.no()).expect("heads") {
         for seq in 1..=head.seq {
             let entry = from.store().entry(from.no(), head.log, seq).expect("reads").expect("no gaps");
@@ -196,4 +213,46 @@ fn removing_the_shown_version_leaves_the_other_under_the_clean_name() {
     assert_eq!(fs::read(one.path(name)).expect("read"), other);
     exchange(&one, &two);
     shows("the same on the other side", || names(&two.at) == left);
+}
+
+#[test]
+fn change_elsewhere_shows_while_a_file_that_changed_too_waits_for_bytes_that_nobody_has() {
+    let Some(one) = Drive::mounted() else { return };
+    let two = one.second();
+    let (from, to) = (one.vfs().folder(), two.vfs().folder());
+    let write = |name: &str, seed: u64| {
+        fs::write(one.path(name), noise(300_000, seed)).expect("write");
+        one.vfs().cut(Cut::Now).expect("cuts");
+    };
+    write("beside", 4);
+    carry(from, to);
+    shows("the file", || two.path("beside").exists());
+    let beside = File::open(two.path("beside")).expect("open");
+    let mut buffer = vec![0; 300_000];
+    beside.read_exact_at(&mut buffer, 0).expect("read");
+    assert!(buffer == noise(300_000, 4), "the kernel now has its pages");
+    write("waits", 5);
+    carry_entries(from, to);
+    shows("the other file", || two.path("waits").exists());
+    let path = two.path("waits");
+    let reader = std::thread::spawn(move || fs::read(path));
+    shows("that it waits for its bytes", || !to.store().wants(to.no()).is_empty());
+
+    // The kernel is to forget pages for which the reader waits, before it hears of the other file.
+    write("waits", 6);
+    carry_entries(from, to);
+    let before = packs(from);
+    write("beside", 7);
+    let fresh: Vec<PackRef> = packs(from).into_iter().filter(|pack| !before.contains(pack)).collect();
+    carry_these(&fresh, from, to);
+    carry_entries(from, to);
+    shows("the new bytes", || {
+        beside.read_exact_at(&mut buffer, 0).expect("read");
+        buffer == noise(300_000, 7)
+    });
+    assert!(!reader.is_finished(), "the other file still waits");
+    carry_packs(from, to);
+    let read = reader.join().expect("joins").expect("it is read");
+    assert!(read == noise(300_000, 5) || read == noise(300_000, 6), "one state or the other");
+    shows("its newest bytes", || fs::read(two.path("waits")).expect("read") == noise(300_000, 6));
 }
