@@ -3,6 +3,9 @@
 //! `tests/tests/decoders.rs` includes this file too, so that the fuzz targets and the seeded mutations
 //! of `make test` drive the same list.
 
+use cobox_fs::tree::row::{Note, SlotHash};
+use cobox_fs::tree::short::{Long, Shorts, Unknown};
+use cobox_fs::tree::{Row, RowKey};
 use cobox_net::wire;
 use cobox_store::format::access::UnverifiedRecord;
 use cobox_store::format::address::SeederAddress;
@@ -22,13 +25,13 @@ use cobox_store::format::receipt::UnverifiedReceipt;
 use cobox_store::format::seeding::SeedRequest;
 use cobox_store::format::slots::{decode_slots, encode_slots};
 use cobox_store::format::{DecodeError, PACK_BYTES_MAX, Reader, Writer};
-use cobox_store::id::PackId;
+use cobox_store::id::{EpochId, Ino, LinkId, OpId, PackId};
 
 /// Reads bytes and encodes what it read; `None` where they are refused.
 pub type Decoder = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// All decoders by name.
-pub const DECODERS: [(&str, Decoder); 32] = [
+pub const DECODERS: [(&str, Decoder); 34] = [
     ("entry", entry),
     ("equivocation", equivocation),
     ("body", body),
@@ -61,6 +64,8 @@ pub const DECODERS: [(&str, Decoder); 32] = [
     ("command", command),
     ("seed_request", seed_request),
     ("owned_row", owned_row),
+    ("short", short),
+    ("tree_row", tree_row),
 ];
 
 /// Drives the decoder `name` with `bytes`: it must not panic, and what it reads it must encode to the
@@ -237,4 +242,46 @@ fn seed_request(bytes: &[u8]) -> Option<Vec<u8>> {
 
 fn owned_row(bytes: &[u8]) -> Option<Vec<u8>> {
     OwnedRow::decode(bytes).ok().map(|row| row.encode().to_vec())
+}
+
+fn short(bytes: &[u8]) -> Option<Vec<u8>> {
+    Long::decode(bytes).ok().map(|long| long.encode())
+}
+
+/// What rows of the tree may be spelled with: the second byte of [`tree_row`] says how many of them are known.
+pub fn shorts(known: u8) -> Shorts {
+    let mut shorts = Shorts::default();
+    for number in 1..=u64::from(known) {
+        let epoch = [u8::try_from(number).unwrap_or(u8::MAX); 32];
+        let long = if number % 2 == 0 { Long::Log(number) } else { Long::Epoch(EpochId(epoch)) };
+        shorts.insert(number, long);
+    }
+    shorts
+}
+
+/// A row of the tree, after a byte that says of which kind and one for [`shorts`].
+///
+/// A row has several spellings: that of the first version, and those with a table that knew less. So what was read must
+/// be read again from what is written anew, whose spelling is the only one for that table.
+fn tree_row(bytes: &[u8]) -> Option<Vec<u8>> {
+    let [kind, known, row @ ..] = bytes else { return None };
+    let (ino, id) = (Ino([1; 16]), OpId { hlc: 5, log: 6 });
+    let key = match kind {
+        0 => RowKey::Node(ino),
+        1 => RowKey::Link(LinkId([2; 16])),
+        2 => RowKey::Dirent(ino, SlotHash([3; 16])),
+        3 => RowKey::Xattr(ino, b"user.name".to_vec()),
+        4 => RowKey::DirMove(id),
+        5 => RowKey::NewestDirMove,
+        6 => RowKey::Note(Note::from_row(row).ok()?),
+        _ => return None,
+    };
+    let shorts = shorts(*known);
+    let spell = |row: &Row| row.encode(&shorts, &mut Unknown::default());
+    let read = Row::decode(&key, row, &shorts).ok()?;
+    let anew = spell(&read);
+    let again = Row::decode(&key, &anew, &shorts).expect("what is written is read");
+    assert_eq!(again, read, "another row was written");
+    assert_eq!(spell(&again), anew, "a row has two spellings");
+    Some(bytes.to_vec())
 }

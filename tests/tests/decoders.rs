@@ -5,6 +5,8 @@
 
 #[path = "../../fuzz/src/lib.rs"]
 mod decoders;
+#[path = "decoders/rows.rs"]
+mod rows;
 #[path = "decoders/samples.rs"]
 mod samples;
 #[path = "decoders/sessions.rs"]
@@ -19,7 +21,6 @@ use cobox_store::format::locator::UnverifiedLocator;
 use cobox_store::format::receipt::UnverifiedReceipt;
 use cobox_store::format::seeding::SeedRequest;
 use decoders::{DECODERS, check};
-use samples::samples;
 
 /// Mutations of each decoder's samples.
 const MUTATIONS: u64 = 100_000;
@@ -41,6 +42,11 @@ impl Random {
     fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize
     }
+}
+
+/// Valid encodings of every layout.
+fn samples() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    [samples::samples(), rows::samples()].concat()
 }
 
 fn seed() -> u64 {
