@@ -1,13 +1,9 @@
 //! Inbound handshakes: how many are under way at once, and which of them gives way to a newcomer.
 //!
 //! Whoever begins as many as a node takes part in and goes on with none would keep everybody else out for as long as a
-//! handshake may take; and where the oldest always gave way, a crowd of honest peers that comes back at one moment would
-//! end what is nearly done, again and again. So one that stands still gives way, and one of a place that has more than
-//! the newcomer's; where there is neither, the newcomer is refused and dials again. libp2p refuses what comes beyond a
-//! limit and ends none that it has begun; so here a transport of ours makes each handshake a future that can be ended.
+//! handshake may take; so some give way (`doorway.rs`). libp2p refuses what comes beyond a limit and ends none that it has
+//! begun; so here a transport of ours makes each handshake a future that can be ended.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -23,6 +19,7 @@ use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId, Transport};
 use parking_lot::Mutex;
 
+use crate::doorway::{Doorway, Width};
 use crate::sync::Place;
 use crate::tally::{Refusal, Tally};
 
@@ -51,65 +48,10 @@ pub fn place_of(address: &Multiaddr) -> Place {
     ip.map_or(Place::Other, Place::of)
 }
 
-/// Handshakes that are under way, by their numbers: who began first has the lowest.
-#[derive(Default)]
-struct UnderWay {
-    all: BTreeMap<u64, (Place, Instant, AbortHandle)>,
-    of_place: BTreeMap<Place, BTreeSet<u64>>,
-    next: u64,
-}
+const WIDTH: Width = Width { most: UNDER_WAY_MAX, per_place: PER_PLACE_MAX, patience: PATIENCE };
 
-impl UnderWay {
-    /// Takes another one in, for which one may have to give way; `None` where it is refused.
-    fn begin(&mut self, place: Place, abort: AbortHandle, now: Instant) -> Option<(u64, bool)> {
-        let own = self.of_place.get(&place);
-        let count = own.map_or(0, BTreeSet::len);
-        let spare = if count >= PER_PLACE_MAX {
-            let oldest = own.and_then(BTreeSet::first).filter(|oldest| self.stands_still(**oldest, now));
-            Some(*oldest?)
-        } else if self.all.len() >= UNDER_WAY_MAX {
-            Some(self.spare(count, now)?)
-        } else {
-            None
-        };
-        let gone = spare.and_then(|spare| self.end(spare));
-        if let Some(gone) = &gone {
-            gone.abort();
-        }
-        let number = self.next;
-        self.next += 1;
-        self.all.insert(number, (place, now, abort));
-        self.of_place.entry(place).or_default().insert(number);
-        Some((number, gone.is_some()))
-    }
-
-    fn stands_still(&self, number: u64, now: Instant) -> bool {
-        self.all.get(&number).is_some_and(|(_, since, _)| now.duration_since(*since) > PATIENCE)
-    }
-
-    /// Which one gives way to one of a place that has `own`.
-    fn spare(&self, own: usize, now: Instant) -> Option<u64> {
-        let most = |of: &&BTreeSet<u64>| (of.len(), Reverse(of.first().copied()));
-        let still = |of: &&BTreeSet<u64>| of.first().is_some_and(|oldest| self.stands_still(*oldest, now));
-        if let Some(of) = self.of_place.values().filter(still).max_by_key(most) {
-            return of.first().copied();
-        }
-        // Its newest, so that the others of that place are done all the same.
-        let of = self.of_place.values().max_by_key(most)?;
-        if of.len() > own + 1 { of.last().copied() } else { None }
-    }
-
-    fn end(&mut self, number: u64) -> Option<AbortHandle> {
-        let (place, _, abort) = self.all.remove(&number)?;
-        if let Some(of) = self.of_place.get_mut(&place) {
-            of.remove(&number);
-            if of.is_empty() {
-                self.of_place.remove(&place);
-            }
-        }
-        Some(abort)
-    }
-}
+/// Handshakes that are under way.
+type UnderWay = Arc<Mutex<Doorway<AbortHandle>>>;
 
 /// Another handshake took its place.
 #[derive(Debug)]
@@ -129,7 +71,7 @@ impl std::error::Error for GaveWay {}
 pub struct Handshake {
     upgrade: Abortable<Upgrade>,
     number: u64,
-    under_way: Arc<Mutex<UnderWay>>,
+    under_way: UnderWay,
 }
 
 impl Future for Handshake {
@@ -143,22 +85,23 @@ impl Future for Handshake {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        self.under_way.lock().end(self.number);
+        drop(self.under_way.lock().end(self.number));
     }
 }
 
 /// A transport whose inbound handshakes give way.
 pub struct Yielding {
     inner: Boxed<Opened>,
-    over_tcp: Arc<Mutex<UnderWay>>,
-    over_quic: Arc<Mutex<UnderWay>>,
+    over_tcp: UnderWay,
+    over_quic: UnderWay,
     tally: Arc<Tally>,
 }
 
 impl Yielding {
     /// Around `inner`; counts those that gave way, or were refused, as connections refused.
     pub fn around(inner: Boxed<Opened>, tally: Arc<Tally>) -> Self {
-        Self { inner, over_tcp: Arc::default(), over_quic: Arc::default(), tally }
+        let none = || Arc::new(Mutex::new(Doorway::new(WIDTH)));
+        Self { inner, over_tcp: none(), over_quic: none(), tally }
     }
 
     fn begin(&self, from: &Multiaddr, upgrade: Upgrade, now: Instant) -> Option<Handshake> {
@@ -166,10 +109,13 @@ impl Yielding {
         let under_way = if quic { &self.over_quic } else { &self.over_tcp };
         let (abort, registration) = AbortHandle::new_pair();
         let begun = under_way.lock().begin(place_of(from), abort, now);
-        if begun.is_none_or(|(_, gave_way)| gave_way) {
+        if !matches!(begun, Ok((_, None))) {
             self.tally.refuse(Refusal::Connection);
         }
-        let (number, _) = begun?;
+        let (number, gone) = begun.ok()?;
+        if let Some(gone) = gone {
+            gone.abort();
+        }
         let upgrade = Abortable::new(upgrade, registration);
         Some(Handshake { upgrade, number, under_way: Arc::clone(under_way) })
     }
@@ -236,6 +182,8 @@ impl Transport for Yielding {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use futures::FutureExt as _;
 
     use super::*;
@@ -300,7 +248,7 @@ mod tests {
         let more = (0..1000).filter(|at| node.begun(&crowd(*at)).is_some()).count();
         assert!(more <= 1, "those who have as many as anybody are refused: {more}");
         assert!(goes_on(&mut early) && goes_on(&mut late));
-        assert!(node.inner.over_tcp.lock().all.len() <= UNDER_WAY_MAX);
+        assert!(node.inner.over_tcp.lock().len() <= UNDER_WAY_MAX);
         assert!(node.refused() >= 1000);
     }
 
@@ -397,8 +345,7 @@ mod tests {
             let from = format!("/ip6/2001:db8:{id}::1/tcp/1").parse().expect("an address");
             drop(node.begun(&from));
         }
-        let kept = node.inner.over_tcp.lock();
-        assert!(kept.all.is_empty() && kept.of_place.is_empty());
+        assert_eq!(node.inner.over_tcp.lock().len(), 0);
     }
 
     #[test]

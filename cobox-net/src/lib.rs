@@ -7,6 +7,7 @@
 
 pub mod agreement;
 mod behaviour;
+mod doorway;
 mod driver;
 pub mod error;
 mod handshakes;

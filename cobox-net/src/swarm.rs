@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{AsyncRead, AsyncWrite, StreamExt as _};
 use libp2p::connection_limits::{Behaviour as Limits, ConnectionLimits};
@@ -26,6 +26,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use zeroize::Zeroizing;
 
 use crate::behaviour::{Kind, StreamReady, Streams};
+use crate::doorway::{Doorway, Width};
 use crate::error::{Error, Result};
 use crate::handshakes::{UNDER_WAY_MAX, Yielding, place_of};
 use crate::muxer;
@@ -44,8 +45,10 @@ const PENDING_MAX: u32 = 2 * 2 * UNDER_WAY_MAX as u32;
 /// How long a handshake may take.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Inbound connections that opened no control stream yet: each may fill the windows of a few streams, so more
-/// of them would take more memory than a small box has. The oldest gives way.
-const SILENT_MAX: usize = 64;
+/// of them would take more memory than a small box has. A dialer opens the stream in the same breath in which it ends the
+/// handshake: an honest one is there within three round trips over a satellite (0.6 s each), and speaks as soon as the node
+/// has read what it said. The longer strangers say nothing, the fewer newcomers find a place: at least 32 in a second.
+pub const SILENT: Width = Width { most: 64, per_place: 32, patience: Duration::from_secs(2) };
 /// Inbound streams of one connection that agree on a protocol at once: control, bulk, ping and identify's two. Each
 /// holds a window of 256 KiB before anybody looks at it; libp2p's own limit is 128.
 const NEGOTIATING_MAX: usize = 6;
@@ -135,6 +138,8 @@ struct Known {
     way: Way,
     /// Whether its control stream is there.
     speaks: bool,
+    /// Its number among those that say nothing yet, where the peer dialed.
+    silent: Option<u64>,
 }
 
 /// Base58 of a peer id's bytes; hex where they are none.
@@ -313,6 +318,7 @@ impl Idle {
             tally,
             events,
             known: HashMap::new(),
+            silent: Doorway::new(SILENT),
             dialing: HashMap::new(),
             awaited: BTreeSet::new(),
             next: 1,
@@ -337,6 +343,7 @@ struct Runner {
     tally: Arc<Tally>,
     events: UnboundedSender<Event>,
     known: HashMap<ConnectionId, Known>,
+    silent: Doorway<ConnectionId>,
     dialing: HashMap<ConnectionId, PeerId>,
     /// Who was to be dialed, and neither speaks nor was said to have failed since.
     awaited: BTreeSet<PeerId>,
@@ -428,8 +435,7 @@ impl Runner {
             }
             SwarmEvent::ConnectionClosed { connection_id, .. } => {
                 if let Some(known) = self.known.remove(&connection_id) {
-                    self.tell(Event::Down { conn: known.conn });
-                    self.give_up(known.peer, "the connection ended");
+                    self.ended(known);
                 }
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
@@ -495,8 +501,8 @@ impl Runner {
             .collect();
         let conn = Conn(self.next);
         self.next += 1;
-        self.known.insert(id, Known { conn, peer, side, way, speaks: false });
-        self.drop_silent();
+        let silent = if side == Side::Listener { self.wait_for_word(id, way.place) } else { None };
+        self.known.insert(id, Known { conn, peer, side, way, speaks: false, silent });
         for (other, other_side) in others {
             if other_side != side {
                 self.end(if side == keep { other } else { id });
@@ -506,26 +512,46 @@ impl Runner {
         }
     }
 
-    /// Where too many connections say nothing, the oldest of them goes.
-    fn drop_silent(&mut self) {
-        let silent = |known: &Known| known.side == Side::Listener && !known.speaks;
-        let all = || self.known.iter().filter(|(_, known)| silent(known));
-        if all().count() > SILENT_MAX
-            && let Some(id) = all().min_by_key(|(_, known)| known.conn).map(|(id, _)| *id)
-        {
+    /// A connection has to say something before too many others come: its number until then. One of those that say nothing
+    /// may have to go, or this one.
+    fn wait_for_word(&mut self, id: ConnectionId, place: Place) -> Option<u64> {
+        let begun = self.silent.begin(place, id, Instant::now());
+        let (number, gone) = match begun {
+            Ok((number, gone)) => (Some(number), gone),
+            Err(id) => (None, Some(id)),
+        };
+        if let Some(gone) = gone {
             self.tally.refuse(Refusal::Connection);
-            self.end(id);
-            // Gone from the count at once; its end is told when it has come.
-            if let Some(known) = self.known.get_mut(&id) {
-                known.speaks = true;
-            }
+            self.end(gone);
+        }
+        number
+    }
+
+    fn ended(&mut self, known: Known) {
+        self.silent_no_more(known.silent);
+        self.tell(Event::Down { conn: known.conn });
+        let at_once = known.side == Side::Dialer && !known.speaks;
+        let error = if at_once {
+            "it hung up at once, as one does that has too many connections"
+        } else {
+            "the connection ended"
+        };
+        self.give_up(known.peer, error);
+    }
+
+    fn silent_no_more(&mut self, number: Option<u64>) {
+        if let Some(number) = number {
+            self.silent.end(number);
         }
     }
 
     fn stream(&mut self, id: ConnectionId, kind: Kind, stream: Option<libp2p::Stream>) {
         let Some(known) = self.known.get_mut(&id) else { return };
-        known.speaks |= kind == Kind::Control;
+        let (control, there) = (kind == Kind::Control, stream.is_some());
+        known.speaks |= control && there;
+        let silent = if control { known.silent.take() } else { None };
         let Known { conn, peer, side, way, .. } = *known;
+        self.silent_no_more(silent);
         match stream {
             Some(stream) => {
                 if kind == Kind::Control {
