@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cobox_net::sync::{Fetched, Input, Output, TICK};
+use cobox_net::sync::{Conn, Fetched, Input, Output, TICK};
 use cobox_net::wire::{Frame, Proof};
 use cobox_store::format::proof::Outboard;
 use cobox_store::id::PackId;
@@ -137,4 +137,30 @@ fn pack_that_came_meanwhile_is_not_asked_of_the_next_peer() {
     stage.store.packs_put(no, &[(outboard, pack)]).expect("stores");
     stage.input(Input::Fetched { conn, session, no, pack: id, how: Fetched::NotHere });
     assert!(stage.flying.is_empty(), "it is here");
+}
+
+/// Whether a peer is told that a pack is here now.
+fn tells(outputs: &[Output], on: Conn) -> bool {
+    let have =
+        |output: &Output| matches!(output, Output::Send { conn, frame: Frame::Have { .. } } if *conn == on);
+    outputs.iter().any(have)
+}
+
+#[test]
+fn peer_that_waits_for_a_pack_is_told_of_it_only_while_its_session_is_open() {
+    for ended in [false, true] {
+        let (writer, other) = (key(1), key(2));
+        let mut stage = Stage::new(9_370, &[&writer, &other]);
+        stage.entry_of_packs(&writer, 1, 4096);
+        let from = stage.enter(&writer);
+        let (conn, session, no, pack) = stage.flying.pop_front().expect("it is missing");
+        assert_eq!(conn, from.conn);
+        let waits = stage.enter(&other);
+        stage.input(Input::Denied { conn: waits.conn, session: waits.session, pack });
+        if ended {
+            stage.say(&waits, Frame::Refuse { session: waits.session });
+        }
+        let outputs = stage.input(Input::Fetched { conn, session, no, pack, how: Fetched::Done });
+        assert_eq!(tells(&outputs, waits.conn), !ended);
+    }
 }

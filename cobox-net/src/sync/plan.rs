@@ -395,7 +395,9 @@ impl Engine {
     fn tell_waiting(&mut self, no: FolderNo, pack: PackId) {
         let Some(folder) = self.folders.get(&no) else { return };
         for (conn, id) in folder.sessions.clone() {
-            if self.session(conn, id).is_some_and(|session| session.denied.remove(&pack)) {
+            // Over one that has ended nothing is told, and its peer asks again where it comes back.
+            let waits = |session: &mut Session| session.denied.remove(&pack) && session.is_open();
+            if self.session(conn, id).is_some_and(waits) {
                 self.send(conn, Frame::Have { session: id, packs: vec![pack] });
             }
         }
