@@ -277,6 +277,69 @@ fn refusals(outputs: &[Output], on: &[Conn]) -> usize {
     outputs.iter().filter(refuses).count()
 }
 
+/// Ends so many of the fetches one after the other, with the pack; how many folders were looked at for what to fetch, and
+/// settled.
+fn come(stage: &mut Stage, packs: usize) -> u64 {
+    let before = stage.engine.work();
+    for _ in 0..packs {
+        let (conn, session, no, pack) = stage.flying.pop_front().expect("all places are taken");
+        stage.now += TICK / 1000;
+        stage.input(Input::Fetched { conn, session, no, pack, how: Fetched::Done });
+    }
+    stage.engine.work().planned - before.planned
+}
+
+const SMALL_FLYING_MAX: usize = 128;
+
+/// So many folders of one device, each of which lacks 256 small packs of it.
+fn lacking(stage: &mut Stage, device: &SigningKey, folders: u64) -> Vec<Puppet> {
+    let mut peers = Vec::new();
+    for at in 0..folders {
+        stage.another(9_500 + at, &[device]);
+        stage.entries_of_packs(device, 4);
+        peers.push(stage.enter(device));
+    }
+    stage.pass(TICK);
+    assert_eq!(stage.flying.len(), SMALL_FLYING_MAX);
+    peers
+}
+
+#[test]
+fn pack_that_comes_has_one_folder_in_line_looked_at_however_many_wait() {
+    const PACKS: usize = 500;
+    let device = key(1);
+    let planned = [10, 60].map(|folders| {
+        let mut stage = Stage::new(9_400, &[]);
+        lacking(&mut stage, &device, folders);
+        let planned = come(&mut stage, PACKS);
+        assert_eq!(stage.flying.len(), SMALL_FLYING_MAX, "each place that became free was taken");
+        let of = |no| stage.flying.iter().filter(|flight| flight.2 == no).count();
+        let shares: BTreeSet<usize> = stage.flying.iter().map(|flight| of(flight.2)).collect();
+        assert!(shares.last() <= Some(&(SMALL_FLYING_MAX / folders as usize + 2)), "{shares:?}");
+        planned
+    });
+    let most = 3 * PACKS as u64;
+    assert!(planned.iter().all(|planned| *planned <= most), "{planned:?} for {PACKS} packs");
+}
+
+#[test]
+fn pack_that_a_reader_waits_for_comes_before_those_of_folders_in_line() {
+    let device = key(1);
+    let mut stage = Stage::new(9_410, &[]);
+    let peers = lacking(&mut stage, &device, 20);
+    // The last of the folders, which is not the first in line.
+    let (no, last) = (stage.no, peers.last().expect("some").conn);
+    let flying: BTreeSet<PackId> = stage.flying.iter().map(|flight| flight.3).collect();
+    let missing = stage.store.packs_missing(no, None, 1000).expect("reads");
+    let wanted = missing.iter().rfind(|pack| !flying.contains(&pack.id)).expect("more than may fly").id;
+    stage.store.want(no, wanted);
+    stage.input(Input::Changed { no });
+    assert!(stage.flying.iter().all(|flight| flight.3 != wanted), "there is no room");
+    come(&mut stage, 1);
+    let newest = stage.flying.back().expect("the place was taken");
+    assert_eq!((newest.0, newest.3), (last, wanted));
+}
+
 #[test]
 fn person_on_many_connections_has_the_turns_of_one() {
     let (greedy, other) = (key(1), key(2));

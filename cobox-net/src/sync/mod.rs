@@ -213,6 +213,9 @@ pub struct Engine {
     later: BTreeSet<FolderNo>,
     /// Folders of which only the fetches are to be looked at.
     to_plan: BTreeSet<FolderNo>,
+    /// Folders that have packs in flight, and those that wait for a place.
+    fetching: BTreeSet<FolderNo>,
+    lines: turns::Lines,
     knocks: knocks::Knocks,
     work: Work,
     asks: Vec<asks::Pending>,
@@ -247,6 +250,8 @@ impl Engine {
             pressing: BTreeSet::new(),
             later: BTreeSet::new(),
             to_plan: BTreeSet::new(),
+            fetching: BTreeSet::new(),
+            lines: turns::Lines::default(),
             knocks: knocks::Knocks::default(),
             work: Work::default(),
             asks: Vec::new(),
@@ -456,7 +461,10 @@ impl Engine {
             self.send(conn, Frame::Close { session: id });
             self.drop_session(conn, id);
         }
+        self.leave_line(no);
         self.folders.remove(&no);
+        self.fetching.remove(&no);
+        self.next_turn();
         self.dialer.set(no, &[]);
         self.dirty.remove(&no);
         self.later.remove(&no);

@@ -23,9 +23,9 @@ use crate::wire::{Frame, HAVE_MAX, SessionId};
 pub const SMALL_BYTES_MAX: u64 = 256 * 1024;
 /// Large packs in flight in the whole node: two that are being stored, one that arrives, one that is asked
 /// for. Each has a receiver that buffers up to 8 MiB. As many again may be with peers that are late.
-pub const LARGE_FLYING_MAX: usize = 4;
+const LARGE_FLYING_MAX: usize = 4;
 /// Small packs in flight in the whole node; their bytes are bounded by the transfer's credit too.
-pub const SMALL_FLYING_MAX: usize = 128;
+pub(super) const SMALL_FLYING_MAX: usize = 128;
 /// Missing packs read from the store at once.
 const PAGE: usize = 256;
 /// How long nothing is fetched from a peer that sent wrong bytes.
@@ -62,8 +62,8 @@ impl Wish {
 impl Engine {
     /// Asks for what is missing, and goes through so many pages of it where nothing of them can be asked for.
     pub(super) fn plan(&mut self, no: FolderNo, rounds: u32, now: Instant) -> Result<()> {
-        let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
-        let mut waited = folder.plan.waiting.take();
+        let mut waited = self.leave_line(no);
+        let Some(folder) = self.folders.get(&no) else { return Ok(()) };
         if folder.full_until.is_some_and(|until| now < until) {
             return Ok(());
         }
@@ -99,13 +99,17 @@ impl Engine {
             loop {
                 let Some(folder) = self.folders.get_mut(&no) else { return Ok(()) };
                 let Some(pack) = folder.plan.queue.front().copied() else { break };
-                if !self.takes_turn(no, pack, waited.take(), now) {
+                // What nobody may be asked for takes no turn.
+                let whom = self.whom(no, pack, Wish::OfTheScan, now);
+                if whom.is_some() && !self.takes_turn(no, pack, waited.take(), now) {
                     return Ok(());
                 }
                 if let Some(folder) = self.folders.get_mut(&no) {
                     folder.plan.queue.pop_front();
                 }
-                self.fetch(no, pack, Wish::OfTheScan, now);
+                if let Some(whom) = whom {
+                    self.fetch(no, pack, whom);
+                }
             }
         }
         Ok(())
@@ -126,8 +130,13 @@ impl Engine {
             self.let_go_if_late(no, id, now);
             match self.store.pack_status(no, id)? {
                 PackStatus::Missing(pack) | PackStatus::Partial(pack, _) if self.room_for(pack) => {
-                    self.fetch(no, pack, Wish::OfAReader, now);
+                    if let Some(whom) = self.whom(no, pack, Wish::OfAReader, now) {
+                        self.fetch(no, pack, whom);
+                    }
                     self.give_up_in_vain(no, id, now);
+                }
+                PackStatus::Missing(pack) | PackStatus::Partial(pack, _) if !self.flies(no, id) => {
+                    self.reader_waits(no, pack);
                 }
                 _ => {}
             }
@@ -135,10 +144,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether a pack was asked for, and has neither come nor failed yet.
+    fn flies(&self, no: FolderNo, pack: PackId) -> bool {
+        self.folders.get(&no).is_some_and(|folder| folder.plan.flying.contains_key(&pack))
+    }
+
     /// Ends a reader's wait for a pack that no peer may still send.
     fn give_up_in_vain(&self, no: FolderNo, pack: PackId, now: Instant) {
         let Some(folder) = self.folders.get(&no) else { return };
-        if folder.plan.flying.contains_key(&pack) {
+        if self.flies(no, pack) {
             return;
         }
         let may_send = |(conn, id): &(Conn, SessionId)| {
@@ -195,7 +209,8 @@ impl Engine {
 
     /// Says it again: a fetch that had not begun yet did not hear that it is to end.
     pub(super) fn let_go_again(&mut self) {
-        let flights = self.folders.values().flat_map(|folder| &folder.plan.flying);
+        let fetching = self.fetching.iter().filter_map(|no| self.folders.get(no));
+        let flights = fetching.flat_map(|folder| &folder.plan.flying);
         self.out.extend(flights.filter(|(_, flight)| flight.let_go).map(|(pack, flight)| Output::LetGo {
             conn: flight.conn,
             session: flight.session,
@@ -205,14 +220,19 @@ impl Engine {
 
     /// Gives the places of fetches free whose connection has gone: nothing holds these up any more.
     pub(super) fn forget_flights(&mut self, conn: Conn) {
-        for (no, folder) in &mut self.folders {
+        for no in self.fetching.clone() {
+            let Some(folder) = self.folders.get_mut(&no) else { continue };
             let before = folder.plan.flying.len();
             folder.plan.flying.retain(|_, flight| flight.conn != conn);
             if folder.plan.flying.len() < before {
                 folder.plan.rescan = true;
-                self.to_plan.insert(*no);
+                self.to_plan.insert(no);
+            }
+            if folder.plan.flying.is_empty() {
+                self.fetching.remove(&no);
             }
         }
+        self.next_turn();
     }
 
     pub(super) fn is_late(&self, conn: Conn) -> bool {
@@ -236,11 +256,20 @@ impl Engine {
         self.room_among(pack, false)
     }
 
+    /// Whether there is a free place for a pack of a kind.
+    pub(super) fn has_room(&self, large: bool) -> bool {
+        self.room_of_kind(large, false)
+    }
+
+    fn room_among(&self, pack: PackRef, late: bool) -> bool {
+        self.room_of_kind(is_large(pack.size), late)
+    }
+
     /// Whether another such pack may fly, with peers that are late or with the others. Peers may become late one after
     /// the other, so that both together are bounded, too.
-    fn room_among(&self, pack: PackRef, late: bool) -> bool {
-        let large = is_large(pack.size);
-        let flights = self.folders.values().flat_map(|folder| folder.plan.flying.values());
+    fn room_of_kind(&self, large: bool, late: bool) -> bool {
+        let fetching = self.fetching.iter().filter_map(|no| self.folders.get(no));
+        let flights = fetching.flat_map(|folder| folder.plan.flying.values());
         let (mut all, mut among) = (0, 0);
         for flight in flights.filter(|flight| is_large(flight.size) == large) {
             all += 1;
@@ -264,22 +293,24 @@ impl Engine {
         may_have.min().map(|(_, _, conn, id)| (conn, id))
     }
 
-    /// Asks the best peer that may have the pack.
-    fn fetch(&mut self, no: FolderNo, pack: PackRef, wish: Wish, now: Instant) {
-        let Some(folder) = self.folders.get(&no) else { return };
-        if folder.plan.flying.contains_key(&pack.id) {
-            return;
+    /// Whom to ask for a pack: the best peer that may have it. Nobody where it is on its way, or where that peer is late and
+    /// there is no room among such.
+    fn whom(&self, no: FolderNo, pack: PackRef, wish: Wish, now: Instant) -> Option<(Conn, SessionId)> {
+        if self.flies(no, pack.id) {
+            return None;
         }
-        let Some((conn, id)) = self.best(no, pack.id, wish, now) else { return };
-        if self.is_late(conn) && !self.room_among(pack, true) {
-            return;
-        }
+        let (conn, id) = self.best(no, pack.id, wish, now)?;
+        (!self.is_late(conn) || self.room_among(pack, true)).then_some((conn, id))
+    }
+
+    fn fetch(&mut self, no: FolderNo, pack: PackRef, (conn, id): (Conn, SessionId)) {
         if let Some(session) = self.session(conn, id) {
             session.fetching += 1;
         }
         if let Some(folder) = self.folders.get_mut(&no) {
             let flight = Flight { conn, session: id, size: pack.size, let_go: false };
             folder.plan.flying.insert(pack.id, flight);
+            self.fetching.insert(no);
         }
         self.out.push(Output::Fetch { conn, session: id, no, pack });
     }
@@ -303,6 +334,9 @@ impl Engine {
         };
         if let Some(folder) = self.folders.get_mut(&no) {
             folder.plan.flying.remove(&pack);
+            if folder.plan.flying.is_empty() {
+                self.fetching.remove(&no);
+            }
             // Of one that was not there, what is lacking is the same.
             folder.surveyed &= how == Fetched::NotHere;
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use cobox_store::id::FolderNo;
 
+use super::state::Folder;
 use super::{Engine, Fetched, Input, TICK};
 
 /// Times that a folder is settled at once, one after the other: a file that was written is three or four frames of a
@@ -22,13 +23,15 @@ const HERE_EVERY: Duration = Duration::from_millis(5);
 /// Pages of missing packs that are gone through when a folder is settled,
 const ROUNDS_SETTLED: u32 = 8;
 /// and when only its fetches are looked at: what was begun of one, and the next.
-const ROUNDS_LOOKED: u32 = 2;
+pub(super) const ROUNDS_LOOKED: u32 = 2;
 
 /// What an engine did that costs it most, counted since it began: for tests, which count and do not measure time.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Work {
     /// Times that a folder was settled.
     pub settled: u64,
+    /// Times that it was looked what a folder fetches next.
+    pub planned: u64,
     /// Names of folders that were made to find the one that a peer opens.
     pub names: u64,
     /// Missing packs that were read from the store to find one to be fetched.
@@ -82,6 +85,13 @@ impl Haste {
     }
 }
 
+impl Folder {
+    /// Whether its fetches are looked at now.
+    pub fn may_look(&mut self, cause: Cause, now: Instant) -> bool {
+        cause == Cause::Bounded || self.by_fetches.take(HERE_EVERY, now)
+    }
+}
+
 impl Engine {
     /// What the engine did since it began.
     #[must_use]
@@ -112,13 +122,13 @@ impl Engine {
         }
         for no in std::mem::take(&mut self.to_plan) {
             let Some(folder) = self.folders.get_mut(&no) else { continue };
-            let has_turn = cause == Cause::Bounded || folder.by_fetches.take(HERE_EVERY, now);
-            if has_turn || pressing.contains(&no) {
+            if folder.may_look(cause, now) || pressing.contains(&no) {
                 self.plan_or_warn(no, ROUNDS_LOOKED, now);
             } else {
                 self.later.insert(no);
             }
         }
+        self.give_turns(cause, now);
     }
 
     /// Brings everybody up to date on a folder that changed.
@@ -138,7 +148,8 @@ impl Engine {
         self.plan_or_warn(no, ROUNDS_SETTLED, now);
     }
 
-    fn plan_or_warn(&mut self, no: FolderNo, rounds: u32, now: Instant) {
+    pub(super) fn plan_or_warn(&mut self, no: FolderNo, rounds: u32, now: Instant) {
+        self.work.planned += 1;
         if let Err(error) = self.plan(no, rounds, now) {
             tracing::warn!(no = no.0, %error, "missing packs cannot be listed");
         }
