@@ -179,7 +179,7 @@ impl AgreementView {
         let line = |text: &str| if text.is_empty() { "not stated".to_owned() } else { text.to_owned() };
         let until = match self.until_ms {
             0 => "without an end".to_owned(),
-            ms => format!("until {}", shown::time(ms)),
+            ms => shown::time(ms),
         };
         let mut text = format!(
             "AGREEMENT ON KEEPING A FOLDER ({})\n\n\
@@ -225,63 +225,12 @@ impl AgreementView {
     }
 }
 
-/// How full something is.
-#[must_use]
-pub fn percent(used: u64, quota: u64) -> u64 {
-    let full = u128::from(used) * 100 / u128::from(quota.max(1));
-    u64::try_from(full).unwrap_or(u64::MAX)
-}
-
-/// Where nothing was agreed, an end is told of so long before.
-const NOTICE_MS_DEFAULT: u64 = 30 * 24 * 60 * 60 * 1000;
-
-/// What both sides are warned of: 80 and 95 % of the quota, and an end that comes, from the span of notice
-/// before it on.
-#[must_use]
-pub fn warnings(
-    used: u64,
-    quota_bytes: u64,
-    ends_ms: u64,
-    notice_ms: Option<u64>,
-    now_ms: u64,
-) -> Vec<String> {
-    let mut said = Vec::new();
-    let percent = percent(used, quota_bytes);
-    if percent >= 80 {
-        let (used, quota) = (shown::bytes(used), shown::bytes(quota_bytes));
-        let more = if percent >= 95 { "; what does not fit is refused" } else { "" };
-        said.push(format!("{percent} % of the quota are used: {used} of {quota}{more}"));
-    }
-    let notice_ms = notice_ms.unwrap_or(NOTICE_MS_DEFAULT);
-    if ends_ms != 0 && now_ms >= ends_ms {
-        said.push(format!("it ended {}", shown::time(ends_ms)));
-    } else if ends_ms != 0 && now_ms.saturating_add(notice_ms) >= ends_ms {
-        said.push(format!("it ends {}", shown::time(ends_ms)));
-    }
-    said
-}
-
 #[cfg(test)]
 mod tests {
     use cobox_store::format::receipt::peer_id_of;
     use cobox_store::id::FolderId;
 
     use super::*;
-
-    #[test]
-    fn both_sides_are_warned_at_80_and_95_percent_and_before_the_end() {
-        let day = 24 * 3_600_000;
-        let said = |used, ends_ms, notice| warnings(used, 1000, ends_ms, notice, 100 * day);
-        assert!(said(799, 0, None).is_empty());
-        assert!(said(800, 0, None)[0].starts_with("80 %"));
-        assert!(!said(949, 0, None)[0].contains("refused"));
-        assert!(said(950, 0, None)[0].contains("refused"));
-        assert!(said(0, 131 * day, None).is_empty());
-        assert!(said(0, 130 * day, None)[0].starts_with("it ends"));
-        assert!(said(0, 130 * day, Some(5 * day)).is_empty());
-        assert!(said(0, 100 * day, Some(0))[0].starts_with("it ended"));
-        assert_eq!(percent(u64::MAX, 1), u64::MAX);
-    }
 
     #[test]
     fn document_has_every_term_and_the_hash_of_what_is_signed() {
@@ -315,5 +264,9 @@ mod tests {
         ] {
             assert!(text.contains(word), "{word} is not in {text}");
         }
+        let ends = Terms { until_ms: 1_796_860_800_000, ..terms };
+        let text = AgreementView::of(&ends, Stage::Proposed).document();
+        let line = text.lines().find(|line| line.contains("Until")).expect("a line");
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>()[..2], ["Until", "2026-12-10"]);
     }
 }

@@ -15,6 +15,7 @@ pub mod heaps;
 pub mod http;
 mod link;
 mod muxer;
+pub mod nearing;
 pub mod node;
 mod offers;
 mod orders;

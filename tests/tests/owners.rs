@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use cobox_tests::load::Rng;
@@ -222,7 +223,17 @@ fn agreement_is_one_text_that_both_sides_signed_and_the_machines_enforce() {
     let seeders = json(&scene.ann.ctl(&["seeder", "list", "club", "--json"]).ok());
     assert_eq!(seeders["seeders"][0]["organisation"], "Kollektiv", "{seeders}");
 
-    // 80 and 95 % are told on both sides, and the quota is hard.
+    limits_are_told_and_hold(&scene);
+    end_by_notice(&scene);
+}
+
+fn limits_are_told_and_hold(scene: &Scene) {
+    // 80 and 95 % are told on both sides, to the member once each also by the alarm's program, and the quota is hard.
+    let (hook, told) = (scene.dir.path().join("hook"), scene.dir.path().join("told"));
+    fs::write(&hook, format!("#!/bin/sh\nexec cat >>{}\n", told.display())).expect("writes");
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o700)).expect("sets the mode");
+    scene.ann.ctl(&["alarm", "set", "--run", hook.to_str().expect("text")]).ok();
+    let notices = || fs::read_to_string(&told).unwrap_or_default().matches("\"what\":\"quota\"").count();
     scene.ann.mount("club");
     let mut rng = Rng::new(3);
     let mut fill = |name: &str, bytes: usize, word: &str| {
@@ -239,7 +250,9 @@ fn agreement_is_one_text_that_both_sides_signed_and_the_machines_enforce() {
         });
     };
     fill("a", 860_000, "of the quota are used");
+    until("80 % are told", || notices() == 1);
     fill("b", 130_000, "does not fit is refused");
+    until("95 % are told", || notices() == 2);
     scene.ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
     fs::write(scene.ann.mount.join("c"), Rng::new(4).bytes(400_000)).expect("writes");
     until("more than was agreed is not taken", || {
@@ -250,7 +263,7 @@ fn agreement_is_one_text_that_both_sides_signed_and_the_machines_enforce() {
     let theirs = json(&scene.seeder.run(&["status", "--json"]).ok());
     let used = |name: &str| theirs["folders"][0][name].as_u64().expect("a number");
     assert!(used("pack_bytes") + used("entry_bytes") <= 1 << 20, "{theirs}");
-    end_by_notice(&scene);
+    assert_eq!(notices(), 2);
 }
 
 fn end_by_notice(scene: &Scene) {

@@ -4,7 +4,8 @@
 //! device puts it there: by itself where it is exactly what was proposed, else when a person says so.
 
 use cobox_net::PeerId;
-use cobox_net::agreement::{AgreementView, Stage, warnings};
+use cobox_net::agreement::{AgreementView, Stage};
+use cobox_net::nearing::Limited;
 use cobox_store::blind::contracts::{Agreed, SeedState};
 use cobox_store::format::access::Role;
 use cobox_store::format::agreement::{Paper, SignedTerms, Terms};
@@ -380,23 +381,31 @@ fn read_paper(state: &FolderState, peer_id: PeerId, paper: Paper) -> Outcome<()>
     }
 }
 
-/// What people must know about a folder's seeders: quotas that are nearly used, ends that come.
-pub(crate) fn alarms(state: &FolderState) -> Outcome<Vec<Alarm>> {
+/// What to do about a quota that is nearly used, or an end that comes.
+pub(crate) const LIMIT_ADVICE: &str = "Agree on more with `cobox-ctl agreement propose` (or `seeder add` with a larger --quota and a later --until), or \
+     add another seeder and wait until it holds everything.";
+
+/// How near each seeder's grant is to its limits.
+pub(crate) fn limited(state: &FolderState) -> Outcome<Vec<(PeerId, Limited)>> {
     let access = state.folder.store().access(state.no())?;
     let usage = state.folder.store().usage(state.no())?;
     let used = usage.pack_bytes.saturating_add(usage.entry_bytes);
-    let mut found = Vec::new();
-    for (peer_id, grant) in grants(state)? {
+    let near = grants(state)?.into_iter().map(|(peer_id, grant)| {
         let agreed = access.agreement(&grant.peer_id);
-        let (quota, ends_ms) = limits(&grant, agreed);
+        let (quota_bytes, ends_ms) = limits(&grant, agreed);
         let notice_ms = agreed.map(|agreed| agreed.signed.terms.notice_ms);
-        for said in warnings(used, quota, ends_ms, notice_ms, now_ms()) {
-            found.push(Alarm {
-                what: format!("With the seeder {peer_id}: {said}."),
-                advice: "Agree on more with `cobox-ctl agreement propose` (or `seeder add` with a larger --quota and a later --until), or \
-                         add another seeder and wait until it holds everything."
-                    .to_owned(),
-            });
+        (peer_id, Limited { used, quota_bytes, ends_ms, notice_ms })
+    });
+    Ok(near.collect())
+}
+
+/// What people must know about a folder's seeders: quotas that are nearly used, ends that come.
+pub(crate) fn alarms(state: &FolderState) -> Outcome<Vec<Alarm>> {
+    let mut found = Vec::new();
+    for (peer_id, limited) in limited(state)? {
+        for said in limited.warnings(now_ms()) {
+            let what = format!("With the seeder {peer_id}: {said}.");
+            found.push(Alarm { what, advice: LIMIT_ADVICE.to_owned() });
         }
     }
     Ok(found)

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use cobox_net::nearing::{Limited, News, Told};
 use serde::{Deserialize, Serialize};
 
+use super::agreements::{LIMIT_ADVICE, limited};
 use super::folder::FolderState;
 use super::policy::Policy;
 use crate::exit::Outcome;
@@ -38,6 +40,10 @@ pub(crate) enum What {
     Silent,
     /// It is heard of again.
     Heard,
+    /// 80 or 95 % of what a seeder may store are used.
+    Quota,
+    /// A grant or an agreement comes to its end, or has.
+    Ends,
 }
 
 /// Something to tell.
@@ -59,9 +65,12 @@ pub(crate) struct Notice {
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Watch {
     /// What was told last of the copies; nothing is like green.
-    told: Option<Told>,
+    told: Option<ToldCopies>,
     /// By peer id.
     seeders: BTreeMap<String, Heard>,
+    /// What was told of each grant's quota and end.
+    #[serde(default)]
+    limits: BTreeMap<String, Told>,
     #[serde(skip)]
     awake: Option<Awake>,
     /// The light that is worse than what was told, and since when.
@@ -70,7 +79,7 @@ pub(crate) struct Watch {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Told {
+struct ToldCopies {
     light: Light,
     since_ms: u64,
     text: String,
@@ -146,6 +155,31 @@ impl Watch {
         notices
     }
 
+    /// Says what is new of the seeders' quotas and of their ends: each level and each end once.
+    pub fn look_at_limits(
+        &mut self,
+        folder: &FolderReport,
+        grants: &[(String, Limited)],
+        now_ms: u64,
+    ) -> Vec<Notice> {
+        self.limits.retain(|known, _| grants.iter().any(|(peer_id, _)| peer_id == known));
+        let mut notices = Vec::new();
+        for (peer_id, limited) in grants {
+            let told = self.limits.entry(peer_id.clone()).or_default();
+            for news in told.look(limited, now_ms) {
+                let (what, said) = match news {
+                    News::Level(_) => (What::Quota, limited.quota_text()),
+                    News::End(_) => (What::Ends, limited.end_text(now_ms)),
+                };
+                let said = said.unwrap_or_default();
+                let text = format!("{}: with the seeder {peer_id}: {said}. {LIMIT_ADVICE}", folder.name);
+                let (folder, folder_id) = (folder.name.clone(), folder.id.clone());
+                notices.push(Notice { time_ms: now_ms, folder, folder_id, what, text });
+            }
+        }
+        notices
+    }
+
     fn look_at_copies(
         &mut self,
         folder: &FolderReport,
@@ -178,7 +212,7 @@ impl Watch {
         }
         self.worse = None;
         let text = copies_text(folder);
-        self.told = Some(Told { light: health.light, since_ms, text: text.clone() });
+        self.told = Some(ToldCopies { light: health.light, since_ms, text: text.clone() });
         Some((if health.light == Light::Red { What::Red } else { What::Amber }, text))
     }
 
@@ -256,11 +290,15 @@ impl FolderState {
     /// Looks at the folder's copies; what is new is remembered before it is told, so that it is told once.
     pub fn look(&self, report: &FolderReport, after_ms: u64, now_ms: u64) -> Outcome<Vec<Notice>> {
         let policy = self.policy();
+        let grants: Vec<_> =
+            limited(self)?.into_iter().map(|(peer, near)| (peer.to_string(), near)).collect();
         let (notices, watch) = {
             let mut watch = self.watch.lock();
-            let before = (watch.told.clone(), watch.seeders.clone());
-            let notices = watch.look(report, &policy, after_ms, now_ms);
-            let same = before == (watch.told.clone(), watch.seeders.clone());
+            let kept = |watch: &Watch| (watch.told.clone(), watch.seeders.clone(), watch.limits.clone());
+            let before = kept(&watch);
+            let mut notices = watch.look(report, &policy, after_ms, now_ms);
+            notices.extend(watch.look_at_limits(report, &grants, now_ms));
+            let same = before == kept(&watch);
             (notices, (!same).then(|| watch.clone()))
         };
         if let Some(watch) = watch
@@ -384,6 +422,28 @@ mod tests {
         // One that stays away is told.
         let told = looks(&mut watch, &folder(Holding::Expired, "offline"), woken + 60 * DAY, 60);
         assert_eq!(told, [What::Red, What::Silent]);
+    }
+
+    #[test]
+    fn quota_and_end_are_told_once_per_level_also_after_a_restart() {
+        let mut watch = Watch::default();
+        let report = folder(Holding::Proved, "connected");
+        let look = |watch: &mut Watch, used, ends_ms, now_ms| -> Vec<What> {
+            let near = Limited { used, quota_bytes: 1000, ends_ms, notice_ms: Some(5 * DAY) };
+            let told = watch.look_at_limits(&report, &[("12D3".to_owned(), near)], now_ms);
+            assert!(told.iter().all(|notice| notice.text.starts_with("photos: with the seeder 12D3: ")));
+            told.into_iter().map(|notice| notice.what).collect()
+        };
+        let end = START + 10 * DAY;
+        assert!(look(&mut watch, 700, end, START).is_empty());
+        assert_eq!(look(&mut watch, 800, end, START), [What::Quota]);
+        assert!(look(&mut watch, 810, end, START).is_empty());
+        assert_eq!(look(&mut watch, 950, end, START + 5 * DAY), [What::Quota, What::Ends]);
+        let text = serde_json::to_string(&watch).expect("JSON");
+        let mut again: Watch = serde_json::from_str(&text).expect("JSON");
+        assert!(look(&mut again, 960, end, START + 6 * DAY).is_empty());
+        assert_eq!(look(&mut again, 960, end, end), [What::Ends]);
+        assert!(look(&mut again, 960, end, end + DAY).is_empty());
     }
 
     #[test]

@@ -67,6 +67,8 @@ impl Daemon {
             What::Red => tracing::error!(folder, "fewer copies than there should be"),
             What::Amber => tracing::warn!(folder, "not all copies are proved in time"),
             What::Silent => tracing::warn!(folder, "a seeder is silent"),
+            What::Quota => tracing::warn!(folder, "what a seeder may store is nearly used"),
+            What::Ends => tracing::warn!(folder, "a seeder's grant or agreement ends"),
             What::Green | What::Heard => tracing::info!(folder, what = ?notice.what, "copies are well again"),
         }
         for problem in self.deliver(settings, notice) {

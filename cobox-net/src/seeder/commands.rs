@@ -22,8 +22,9 @@ use super::orders::{Orders, RefusalView};
 use super::owner::{Console, claim_text, console_secret};
 use super::report::{AdminView, CodeView, CommandView};
 use super::{Exit, Failure, STOP_LOOK};
-use crate::agreement::{AgreementView, percent};
+use crate::agreement::AgreementView;
 use crate::driver::now_ms;
+use crate::nearing::percent;
 use crate::node::Node;
 
 /// A request is a verb and an id.

@@ -16,8 +16,9 @@ use super::holding::Holding;
 use super::leaving::{Leaving, Why};
 use super::limits::Limits;
 use super::{Exit, Failure};
-use crate::agreement::{AgreementView, Stage, warnings};
+use crate::agreement::{AgreementView, Stage};
 use crate::driver::now_ms;
+use crate::nearing::{Limited, percent};
 
 /// Settings of a folder: a paper each, or the hash of terms.
 const SIGNED: &str = "seeder-signed";
@@ -266,7 +267,7 @@ impl Holding {
             self.leave(no, Why::Ended)?;
         }
         let used = usage.pack_bytes.saturating_add(usage.entry_bytes);
-        let percent = crate::agreement::percent(used, usage.quota_bytes.unwrap_or(0));
+        let percent = percent(used, usage.quota_bytes.unwrap_or(0));
         let level = [95, 80].into_iter().find(|level| percent >= *level).unwrap_or(0);
         let before = self.warned.lock().insert(no, level).unwrap_or(0);
         if level > before {
@@ -281,7 +282,7 @@ impl Holding {
         let used = usage.pack_bytes.saturating_add(usage.entry_bytes);
         let notice_ms = self.binding(no)?.map(|view| view.notice_ms);
         let (quota, until_ms) = (usage.quota_bytes.unwrap_or(0), usage.until_ms.unwrap_or(0));
-        Ok(warnings(used, quota, until_ms, notice_ms, now_ms()))
+        Ok(Limited { used, quota_bytes: quota, ends_ms: until_ms, notice_ms }.warnings(now_ms()))
     }
 }
 
