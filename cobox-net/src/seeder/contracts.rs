@@ -38,6 +38,7 @@ impl Holding {
 
     /// Signs terms; durable on return. Devices of the folder are told from then on.
     pub(super) fn sign(&self, no: FolderNo, terms: &Terms) -> Result<()> {
+        let _signing = self.signing.lock();
         if self.signed(no)?.is_some_and(|signed| signed.terms == *terms) {
             return Ok(());
         }

@@ -51,6 +51,8 @@ pub struct Holding {
     pub(super) node: Mutex<Option<Node>>,
     /// How full each folder was when its owner was warned last, in percent.
     pub(super) warned: Mutex<HashMap<FolderNo, u64>>,
+    /// Held while terms are signed: several threads see the same proposal, and one of them signs it.
+    pub(super) signing: Mutex<()>,
     /// Held while a pause begins or ends, and while a folder is given to the node: no folder takes part in a pause.
     turning: Mutex<()>,
     /// Why the grants of codes wait for the owner, by code.
@@ -137,8 +139,8 @@ impl Holding {
         let pending = Pending::open(data)?;
         let opened = Mutex::default();
         let (node, warned) = (Mutex::new(None), Mutex::default());
-        let (turning, unseen) = (Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { store, identity, accept, pending, opened, node, warned, turning, unseen }))
+        let (turning, unseen, signing) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { store, identity, accept, pending, opened, node, warned, signing, turning, unseen }))
     }
 
     /// Gives every folder to the node, and keeps giving what changes.
