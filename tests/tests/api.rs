@@ -383,7 +383,9 @@ fn every_route_of_the_seeder_answers_as_its_document_says() {
     .expect("JSON");
     assert_eq!(printed, api.document);
     let mut events = listen(&api);
-    device.ctl(&["seeder", "add", NAME, &seeder.address(), "--quota", "1G"]).ok();
+    let soon = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970") + Duration::from_secs(3 * 86_400);
+    let soon = cobox_net::shown::time(soon.as_millis().try_into().expect("milliseconds"));
+    device.ctl(&["seeder", "add", NAME, &seeder.address(), "--quota", "1G", "--until", &soon[..10]]).ok();
     let id = wait_event(&api, &mut events, "grant-waits")["now"].as_str().expect("an id").to_owned();
     assert_eq!(api.get("/v1/pending")["grants"][0]["id"], id.as_str());
     let decide =
@@ -405,12 +407,16 @@ fn every_route_of_the_seeder_answers_as_its_document_says() {
     let metrics = api.call("get", "/metrics", "/metrics", None).body;
     for wanted in [
         format!("cobox_grant_quota_bytes{{folder=\"{}\"}} {}\n", &folder[..8], 1u64 << 30),
+        format!("cobox_grant_until_seconds{{folder=\"{}\"}} 1", &folder[..8]),
+        format!("cobox_grant_heard_age_seconds{{folder=\"{}\"}} ", &folder[..8]),
         "cobox_refusals_total{what=\"quota\"} 0\n".to_owned(),
         "cobox_connections 1\n".to_owned(),
     ] {
         assert!(metrics.contains(&wanted), "{wanted}: {metrics}");
     }
     assert!(!metrics.contains(NAME));
+    let warned = wait_event(&api, &mut events, "grant-warning");
+    assert_eq!((&warned["now"], &warned["folder"]), (&"ends".into(), &folder.into()), "{warned}");
     callers_mistakes(&api, "zz");
     api.assert_all_were_tried();
 }

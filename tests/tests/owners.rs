@@ -264,6 +264,10 @@ fn limits_are_told_and_hold(scene: &Scene) {
     let used = |name: &str| theirs["folders"][0][name].as_u64().expect("a number");
     assert!(used("pack_bytes") + used("entry_bytes") <= 1 << 20, "{theirs}");
     assert_eq!(notices(), 2);
+    let report = json(&scene.seeder.run(&["report", "--json"]).ok());
+    let note = &report["folders"][0];
+    assert!(note["heard_ms"].as_u64().is_some(), "{report}");
+    assert!(note["warnings"][0].as_str().is_some_and(|said| said.contains("of the quota")), "{report}");
 }
 
 fn end_by_notice(scene: &Scene) {

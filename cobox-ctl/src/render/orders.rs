@@ -56,10 +56,15 @@ pub fn answer(report: &ManageReport) -> Option<String> {
         Answer::Already { folder } => line!(text, "It holds {} already.", called(report, &folder)),
         Answer::Admins { admins, codes } => people(&mut text, &admins, &codes),
         Answer::Agreements { agreements } => agreed(&mut text, report, &agreements),
-        Answer::Report { paused, waiting: grants, agreements, commands, refused } => {
+        Answer::Report { paused, waiting: grants, agreements, commands, refused, folders } => {
             line!(text, "{}", if paused { "It is paused." } else { "It is not paused." });
             waiting(&mut text, report, &grants);
             agreed(&mut text, report, &agreements);
+            for note in &folders {
+                let (folder, end) = (called(report, &note.folder), end(note.until_ms));
+                line!(text, "  {folder}:{end}, {}", heard(note.heard_ms));
+                note.warnings.iter().for_each(|warning| line!(text, "    {}", plain(warning)));
+            }
             commands.iter().for_each(|command| taken(&mut text, command));
             for refusal in &refused {
                 let who = by(&refusal.name, &refusal.admin);
@@ -91,6 +96,11 @@ fn by(named: &str, key: &str) -> String {
     format!("{} {}", plain(named), plain(key.get(..8).unwrap_or(key))).trim_start().to_owned()
 }
 
+fn heard(heard_ms: Option<u64>) -> String {
+    let said = |heard_ms| format!("a member was last heard of {}", time(heard_ms));
+    heard_ms.map_or_else(|| "no member was heard of yet".to_owned(), said)
+}
+
 fn folder(text: &mut String, report: &ManageReport, folder: &FolderStatus) {
     let quota = folder.quota_bytes.map_or_else(|| "no limit".to_owned(), bytes);
     let used = bytes(folder.pack_bytes.saturating_add(folder.entry_bytes));
@@ -99,6 +109,7 @@ fn folder(text: &mut String, report: &ManageReport, folder: &FolderStatus) {
         line!(text, "    {} not there yet", counted(folder.packs_missing, "pack is", "packs are"));
     }
     line!(text, "    {} connected", counted(folder.peers, "peer is", "peers are"));
+    line!(text, "    {}", heard(folder.heard_ms));
     folder.warnings.iter().for_each(|warning| line!(text, "    {}", plain(warning)));
     if let Some(leaving) = &folder.leaving {
         let why = match leaving.why {
@@ -224,11 +235,14 @@ mod tests {
         let grant = json!({ "id": "ab-1", "folder": "ab".repeat(32), "from": "12D3", "quota_bytes": 1024, "until_ms": 0 });
         let said = answer(&report(json!({
             "answer": "report", "paused": false, "waiting": [grant], "agreements": [], "refused": [],
+            "folders": [{ "folder": "ab".repeat(32), "until_ms": 0, "heard_ms": 0, "warnings": ["it ends soon"] }],
             "commands": [{ "at_ms": 0, "admin": "00112233445566", "name": "ann", "seq": 4, "what": "pause", "outcome": "done" }],
         })));
         let said = said.expect("an answer that is known");
         assert!(said.contains("ab-1  1.0 KiB of photos without an end, asked for by 12D3"), "{said}");
         assert!(said.contains("`cobox-ctl seeder manage box seed ID`"), "{said}");
+        assert!(said.contains("photos: without an end, a member was last heard of 1970"), "{said}");
+        assert!(said.contains("    it ends soon"), "{said}");
         assert!(said.contains("ann 00112233 pause (4): done"), "{said}");
         assert_eq!(answer(&report(json!({ "answer": "said", "text": "It goes on." }))), None);
         assert_eq!(answer(&report(json!("nonsense"))), None);

@@ -29,7 +29,7 @@ const STILL_HERE: Duration = Duration::from_secs(15);
 /// Something that happened.
 #[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
 pub struct News {
-    /// `folder-changed`, `copies-changed`, `peer-up`, `peer-down`, `alarm`, `grant-waits` (a seeder's); or `missed`: this listener was
+    /// `folder-changed`, `copies-changed`, `peer-up`, `peer-down`, `alarm`, `grant-waits` and `grant-warning` (a seeder's); or `missed`: this listener was
     /// too slow, and should read again what it shows.
     pub what: String,
     /// The folder's id in hex, where it is about one.
@@ -38,7 +38,8 @@ pub struct News {
     /// The peer, where it is about one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
-    /// The state now: a folder's light, an alarm's sentence, the id of a grant that waits.
+    /// The state now: a folder's light, an alarm's sentence, the id of a grant that waits, what a grant is warned of
+    /// (`quota-80`, `quota-95`, `ends`, `ended`, `silent`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub now: Option<String>,
 }

@@ -293,6 +293,16 @@ async fn metrics(State(api): Api) -> Result<Exposition, Fault> {
         Some(folder.pack_bytes.saturating_add(folder.entry_bytes))
     });
     each("cobox_grant_quota_bytes", "A folder's quota.", &|folder| folder.quota_bytes);
+    each(
+        "cobox_grant_until_seconds",
+        "When a folder's grant or agreement ends, since 1970; none without an end.",
+        &|folder| (folder.until_ms > 0).then_some(folder.until_ms / 1000),
+    );
+    each(
+        "cobox_grant_heard_age_seconds",
+        "How long ago a member of a folder had a session open; none where nobody ever had.",
+        &|folder| folder.heard_ms.map(|heard_ms| crate::driver::now_ms().saturating_sub(heard_ms) / 1000),
+    );
     each("cobox_grant_packs", "Packs of a folder.", &|folder| Some(folder.packs));
     each("cobox_grant_packs_missing", "Packs of a folder that are not here yet.", &|folder| {
         Some(folder.packs_missing)
@@ -320,10 +330,16 @@ async fn metrics(State(api): Api) -> Result<Exposition, Fault> {
 struct Seen {
     peers: BTreeSet<String>,
     grants: BTreeSet<String>,
+    /// What the owner was warned of, by folder.
+    warnings: BTreeSet<(String, &'static str)>,
 }
 
 fn look(api: &Shared) -> Seen {
+    let holding = &api.holding;
+    let warned = holding.told_words().into_iter();
+    let warned = warned.filter_map(|(no, word)| Some((holding.store.folder_id(no).ok()?.to_hex(), word)));
     Seen {
+        warnings: warned.collect(),
         peers: api.node.connections().into_iter().map(|connection| connection.peer).collect(),
         grants: api.holding.list_pending().iter().map(super::holding::PendingGrant::id).collect(),
     }
@@ -351,6 +367,10 @@ fn follow(shared: &Weak<Shared>, changes: &Changes) {
         }
         for id in now.grants.difference(&before.grants) {
             api.hub.tell(News { now: Some(id.clone()), ..News::of("grant-waits") });
+        }
+        for (folder, word) in now.warnings.difference(&before.warnings) {
+            let (folder, now) = (Some(folder.clone()), Some((*word).to_owned()));
+            api.hub.tell(News { folder, now, ..News::of("grant-warning") });
         }
         *seen = Some(now);
     }

@@ -16,11 +16,12 @@ use cobox_store::format::command::Order;
 use cobox_store::id::{AdminKey, InviteKey};
 use serde::{Deserialize, Serialize};
 
+use super::heard;
 use super::holding::{Holding, Settled};
 use super::leaving::Leaving;
 use super::orders::{Orders, RefusalView};
 use super::owner::{Console, claim_text, console_secret};
-use super::report::{AdminView, CodeView, CommandView};
+use super::report::{AdminView, CodeView, CommandView, FolderNote};
 use super::{Exit, Failure, STOP_LOOK};
 use crate::agreement::AgreementView;
 use crate::driver::now_ms;
@@ -114,8 +115,14 @@ pub struct FolderStatus {
     pub pack_bytes: u64,
     pub entry_bytes: u64,
     pub quota_bytes: Option<u64>,
+    /// When the grant or the agreement ends, ms since 1970; 0 for no end.
+    #[serde(default)]
+    pub until_ms: u64,
     pub packs_missing: u64,
     pub peers: u64,
+    /// When a member's device had a session open, ms since 1970; after a restart known to the hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_ms: Option<u64>,
     /// The folder is to be held no longer; what is here stays for now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaving: Option<Leaving>,
@@ -205,6 +212,9 @@ pub enum Answer {
         agreements: Vec<AgreementView>,
         commands: Vec<CommandView>,
         refused: Vec<RefusalView>,
+        /// One per folder that is held.
+        #[serde(default)]
+        folders: Vec<FolderNote>,
     },
     Said {
         text: String,
@@ -380,10 +390,14 @@ pub(super) fn running_status(holding: &Holding, node: &Node) -> Result<Answer, F
         *paused = holding.is_paused();
         for ((no, _), folder) in holding.store.folders()?.into_iter().zip(folders) {
             folder.warnings = holding.warnings(no)?;
-            folder.peers = node.status(no).map_or(0, |status| {
+            if let Ok(status) = node.status(no) {
+                if heard::is_heard(&status) {
+                    holding.hear(no, now_ms())?;
+                }
                 let open = status.peers.iter().filter(|peer| peer.session == crate::SessionState::Open);
-                open.count() as u64
-            });
+                folder.peers = open.count() as u64;
+            }
+            folder.heard_ms = holding.heard_ms(no)?;
         }
     }
     Ok(answer)
@@ -440,8 +454,10 @@ pub fn status(store: &Store, peer_id: String, listen: Vec<String>) -> Result<Ans
             pack_bytes: usage.pack_bytes,
             entry_bytes: usage.entry_bytes,
             quota_bytes: usage.quota_bytes,
+            until_ms: usage.until_ms.unwrap_or(0),
             packs_missing,
             peers: 0,
+            heard_ms: heard::kept(store, no)?,
             leaving: Leaving::read(store, no)?,
             used_percent: percent(
                 usage.pack_bytes.saturating_add(usage.entry_bytes),

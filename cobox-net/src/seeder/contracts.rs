@@ -12,13 +12,14 @@ use cobox_store::format::{Reader, Writer};
 use cobox_store::id::{FolderId, FolderNo, TermsHash};
 use ed25519_dalek::{Signer as _, SigningKey};
 
+use super::heard::is_heard;
 use super::holding::Holding;
 use super::leaving::{Leaving, Why};
 use super::limits::Limits;
 use super::{Exit, Failure};
 use crate::agreement::{AgreementView, Stage};
 use crate::driver::now_ms;
-use crate::nearing::{Limited, percent};
+use crate::nearing::{Ending, Limited, News};
 
 /// Settings of a folder: a paper each, or the hash of terms.
 const SIGNED: &str = "seeder-signed";
@@ -267,23 +268,53 @@ impl Holding {
         if until_ms != 0 && now_ms() >= until_ms && Leaving::read(&self.store, no)?.is_none() {
             self.leave(no, Why::Ended)?;
         }
-        let used = usage.pack_bytes.saturating_add(usage.entry_bytes);
-        let percent = percent(used, usage.quota_bytes.unwrap_or(0));
-        let level = [95, 80].into_iter().find(|level| percent >= *level).unwrap_or(0);
-        let before = self.warned.lock().insert(no, level).unwrap_or(0);
-        if level > before {
-            tracing::warn!(%folder, percent, used, quota = usage.quota_bytes, "a folder is nearly full");
+        self.look_at_members(no, folder)?;
+        // Who let it go, or took it back, knows that it ended.
+        if Leaving::read(&self.store, no)?.is_some_and(|leaving| leaving.why != Why::Ended) {
+            return Ok(());
+        }
+        let limited = self.limited(no)?;
+        let news = self.watched.lock().entry(no).or_default().limits.look(&limited, now_ms());
+        for news in news {
+            let (used, quota, until_ms) = (limited.used, limited.quota_bytes, limited.ends_ms);
+            match news {
+                News::Level(level) => {
+                    tracing::warn!(%folder, level, used, quota, "a folder is nearly full");
+                }
+                News::End(Ending::Over) => tracing::warn!(%folder, until_ms, "the time of a folder is over"),
+                News::End(_) => tracing::warn!(%folder, until_ms, "the time of a folder comes to its end"),
+            }
         }
         Ok(())
     }
 
+    /// Notes which folders' members are there, and tells of silence.
+    fn look_at_members(&self, no: FolderNo, folder: FolderId) -> Result<()> {
+        let now_ms = now_ms();
+        let status = self.node.lock().clone().and_then(|node| node.status(no).ok());
+        match status.filter(|_| !self.is_paused()) {
+            Some(status) if is_heard(&status) => self.hear(no, now_ms)?,
+            Some(_) => {}
+            None => self.deafen(no, now_ms),
+        }
+        self.look_at_silence(no, folder, now_ms)
+    }
+
+    fn limited(&self, no: FolderNo) -> Result<Limited> {
+        let usage = self.store.usage(no)?;
+        Ok(Limited {
+            used: usage.pack_bytes.saturating_add(usage.entry_bytes),
+            quota_bytes: usage.quota_bytes.unwrap_or(u64::MAX),
+            ends_ms: usage.until_ms.unwrap_or(0),
+            notice_ms: self.binding(no)?.map(|view| view.notice_ms),
+        })
+    }
+
     /// What the owner should know about a folder, in sentences.
     pub(super) fn warnings(&self, no: FolderNo) -> Result<Vec<String>> {
-        let usage = self.store.usage(no)?;
-        let used = usage.pack_bytes.saturating_add(usage.entry_bytes);
-        let notice_ms = self.binding(no)?.map(|view| view.notice_ms);
-        let (quota, until_ms) = (usage.quota_bytes.unwrap_or(0), usage.until_ms.unwrap_or(0));
-        Ok(Limited { used, quota_bytes: quota, ends_ms: until_ms, notice_ms }.warnings(now_ms()))
+        let mut said = self.limited(no)?.warnings(now_ms());
+        said.extend(self.silence_text(no)?);
+        Ok(said)
     }
 }
 
@@ -348,6 +379,23 @@ mod tests {
         // Looking again later does not move it.
         scene.holding.refresh(no);
         assert_eq!(until(), ends_ms);
+    }
+
+    #[test]
+    fn end_of_a_grant_is_told_when_it_nears_and_when_it_came() {
+        let scene = Scene::new(Accept::Any);
+        let words = |until_ms| {
+            let folder = Folder::new(if until_ms > now_ms() { 3 } else { 4 });
+            let folder = folder.grant(&scene, Limits { quota_bytes: 200, until_ms });
+            scene.offer(&folder);
+            let no = scene.learn(&folder);
+            scene.holding.look_at_limits();
+            let told = scene.holding.told_words();
+            let told = told.into_iter().filter(|(told, _)| *told == no).map(|(_, word)| word);
+            told.collect::<Vec<_>>()
+        };
+        assert_eq!(words(now_ms() + HOUR_MS), ["ends"]);
+        assert_eq!(words(now_ms() - 1), ["ended"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use cobox_store::format::agreement::Terms;
 use cobox_store::id::{EpochId, FolderId, FolderNo, InviteKey};
 use parking_lot::Mutex;
 
+use super::heard::Watched;
 use super::identity::Identity;
 use super::leaving::{Leaving, Why};
 use super::limits::{Kept, Limits};
@@ -49,8 +50,8 @@ pub struct Holding {
     /// Swarm secrets of epochs, and that there is none: opening a box costs far more than finding it here.
     opened: Mutex<HashMap<(FolderNo, EpochId), Option<SwarmKey>>>,
     pub(super) node: Mutex<Option<Node>>,
-    /// How full each folder was when its owner was warned last, in percent.
-    pub(super) warned: Mutex<HashMap<FolderNo, u64>>,
+    /// What is remembered of each folder to warn its owner once.
+    pub(super) watched: Mutex<HashMap<FolderNo, Watched>>,
     /// Held while terms are signed: several threads see the same proposal, and one of them signs it.
     pub(super) signing: Mutex<()>,
     /// Held while a pause begins or ends, and while a folder is given to the node: no folder takes part in a pause.
@@ -138,9 +139,20 @@ impl Holding {
     ) -> Result<Arc<Self>, Failure> {
         let pending = Pending::open(data)?;
         let opened = Mutex::default();
-        let (node, warned) = (Mutex::new(None), Mutex::default());
-        let (turning, unseen, signing) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { store, identity, accept, pending, opened, node, warned, signing, turning, unseen }))
+        let (node, watched, signing) = (Mutex::new(None), Mutex::default(), Mutex::default());
+        let (turning, unseen) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self {
+            store,
+            identity,
+            accept,
+            pending,
+            opened,
+            node,
+            watched,
+            signing,
+            turning,
+            unseen,
+        }))
     }
 
     /// Gives every folder to the node, and keeps giving what changes.

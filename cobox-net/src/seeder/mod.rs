@@ -8,6 +8,7 @@ pub mod api;
 pub mod asking;
 pub mod commands;
 mod contracts;
+mod heard;
 pub mod holding;
 pub mod identity;
 pub mod keeping;

@@ -48,6 +48,20 @@ pub struct CommandView {
     pub outcome: String,
 }
 
+/// What the owner should know of a folder that is held.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct FolderNote {
+    pub folder: String,
+    /// When the grant or the agreement ends; 0 for no end.
+    pub until_ms: u64,
+    /// When a member's device had a session open; after a restart known to the hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_ms: Option<u64>,
+    /// In sentences.
+    pub warnings: Vec<String>,
+}
+
 fn rank_word(rank: Option<Rank>) -> &'static str {
     match rank {
         Some(Rank::Owner) => "owner",
@@ -87,7 +101,7 @@ pub fn admins(store: &Store) -> Result<Answer, Failure> {
     })
 }
 
-/// What waits, what was ordered, what was refused, and what was agreed.
+/// What waits, what was ordered, what was refused, what was agreed, and what to know of each folder.
 pub(super) fn report(holding: &Holding, refused: Vec<RefusalView>) -> Result<Answer, Failure> {
     let admins = holding.store.admins()?;
     let name = |taken: &Taken| {
@@ -102,11 +116,21 @@ pub(super) fn report(holding: &Holding, refused: Vec<RefusalView>) -> Result<Ans
         what: taken.word,
         outcome: taken.outcome.word().to_owned(),
     });
+    let mut folders = Vec::new();
+    for (no, folder) in holding.store.folders()? {
+        folders.push(FolderNote {
+            folder: folder.to_hex(),
+            until_ms: holding.store.usage(no)?.until_ms.unwrap_or(0),
+            heard_ms: holding.heard_ms(no)?,
+            warnings: holding.warnings(no)?,
+        });
+    }
     Ok(Answer::Report {
         paused: holding.is_paused(),
         waiting: commands::waiting_grants(holding),
         agreements: holding.agreements()?,
         commands: commands.collect(),
         refused,
+        folders,
     })
 }

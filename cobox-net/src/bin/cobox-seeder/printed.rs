@@ -68,6 +68,7 @@ fn print_folder(folder: &FolderStatus) {
         folder.packs_missing,
         counted(folder.peers, "peer", "peers"),
     ));
+    print_line(&format!("    {}", heard(folder.heard_ms)));
     folder.warnings.iter().for_each(|warning| print_line(&format!("    {warning}")));
     if let Some(leaving) = &folder.leaving {
         let why = match leaving.why {
@@ -94,10 +95,15 @@ fn print_about_owners(answer: &Answer) {
         Answer::Seeking { .. } => print_line("the code is asked for"),
         Answer::Admins { admins, codes } => print_admins(admins, codes),
         Answer::Agreements { agreements } => print_agreements(agreements),
-        Answer::Report { paused, waiting, agreements, commands, refused } => {
+        Answer::Report { paused, waiting, agreements, commands, refused, folders } => {
             print_line(if *paused { "paused" } else { "not paused" });
             print_line(&counted(waiting.len() as u64, "grant waits", "grants wait"));
             print_agreements(agreements);
+            for note in folders {
+                let folder = note.folder.get(..8).unwrap_or(&note.folder);
+                print_line(&format!("folder {folder}:{}, {}", end(note.until_ms), heard(note.heard_ms)));
+                note.warnings.iter().for_each(|warning| print_line(&format!("    {warning}")));
+            }
             for taken in commands {
                 let (at, by) = (time(taken.at_ms), by(&taken.name, &taken.admin));
                 print_line(&format!("{at}  {by} {} ({}): {}", taken.what, taken.seq, taken.outcome));
@@ -110,6 +116,14 @@ fn print_about_owners(answer: &Answer) {
         Answer::Said { text } | Answer::Failed { text, .. } => print_line(text),
         _ => {}
     }
+}
+
+/// When a folder's members were there.
+fn heard(heard_ms: Option<u64>) -> String {
+    heard_ms.map_or_else(
+        || "no member was heard of yet".to_owned(),
+        |heard_ms| format!("a member was last heard of {}", time(heard_ms)),
+    )
 }
 
 /// An admin by name and the beginning of the key.
