@@ -42,7 +42,7 @@ pub struct FolderReport {
     /// Other devices that this one knows of.
     #[serde(default)]
     pub devices: Vec<PeerReport>,
-    /// How many seeders say they hold everything, or have proved it.
+    /// How many seeders say they hold everything, or have proved it, or had a moment ago.
     pub copies_claimed: u32,
     /// How many have proved it, in a proof that still counts.
     pub copies_proved: u32,
@@ -156,6 +156,9 @@ pub enum Holding {
     Expired,
     /// It says that it holds everything.
     Claimed,
+    /// It is connected, proved a moment ago that it holds everything, and is sent what was written since: what a copy
+    /// of a folder is while that is written to.
+    Following,
     /// It proved that it holds everything; the proof counts, and its renewal is late.
     Late,
     /// It proved that it holds everything.
@@ -220,6 +223,15 @@ pub struct SeederReport {
 }
 
 impl SeederReport {
+    /// Whether it may have every pack, as far as it proved or says.
+    pub(crate) fn may_have_all(&self) -> bool {
+        match self.holding {
+            Holding::Behind | Holding::LetGo => false,
+            Holding::Following => self.entries_behind == 0 && self.packs_to_send == 0,
+            _ => true,
+        }
+    }
+
     /// Who and where, for lists: `Kollektiv, Leipzig`; empty where nothing was agreed.
     #[must_use]
     pub fn whereabouts(&self) -> String {

@@ -15,7 +15,7 @@ use super::policy::Policy;
 use crate::exit::Outcome;
 use crate::render::health::{Light, judge};
 use crate::render::units::{counted, time};
-use crate::report::{Alarm, FolderReport, SeederReport};
+use crate::report::{Alarm, FolderReport, Holding, SeederReport};
 
 /// The setting under which it is remembered what was told, sealed.
 const SETTING: &str = "alarms told";
@@ -186,7 +186,14 @@ impl Watch {
         after_ms: u64,
         now_ms: u64,
     ) -> Option<(What, String)> {
-        let health = judge(folder);
+        let mut health = judge(folder);
+        // What is written to all the time is never proved to the last byte, and no trouble: it is proved each minute.
+        let following = folder.seeders.iter().filter(|seeder| seeder.holding == Holding::Following).count();
+        let proved = folder.copies_proved.saturating_sub(folder.copies_late);
+        let held = proved.saturating_add(u32::try_from(following).unwrap_or(u32::MAX));
+        if health.light == Light::Amber && held >= folder.copies_wanted {
+            (health.light, health.copies) = (Light::Green, held);
+        }
         let told = self.told.as_ref().map_or(Light::Green, |told| told.light);
         if health.light <= told {
             self.worse = None;
@@ -314,7 +321,7 @@ impl FolderState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Holding, LocalReport};
+    use crate::report::LocalReport;
 
     const MINUTE: u64 = 60_000;
     const DAY: u64 = 24 * 60 * MINUTE;
@@ -354,7 +361,9 @@ mod tests {
             local: LocalReport::default(),
             devices: Vec::new(),
             seeders: vec![seeder],
-            copies_claimed: u32::from(holding.is_proved() || holding == Holding::Claimed),
+            copies_claimed: u32::from(
+                holding.is_proved() || matches!(holding, Holding::Claimed | Holding::Following),
+            ),
             copies_proved: u32::from(holding.is_proved()),
             copies_late: u32::from(holding == Holding::Late),
             copies_wanted: 1,
@@ -389,6 +398,18 @@ mod tests {
         assert!(looks(&mut watch, &bad, START + 316 * MINUTE, 90).is_empty());
         assert_eq!(looks(&mut watch, &good, START + 406 * MINUTE, 90), [What::Green]);
         assert!(watch.alarms().is_empty());
+    }
+
+    #[test]
+    fn folder_that_is_written_to_all_day_with_a_seeder_that_follows_is_no_alarm() {
+        let mut watch = Watch::default();
+        let busy = folder(Holding::Following, "connected");
+        assert_eq!(judge(&busy).light, Light::Amber);
+        assert!(looks(&mut watch, &busy, START, 600).is_empty());
+        let mut wanted = busy.clone();
+        wanted.copies_wanted = 2;
+        assert_eq!(looks(&mut watch, &wanted, START + 600 * MINUTE, 60), [What::Red]);
+        assert_eq!(looks(&mut watch, &busy, START + 660 * MINUTE, 2), [What::Green]);
     }
 
     #[test]

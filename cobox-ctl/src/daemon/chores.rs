@@ -27,6 +27,9 @@ const RETRY: Duration = Duration::from_secs(30);
 /// A copy that is claimed is challenged once nothing moved for so long, so that a busy folder is not
 /// audited at each cut.
 const SETTLED: Duration = Duration::from_secs(5);
+/// In a folder where something always moves nothing settles: there a seeder is challenged in the midst of it, once its
+/// last proof is this old.
+pub(super) const BUSY_MS: u64 = 60 * 1000;
 
 pub(super) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Outcome<JoinHandle<()>> {
     std::thread::Builder::new()
@@ -111,7 +114,7 @@ fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
         {
             tracing::warn!(%problem, "a seeder has no newest locator yet");
         }
-        if settled && wants_audit(state, peer)? {
+        if wants_audit(state, peer, settled)? {
             let _ =
                 daemon.audit(state, peer_id).map_err(|problem| tracing::warn!(%problem, "an audit failed"));
         }
@@ -174,7 +177,7 @@ fn wants_locator(daemon: &Daemon, state: &FolderState, peer_id: PeerId) -> bool 
     }
 }
 
-fn wants_audit(state: &FolderState, peer: &PeerStatus) -> Outcome<bool> {
+fn wants_audit(state: &FolderState, peer: &PeerStatus, settled: bool) -> Outcome<bool> {
     let tried = state.seeders.lock().get(&peer.peer).and_then(|notes| notes.audit_tried);
     if !peer.is_caught_up() || !due(tried) {
         return Ok(false);
@@ -185,5 +188,68 @@ fn wants_audit(state: &FolderState, peer: &PeerStatus) -> Outcome<bool> {
     let agreed = access.agreement(&peer.peer.to_bytes()).map(|agreed| agreed.signed.terms.audit_ms);
     // The rhythm that was agreed on, where it is quicker than the folder's own.
     let renewal_ms = state.policy().renewal_ms().min(agreed.unwrap_or(u64::MAX));
-    Ok(!kept.is_some_and(|kept| covers(&kept.receipt, &live) && now_ms().abs_diff(kept.at_ms) < renewal_ms))
+    let kept = kept.filter(|kept| kept.receipt.is_whole());
+    let proof = kept.map(|kept| Proof { at_ms: kept.at_ms, covers: covers(&kept.receipt, &live) });
+    Ok(is_time(proof, settled, renewal_ms, now_ms()))
+}
+
+/// The last proof of a seeder, which lacked nothing then.
+#[derive(Clone, Copy)]
+struct Proof {
+    at_ms: u64,
+    /// Whether it is one of all that is live now.
+    covers: bool,
+}
+
+/// Whether a seeder that says it holds everything is to be challenged. A busy folder is not left without proofs: what is
+/// proved there is what the seeder held at that time.
+fn is_time(proof: Option<Proof>, settled: bool, renewal_ms: u64, now_ms: u64) -> bool {
+    let Some(proof) = proof else { return true };
+    let age_ms = now_ms.abs_diff(proof.at_ms);
+    if proof.covers { age_ms >= renewal_ms } else { settled || age_ms >= BUSY_MS.min(renewal_ms) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RENEWAL_MS: u64 = 24 * 60 * 60 * 1000;
+    const START_MS: u64 = 1_000 * RENEWAL_MS;
+
+    /// Looks each half second for `span_ms` at a folder in which something is written each `pause_ms`, and which the
+    /// seeder has at once: when it is challenged, in milliseconds from the start.
+    fn challenges(mut proof: Option<Proof>, pause_ms: u64, span_ms: u64) -> Vec<u64> {
+        let (mut moved_ms, mut found) = (0, Vec::new());
+        for at_ms in (0..span_ms).step_by(500) {
+            if at_ms % pause_ms == 0 {
+                moved_ms = at_ms;
+                proof = proof.map(|proof| Proof { covers: false, ..proof });
+            }
+            let settled = u128::from(at_ms - moved_ms) >= SETTLED.as_millis();
+            if is_time(proof, settled, RENEWAL_MS, START_MS + at_ms) {
+                proof = Some(Proof { at_ms: START_MS + at_ms, covers: true });
+                found.push(at_ms);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn folder_that_is_written_to_without_a_pause_is_proved_each_minute() {
+        assert_eq!(challenges(None, 1_500, 180_000), [0, 60_000, 120_000]);
+        let proof = Some(Proof { at_ms: START_MS, covers: true });
+        assert_eq!(challenges(proof, 1_500, 100_000), [60_000]);
+    }
+
+    #[test]
+    fn folder_that_comes_to_rest_is_proved_once_it_has() {
+        let proof = Some(Proof { at_ms: START_MS, covers: true });
+        assert_eq!(challenges(proof, 30_000, 60_000), [5_000, 35_000]);
+        let (at_ms, now_ms) = (START_MS, START_MS + RENEWAL_MS);
+        assert!(!is_time(Some(Proof { at_ms, covers: true }), true, RENEWAL_MS, now_ms - 1));
+        assert!(is_time(Some(Proof { at_ms, covers: true }), true, RENEWAL_MS, now_ms));
+        // One that is renewed each minute anyhow is not asked more often.
+        assert!(!is_time(Some(Proof { at_ms, covers: false }), false, 30_000, at_ms + 29_999));
+        assert!(is_time(Some(Proof { at_ms, covers: false }), false, 30_000, at_ms + 30_000));
+    }
 }

@@ -1,12 +1,12 @@
 //! A folder in service: its keys, its mount, and what is remembered about its seeders.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use cobox_net::PeerId;
-use cobox_store::id::{FolderNo, PackId, RecordHash};
+use cobox_store::id::{FolderNo, RecordHash};
 use cobox_store::keyed::Folder;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -52,9 +52,9 @@ pub(crate) struct SeederNotes {
     pub audit_tried: Option<Instant>,
     /// What the last audit or locator ran into.
     pub problem: Option<String>,
-    /// The packs that the last audit covered, and when, in milliseconds since 1970: a file's copies are
+    /// What the last audit covered, and when, in milliseconds since 1970: a file's copies are
     /// known while newer ones travel.
-    pub proved: Option<(Arc<BTreeSet<PackId>>, u64)>,
+    pub proved: Option<(Arc<LiveSet>, u64)>,
 }
 
 /// What was done with a seeder in one session.

@@ -16,6 +16,7 @@ use cobox_store::format::entry::LogHead;
 use cobox_store::format::receipt::{Receipt, live_set_digest};
 use cobox_store::id::{FolderNo, PackId, RecordHash};
 
+use super::chores::BUSY_MS;
 use super::folder::FolderState;
 use super::let_go;
 use super::policy::{Age, Policy};
@@ -104,10 +105,45 @@ impl FolderState {
         };
         let holding = match let_go::gone_ms(self, seeder)? {
             Some(_) => Holding::LetGo,
-            None => judge(kept.as_ref(), live, contact, &self.policy(), now_ms),
+            None => match judge(kept.as_ref(), live, contact, &self.policy(), now_ms) {
+                Holding::Behind | Holding::Claimed if self.follows(seeder, live, peer, now_ms) => {
+                    Holding::Following
+                }
+                holding => holding,
+            },
         };
         Ok(Standing { holding, proved_at_ms: kept.map(|kept| kept.at_ms) })
     }
+
+    /// Whether a connected seeder proved a moment ago, in this session, that it holds everything, and only lacks what
+    /// was written since.
+    fn follows(&self, seeder: PeerId, live: &LiveSet, peer: Option<&PeerStatus>, now_ms: u64) -> bool {
+        let Some(peer) = peer.filter(|peer| peer.has_told()) else { return false };
+        let lack = Lack { entries: peer.entries_behind, packs: peer.packs_to_send };
+        let seeders = self.seeders.lock();
+        let notes =
+            seeders.get(&seeder).filter(|notes| notes.problem.is_none() && notes.done.proved.is_some());
+        let proved = notes.and_then(|notes| notes.proved.clone());
+        drop(seeders);
+        proved.is_some_and(|(proved, at_ms)| is_following(&proved, at_ms, live, lack, now_ms))
+    }
+}
+
+/// How much a connected seeder says that it lacks.
+#[derive(Clone, Copy)]
+struct Lack {
+    entries: u64,
+    packs: u64,
+}
+
+/// Whether a seeder that proved `proved` at `at_ms` only lacks what came since, as far as it says. One proof may fail to
+/// come; one that lacks more than came since has lost something.
+fn is_following(proved: &LiveSet, at_ms: u64, live: &LiveSet, lack: Lack, now_ms: u64) -> bool {
+    let entries = |set: &LiveSet| set.heads.iter().map(|head| head.seq).sum::<u64>();
+    let new_packs = live.packs.difference(&proved.packs).count();
+    now_ms.abs_diff(at_ms) <= 2 * BUSY_MS
+        && lack.entries <= entries(live).saturating_sub(entries(proved))
+        && lack.packs <= u64::try_from(new_packs).unwrap_or(u64::MAX)
 }
 
 /// What a seeder says while it is connected.
@@ -260,6 +296,18 @@ mod tests {
         assert_eq!(after(8, Contact::CaughtUp), Holding::Claimed);
         assert_eq!(after(1, Contact::Lacking), Holding::Behind);
         assert_eq!(judge(None, &live, Contact::None, &policy, 0), Holding::Behind);
+    }
+
+    #[test]
+    fn seeder_that_lacks_only_what_came_since_its_proof_follows() {
+        let proved = live(vec![head(1, 4)]);
+        let mut now = live(vec![head(1, 6)]);
+        Arc::make_mut(&mut now.packs).insert(PackId([3; 32]));
+        let follows =
+            |entries, packs, at_ms| is_following(&proved, 1_000, &now, Lack { entries, packs }, at_ms);
+        assert!(follows(2, 1, 2_000) && follows(0, 0, 1_000 + 2 * BUSY_MS));
+        assert!(!follows(0, 0, 1_001 + 2 * BUSY_MS), "it was not proved for long");
+        assert!(!follows(3, 0, 2_000) && !follows(0, 2, 2_000), "it lost something");
     }
 
     #[test]

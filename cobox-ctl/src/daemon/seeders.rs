@@ -192,7 +192,7 @@ impl Daemon {
         let notes = seeders.entry(peer_id).or_default();
         notes.problem = None;
         if let Some(live) = &proved {
-            notes.proved = Some((Arc::clone(&live.packs), now_ms()));
+            notes.proved = Some((Arc::clone(live), now_ms()));
             notes.done.proved = Some(started);
             notes.lacks = false;
         }

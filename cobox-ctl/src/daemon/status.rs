@@ -67,7 +67,9 @@ impl Daemon {
                 .chain(state.watch.lock().alarms())
                 .collect(),
             local: local_report(state, &live, packs_lost(state, &live, &seeders)?),
-            copies_claimed: count(|holding| holding.is_proved() || holding == Holding::Claimed),
+            copies_claimed: count(|holding| {
+                holding.is_proved() || matches!(holding, Holding::Claimed | Holding::Following)
+            }),
             copies_proved: count(Holding::is_proved),
             copies_late: count(|holding| holding == Holding::Late),
             copies_wanted: policy.copies,
@@ -139,9 +141,7 @@ fn live_now(state: &FolderState) -> Outcome<Arc<LiveSet>> {
 /// claims the whole folder, and none that proved these packs since the daemon began. While a seeder is not heard, only
 /// what was damaged here counts: a device that never had the others cannot say that nobody has them.
 fn packs_lost(state: &FolderState, live: &LiveSet, seeders: &[SeederReport]) -> Outcome<u64> {
-    if live.missing == 0
-        || seeders.iter().any(|seeder| !matches!(seeder.holding, Holding::Behind | Holding::LetGo))
-    {
+    if live.missing == 0 || seeders.iter().any(SeederReport::may_have_all) {
         return Ok(0);
     }
     let granted: Vec<PeerId> = grants(state)?.into_iter().map(|(peer_id, _)| peer_id).collect();
@@ -153,7 +153,7 @@ fn packs_lost(state: &FolderState, live: &LiveSet, seeders: &[SeederReport]) -> 
     let damaged = damaged(state)?;
     let mut lost = 0;
     state.folder.store().packs_live(state.no(), &mut |pack, here| {
-        let held = proved.iter().any(|packs| packs.contains(&pack.id));
+        let held = proved.iter().any(|live| live.packs.contains(&pack.id));
         let counts = !unheard || damaged.contains(&pack.id);
         lost += u64::from(here == PackState::Missing && !held && counts);
     })?;
@@ -313,7 +313,7 @@ fn holders_of(state: &FolderState, packs: &[PackId], now_ms: u64) -> Outcome<Vec
             let (proved, at_ms) =
                 state.seeders.lock().get(&peer_id).and_then(|notes| notes.proved.clone())?;
             // A file without packs lies in an entry, and only the heads say which entries are held.
-            (!packs.is_empty() && packs.iter().all(|pack| proved.contains(pack))).then_some(at_ms)
+            (!packs.is_empty() && packs.iter().all(|pack| proved.packs.contains(pack))).then_some(at_ms)
         };
         let proved_at_ms = kept.map(|kept| kept.at_ms).filter(counts).or_else(|| earlier().filter(counts));
         holders.extend(proved_at_ms.map(|proved_at_ms| Holder { peer_id, proved_at_ms }));

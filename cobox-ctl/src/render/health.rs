@@ -109,6 +109,9 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
         Holding::Proved | Holding::LetGo => None,
         Holding::Late => Some("its proof should have been renewed"),
         Holding::Claimed => Some("it says that it holds everything, and has not proved it yet"),
+        Holding::Following => {
+            Some("it proved what there was a moment ago, and not yet what was written since")
+        }
         Holding::Expired => Some("its last proof is too old to count"),
         Holding::Behind if seeder.link == "connected" && !seeder.told => {
             Some("it has not told yet what it lacks")

@@ -229,6 +229,13 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
                 line!(text, "           proved that it holds everything, {when}: too long ago to count");
             }
             Holding::Claimed => line!(text, "           says that it holds everything; not proved yet"),
+            Holding::Following => {
+                let when = seeder.proved_at_ms.map(time).unwrap_or_default();
+                line!(
+                    text,
+                    "           proved that it held everything, {when}; what was written since is not proved yet"
+                );
+            }
             Holding::LetGo => line!(text, "           keeps what it has for a while, and takes nothing new"),
             Holding::Behind if seeder.link == "connected" && !seeder.told => {
                 line!(text, "           has not told yet what it lacks");
