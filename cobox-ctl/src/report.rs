@@ -58,7 +58,8 @@ pub struct FolderReport {
     /// Who said how many, and how long.
     #[serde(default)]
     pub policy_of: PolicyOf,
-    /// When the youngest proof that counts was given, in milliseconds since 1970.
+    /// When the newest proof was given, in milliseconds since 1970, also where it does not count now; null when there is
+    /// none.
     pub proved_at_ms: Option<u64>,
 }
 

@@ -90,9 +90,11 @@ fn folders(page: &mut Exposition, folders: &[FolderReport]) {
     each("cobox_copies_wanted", "How many proved copies there should be.", &|folder| {
         Some(folder.copies_wanted.into())
     });
-    each("cobox_proved_age_seconds", "Age of the youngest proof that counts.", &|folder| {
-        Some(now_ms.saturating_sub(folder.proved_at_ms?) / 1000)
-    });
+    each(
+        "cobox_proved_age_seconds",
+        "Age of the newest proof, also where it does not count now.",
+        &|folder| Some(now_ms.saturating_sub(folder.proved_at_ms?) / 1000),
+    );
     each("cobox_tolerance_seconds", "How long a proof counts.", &|folder| Some(folder.tolerance_ms / 1000));
     each("cobox_health", "0 green, 1 amber, 2 red.", &|folder| Some(judge(folder).light as u64));
     each("cobox_packs_lost", "Packs that are neither here nor known to be at a seeder.", &|folder| {

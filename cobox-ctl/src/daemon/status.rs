@@ -75,11 +75,7 @@ impl Daemon {
             copies_wanted: policy.copies,
             tolerance_ms: policy.tolerance_ms,
             policy_of,
-            proved_at_ms: seeders
-                .iter()
-                .filter(|seeder| seeder.holding.is_proved())
-                .filter_map(|seeder| seeder.proved_at_ms)
-                .max(),
+            proved_at_ms: newest_proof(&seeders),
             devices: device_reports(state, &peers),
             seeders,
         })
@@ -106,6 +102,12 @@ impl Daemon {
                 .collect(),
         }
     }
+}
+
+/// When a seeder last proved something. Also where no copy counts now: "never" would be said of a folder that was proved
+/// a minute ago and written to since.
+fn newest_proof(seeders: &[SeederReport]) -> Option<u64> {
+    seeders.iter().filter_map(|seeder| seeder.proved_at_ms).max()
 }
 
 /// The newest grant of each seeder, with the peer id that the network knows it by.
@@ -365,5 +367,25 @@ impl StatusSource for FolderStatusSource {
             _ => return None,
         };
         Some(text.into_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newest_proof_is_told_also_where_no_copy_counts_now() {
+        let seeder = |holding: &str, proved_at_ms: Option<u64>| -> SeederReport {
+            serde_json::from_value(serde_json::json!({
+                "peer_id": "12D3", "address": "", "quota_bytes": 1, "until_ms": 0, "link": "connected", "rtt_ms": null,
+                "path": null, "entries_behind": 1, "packs_to_send": 0, "bytes_to_send": 0, "bytes_sent": 0, "rate": 0,
+                "holding": holding, "proved_at_ms": proved_at_ms,
+            }))
+            .expect("a report")
+        };
+        let told = [seeder("behind", Some(7)), seeder("claimed", Some(9)), seeder("behind", None)];
+        assert_eq!(newest_proof(&told), Some(9));
+        assert_eq!(newest_proof(&[seeder("behind", None)]), None);
     }
 }

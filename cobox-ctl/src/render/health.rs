@@ -39,7 +39,8 @@ pub struct FolderHealth {
     pub copies_wanted: u32,
     /// How long a proof counts, in milliseconds.
     pub tolerance_ms: u64,
-    /// When the youngest proof that counts was given, in milliseconds since 1970.
+    /// When the newest proof was given, in milliseconds since 1970, also where it does not count now; null when there is
+    /// none.
     pub proved_at_ms: Option<u64>,
     /// Packs that are neither whole on this device nor known to be at a seeder.
     pub packs_lost: u64,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::health::{HealthReport, Light};
+use super::health::{FolderHealth, HealthReport, Light};
 use super::units::{bytes, counted, entries, name, packs, rate, span, time};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
@@ -228,7 +228,9 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
                 let when = seeder.proved_at_ms.map(time).unwrap_or_default();
                 line!(text, "           proved that it holds everything, {when}: too long ago to count");
             }
-            Holding::Claimed => line!(text, "           says that it holds everything; not proved yet"),
+            Holding::Claimed => {
+                line!(text, "           says that it holds everything; this is not proved yet")
+            }
             Holding::Following => {
                 let when = seeder.proved_at_ms.map(time).unwrap_or_default();
                 line!(
@@ -248,6 +250,11 @@ pub fn seeders(seeders: &[SeederReport]) -> String {
                 bytes(seeder.bytes_to_send),
                 rate(seeder.rate)
             ),
+        }
+        if let (Holding::Behind | Holding::Claimed | Holding::LetGo, Some(ms)) =
+            (seeder.holding, seeder.proved_at_ms)
+        {
+            line!(text, "           gave its last proof {}", time(ms));
         }
         if let Some(problem) = &seeder.problem {
             line!(text, "           {problem}");
@@ -397,7 +404,7 @@ pub fn health(report: &HealthReport) -> String {
         };
         let proved = folder
             .proved_at_ms
-            .map_or_else(|| "never proved".to_owned(), |ms| format!("proved {}", time(ms)));
+            .map_or_else(|| "never proved".to_owned(), |ms| format!("{} {}", proved_word(folder), time(ms)));
         line!(
             text,
             "{}: {light}, {} of {} proved, {proved}",
@@ -417,6 +424,11 @@ pub fn health(report: &HealthReport) -> String {
         }
     }
     text
+}
+
+/// What is said of the newest proof: where no copy counts now, it is one of what there was then.
+fn proved_word(folder: &FolderHealth) -> &'static str {
+    if folder.copies == 0 { "last proof" } else { "proved" }
 }
 
 /// `folder set`.
@@ -495,6 +507,26 @@ pub fn keys(report: &KeyReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folder_that_was_proved_once_is_not_said_to_be_never_proved() {
+        let said = |proved_at_ms: Option<u64>| {
+            let folder = FolderHealth {
+                folder: "docs".to_owned(),
+                light: Light::Red,
+                copies: 0,
+                copies_late: 0,
+                copies_wanted: 1,
+                tolerance_ms: 1,
+                proved_at_ms,
+                packs_lost: 0,
+                missing: Vec::new(),
+            };
+            health(&HealthReport { folders: vec![folder] })
+        };
+        assert!(said(None).contains("never proved"), "{}", said(None));
+        assert!(said(Some(0)).contains("last proof 1970"), "{}", said(Some(0)));
+    }
 
     #[test]
     fn seeder_that_has_not_told_yet_what_it_lacks_is_not_said_to_lack_anything() {
