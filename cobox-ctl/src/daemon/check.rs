@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use cobox_fs::vfs::{Vfs, VfsOptions};
-use cobox_store::blind::{PackHealth, PackState};
+use cobox_fs::vfs::{Harm, HurtSlices, Vfs, VfsOptions};
+use cobox_store::blind::PackState;
 use cobox_store::format::entry::LogHead;
-use cobox_store::id::{PackId, hex};
+use cobox_store::id::hex;
 
 use super::Daemon;
 use super::folder::FolderState;
@@ -62,12 +62,8 @@ fn check_folder(state: &FolderState, tell: super::wait::Tell<'_>) -> Outcome<Fol
     })?;
     let mut done = 0u64;
     let mut problem = None;
-    let mut damaged = BTreeSet::new();
-    let report = store.check_packs(state.no(), &mut |pack, health| {
+    let mut report = store.check_packs(state.no(), &mut |pack, _| {
         done = done.saturating_add(pack.size);
-        if health == PackHealth::Damaged && damaged.len() < DAMAGED_PACKS_MAX {
-            damaged.insert(pack.id);
-        }
         match tell(&progress(done, total)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(gone) => {
@@ -81,14 +77,16 @@ fn check_folder(state: &FolderState, tell: super::wait::Tell<'_>) -> Outcome<Fol
     }
     (found.packs, found.bytes) = (report.packs, report.bytes);
     found.packs_damaged = report.damaged.len() as u64;
-    if !damaged.is_empty() {
-        name_files(state, &damaged, &mut found)?;
+    // What was found and not what is damaged now: a connected seeder mends it while the rest is read.
+    let hurt: HurtSlices = std::mem::take(&mut report.slices).into_iter().take(DAMAGED_PACKS_MAX).collect();
+    if !hurt.is_empty() {
+        name_files(state, &hurt, &mut found)?;
     }
     Ok(found)
 }
 
 /// Says which files the damage is in. A folder that is not mounted has its tree opened for as long.
-fn name_files(state: &FolderState, damaged: &BTreeSet<PackId>, found: &mut FolderCheck) -> Outcome<()> {
+fn name_files(state: &FolderState, hurt: &HurtSlices, found: &mut FolderCheck) -> Outcome<()> {
     let _turn = state.turn()?;
     let vfs = match state.vfs() {
         Some(vfs) => vfs,
@@ -99,35 +97,43 @@ fn name_files(state: &FolderState, damaged: &BTreeSet<PackId>, found: &mut Folde
     };
     let mut files = 0u64;
     let mut paths = Vec::new();
-    vfs.files_without(damaged, &mut |path| {
+    vfs.files_hurt(hurt, &mut |path, harm| {
         files += 1;
         if paths.len() < DAMAGE_LISTED_MAX {
-            paths.push(path.to_vec());
+            paths.push((path.to_vec(), harm));
         }
         ControlFlow::Continue(())
     })?;
     let mut is_text = true;
-    for path in &paths {
+    for (path, harm) in &paths {
         let (text, in_hex) = text_and_hex(path);
         is_text &= in_hex.is_none();
         found.files_damaged.push(text);
-        let what =
-            "its bytes on this disk are not what was written; they are fetched again where a seeder has them";
-        add(&mut found.damage, format!("{}: {what}.", cobox_net::shown::name(path)));
+        add(&mut found.damage, format!("{}: {}.", cobox_net::shown::name(path), harm_text(*harm)));
     }
     if !is_text {
-        found.files_damaged_hex = paths.iter().map(|path| hex(path)).collect();
+        found.files_damaged_hex = paths.iter().map(|(path, _)| hex(path)).collect();
     }
     let more = files.saturating_sub(found.files_damaged.len() as u64);
     if more > 0 {
         found.damage.push(format!("{more} further files are damaged."));
     }
     if files == 0 {
-        let packs = damaged.len();
+        let packs = hurt.len();
         let are = if packs == 1 { "pack is" } else { "packs are" };
         add(&mut found.damage, format!("{packs} {are} damaged in places that no file needs now."));
     }
     Ok(())
+}
+
+/// What damage to a file is, for people.
+fn harm_text(harm: Harm) -> &'static str {
+    match harm {
+        Harm::Damaged => {
+            "its bytes on this disk are not what was written; they are fetched again where a seeder has them"
+        }
+        Harm::Mended => "it was damaged on this disk, and has been fetched again from another holder",
+    }
 }
 
 fn check_log(state: &FolderState, head: &LogHead, found: &mut FolderCheck) -> Outcome<()> {

@@ -1,9 +1,9 @@
 //! Which files damage is in: for people, who know files and not packs.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use cobox_store::format::content::{Content, Extent};
+use cobox_store::format::content::{ChunkRef, Content, Extent};
 use cobox_store::format::op::Kind;
 use cobox_store::id::{Ino, PackId};
 
@@ -13,6 +13,18 @@ use crate::tree::{Shown, Version};
 
 /// Slots that are read at a time, in each directory on the way: what a walk keeps in memory.
 const SLOTS_READ: usize = 256;
+
+/// What damage is to a file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Harm {
+    /// It needs bytes that were damaged, and all of them are here again.
+    Mended,
+    /// Some of its bytes are not sound on this device.
+    Damaged,
+}
+
+/// Slices in which damage was found, ascending, by pack.
+pub type HurtSlices = BTreeMap<PackId, Vec<u64>>;
 
 /// A directory that is being walked.
 struct Walk {
@@ -26,14 +38,16 @@ struct Walk {
 
 impl Vfs {
     /// Calls `visit` with the path, from the root and without a slash before it, of each file whose content
-    /// needs bytes of `packs` that are not sound on this device. Memory depends on the depth of the tree.
+    /// needs one of the slices `hurt`: what was found damaged, and may have been fetched again since; and whether it
+    /// was. A file of the same packs whose bytes are not here counts as damaged as well. Memory depends on the depth of
+    /// the tree.
     ///
     /// # Errors
     /// `EIO` when the tree cannot be read.
-    pub fn files_without(
+    pub fn files_hurt(
         &self,
-        packs: &BTreeSet<PackId>,
-        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+        hurt: &HurtSlices,
+        visit: &mut dyn FnMut(&[u8], Harm) -> ControlFlow<()>,
     ) -> Result<(), Errno> {
         let mut way = vec![Walk { dir: Ino::ROOT, path: Vec::new(), from: Some([0; 16]), names: Vec::new() }];
         while let Some(walk) = way.last_mut() {
@@ -54,7 +68,12 @@ impl Vfs {
                 Kind::Dir => {
                     way.push(Walk { dir: shown.ino, path, from: Some([0; 16]), names: Vec::new() });
                 }
-                Kind::File if self.lacks(&shown, packs)? && visit(&path).is_break() => return Ok(()),
+                Kind::File => {
+                    let harm = self.harm_to(&shown, hurt)?;
+                    if harm.is_some_and(|harm| visit(&path, harm).is_break()) {
+                        return Ok(());
+                    }
+                }
                 _ => {}
             }
         }
@@ -81,37 +100,40 @@ impl Vfs {
         })
     }
 
-    fn lacks(&self, shown: &Shown, packs: &BTreeSet<PackId>) -> Result<bool, Errno> {
-        let Some(content) = self.content_shown(shown)? else { return Ok(false) };
-        if let Content::Tree { root, .. } = &content
-            && self.is_hurt(*root, packs)?
-        {
-            return Ok(true);
+    fn harm_to(&self, shown: &Shown, hurt: &HurtSlices) -> Result<Option<Harm>, Errno> {
+        let Some(content) = self.content_shown(shown)? else { return Ok(None) };
+        let mut worst = match &content {
+            Content::Tree { root, .. } => self.harm_in(*root, hurt)?,
+            _ => None,
+        };
+        if worst == Some(Harm::Damaged) {
+            return Ok(worst);
         }
-        let (mut hurt, mut problem) = (false, None);
+        let mut problem = None;
         let read = self.with_io(|io| {
             content::extents_in(io, &content, 0..content.size(), &mut |_, extent| {
-                if let (Extent::Data { chunk, .. }, false) = (extent, hurt) {
-                    match self.is_hurt(chunk, packs) {
-                        Ok(found) => hurt = found,
+                if let (Extent::Data { chunk, .. }, false) = (extent, worst == Some(Harm::Damaged)) {
+                    match self.harm_in(chunk, hurt) {
+                        Ok(found) => worst = worst.max(found),
                         Err(error) => problem = Some(error),
                     }
                 }
             })
         });
-        match problem {
-            Some(error) => Err(error),
+        match (problem, read) {
+            (Some(error), _) => Err(error),
             // A node that cannot be read is damage as far as this device knows, or lies elsewhere.
-            None => Ok(hurt || matches!(read, Err(cobox_store::Error::PackDamaged(_)))),
+            (None, Err(cobox_store::Error::PackDamaged(_))) => Ok(Some(Harm::Damaged)),
+            (None, _) => Ok(worst),
         }
     }
 
-    fn is_hurt(
-        &self,
-        chunk: cobox_store::format::content::ChunkRef,
-        packs: &BTreeSet<PackId>,
-    ) -> Result<bool, Errno> {
-        let of_them = self.folder.pack_of(chunk)?.is_some_and(|pack| packs.contains(&pack));
-        Ok(of_them && !self.folder.is_whole_here(chunk)?)
+    fn harm_in(&self, chunk: ChunkRef, hurt: &HurtSlices) -> Result<Option<Harm>, Errno> {
+        let Some((pack, needed)) = self.folder.slices_of(chunk)? else { return Ok(None) };
+        let Some(slices) = hurt.get(&pack) else { return Ok(None) };
+        if !self.folder.is_whole_here(chunk)? {
+            return Ok(Some(Harm::Damaged));
+        }
+        Ok(slices.iter().any(|index| needed.contains(index)).then_some(Harm::Mended))
     }
 }

@@ -56,6 +56,7 @@ pub use attr::{
 };
 pub use background::Background;
 pub use catch_up::CLOCK_AHEAD_MAX_MS;
+pub use damage::{Harm, HurtSlices};
 pub use errno::Errno;
 pub use merge::{Copies, Plan};
 pub use release::{Called, Released};

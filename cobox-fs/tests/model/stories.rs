@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use cobox_fs::vfs::{Cut, Errno, FsyncKind, Kind, ROOT, SetAttr, Vfs, Whence};
+use cobox_fs::vfs::{Cut, Errno, FsyncKind, Harm, HurtSlices, Kind, ROOT, SetAttr, Vfs, Whence};
 use cobox_store::format::pack::PackRef;
 use cobox_store::id::PackId;
 
@@ -415,7 +415,7 @@ fn measure_calls_without_a_kernel() {
 }
 
 #[test]
-fn files_whose_bytes_are_not_here_are_named_and_no_others() {
+fn files_that_damage_is_in_are_named_and_no_others_also_once_it_is_mended() {
     let (device, mut dice) = (Device::new(), Dice::new(5));
     let (vfs, other) = (device.vfs(), device.recovered());
     let dir = vfs.mkdir(ROOT, b"below", BY).expect("made").ino;
@@ -434,19 +434,34 @@ fn files_whose_bytes_are_not_here_are_named_and_no_others() {
     }
     deliver_without(vfs.folder(), other.vfs().folder(), &packs[1]);
     other.vfs().catch_up().expect("catches up");
-    let named = |vfs: &Vfs, of: &BTreeSet<PackId>| {
+    let named = |vfs: &Vfs, of: &[PackId], slices: &[u64]| {
         let mut paths = Vec::new();
-        let mut visit = |path: &[u8]| {
-            paths.push(String::from_utf8_lossy(path).into_owned());
+        let mut visit = |path: &[u8], harm: Harm| {
+            paths.push((String::from_utf8_lossy(path).into_owned(), harm));
             ControlFlow::Continue(())
         };
-        vfs.files_without(of, &mut visit).expect("walks");
+        let hurt: HurtSlices = of.iter().map(|pack| (*pack, slices.to_vec())).collect();
+        vfs.files_hurt(&hurt, &mut visit).expect("walks");
+        paths.sort();
         paths
     };
-    assert!(named(vfs, &all).is_empty(), "all is on the device that wrote it");
-    assert_eq!(named(other.vfs(), &all), ["below/second"]);
-    assert_eq!(named(other.vfs(), &packs[1].iter().copied().collect()), ["below/second"]);
-    assert!(named(other.vfs(), &packs[0].iter().copied().collect()).is_empty());
+    let all: Vec<PackId> = all.into_iter().collect();
+    let second = |harm| vec![("below/second".to_owned(), harm)];
+    // No file needs what lies past the end of its pack.
+    assert!(named(vfs, &all, &[1 << 20]).is_empty(), "all is on the device that wrote it");
+    assert_eq!(named(other.vfs(), &all, &[1 << 20]), second(Harm::Damaged));
+    assert_eq!(named(other.vfs(), &packs[1], &[1]), second(Harm::Damaged));
+    assert_eq!(named(other.vfs(), &packs[0], &[1]), [("first".to_owned(), Harm::Mended)]);
+    // Once it is here again: it was damaged, and is not any more.
+    let (from, to) = (vfs.folder(), other.vfs().folder());
+    for id in &packs[1] {
+        let outboard = from.store().outboard(from.no(), *id).expect("reads").expect("there");
+        let len = usize::try_from(outboard.pack().size).expect("fits");
+        let bytes = from.store().pack_range(from.no(), *id, 0, len).expect("reads").expect("there");
+        to.store().pack_put(to.no(), outboard.pack(), &outboard, &bytes).expect("stored");
+    }
+    assert_eq!(named(other.vfs(), &packs[1], &[1]), second(Harm::Mended));
+    assert!(named(other.vfs(), &packs[1], &[1 << 20]).is_empty());
 }
 
 fn bytes_below(dir: &std::path::Path) -> u64 {

@@ -168,7 +168,8 @@ mod tests {
             }
             ControlFlow::Continue(())
         });
-        assert_eq!(report.expect("checks").damaged, [refs[1].id]);
+        let report = report.expect("checks");
+        assert_eq!((&report.damaged[..], &report.slices[&refs[1].id][..]), (&[refs[1].id][..], &[5][..]));
         assert_eq!(damaged, [refs[1]]);
         assert_eq!(store.packs_missing(no, None, 9).expect("scans"), [refs[1]]);
         assert_eq!(store.db().bulk_get(&ordinal.slice_key(0)).expect("reads"), None);

@@ -8,7 +8,7 @@
 use std::ops::ControlFlow;
 
 use super::batch::{Batch, Durability};
-use super::scrub::{CheckReport, PackHealth};
+use super::scrub::CheckReport;
 use super::store::Store;
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
@@ -234,11 +234,11 @@ impl Store {
             }
             // The least key after this one.
             next = Some([&id.0[..], &[0]].concat());
-            let Some((pack, health)) = self.check_pack(no, *id)? else { continue };
+            let Some((pack, unsound)) = self.check_pack(no, *id)? else { continue };
             read += pack.size;
             patrol.packs += 1;
             patrol.bytes += pack.size;
-            if health == PackHealth::Damaged {
+            if !unsound.is_empty() {
                 damaged.push(pack.id);
                 self.pack_mark_damaged(no, pack.id)?;
             }

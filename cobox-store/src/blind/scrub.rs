@@ -1,5 +1,6 @@
 //! Reads every slice of every complete pack and compares it with the outboard; needs no key.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::pack_info::State;
@@ -30,6 +31,8 @@ pub struct CheckReport {
     pub bytes: u64,
     /// Those that were damaged.
     pub damaged: Vec<PackId>,
+    /// The slices that were, of each of them, ascending: they may be here again by the time that anybody looks.
+    pub slices: BTreeMap<PackId, Vec<u64>>,
 }
 
 impl Store {
@@ -51,11 +54,13 @@ impl Store {
             // The least key after the last of this page.
             from = [&last.0[..], &[0]].concat();
             for id in &page {
-                let Some((pack, health)) = self.check_pack(no, *id)? else { continue };
+                let Some((pack, unsound)) = self.check_pack(no, *id)? else { continue };
+                let health = if unsound.is_empty() { PackHealth::Sound } else { PackHealth::Damaged };
                 report.packs += 1;
                 report.bytes += pack.size;
                 if health == PackHealth::Damaged {
                     report.damaged.push(pack.id);
+                    report.slices.insert(pack.id, unsound);
                     self.pack_mark_damaged(no, pack.id)?;
                 }
                 if visit(pack, health).is_break() {
@@ -75,29 +80,32 @@ impl Store {
         Ok(page)
     }
 
-    /// `None` for a pack that is not complete (any more).
-    pub(super) fn check_pack(&self, no: FolderNo, id: PackId) -> Result<Option<(PackRef, PackHealth)>> {
+    /// The slices of a pack that do not match; all of them without a sound outboard. `None` for a pack that is not
+    /// complete (any more).
+    pub(super) fn check_pack(&self, no: FolderNo, id: PackId) -> Result<Option<(PackRef, Vec<u64>)>> {
         let Some(info) = self.pack_info(no, id)? else { return Ok(None) };
         if info.state != State::Complete {
             return Ok(None);
         }
         let pack = PackRef { id, size: info.size };
+        let indices = 0..crate::format::proof::slice_count(info.size);
         let outboard = match self.outboard(no, id) {
             Ok(Some(outboard)) => outboard,
             Ok(None) => return Ok(None),
-            Err(Error::PackDamaged(_)) => return Ok(Some((pack, PackHealth::Damaged))),
+            Err(Error::PackDamaged(_)) => return Ok(Some((pack, indices.collect()))),
             Err(error) => return Err(error),
         };
-        for index in 0..crate::format::proof::slice_count(info.size) {
+        let mut unsound = Vec::new();
+        for index in indices {
             let sound = match self.slice_of(&info, id, index) {
                 Ok(slice) => slice.is_some_and(|bytes| outboard.slice_matches(index, &bytes)),
                 Err(Error::PackDamaged(_)) => false,
                 Err(error) => return Err(error),
             };
             if !sound {
-                return Ok(Some((pack, PackHealth::Damaged)));
+                unsound.push(index);
             }
         }
-        Ok(Some((pack, PackHealth::Sound)))
+        Ok(Some((pack, unsound)))
     }
 }

@@ -249,8 +249,7 @@ impl Folder {
             Err(Error::PackDamaged(_)) => return self.damaged(row),
             Err(error) => return Err(error),
         };
-        let end = (u64::from(row.offset) + u64::from(row.len)).min(PACK_BYTES_MAX);
-        for index in u64::from(row.offset) / SLICE_BYTES..end.div_ceil(SLICE_BYTES) {
+        for index in slices(row) {
             match self.store().slice(self.no(), row.pack, index) {
                 Ok(Some(slice)) if outboard.slice_matches(index, &slice) => {}
                 Ok(_) | Err(Error::PackDamaged(_)) => return self.damaged(row),
@@ -283,6 +282,15 @@ impl Folder {
         }
     }
 
+    /// Where a chunk lies: the pack that it would be fetched from, and which of its slices it needs; `None` while it is
+    /// only in memory or nobody named it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn slices_of(&self, chunk: ChunkRef) -> Result<Option<(PackId, Range<u64>)>> {
+        Ok(self.index_get(&chunk)?.map(|row| (row.pack, slices(&row))))
+    }
+
     /// The pack a chunk would be fetched from; `None` while it is only in memory or nobody named it.
     ///
     /// # Errors
@@ -290,6 +298,12 @@ impl Folder {
     pub fn pack_of(&self, chunk: ChunkRef) -> Result<Option<PackId>> {
         Ok(self.index_get(&chunk)?.map(|row| row.pack))
     }
+}
+
+/// The slices of its pack that a chunk needs.
+fn slices(row: &TagRow) -> Range<u64> {
+    let end = (u64::from(row.offset) + u64::from(row.len)).min(PACK_BYTES_MAX);
+    u64::from(row.offset) / SLICE_BYTES..end.div_ceil(SLICE_BYTES)
 }
 
 #[cfg(test)]
