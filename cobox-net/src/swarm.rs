@@ -19,6 +19,8 @@ use libp2p::core::upgrade::Version;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+#[cfg(test)]
+use libp2p::swarm::{Config as Settings, dummy};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, Transport as _, dns, identify, identity, mdns, noise, ping, quic, tcp};
 use parking_lot::Mutex;

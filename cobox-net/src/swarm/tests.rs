@@ -1,4 +1,4 @@
-use libp2p::swarm::dummy;
+//! Nodes beside one another, and what is told of a connection that comes to nothing.
 
 use super::*;
 
@@ -26,7 +26,7 @@ async fn port_that_another_node_listens_on_is_not_shared_with_it() {
 #[tokio::test]
 async fn dial_whose_connection_ends_before_a_word_was_said_is_told_as_failed() {
     let key = identity::Keypair::ed25519_from_bytes([2; 32]).expect("32 bytes are a seed");
-    let settings = libp2p::swarm::Config::with_tokio_executor();
+    let settings = Settings::with_tokio_executor();
     let carried = transport(&key, Arc::default()).expect("it can be encrypted");
     let mut mute = Swarm::new(carried, dummy::Behaviour, key.public().to_peer_id(), settings);
     let local = "/ip4/127.0.0.1/tcp/0".parse().expect("an address");

@@ -180,22 +180,26 @@ impl Engine {
         self.out.push(Output::Reply { ticket, reply });
     }
 
-    /// Sends the question if the peer is there; `None` to try again later.
-    fn put_question(&mut self, pending: &Pending, now: Instant) -> Result<Option<Asked>, Failure> {
+    /// Where a question can be asked now: on a connection, or in a session of it.
+    fn place_for(&self, pending: &Pending) -> Option<(Conn, SessionId)> {
         let needs = match &pending.ask {
             Ask::Audit { no, .. } => Some(Some(*no)),
             Ask::LocatorPut(_) => Some(None),
             _ => None,
         };
-        let place = self.conns.iter().find_map(|(conn, connection)| {
+        self.conns.iter().find_map(|(conn, connection)| {
             if connection.peer != pending.peer || connection.their_nonce.is_none() || connection.ends {
                 return None;
             }
             let Some(wanted) = needs else { return Some((*conn, SessionId(0))) };
             let mut open = connection.sessions.iter().filter(|(_, session)| session.is_open());
             open.find(|(_, session)| wanted.is_none_or(|no| session.no == no)).map(|(id, _)| (*conn, *id))
-        });
-        let Some((conn, session)) = place else { return Ok(None) };
+        })
+    }
+
+    /// Sends the question if the peer is there; `None` to try again later.
+    fn put_question(&mut self, pending: &Pending, now: Instant) -> Result<Option<Asked>, Failure> {
+        let Some((conn, session)) = self.place_for(pending) else { return Ok(None) };
         let Some(connection) = self.conns.get_mut(&conn) else { return Ok(None) };
         let question = QuestionId(connection.next_question);
         connection.next_question = connection.next_question.wrapping_add(1);
