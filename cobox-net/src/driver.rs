@@ -59,6 +59,7 @@ enum Message {
     Wake,
     Report(FolderNo, SyncSender<Report>),
     Contacts(FolderNo, SyncSender<Vec<Contact>>),
+    WithMembers(SyncSender<BTreeSet<FolderNo>>),
     Stop,
 }
 
@@ -241,6 +242,12 @@ impl Driver {
         Ok(NetStatus { no, peers })
     }
 
+    pub fn with_members(&self) -> Result<BTreeSet<FolderNo>> {
+        let (sender, receiver) = sync_channel(1);
+        self.shared.engine.send(Message::WithMembers(sender)).map_err(|_| Error::ShutDown)?;
+        receiver.recv_timeout(REQUEST_WAIT).map_err(|_| Error::ShutDown)
+    }
+
     pub fn contacts(&self, no: FolderNo) -> Result<Vec<Contact>> {
         let (sender, receiver) = sync_channel(1);
         self.shared.engine.send(Message::Contacts(no, sender)).map_err(|_| Error::ShutDown)?;
@@ -406,6 +413,9 @@ impl Worker {
                 Message::Report(no, answer) => {
                     let report = self.engine.report(no).map_err(Error::from);
                     let _ = answer.send(report.and_then(|found| self.known(no, found)));
+                }
+                Message::WithMembers(answer) => {
+                    let _ = answer.send(self.engine.with_members());
                 }
                 Message::Contacts(no, answer) => {
                     // Who asked may have stopped waiting.

@@ -4,6 +4,7 @@
 //! task: most return at once, and those that ask a peer (`audit`, `locator_*`, `recovery_*`) wait for
 //! the answer, at most [`REQUEST_WAIT`].
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,6 +216,14 @@ impl Node {
     /// When the folder was not added, or the store fails.
     pub fn status(&self, no: FolderNo) -> Result<NetStatus> {
         self.driver.status(no)
+    }
+
+    /// Folders in which a member's device has a session open now; costs one look for all of them.
+    ///
+    /// # Errors
+    /// When the node ended.
+    pub fn with_members(&self) -> Result<BTreeSet<FolderNo>> {
+        self.driver.with_members()
     }
 
     /// Challenges a peer over the live packs, verifies each proof, and stores the signed receipt.

@@ -3,6 +3,8 @@
 //! Proposals come with the access log. What the seeder answers is laid before the folder's devices again and
 //! again, until one of them has put it into the access log.
 
+use std::collections::BTreeSet;
+
 use cobox_store::blind::Access;
 use cobox_store::blind::contracts::Agreed;
 use cobox_store::blind::retention::HOLD_MS;
@@ -12,7 +14,6 @@ use cobox_store::format::{Reader, Writer};
 use cobox_store::id::{FolderId, FolderNo, TermsHash};
 use ed25519_dalek::{Signer as _, SigningKey};
 
-use super::heard::is_heard;
 use super::holding::Holding;
 use super::leaving::{Leaving, Why};
 use super::limits::Limits;
@@ -255,20 +256,27 @@ impl Holding {
 
     /// Warns the owner of folders that are nearly full or whose end comes, and notes ends that have come.
     pub(super) fn look_at_limits(&self) {
+        let node = self.node.lock().clone().filter(|_| !self.is_paused());
+        let there = node.and_then(|node| node.with_members().ok());
         for (no, folder) in self.store.folders().unwrap_or_default() {
-            if let Err(error) = self.look_at_limit(no, folder) {
+            if let Err(error) = self.look_at_limit(no, folder, there.as_ref()) {
                 tracing::warn!(%folder, %error, "a folder's limits cannot be read");
             }
         }
     }
 
-    fn look_at_limit(&self, no: FolderNo, folder: FolderId) -> Result<()> {
+    fn look_at_limit(
+        &self,
+        no: FolderNo,
+        folder: FolderId,
+        there: Option<&BTreeSet<FolderNo>>,
+    ) -> Result<()> {
         let usage = self.store.usage(no)?;
         let until_ms = usage.until_ms.unwrap_or(0);
         if until_ms != 0 && now_ms() >= until_ms && Leaving::read(&self.store, no)?.is_none() {
             self.leave(no, Why::Ended)?;
         }
-        self.look_at_members(no, folder)?;
+        self.look_at_members(no, folder, there)?;
         // Who let it go, or took it back, knows that it ended.
         if Leaving::read(&self.store, no)?.is_some_and(|leaving| leaving.why != Why::Ended) {
             return Ok(());
@@ -288,12 +296,16 @@ impl Holding {
         Ok(())
     }
 
-    /// Notes which folders' members are there, and tells of silence.
-    fn look_at_members(&self, no: FolderNo, folder: FolderId) -> Result<()> {
+    /// Notes whether members are among those who are there, if anybody can be, and tells of silence.
+    fn look_at_members(
+        &self,
+        no: FolderNo,
+        folder: FolderId,
+        there: Option<&BTreeSet<FolderNo>>,
+    ) -> Result<()> {
         let now_ms = now_ms();
-        let status = self.node.lock().clone().and_then(|node| node.status(no).ok());
-        match status.filter(|_| !self.is_paused()) {
-            Some(status) if is_heard(&status) => self.hear(no, now_ms)?,
+        match there {
+            Some(there) if there.contains(&no) => self.hear(no, now_ms)?,
             Some(_) => {}
             None => self.deafen(no, now_ms),
         }

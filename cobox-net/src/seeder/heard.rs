@@ -74,12 +74,12 @@ impl Holding {
 
     /// A member has a session open.
     pub(super) fn hear(&self, no: FolderNo, now_ms: u64) -> Result<()> {
-        let before = kept(&self.store, no)?;
+        let known = self.watched.lock().get(&no).and_then(|watched| watched.kept_ms);
+        let before = known.map_or_else(|| kept(&self.store, no), |known| Ok(Some(known)))?;
         let keep = {
             let mut watched = self.watched.lock();
             let watched = watched.entry(no).or_default();
-            watched.heard_ms = Some(now_ms);
-            watched.kept_ms = watched.kept_ms.or(before);
+            (watched.heard_ms, watched.kept_ms) = (Some(now_ms), before);
             let keep = watched.kept_ms.is_none_or(|kept_ms| now_ms.abs_diff(kept_ms) >= STEP_MS);
             if keep {
                 watched.kept_ms = Some(now_ms);

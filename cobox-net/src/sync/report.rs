@@ -1,6 +1,6 @@
 //! What the engine knows about a folder's peers, for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cobox_store::format::entry::LogHead;
 use cobox_store::id::{FolderNo, LogId};
@@ -46,6 +46,14 @@ impl Engine {
             }
         }
         Ok(Some(found.into_values().collect()))
+    }
+
+    /// Folders in which a member's device has a session open; all in one pass, for who asks about every one.
+    #[must_use]
+    pub fn with_members(&self) -> BTreeSet<FolderNo> {
+        let sessions = self.conns.values().flat_map(|connection| connection.sessions.values());
+        let open = sessions.filter(|session| session.is_open() && session.kind == PeerKind::Member);
+        open.map(|session| session.no).collect()
     }
 
     fn blank(&self, peer: PeerId, folder: &Folder) -> PeerStatus {
