@@ -265,8 +265,8 @@ impl Disk {
 
     fn unmount(&mut self) {
         let Some(session) = self.session.take() else { return };
-        // The loop device goes with the mount. A process that another test starts holds what is open here until it runs
-        // its program, and one that was ended may be on its way out.
+        // A process that another test starts holds what is open here until it runs its program, and one that was ended
+        // may be on its way out.
         let umount = |how: &[&str]| {
             let status = Command::new("umount").args(how).arg(&self.at).stderr(Stdio::null()).status();
             status.is_ok_and(|status| status.success())
@@ -279,7 +279,22 @@ impl Disk {
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }
+        // The loop device goes with the last mount, and what ext4 had in memory reaches the disk before. A program that
+        // another test put into a network of its own (`ip netns exec`) has a copy of each mount of that moment.
+        while self.is_attached() && begun.elapsed() < BUSY_LIMIT && !std::thread::panicking() {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let left = self.is_attached();
         drop(session.umount_and_join());
+        assert!(!left || std::thread::panicking(), "something kept the disk mounted for {BUSY_LIMIT:?}");
+    }
+
+    /// Whether a loop device still has this disk.
+    fn is_attached(&self) -> bool {
+        let devices = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        devices.map(|device| device.path().join("loop/backing_file")).any(|backing| {
+            std::fs::read_to_string(backing).is_ok_and(|backing| Path::new(backing.trim_end()) == self.file())
+        })
     }
 }
 
