@@ -30,6 +30,7 @@ mod swarm;
 pub mod sync;
 pub mod tally;
 mod transfer;
+mod unreached;
 pub mod wire;
 
 pub use error::Error;

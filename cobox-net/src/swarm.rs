@@ -38,6 +38,7 @@ use crate::shown::places;
 use crate::status::Transport;
 use crate::sync::{Conn, Place, Side};
 use crate::tally::{Refusal, Tally};
+use crate::unreached::reasons;
 
 /// Connections of a whole node: more than any small box serves at once, fewer than its file descriptors.
 const CONNECTIONS_MAX: u32 = 4096;
@@ -582,7 +583,8 @@ fn dial_text(error: &DialError) -> String {
             if wrong {
                 format!("another peer answers at {}", places(&list))
             } else {
-                format!("nothing answers at {}", places(&list))
+                let why = reasons(tried.iter().map(|(_, error)| error as &(dyn std::error::Error + 'static)));
+                format!("nothing answers at {} ({why})", places(&list))
             }
         }
         other => other.to_string(),

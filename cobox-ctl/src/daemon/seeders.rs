@@ -19,9 +19,9 @@ use super::{Daemon, now_ms};
 use crate::exit::{Exit, Outcome, Problem};
 use crate::report::{AuditReport, Holding, ProofReport, SeederAddReport};
 
-/// How long `seeder add` waits to say whether the seeder took the grant: a connection over a slow link
-/// takes a few round trips of under a second.
-const ADD_WAIT: Duration = Duration::from_secs(10);
+/// How long `seeder add` waits to say whether the seeder took the grant: a connection over a slow link takes a few round
+/// trips of under a second. One attempt that gets no answer takes ten, and there is time for another one.
+const ADD_WAIT: Duration = Duration::from_secs(20);
 const ADD_POLL: Duration = Duration::from_millis(100);
 /// How long a folder may be waiting before `seeder add` says that somebody has to accept it: a seeder that takes it by
 /// its rule answers so within moments, but not at first.

@@ -1,0 +1,82 @@
+//! Why an address led nowhere, in a few words for people.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+
+/// Reasons that are told of one attempt; it may have gone to many addresses.
+const REASONS_MAX: usize = 3;
+
+/// Each reason once, in their order; empty where there is none.
+pub fn reasons<'a>(errors: impl IntoIterator<Item = &'a (dyn Error + 'static)>) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for error in errors {
+        let reason = reason(error);
+        if told.len() < REASONS_MAX && !told.contains(&reason) {
+            told.push(reason);
+        }
+    }
+    told.join("; ")
+}
+
+/// What the system said is what helps; else what the innermost error says.
+fn reason(error: &(dyn Error + 'static)) -> String {
+    let mut error = error;
+    loop {
+        if let Some(reason) = error.downcast_ref::<io::Error>().and_then(of_the_system) {
+            return reason.to_owned();
+        }
+        match inner(error) {
+            Some(inner) => error = inner,
+            None => break,
+        }
+    }
+    let text = error.to_string();
+    let mut letters = text.trim_end_matches('.').chars();
+    let first = letters.next().map(|letter| letter.to_lowercase().to_string()).unwrap_or_default();
+    first + letters.as_str()
+}
+
+/// What it was made of: an I/O error passes over its own content when it is asked for its source.
+fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let content = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    content.map(|content| content as &(dyn Error + 'static)).or_else(|| error.source())
+}
+
+fn of_the_system(error: &io::Error) -> Option<&'static str> {
+    error.raw_os_error()?;
+    match error.kind() {
+        ErrorKind::ConnectionRefused => Some("the connection was refused"),
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Some("the connection was broken off"),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Some("there is no way there"),
+        ErrorKind::TimedOut => Some("no answer came in time"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Linux's number of a refused connection.
+    const ECONNREFUSED: i32 = 111;
+
+    fn refused() -> io::Error {
+        io::Error::from_raw_os_error(ECONNREFUSED)
+    }
+
+    #[test]
+    fn reason_is_what_the_system_said_however_deep_it_is() {
+        let deep = io::Error::other(io::Error::other(refused()));
+        assert_eq!(reasons([&deep as &(dyn Error + 'static)]), "the connection was refused");
+    }
+
+    #[test]
+    fn reasons_are_each_told_once_and_not_too_many() {
+        let (one, other) = (refused(), io::Error::other("Timeout has been reached."));
+        let more: Vec<io::Error> = (0..9).map(|at| io::Error::other(format!("reason {at}"))).collect();
+        let errors =
+            [&one, &other, &one].into_iter().chain(&more).map(|error| error as &(dyn Error + 'static));
+        assert_eq!(reasons(errors), "the connection was refused; timeout has been reached; reason 0");
+        assert_eq!(reasons([]), "");
+    }
+}
