@@ -4,7 +4,7 @@
 //! was mounted is unmounted by its own path, also after a panic.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -96,8 +96,12 @@ impl Said {
 /// # Panics
 /// When it cannot be started or does not end.
 pub fn run(command: &mut Command) -> Said {
+    run_with(command, Stdio::null())
+}
+
+fn run_with(command: &mut Command, input: Stdio) -> Said {
     let mut child = command
-        .stdin(Stdio::null())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -126,6 +130,24 @@ pub fn run(command: &mut Command) -> Said {
     let stdout = out.join().expect("reads").expect("reads");
     let stderr = err.join().expect("reads").expect("reads");
     Said::of(&Output { status, stdout, stderr })
+}
+
+/// Runs `command` on a terminal of its own (`script`, of util-linux), where somebody types this and then ends the input.
+/// What the program writes to either of its outputs is in [`Said::out`].
+///
+/// # Panics
+/// When it cannot be started, or does not end.
+pub fn run_on_terminal(command: &Command, typed: &str) -> Said {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted = words.map(|word| format!("'{}'", word.to_str().expect("text").replace('\'', r"'\''")));
+    let line: Vec<String> = quoted.collect();
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+    terminal.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut keys = tempfile::tempfile().expect("a temporary file");
+    keys.write_all(typed.as_bytes()).expect("is written");
+    keys.rewind().expect("goes back");
+    run_with(&mut terminal, keys.into())
 }
 
 /// A device: a home, a daemon, and at most one mount.

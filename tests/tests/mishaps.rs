@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use cobox_tests::process::{Device, Seeder, can_mount, run, until};
+use cobox_tests::process::{Device, Seeder, can_mount, run, run_on_terminal, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -118,6 +118,31 @@ fn act_that_locks_out_whoever_does_it_is_refused_unless_they_are_sure() {
     until("Bob knows", || json(&bob, &["member", "list", "club"])["role"] == "admin");
     bob.ctl(&["device", "remove", "club", "bob", "--yes"]).ok();
     assert!(json(&bob, &["member", "list", "club"])["role"].is_null());
+}
+
+#[test]
+fn person_at_a_terminal_is_asked_and_only_a_whole_yes_does_it() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (ann, bob, _seeder) = two(dir.path());
+    bob.ctl(&["folder", "join", &invite(&ann, "admin")]).ok();
+    let act = ["member", "role", "club", "bob", "write"];
+    let asked = |typed: &str| run_on_terminal(&bob.command(&act), typed);
+    let role = || json(&bob, &["member", "list", "club"])["role"].clone();
+    // The last one ends the input without a word.
+    for typed in ["no\n", "y\n", "\n", ""] {
+        let said = asked(typed);
+        assert!(said.code == 4 && said.out.contains("You would be no admin"), "{typed:?}: {said:?}");
+        assert!(said.out.contains("Type yes") && said.out.contains("Nothing was changed"), "{said:?}");
+        assert_eq!(role(), "admin", "{typed:?}");
+    }
+    let said = asked("yes\n");
+    assert!(said.code == 0 && said.out.contains("Type yes"), "{said:?}");
+    assert_eq!(role(), "write");
+    // Who is sure is asked nothing, also there.
+    ann.ctl(&["member", "role", "club", "bob", "admin"]).ok();
+    until("Bob knows", || role() == "admin");
+    let said = run_on_terminal(&bob.command(&[&act[..], &["--yes"]].concat()), "");
+    assert!(said.code == 0 && !said.out.contains("Type yes"), "{said:?}");
 }
 
 #[test]
