@@ -40,7 +40,7 @@ fn store_advice(error: &StoreError) -> (Exit, &'static str) {
     match error {
         E::NoSpace => (
             Exit::Failed,
-            "Free some space on the disk that holds the store. Nothing is lost; writes work again as soon as there is room.",
+            "Free some space on the disk that holds the store, or have its quota raised where it has one. Nothing is lost; writes work again as soon as there is room.",
         ),
         E::ReadOnlyDisk => (
             Exit::Failed,

@@ -21,11 +21,18 @@ pub enum WordsFault {
     Checksum,
 }
 
+/// Whether the operating system refused a write for want of room: the disk is full, or the quota that whoever runs the
+/// program has of it.
+#[must_use]
+pub fn is_full(kind: std::io::ErrorKind) -> bool {
+    matches!(kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
 /// Every failure of this crate. Messages say what happened; `cobox-ctl` says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The disk under the store is full; later writes work again when there is room.
+    /// The disk under the store is full, or the user's or folder's quota of it; later writes work again when there is room.
     #[error("no space left on the disk of the store")]
     NoSpace,
     /// The file system under the store was made read-only; writes work again when it is writable.

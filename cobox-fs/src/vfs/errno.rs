@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use cobox_store::Error;
+use cobox_store::error::is_full;
 
 /// A positive `errno` value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -62,7 +63,7 @@ impl From<Error> for Errno {
         match error {
             Error::NoSpace | Error::Quota { .. } => Self::ENOSPC,
             Error::NotPermitted { .. } | Error::RolledBack { .. } | Error::ReadOnlyDisk => Self::EROFS,
-            Error::Io { ref source, .. } if source.kind() == ErrorKind::StorageFull => Self::ENOSPC,
+            Error::Io { ref source, .. } if is_full(source.kind()) => Self::ENOSPC,
             Error::Io { ref source, .. } if source.kind() == ErrorKind::ReadOnlyFilesystem => Self::EROFS,
             _ => {
                 tracing::error!(%error, "a call on the mount failed");
@@ -89,6 +90,7 @@ mod tests {
         assert_eq!(Errno::ENOSPC.0, 28);
         let io = |kind: ErrorKind| Error::Io { path: "reserve".into(), source: kind.into() };
         assert_eq!(Errno::from(io(ErrorKind::StorageFull)), Errno::ENOSPC);
+        assert_eq!(Errno::from(io(ErrorKind::QuotaExceeded)), Errno::ENOSPC);
         assert_eq!(Errno::from(io(ErrorKind::Other)), Errno::EIO);
         assert_eq!(Errno::from(Error::Sealed), Errno::EIO);
     }

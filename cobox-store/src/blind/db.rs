@@ -46,9 +46,10 @@ impl DbFailure {
 impl From<rocksdb::Error> for Error {
     fn from(source: rocksdb::Error) -> Self {
         // RocksDB has no kinds of its own for them: the texts are those of strerror(3).
-        if source.as_ref().contains("No space left on device") {
+        let text = source.as_ref();
+        if text.contains("No space left on device") || text.contains("uota exceeded") {
             Self::NoSpace
-        } else if source.as_ref().contains("Read-only file system") {
+        } else if text.contains("Read-only file system") {
             Self::ReadOnlyDisk
         } else {
             Self::Db(DbFailure(source))

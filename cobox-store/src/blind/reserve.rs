@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_full};
 
 /// As much as replaying a full set of memtables needs.
 const RESERVE_BYTES_MAX: u64 = 64 << 20;
@@ -52,8 +52,8 @@ impl Reserve {
     /// [`Error::NoSpace`] when it is not there.
     pub(super) fn fill(&self) -> Result<()> {
         let (wanted_bytes, _) = self.wanted_and_free()?;
-        match self.allocate(wanted_bytes) {
-            Err(source) if source.kind() == ErrorKind::StorageFull => {
+        match allocate(&self.path, wanted_bytes) {
+            Err(source) if is_full(source.kind()) => {
                 self.release()?;
                 Err(Error::NoSpace)
             }
@@ -71,22 +71,46 @@ impl Reserve {
         Ok(free_bytes + held_bytes >= wanted_bytes + wanted_bytes / 4)
     }
 
+    /// Takes that room from the disk, and gives it back.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`], [`Error::Io`]: the disk does not give it.
+    pub(super) fn try_room(&self) -> Result<()> {
+        let (wanted_bytes, _) = self.wanted_and_free()?;
+        let held_bytes = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
+        let more_bytes = (wanted_bytes + wanted_bytes / 4).saturating_sub(held_bytes);
+        let path = self.trial_path();
+        let taken = match allocate(&path, more_bytes) {
+            Err(source) if source.kind() == ErrorKind::Unsupported => Ok(()),
+            taken => taken,
+        };
+        self.end_trial(taken)
+    }
+
     /// Writes something to the disk and takes it away.
     ///
     /// # Errors
     /// [`Error::NoSpace`], [`Error::ReadOnlyDisk`], [`Error::Io`]: the disk does not take it.
     pub(super) fn try_disk(&self) -> Result<()> {
-        let path = self.path.with_file_name("trial");
-        let written = File::create(&path).and_then(|mut file| {
+        let written = File::create(self.trial_path()).and_then(|mut file| {
             file.write_all(&[0x5a; TRIAL_BYTES])?;
             file.sync_all()
         });
+        self.end_trial(written)
+    }
+
+    fn trial_path(&self) -> PathBuf {
+        self.path.with_file_name("trial")
+    }
+
+    fn end_trial(&self, tried: std::io::Result<()>) -> Result<()> {
+        let path = self.trial_path();
         let removed = match std::fs::remove_file(&path) {
             Err(source) if source.kind() != ErrorKind::NotFound => Err(source),
             _ => Ok(()),
         };
-        written.and(removed).map_err(|source| match source.kind() {
-            ErrorKind::StorageFull => Error::NoSpace,
+        tried.and(removed).map_err(|source| match source.kind() {
+            kind if is_full(kind) => Error::NoSpace,
             ErrorKind::ReadOnlyFilesystem => Error::ReadOnlyDisk,
             _ => Error::Io { path, source },
         })
@@ -96,12 +120,12 @@ impl Reserve {
         let (total_bytes, free_bytes) = space(self.path.parent().unwrap_or(&self.path))?;
         Ok((RESERVE_BYTES_MAX.min(total_bytes / RESERVE_DISK_PARTS), free_bytes))
     }
+}
 
-    fn allocate(&self, bytes: u64) -> std::io::Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        let file: File = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
-        Ok(fallocate(&file, FallocateFlags::empty(), 0, bytes)?)
+fn allocate(path: &Path, bytes: u64) -> std::io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
     }
+    let file: File = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    Ok(fallocate(&file, FallocateFlags::empty(), 0, bytes)?)
 }

@@ -27,7 +27,7 @@ use super::slices::Slices;
 use super::tables::{STORE, Table, key};
 use super::wants::Wants;
 use super::watch::Watch;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_full};
 use crate::format::access::{Act, Record, Role};
 use crate::id::{FolderId, FolderNo};
 
@@ -141,7 +141,7 @@ impl Store {
         let path = dir.to_owned();
         let update = move || -> Result<()> {
             write_format(&path, kind).map_err(|source| match source.kind() {
-                ErrorKind::StorageFull => Error::NoSpace,
+                kind if is_full(kind) => Error::NoSpace,
                 _ => Error::Io { path: path.clone(), source },
             })
         };

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::db::DbFailure;
 use super::reserve::Reserve;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_full};
 
 /// Between two trials of a disk that failed or is read-only, or of opening the database anew: each costs a
 /// write and an fsync, or the replay of the log, while all others wait. The mount retries once a second.
@@ -31,8 +31,8 @@ impl Cause {
             Error::ReadOnlyDisk => Self::ReadOnly,
             Error::Db(failure) => Self::Failing(failure.clone()),
             Error::Io { path, source } => match source.kind() {
-                std::io::ErrorKind::StorageFull => Self::Full,
                 std::io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
+                kind if is_full(kind) => Self::Full,
                 kind => Self::Io(path.clone(), kind),
             },
             _ => Self::Full,
@@ -106,8 +106,9 @@ impl Trouble {
         }
         let tried = match &now.cause {
             // Only looks: cheap enough for every write.
-            Cause::Full if reserve.has_room()? => return Ok(()),
-            Cause::Full => return Err(Error::NoSpace),
+            Cause::Full if !reserve.has_room()? => return Err(Error::NoSpace),
+            // A quota does not show in what the disk says is free.
+            Cause::Full => reserve.try_room(),
             _ => reserve.try_disk(),
         };
         if let Err(error) = tried {
