@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::agreements::{LIMIT_ADVICE, limited};
 use super::folder::FolderState;
+use super::outbox::Outbox;
 use super::policy::Policy;
 use crate::exit::Outcome;
 use crate::render::health::{Light, judge};
 use crate::render::units::{counted, time};
-use crate::report::{Alarm, FolderReport, Holding, SeederReport};
+use crate::report::{Alarm, AlarmSettings, FolderReport, Holding, SeederReport};
 
 /// The setting under which it is remembered what was told, sealed.
 const SETTING: &str = "alarms told";
@@ -27,7 +28,7 @@ const AWAKE_GAP_MS: u64 = 5 * 60 * 1000;
 const HEARD_STEP_MS: u64 = 10 * 60 * 1000;
 
 /// What is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum What {
     /// Fewer copies are proved or claimed than there should be.
@@ -47,7 +48,7 @@ pub(crate) enum What {
 }
 
 /// Something to tell.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Notice {
     /// When, in milliseconds since 1970.
     pub time_ms: u64,
@@ -71,6 +72,9 @@ pub(crate) struct Watch {
     /// What was told of each grant's quota and end.
     #[serde(default)]
     limits: BTreeMap<String, Told>,
+    /// What was told and has not arrived everywhere.
+    #[serde(default)]
+    pub outbox: Outbox,
     #[serde(skip)]
     awake: Option<Awake>,
     /// The light that is worse than what was told, and since when.
@@ -108,7 +112,7 @@ impl Watch {
         let silent = self.seeders.iter().filter_map(|(peer_id, heard)| {
             heard.silent_ms.map(|since_ms| alarm(since_ms, silent(peer_id, heard.at_ms)))
         });
-        copies.chain(silent).collect()
+        copies.chain(silent).chain(self.outbox.alarm()).collect()
     }
 
     /// When a seeder was last heard of.
@@ -294,27 +298,38 @@ impl FolderState {
         *self.watch.lock() = read().unwrap_or_default();
     }
 
-    /// Looks at the folder's copies; what is new is remembered before it is told, so that it is told once.
-    pub fn look(&self, report: &FolderReport, after_ms: u64, now_ms: u64) -> Outcome<Vec<Notice>> {
+    /// Looks at the folder's copies; what is new is remembered with what is to be delivered of it, so that it is told once
+    /// and not lost.
+    pub fn look(&self, report: &FolderReport, settings: &AlarmSettings, now_ms: u64) -> Outcome<Vec<Notice>> {
         let policy = self.policy();
         let grants: Vec<_> =
             limited(self)?.into_iter().map(|(peer, near)| (peer.to_string(), near)).collect();
-        let (notices, watch) = {
+        let (notices, same) = {
             let mut watch = self.watch.lock();
             let kept = |watch: &Watch| (watch.told.clone(), watch.seeders.clone(), watch.limits.clone());
             let before = kept(&watch);
-            let mut notices = watch.look(report, &policy, after_ms, now_ms);
+            let mut notices = watch.look(report, &policy, settings.after_ms, now_ms);
             notices.extend(watch.look_at_limits(report, &grants, now_ms));
-            let same = before == kept(&watch);
-            (notices, (!same).then(|| watch.clone()))
+            notices.iter().for_each(|notice| watch.outbox.post(notice, settings));
+            let same = before == kept(&watch) && notices.is_empty();
+            (notices, same)
         };
-        if let Some(watch) = watch
-            && let Ok(plain) = serde_json::to_vec(&watch)
-        {
+        if !same {
+            self.keep_watch()?;
+        }
+        Ok(notices)
+    }
+
+    /// Keeps what was told and what is on its way.
+    pub fn keep_watch(&self) -> Outcome<()> {
+        // Who keeps it last keeps the newest.
+        let _turn = self.keeping_watch.lock();
+        let watch = self.watch.lock().clone();
+        if let Ok(plain) = serde_json::to_vec(&watch) {
             let sealed = self.folder.local().seal(SETTING.as_bytes(), &plain);
             self.folder.store().setting_put(self.no(), SETTING, &sealed)?;
         }
-        Ok(notices)
+        Ok(())
     }
 }
 

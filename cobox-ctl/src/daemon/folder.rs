@@ -33,6 +33,7 @@ pub(crate) struct FolderState {
     pub seeders: Mutex<BTreeMap<PeerId, SeederNotes>>,
     /// What people were told about the folder's copies.
     pub watch: Mutex<Watch>,
+    pub keeping_watch: Mutex<()>,
     /// When a folder's devices were kept last, and what was kept.
     pub contacts: Mutex<(Option<Instant>, Vec<u8>)>,
     /// The access log that the network was told about.
@@ -80,6 +81,7 @@ impl FolderState {
             live: Mutex::new(None),
             seeders: Mutex::default(),
             watch: Mutex::default(),
+            keeping_watch: Mutex::default(),
             contacts: Mutex::default(),
             access_told: Mutex::default(),
         }

@@ -2,16 +2,19 @@
 //!
 //! `alarm.json` in the device's home says where to; people may edit it. Nothing goes through a shell. The
 //! object of the notice is on the program's standard input; a web address is reached with `curl`, and mail is
-//! handed to the system's `sendmail`, so that TLS, proxies and queues are theirs.
+//! handed to the system's `sendmail`, so that TLS, proxies and queues are theirs. When and how often is for `outbox.rs`.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use cobox_net::shown;
+
 use super::alarm::{ALARM_AFTER_MS, Notice, What};
+use super::outbox::Way;
 use super::{Daemon, TICK, now_ms};
 use crate::exit::{Outcome, Problem};
 use crate::report::{AlarmSettings, AlarmTest};
@@ -20,6 +23,8 @@ use crate::report::{AlarmSettings, AlarmTest};
 const LOOK: Duration = Duration::from_secs(5);
 /// A program that takes longer is ended.
 const PROGRAM_WAIT: Duration = Duration::from_secs(60);
+/// How much of what a program says of its failure is read.
+const SAID_MAX: usize = 1024;
 /// Where `sendmail` is when it is not on the path of a daemon (Filesystem Hierarchy Standard).
 const SENDMAIL_DIRS: [&str; 2] = ["/usr/sbin", "/usr/lib"];
 
@@ -51,52 +56,37 @@ impl Daemon {
             AlarmSettings::default()
         });
         for state in self.folders() {
-            let looked = self
-                .folder_report(&state)
-                .and_then(|report| state.look(&report, settings.after_ms, now_ms()));
+            let looked =
+                self.folder_report(&state).and_then(|report| state.look(&report, &settings, now_ms()));
             match looked {
-                Ok(notices) => notices.iter().for_each(|notice| self.tell(&settings, notice)),
+                Ok(notices) => notices.iter().for_each(log),
                 Err(problem) => tracing::debug!(%problem, "a folder's copies were not looked at"),
             }
         }
     }
 
-    fn tell(&self, settings: &AlarmSettings, notice: &Notice) {
-        let folder = notice.folder_id.get(..8).unwrap_or(&notice.folder_id);
-        match notice.what {
-            What::Red => tracing::error!(folder, "fewer copies than there should be"),
-            What::Amber => tracing::warn!(folder, "not all copies are proved in time"),
-            What::Silent => tracing::warn!(folder, "a seeder is silent"),
-            What::Quota => tracing::warn!(folder, "what a seeder may store is nearly used"),
-            What::Ends => tracing::warn!(folder, "a seeder's grant or agreement ends"),
-            What::Green | What::Heard => tracing::info!(folder, what = ?notice.what, "copies are well again"),
-        }
-        for problem in self.deliver(settings, notice) {
-            tracing::warn!(problem, "an alarm was not delivered");
-        }
-    }
-
-    /// Delivers a notice everywhere, and says where that failed.
-    fn deliver(&self, settings: &AlarmSettings, notice: &Notice) -> Vec<String> {
+    /// Delivers a notice by one way.
+    pub(super) fn send(&self, way: Way, settings: &AlarmSettings, notice: &Notice) -> Result<(), String> {
         let object = serde_json::to_string(notice).unwrap_or_default() + "\n";
         let ending = || self.is_ending();
-        let mut problems = Vec::new();
-        if let Some(program) = &settings.program {
-            problems.extend(feed(&mut Command::new(program), &object, &ending).err());
+        match way {
+            Way::Program => settings.program.as_ref().map_or(Ok(()), |program| {
+                // What it says is its own affair, however much it is.
+                feed(Command::new(program).stderr(Stdio::null()), &object, &ending)
+            }),
+            Way::Url => settings.url.as_ref().map_or(Ok(()), |url| {
+                let mut curl = Command::new("curl");
+                curl.args(["--silent", "--show-error", "--fail", "--max-time", "30"]);
+                curl.args(["--proto", "=http,https", "--header", "Content-Type: application/json"]);
+                curl.args(["--data-binary", "@-", "--", url]).stderr(Stdio::piped());
+                feed(&mut curl, &object, &ending)
+            }),
+            Way::Mail => settings.mail.as_ref().map_or(Ok(()), |mail| {
+                let letter = letter(mail, &self.home.label(), notice);
+                let mut sendmail = Command::new(sendmail()?);
+                feed(sendmail.args(["-i", "-t"]).stderr(Stdio::piped()), &letter, &ending)
+            }),
         }
-        if let Some(url) = &settings.url {
-            let mut curl = Command::new("curl");
-            curl.args(["--silent", "--show-error", "--fail", "--max-time", "30", "--proto", "=http,https"]);
-            curl.args(["--header", "Content-Type: application/json", "--data-binary", "@-", "--", url]);
-            problems.extend(feed(&mut curl, &object, &ending).err());
-        }
-        if let Some(mail) = &settings.mail {
-            let letter = letter(mail, &self.home.label(), notice);
-            let sent = sendmail()
-                .and_then(|program| feed(Command::new(program).args(["-i", "-t"]), &letter, &ending));
-            problems.extend(sent.err());
-        }
-        problems
     }
 
     fn alarm_file(&self) -> PathBuf {
@@ -143,8 +133,21 @@ impl Daemon {
             what: What::Amber,
             text: "This is a test: nothing is wrong.".to_owned(),
         };
-        let problems = self.deliver(&settings, &notice);
+        let send = |way| self.send(way, &settings, &notice).err();
+        let problems = Way::ALL.into_iter().filter_map(send).collect();
         Ok(AlarmTest { settings, problems })
+    }
+}
+
+fn log(notice: &Notice) {
+    let folder = notice.folder_id.get(..8).unwrap_or(&notice.folder_id);
+    match notice.what {
+        What::Red => tracing::error!(folder, "fewer copies than there should be"),
+        What::Amber => tracing::warn!(folder, "not all copies are proved in time"),
+        What::Silent => tracing::warn!(folder, "a seeder is silent"),
+        What::Quota => tracing::warn!(folder, "what a seeder may store is nearly used"),
+        What::Ends => tracing::warn!(folder, "a seeder's grant or agreement ends"),
+        What::Green | What::Heard => tracing::info!(folder, what = ?notice.what, "copies are well again"),
     }
 }
 
@@ -218,7 +221,6 @@ fn feed(command: &mut Command, input: &str, ending: &dyn Fn() -> bool) -> Result
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .current_dir("/")
         .spawn()
         .map_err(|error| format!("{name} cannot be started: {error}"))?;
@@ -230,7 +232,7 @@ fn feed(command: &mut Command, input: &str, ending: &dyn Fn() -> bool) -> Result
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(format!("{name} ended with {status}")),
+            Ok(Some(status)) => return Err(format!("{name} ended with {status}{}", said(&mut child))),
             Ok(None) if started.elapsed() < PROGRAM_WAIT && !ending() => {
                 std::thread::park_timeout(Duration::from_millis(20));
             }
@@ -244,6 +246,18 @@ fn feed(command: &mut Command, input: &str, ending: &dyn Fn() -> bool) -> Result
             }
         }
     }
+}
+
+/// The beginning of what an ended program said of its failure, if it was heard.
+fn said(child: &mut std::process::Child) -> String {
+    let Some(mut pipe) = child.stderr.take() else { return String::new() };
+    let mut bytes = [0; SAID_MAX];
+    // What it began may go on and hold the pipe: nobody waits for that.
+    let waits_not = rustix::io::ioctl_fionbio(&pipe, true).is_ok();
+    let count = if waits_not { pipe.read(&mut bytes).unwrap_or(0) } else { 0 };
+    let text = String::from_utf8_lossy(bytes.get(..count).unwrap_or_default());
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() { String::new() } else { format!(": {}", shown::name(lines.join("; ").as_bytes())) }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod let_go;
 mod members;
 mod mounts;
 mod network;
+mod outbox;
 mod owning;
 mod policy;
 mod proof;
@@ -117,13 +118,14 @@ pub fn run(paths: Paths, unlock: Unlock, ready: impl FnOnce()) -> Outcome<()> {
         daemon.adopt(daemon.home.folder(info.no)?)?;
     }
     daemon.remount();
-    let background = [
+    let mut background = vec![
         chores::start_keeper(&daemon)?,
         chores::start_courier(&daemon)?,
         chores::start_patrol(&daemon)?,
         giving::start_giver(&daemon)?,
         hooks::start_watcher(&daemon)?,
     ];
+    background.extend(outbox::start_tellers(&daemon)?);
     // Before commands are answered: whoever got an answer finds the API, too.
     *daemon.api.lock() = Some(Arc::new(crate::api::start(&daemon)?));
     serve::start(&daemon, listener)?;
