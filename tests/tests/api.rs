@@ -416,9 +416,51 @@ fn every_route_of_the_seeder_answers_as_its_document_says() {
     }
     assert!(!metrics.contains(NAME));
     let warned = wait_event(&api, &mut events, "grant-warning");
-    assert_eq!((&warned["now"], &warned["folder"]), (&"ends".into(), &folder.into()), "{warned}");
+    assert_eq!((&warned["now"], &warned["folder"]), (&"ends".into(), &folder.clone().into()), "{warned}");
+    let folder_id = folder;
+    orders_of_the_owner(&api, &device, &folder_id);
     callers_mistakes(&api, "zz");
     api.assert_all_were_tried();
+}
+
+/// What the owner has a seeder do over HTTP.
+fn orders_of_the_owner(api: &Api, device: &Device, folder: &str) {
+    let (one, path) = ("/v1/folders/{folder}", format!("/v1/folders/{}", &folder[..10]));
+    assert_eq!(api.get("/v1/folders")["folders"][0]["folder"], folder);
+    assert_eq!(api.ok("get", one, &path, None)["folder"], folder);
+    assert_eq!(api.fails("get", one, "/v1/folders/ffff0000", None), (404, 1));
+    let quota = |bytes: u64| json!({ "quota_bytes": bytes, "until_ms": 0 });
+    assert_eq!(api.ok("patch", one, &path, Some(&quota(1 << 29)))["quota_bytes"], 1u64 << 29);
+    assert_eq!(api.fails("patch", one, &path, Some(&quota(0))), (400, 2));
+    let agreement = ("/v1/folders/{folder}/agreement", format!("{path}/agreement"));
+    assert_eq!(api.fails("delete", agreement.0, &agreement.1, None), (403, 4), "none is in force");
+    assert_eq!(api.get("/v1/agreements")["agreements"], json!([]));
+    // A pause ends the session, and a resumption brings it back.
+    api.ok("post", "/v1/pause", "/v1/pause", None);
+    assert_eq!(api.get("/v1/status")["paused"], true);
+    assert_eq!(api.get("/v1/report")["paused"], true);
+    until("nobody has the folder open", || api.ok("get", one, &path, None)["peers"] == 0);
+    api.ok("post", "/v1/resume", "/v1/resume", None);
+    until("the device is back", || api.ok("get", one, &path, None)["peers"] == 1);
+    // An admin, and one that is not.
+    let key = "11".repeat(32);
+    let admin = ("/v1/admins/{key}", format!("/v1/admins/{key}"));
+    assert_eq!(api.get("/v1/admins")["admins"], json!([]));
+    assert_eq!(api.fails("delete", admin.0, &admin.1, None), (403, 4), "it is not said that it is meant");
+    assert_eq!(api.fails("delete", admin.0, &format!("{}?yes=true", admin.1), None), (404, 1));
+    // Unreplicate, and replicate by a code.
+    api.ok("delete", one, &path, None);
+    assert_eq!(api.ok("get", one, &path, None)["leaving"]["why"], "unseeded");
+    device.ctl(&["folder", "create", "second"]).ok();
+    let code = said_json(&device.ctl(&["seeder", "code", "second", "--quota", "1G", "--json"]).ok());
+    let all = "/v1/folders";
+    assert_eq!(api.fails("post", all, all, Some(&json!({ "code": "zz" }))), (400, 2));
+    let taken = api.ok("post", all, all, Some(&json!({ "code": code["code"] })));
+    let asked = format!("/v1/codes/{}", taken["key"].as_str().expect("a key"));
+    until("the folder of the code is held", || {
+        api.ok("get", "/v1/codes/{key}", &asked, None)["waiting"] == false
+    });
+    until("it is listed", || api.get(all)["folders"].as_array().map(Vec::len) == Some(2));
 }
 
 #[test]

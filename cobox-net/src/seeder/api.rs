@@ -1,7 +1,9 @@
-//! The seeder's HTTP API: what it holds and how it is, and what its owner may decide on the machine.
+//! The seeder's HTTP API: what it holds and how it is, and what waits for its owner. What the owner has done is in `acts.rs`.
 //!
 //! It carries out the same requests as the command socket. Nothing here names a folder other than by its
 //! id, for the seeder knows no other name.
+
+mod acts;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -53,6 +55,12 @@ struct Status {
     peer_id: String,
     /// Where it listens, as multiaddresses.
     listen: Vec<String>,
+    /// What members add: `seeder add` takes it.
+    address: Option<String>,
+    /// Whether it takes part in nothing for now.
+    paused: bool,
+    /// Whether somebody owns it.
+    owned: bool,
     /// Room on its disk.
     disk_free_bytes: u64,
     /// The folders it holds.
@@ -155,8 +163,8 @@ async fn status(State(api): Api) -> Result<Json<Status>, Fault> {
 
 async fn status_of(api: &Arc<Shared>) -> Result<Status, Fault> {
     match ask(api, Request::Status).await? {
-        Answer::Status { peer_id, listen, folders, disk_free_bytes, .. } => {
-            Ok(Status { peer_id, listen, disk_free_bytes, folders })
+        Answer::Status { peer_id, listen, folders, disk_free_bytes, paused, owned, address, .. } => {
+            Ok(Status { peer_id, listen, address, paused, owned, disk_free_bytes, folders })
         }
         _ => Err(unexpected()),
     }
@@ -379,7 +387,7 @@ fn follow(shared: &Weak<Shared>, changes: &Changes) {
 /// The routes and the document that describes them.
 fn routes() -> OpenApiRouter<Arc<Shared>> {
     let info = InfoBuilder::new().title("CoBox seeder").version(env!("CARGO_PKG_VERSION")).description(Some(
-        "What a seeder holds and how it is, and what its owner may decide on the machine.",
+        "What a seeder holds and how it is, and what its owner may have done on the machine.",
     ));
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info.build()).build())
         .routes(routes!(healthz))
@@ -392,6 +400,7 @@ fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(system))
         .routes(routes!(logs))
         .routes(routes!(events))
+        .merge(acts::routes())
 }
 
 /// The OpenAPI document.

@@ -425,7 +425,7 @@ impl Holding {
         let mut fitting = all.filter(|folder| !start.is_empty() && folder.to_hex().starts_with(start));
         match (fitting.next(), fitting.next()) {
             (Some(folder), None) => Ok(folder),
-            _ => Err(Failure::failed(format!(
+            _ => Err(Failure::missing(format!(
                 "No single folder's id begins with {start:?}. See: cobox-seeder status"
             ))),
         }

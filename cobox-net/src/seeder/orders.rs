@@ -27,7 +27,7 @@ use crate::wire::{ClaimAnswer, GrantAnswer, QuestionId, SeedingFrame};
 const REFUSALS_KEPT: usize = 64;
 
 /// A command or claim that was refused.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RefusalView {
     /// When, milliseconds since 1970.
     pub at_ms: u64,
@@ -240,7 +240,7 @@ impl Orders {
         if dismissed || store.claim_void(cobox_store::id::ClaimKey(key.0))? {
             Ok(Answer::Said { text: format!("{key} commands this seeder no longer.") })
         } else {
-            Err(Failure::failed(format!("There is no admin and no open code {key}.")))
+            Err(Failure::missing(format!("There is no admin and no open code {key}.")))
         }
     }
 

@@ -66,7 +66,8 @@ impl Holding {
         let code = read_code(text)?;
         let name = InviteKey(seed_key(&code.secret).verifying_key().to_bytes());
         if self.waiting_codes()?.len() >= WAITING_MAX {
-            return Err(Failure::failed("Too many codes wait already."));
+            let text = "Too many codes wait already.".to_owned();
+            return Err(Failure { exit: Exit::Refused, text, missing: false });
         }
         let canonical =
             code.to_text_for(CodeFor::Seed).map_err(|_| Failure::failed("The code is too long."))?;

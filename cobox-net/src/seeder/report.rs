@@ -11,7 +11,7 @@ use super::holding::Holding;
 use super::orders::RefusalView;
 
 /// An admin in a list.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[allow(missing_docs)]
 pub struct AdminView {
     /// The key that signs, in hex.
@@ -25,7 +25,7 @@ pub struct AdminView {
 }
 
 /// A code that is open.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[allow(missing_docs)]
 pub struct CodeView {
     pub key: String,
@@ -36,7 +36,7 @@ pub struct CodeView {
 }
 
 /// A command that was taken.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[allow(missing_docs)]
 pub struct CommandView {
     pub at_ms: u64,
@@ -49,7 +49,7 @@ pub struct CommandView {
 }
 
 /// What the owner should know of a folder that is held.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[allow(missing_docs)]
 pub struct FolderNote {
     pub folder: String,
