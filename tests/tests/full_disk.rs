@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cobox_store::blind::{Store, StoreKind};
 use cobox_tests::load::Rng;
 use cobox_tests::process::{Device, Seeder, can_mount, run, until};
 
@@ -393,5 +394,78 @@ fn seeder_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
     assert_eq!(seeder.run(&["status"]).code, 0, "the full seeder still answers");
     disk.grow(900);
     device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "100s"]).ok();
+    device.stop();
+}
+
+/// Bytes that the disk below `dir` has left for everybody.
+fn free_bytes(dir: &Path) -> u64 {
+    let about = rustix::fs::statvfs(dir).expect("asks the disk");
+    about.f_bavail * about.f_frsize
+}
+
+/// The number that a seeder's status says of its only folder.
+fn number(seeder: &Seeder, name: &str) -> Option<u64> {
+    let said = seeder.run(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(said.out.lines().last()?).ok()?;
+    status["folders"][0][name].as_u64()
+}
+
+#[test]
+fn release_is_taken_on_a_disk_without_a_byte_left_and_after_30_days_its_bytes_are_back() {
+    let test = "release_is_taken_on_a_disk_without_a_byte_left_and_after_30_days_its_bytes_are_back";
+    if !can_mount(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), 260) else {
+        println!("skipped: {test}: only root can mount a small disk");
+        return;
+    };
+    let mut seeder = Seeder::new(&disk.0, "seeder");
+    seeder.start();
+    let mut device = device_on(dir.path(), dir.path());
+    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "10G"]).ok();
+    let mut rng = Rng::new(5);
+    let kept = (device.mount.join("kept"), rng.bytes(3_000_000));
+    save(&device.mount.join("large"), &rng.bytes(60 << 20)).expect("saves");
+    save(&device.mount.join("small"), &rng.bytes(200_000)).expect("saves");
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    save(&kept.0, &kept.1).expect("saves");
+    fs::remove_file(device.mount.join("large")).expect("removes");
+    fs::remove_file(device.mount.join("small")).expect("removes");
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    disk.fill();
+    assert_eq!(free_bytes(&disk.0), 0);
+    let pruned = device.ctl(&["prune", "docs", "--json"]).ok();
+    let pruned: serde_json::Value = serde_json::from_str(pruned.out.trim()).expect("JSON");
+    let released = pruned["released_bytes"].as_u64().expect("a number");
+    assert!(pruned["state"] == "released" && released >= 56 << 20, "{pruned}");
+    until("the seeder keeps what was released", || number(&seeder, "held_bytes") == Some(released));
+    device.stop();
+    seeder.kill();
+    // Opened, it keeps some room for itself where there is any; here there is none.
+    let store = Store::open(&seeder.data, StoreKind::Seeder).expect("opens on a full disk");
+    let before = free_bytes(&disk.0);
+    let mut freed = 0;
+    for _ in 0..30 * 24 * 6 {
+        freed += store.retention_advance(u64::MAX).expect("goes on").bytes;
+    }
+    drop(store);
+    assert_eq!(freed, released);
+    let back = free_bytes(&disk.0).saturating_sub(before);
+    println!(
+        "{} MiB were released, {} MiB came back, {} were free",
+        released >> 20,
+        back >> 20,
+        before >> 20
+    );
+    assert!(back + (4 << 20) >= released - (48 << 20), "{back} of {released} bytes came back");
+    // It holds the rest, and takes new bytes where the old ones were.
+    seeder.start();
+    device.start();
+    device.await_mount();
+    save(&device.mount.join("new"), &rng.bytes(2_000_000)).expect("saves");
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    same(&[kept]);
     device.stop();
 }
