@@ -18,19 +18,16 @@ pub fn reasons<'a>(errors: impl IntoIterator<Item = &'a (dyn Error + 'static)>) 
     told.join("; ")
 }
 
-/// What the system said is what helps; else what the innermost error says.
+/// What the innermost error says; what the system's errors mean, in our words.
 fn reason(error: &(dyn Error + 'static)) -> String {
-    let mut error = error;
-    loop {
-        if let Some(reason) = error.downcast_ref::<io::Error>().and_then(of_the_system) {
-            return reason.to_owned();
-        }
-        match inner(error) {
-            Some(inner) => error = inner,
-            None => break,
-        }
+    let mut innermost = error;
+    while let Some(inner) = inner(innermost) {
+        innermost = inner;
     }
-    let text = error.to_string();
+    let text = innermost.to_string();
+    if let Some(reason) = of_the_system(&text) {
+        return reason.to_owned();
+    }
     let mut letters = text.trim_end_matches('.').chars();
     let first = letters.next().map(|letter| letter.to_lowercase().to_string()).unwrap_or_default();
     first + letters.as_str()
@@ -42,9 +39,11 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
     content.map(|content| content as &(dyn Error + 'static)).or_else(|| error.source())
 }
 
-fn of_the_system(error: &io::Error) -> Option<&'static str> {
-    error.raw_os_error()?;
-    match error.kind() {
+/// By the number that an I/O error has in its text: libp2p's transports pass one on as if it were their own, so that its
+/// type is gone.
+fn of_the_system(text: &str) -> Option<&'static str> {
+    let (_, number) = text.strip_suffix(')')?.rsplit_once("(os error ")?;
+    match io::Error::from_raw_os_error(number.parse().ok()?).kind() {
         ErrorKind::ConnectionRefused => Some("the connection was refused"),
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Some("the connection was broken off"),
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Some("there is no way there"),
@@ -67,7 +66,10 @@ mod tests {
     #[test]
     fn reason_is_what_the_system_said_however_deep_it_is() {
         let deep = io::Error::other(io::Error::other(refused()));
-        assert_eq!(reasons([&deep as &(dyn Error + 'static)]), "the connection was refused");
+        let without_type = io::Error::other(refused().to_string());
+        for error in [&deep, &without_type] {
+            assert_eq!(reasons([error as &(dyn Error + 'static)]), "the connection was refused");
+        }
     }
 
     #[test]

@@ -369,21 +369,38 @@ fn bytes_that_nobody_holds_fail_before_the_longest_wait_and_come_with_the_seeder
     until("the bytes come with the seeder", || fs::read(&path).is_ok_and(|found| found == bytes));
 }
 
+/// A seeder on a small disk of its own, and a device that lets it hold "docs". Taken apart in the order `_dir`, disk,
+/// seeder, device: what is bound last goes first.
+struct Boxed {
+    seeder: Seeder,
+    device: Device,
+    disk: SmallDisk,
+    _dir: tempfile::TempDir,
+}
+
+impl Boxed {
+    /// `None` where the test cannot run here.
+    fn new(test: &str, mib: u64) -> Option<Self> {
+        if !can_mount(test) {
+            return None;
+        }
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), mib) else {
+            println!("skipped: {test}: only root can mount a small disk");
+            return None;
+        };
+        let mut seeder = Seeder::new(&disk.0, "seeder");
+        seeder.start();
+        let device = device_on(dir.path(), dir.path());
+        device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "10G"]).ok();
+        Some(Self { seeder, device, disk, _dir: dir })
+    }
+}
+
 #[test]
 fn seeder_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
     let test = "seeder_on_a_full_disk_says_so_and_goes_on_when_there_is_room";
-    if !can_mount(test) {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), 200) else {
-        println!("skipped: {test}: only root can mount a small disk");
-        return;
-    };
-    let mut seeder = Seeder::new(&disk.0, "seeder");
-    seeder.start();
-    let mut device = device_on(dir.path(), dir.path());
-    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "10G"]).ok();
+    let Some(Boxed { _dir, disk, seeder, mut device }) = Boxed::new(test, 200) else { return };
     let mut rng = Rng::new(4);
     save(&device.mount.join("first"), &rng.bytes(5_000_000)).expect("saves");
     device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
@@ -413,18 +430,7 @@ fn number(seeder: &Seeder, name: &str) -> Option<u64> {
 #[test]
 fn release_is_taken_on_a_disk_without_a_byte_left_and_after_30_days_its_bytes_are_back() {
     let test = "release_is_taken_on_a_disk_without_a_byte_left_and_after_30_days_its_bytes_are_back";
-    if !can_mount(test) {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let Some(disk) = SmallDisk::mount(&dir.path().join("disk"), 260) else {
-        println!("skipped: {test}: only root can mount a small disk");
-        return;
-    };
-    let mut seeder = Seeder::new(&disk.0, "seeder");
-    seeder.start();
-    let mut device = device_on(dir.path(), dir.path());
-    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "10G"]).ok();
+    let Some(Boxed { _dir, disk, mut seeder, mut device }) = Boxed::new(test, 260) else { return };
     let mut rng = Rng::new(5);
     let kept = (device.mount.join("kept"), rng.bytes(3_000_000));
     save(&device.mount.join("large"), &rng.bytes(60 << 20)).expect("saves");

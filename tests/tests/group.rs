@@ -75,7 +75,10 @@ fn devices_without_a_living_seeder_find_one_another_on_the_lan_alone() {
     }
     all_write_and_see(&group, "elsewhere");
     // The seeder is still dead, and it says so.
-    until("it is said why", || peers(&group.devices[0]).to_string().contains("nothing answers at"));
+    until("it is said why", || {
+        let said = peers(&group.devices[0]).to_string();
+        said.contains("nothing answers at") && said.contains("the connection was refused")
+    });
 }
 
 #[test]

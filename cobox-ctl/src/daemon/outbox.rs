@@ -2,7 +2,8 @@
 //!
 //! Each way has a thread of its own, so that a web server that hangs holds up neither the mail nor whoever looks at the
 //! copies. What cannot be delivered is tried again, ever more rarely, also after a restart, and given up after a
-//! week. A crash between the delivery and the note of it delivers twice.
+//! week. A crash between the delivery and the note of it delivers twice, and a program that did its work and says that it
+//! failed gets the alarm again.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

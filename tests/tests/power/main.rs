@@ -303,8 +303,11 @@ fn started_anew(at: &Path, disk: Disk, kept: Kept, rng: &mut Rng) -> Disk {
     Disk::again(at, DISK_BYTES, tape.cut(end, kept, rng))
 }
 
-/// Has the kernel forget what it read, so that the next reads reach the disks.
-fn forget_pages() {
+/// Has the kernel forget what it holds of the disk at `at`, so that the next reads reach it. It keeps what is still to be
+/// written, so that is written first.
+fn forget_pages(at: &Path) {
+    let disk = File::open(at).expect("the disk is mounted");
+    rustix::fs::syncfs(&disk).expect("a disk that works takes it");
     fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
 }
 
@@ -335,7 +338,7 @@ fn disk_that_fails_is_told_and_takes_nothing_that_was_promised() {
     device.start();
     device.await_mount();
 
-    forget_pages();
+    forget_pages(&at);
     disk.set_broken(Broken::Reads);
     let mut failed = 0;
     for (path, bytes) in &promised {

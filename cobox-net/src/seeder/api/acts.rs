@@ -1,7 +1,7 @@
 //! What the owner has done over HTTP: folders that are held, let go or limited, codes, admins, agreements, a pause.
 //!
-//! The same as the console's verbs, and so with the console's rights. A claim code is shown at the console alone: who has
-//! the API's token does not make itself an owner elsewhere.
+//! What the console's verbs do but for the scrub, and the order of a quota, all with the console's rights. A claim code is
+//! shown at the console alone: who has the API's token does not make itself an owner elsewhere.
 
 use std::sync::Arc;
 
