@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use cobox_net::patrol::{Pace, SEEDER_EVERY};
@@ -132,6 +134,30 @@ fn bulk_in_both_directions_at_once_does_not_deadlock() {
         first.node.shutdown();
         second.node.shutdown();
     }
+}
+
+#[test]
+fn seeder_that_stopped_holds_its_store_no_more_whoever_was_asking() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let mut seeder = Seeding::new(dir.path(), TCP);
+    let ask = || {
+        let mut asking = UnixStream::connect(dir.path().join("seeder.sock")).expect("connects");
+        asking.write_all(b"{\"verb\":\"status\"}\n").expect("writes");
+        asking
+    };
+    // One who says nothing at the console, one who listens for news, and one whose answer is just being given.
+    let silent = UnixStream::connect(dir.path().join("seeder.sock")).expect("connects");
+    let mut news = UnixStream::connect(dir.path().join("api.sock")).expect("connects");
+    news.write_all(b"GET /v1/events HTTP/1.1\r\nHost: seeder\r\n\r\n").expect("writes");
+    let mut begin = [0; 12];
+    news.read_exact(&mut begin).expect("reads");
+    assert_eq!(&begin, b"HTTP/1.1 200");
+    // Whoever came first at the console is heard by then.
+    assert!(ask().read_to_end(&mut Vec::new()).expect("reads") > 0);
+    let asking = ask();
+    seeder.stop();
+    drop(seeder.store());
+    drop((silent, news, asking));
 }
 
 #[test]

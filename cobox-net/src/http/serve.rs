@@ -167,13 +167,26 @@ impl Server {
         drop(open);
     }
 
-    /// Ends all of it.
+    /// Ends all of it; who is being answered may still be for a moment.
     pub fn stop(&self) {
-        if let Some(runtime) = self.runtime.lock().take() {
+        if let Some(runtime) = self.take_runtime() {
             runtime.shutdown_background();
-            // Somebody else may have removed it.
-            let _ = std::fs::remove_file(&self.socket);
         }
+    }
+
+    /// Ends all of it and waits, at most so long, until nothing that answers holds anything any more. Not for a
+    /// handler, which would wait for itself.
+    pub fn stop_and_wait(&self, at_most: Duration) {
+        let Some(runtime) = self.take_runtime() else { return };
+        // On a thread of its own: a runtime must not be waited for inside another one.
+        let _ = std::thread::spawn(move || runtime.shutdown_timeout(at_most)).join();
+    }
+
+    fn take_runtime(&self) -> Option<Runtime> {
+        let runtime = self.runtime.lock().take()?;
+        // Somebody else may have removed it.
+        let _ = std::fs::remove_file(&self.socket);
+        Some(runtime)
     }
 }
 
@@ -282,5 +295,29 @@ mod tests {
         server.stop_tcp();
         assert!(is_ended(before));
         assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn server_that_was_waited_for_holds_nothing_that_a_handler_holds() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let (held, (begun, begins)) = (Arc::new(()), std::sync::mpsc::channel());
+        let inner = Arc::clone(&held);
+        let slow = move || async move {
+            let answer = move || {
+                let _held = inner;
+                begun.send(()).expect("somebody waits");
+                std::thread::sleep(Duration::from_millis(200));
+            };
+            tokio::task::spawn_blocking(answer).await.expect("does not panic");
+        };
+        let server = Server::start(Router::new().route("/", get(slow)), dir.path().join("api.sock"));
+        let server = server.expect("starts");
+        let mut stream =
+            std::os::unix::net::UnixStream::connect(dir.path().join("api.sock")).expect("connects");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("writes");
+        begins.recv().expect("begins");
+        server.stop_and_wait(Duration::from_secs(60));
+        drop(server);
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 }

@@ -7,7 +7,9 @@ mod acts;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -20,10 +22,10 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Failure;
 use super::commands::{Answer, FolderStatus, Request, Waiting, carry_out};
 use super::holding::Holding;
 use super::orders::Orders;
+use super::{Failure, STOP_WAIT};
 use crate::http::events::{Changes, News};
 use crate::http::exposition::folder_label;
 use crate::http::{Exposition, Fault, Hub, Kind, Named, Place, Server, Token, Wanted, recent};
@@ -353,10 +355,9 @@ fn look(api: &Shared) -> Seen {
     }
 }
 
-/// Tells news until the API is gone.
-fn follow(shared: &Weak<Shared>, changes: &Changes) {
-    loop {
-        std::thread::sleep(LOOK);
+/// Tells news until nobody holds the other end of `stop`.
+fn follow(shared: &Weak<Shared>, changes: &Changes, stop: &Receiver<()>) {
+    while stop.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
         let Some(api) = shared.upgrade() else { return };
         let mut seen = api.seen.lock();
         let Some(before) = seen.take().filter(|_| api.hub.is_heard()) else { continue };
@@ -409,6 +410,23 @@ pub fn document() -> OpenApi {
     routes().into_openapi()
 }
 
+/// A running API.
+pub struct Running {
+    server: Server,
+    news: JoinHandle<()>,
+    /// Nothing is ever said here: the news end when it goes.
+    news_open: Sender<()>,
+}
+
+impl Running {
+    /// Ends it; what it held of the seeder is free then, unless an answer takes too long.
+    pub fn stop(self) {
+        self.server.stop_and_wait(STOP_WAIT);
+        drop(self.news_open);
+        let _ = self.news.join();
+    }
+}
+
 /// Answers from now on: on the socket in the data folder, and on TCP where `place` says so.
 ///
 /// # Errors
@@ -419,7 +437,7 @@ pub fn start(
     holding: &Arc<Holding>,
     orders: &Arc<Orders>,
     node: &Node,
-) -> Result<Server, Failure> {
+) -> Result<Running, Failure> {
     let hub = Hub::default();
     let changes = Changes::of(&holding.store, &hub);
     let shared = Arc::new(Shared {
@@ -431,9 +449,10 @@ pub fn start(
         started: Instant::now(),
     });
     let weak = Arc::downgrade(&shared);
-    std::thread::Builder::new()
+    let (news_open, stop) = channel();
+    let news = std::thread::Builder::new()
         .name("news".to_owned())
-        .spawn(move || follow(&weak, &changes))
+        .spawn(move || follow(&weak, &changes, &stop))
         .map_err(|error| Failure::failed(format!("A thread cannot be started: {error}.")))?;
     let (router, document) = routes().split_for_parts();
     let describe = move || async move { Json(document) };
@@ -443,7 +462,7 @@ pub fn start(
         let address = server.listen_tcp(place, Token::open_or_create(&data.join("api.token"))?)?;
         tracing::info!(%address, "the API listens on TCP");
     }
-    Ok(server)
+    Ok(Running { server, news, news_open })
 }
 
 impl From<Fault> for Failure {

@@ -46,7 +46,7 @@ fn ask_store(data: &Path, store: Arc<Store>, request: &Request) -> Result<Answer
     let identity = identity::Identity::open(data)?;
     match request {
         Request::Status => status(&store, identity.peer().to_string(), Vec::new()),
-        Request::Scrub => scrub(&store),
+        Request::Scrub => scrub(&store, &|| false),
         Request::Admins => report::admins(&store),
         Request::Claim { reset } => {
             let how = if *reset { Console::Reset } else { Console::First };

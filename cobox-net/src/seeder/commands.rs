@@ -1,13 +1,9 @@
 //! What people ask of a seeder: JSON lines over a Unix socket in its data folder, one request each.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::ops::ControlFlow;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cobox_store::blind::owners::NO_ISSUER;
@@ -22,16 +18,14 @@ use super::leaving::Leaving;
 use super::orders::{Orders, RefusalView};
 use super::owner::{Console, claim_text, console_secret};
 use super::report::{AdminView, CodeView, CommandView, FolderNote};
-use super::{Exit, Failure, STOP_LOOK};
+use super::{Exit, Failure};
 use crate::agreement::AgreementView;
 use crate::driver::now_ms;
 use crate::nearing::percent;
 use crate::node::Node;
 
-/// A request is a verb and an id.
-const REQUEST_BYTES_MAX: u64 = 4096;
 /// How long a command other than a scrub may take.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
 /// A request.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -246,86 +240,8 @@ pub struct Waiting {
     pub agreement: Option<AgreementView>,
 }
 
-/// Where a running seeder listens.
-pub struct Socket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-fn socket_path(data: &Path) -> PathBuf {
+pub(super) fn socket_path(data: &Path) -> PathBuf {
     data.join("seeder.sock")
-}
-
-impl Socket {
-    /// Replaces what a killed seeder left; the store's lock says that none is running.
-    ///
-    /// # Errors
-    /// When the socket cannot be made.
-    pub fn bind(data: &Path) -> Result<Self, Failure> {
-        let path = socket_path(data);
-        let make = || -> std::io::Result<UnixListener> {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let listener = UnixListener::bind(&path)?;
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        };
-        let listener = make()
-            .map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", path.display())))?;
-        Ok(Self { listener, path })
-    }
-
-    /// Answers on a thread until `stop` is set.
-    pub fn answer(
-        self,
-        holding: Arc<Holding>,
-        orders: Arc<Orders>,
-        node: Node,
-        stop: Arc<AtomicBool>,
-    ) -> JoinHandle<()> {
-        std::thread::spawn(move || {
-            while !stop.load(Ordering::SeqCst) {
-                match self.listener.accept() {
-                    Ok((stream, _)) => {
-                        let (holding, node) = (Arc::clone(&holding), node.clone());
-                        let orders = Arc::clone(&orders);
-                        std::thread::spawn(move || {
-                            if let Err(error) = serve(stream, &holding, &orders, &node) {
-                                tracing::debug!(%error, "a command was not answered");
-                            }
-                        });
-                    }
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                        std::thread::sleep(STOP_LOOK)
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "commands cannot be heard");
-                        std::thread::sleep(STOP_LOOK);
-                    }
-                }
-            }
-            if let Err(error) = std::fs::remove_file(&self.path) {
-                tracing::debug!(%error, "the socket was removed by somebody else");
-            }
-        })
-    }
-}
-
-fn serve(stream: UnixStream, holding: &Holding, orders: &Orders, node: &Node) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(ANSWER_WAIT))?;
-    let mut line = String::new();
-    BufReader::new((&stream).take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
-    let answer = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => carry_out(&request, holding, orders, node).unwrap_or_else(|failure| failed(&failure)),
-        Err(_) => failed(&Failure::failed("The request is not known.")),
-    };
-    let mut text = serde_json::to_string(&answer)?;
-    text.push('\n');
-    (&stream).write_all(text.as_bytes())
 }
 
 pub(super) fn failed(failure: &Failure) -> Answer {
@@ -342,7 +258,7 @@ pub(super) fn carry_out(
     let order = match request {
         Request::Status => return running_status(holding, node),
         Request::Pending => return Ok(Answer::Pending { grants: waiting_grants(holding) }),
-        Request::Scrub => return scrub(&holding.store),
+        Request::Scrub => return scrub(&holding.store, &|| false),
         Request::Report => return orders.report(),
         Request::Agreements => return Ok(Answer::Agreements { agreements: holding.agreements()? }),
         Request::Claim { reset } => {
@@ -490,8 +406,8 @@ pub fn status(store: &Store, peer_id: String, listen: Vec<String>) -> Result<Ans
 /// Reads every pack of every folder and checks it; damaged ones are fetched again.
 ///
 /// # Errors
-/// When the store cannot be read.
-pub fn scrub(store: &Store) -> Result<Answer, Failure> {
+/// When the store cannot be read, or once `stop` says so.
+pub fn scrub(store: &Store, stop: &dyn Fn() -> bool) -> Result<Answer, Failure> {
     let (mut packs, mut bytes, mut damaged) = (0, 0, Vec::new());
     for (no, _) in store.folders()? {
         let began_ms = now_ms();
@@ -499,8 +415,11 @@ pub fn scrub(store: &Store) -> Result<Answer, Failure> {
             if health == PackHealth::Damaged {
                 tracing::error!(pack = %pack.id, "a pack is damaged and will be fetched again");
             }
-            ControlFlow::Continue(())
+            if stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        if stop() {
+            return Err(Failure::failed("The seeder stops, and not all was read: scrub again once it runs."));
+        }
         store.patrol_ended(no, &report, began_ms, now_ms())?;
         packs += report.packs;
         bytes += report.bytes;

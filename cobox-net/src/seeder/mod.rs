@@ -7,6 +7,7 @@ mod allowance;
 pub mod api;
 pub mod asking;
 pub mod commands;
+mod console;
 mod contracts;
 mod heard;
 pub mod holding;
@@ -220,7 +221,7 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     invite_owner(&holding, &node)?;
     *place.lock() = Some(node.clone());
     holding.attach(&node);
-    let socket = commands::Socket::bind(&options.data)?;
+    let socket = console::Socket::bind(&options.data)?;
     let api = api::start(&options.data, options.http.as_ref(), &holding, &orders, &node)?;
     let answering = socket.answer(Arc::clone(&holding), orders, node.clone(), Arc::clone(stop));
     let seeking = {
@@ -259,3 +260,5 @@ fn invite_owner(holding: &Holding, node: &Node) -> Result<(), Failure> {
 
 /// How often the socket looks whether the seeder is to stop.
 pub(crate) const STOP_LOOK: Duration = Duration::from_millis(200);
+/// How long a stop waits for an answer that is being given.
+pub(crate) const STOP_WAIT: Duration = Duration::from_secs(10);
