@@ -32,7 +32,7 @@ mod soak;
 pub use apply::{apply, forget_unpublished};
 pub use names::CaseRule;
 pub use ops::PosixError;
-pub use row::{NodeRow, Row, RowKey};
+pub use row::{NodeRow, Row, RowKey, keep_changed};
 pub use tx::{NameHash, Policy, Read, Touched, Tx};
 pub use view::{Attrs, Labels, Shown, Version, View};
 

@@ -140,7 +140,8 @@ pub struct NodeRow {
     pub visible_dirs: u64,
     /// The newest change of this directory's entries. Local: devices may differ after a race.
     pub entries_changed: OpId,
-    /// The newest change of anything about it. Local: devices may differ after a race.
+    /// The newest change of anything about it. Local: devices may differ after a race, and content that was written
+    /// here counts as of then, ahead of its op ([`keep_changed`]).
     pub changed: OpId,
     /// Names of the extended attributes that are set, ascending.
     pub xattrs: Vec<Vec<u8>>,
@@ -279,6 +280,22 @@ impl NodeRow {
     }
 }
 
+/// Among changed rows, has a file count as changed when its content was written, and not when that became an op.
+///
+/// `stat` has shown that time since: whoever looks at a file, reads it and looks again (`tar`, git's index) must not
+/// see a change that was none. `before` is [`NodeRow::changed`] without the op; `ms` is zero where the time is not
+/// known, which leaves that of the op.
+pub fn keep_changed(changes: &mut [(RowKey, Option<Row>)], ino: Ino, before: OpId, ms: u64) {
+    let row = changes.iter_mut().find(|(key, _)| *key == RowKey::Node(ino));
+    let node = row.and_then(|(_, row)| row.as_mut()?.as_node_mut());
+    if let Some(node) = node.filter(|_| ms > 0) {
+        // Never newer than the op, which is behind where the clock was set back since: what comes after the op is
+        // newer than that and nothing more.
+        let written = OpId { hlc: ms.saturating_mul(1 << 16), log: node.changed.log };
+        node.changed = before.max(written.min(node.changed));
+    }
+}
+
 impl LinkRow {
     /// Where it stands, or would stand if it were visible. `None` for a fork that was given no name.
     #[must_use]
@@ -349,5 +366,28 @@ impl Row {
             Self::Node(row) => Some(row),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_is_kept_between_what_was_before_and_the_op() {
+        let (ino, id) = (Ino([3; 16]), |ms: u64| OpId { hlc: ms << 16, log: 4 });
+        let kept = |ms: u64| {
+            let node = NodeRow { changed: id(30), ..*NodeRow::root() };
+            let mut changes =
+                [(RowKey::NewestDirMove, None), (RowKey::Node(ino), Some(Row::Node(Box::new(node))))];
+            keep_changed(&mut changes, ino, id(10), ms);
+            changes[1].1.as_ref().and_then(Row::as_node).map(|node| node.changed)
+        };
+        assert_eq!(kept(20), Some(id(20)));
+        // Before something else that was changed since; not known; and the clock was set back since.
+        assert_eq!(kept(5), Some(id(10)));
+        assert_eq!(kept(0), Some(id(30)));
+        assert_eq!(kept(40), Some(id(30)));
+        assert_eq!(kept(u64::MAX), Some(id(30)));
     }
 }

@@ -329,8 +329,14 @@ impl NodeRow {
     /// What `stat` shows.
     #[must_use]
     pub fn attrs(&self) -> Attrs {
-        let newest = self.entries_changed.max(self.mtime_ns.id);
-        let by_entries = self.kind == Kind::Dir && newest != self.mtime_ns.id;
+        let (newest, by_entries) = match self.kind {
+            Kind::Dir => {
+                let newest = self.entries_changed.max(self.mtime_ns.id);
+                (newest, newest != self.mtime_ns.id)
+            }
+            // Content of ours counts as of when it was written: see `keep_changed`.
+            _ => (OpId::ZERO, false),
+        };
         let size = match self.kind {
             Kind::Symlink => self.target.len() as u64,
             _ => self.shown_heads().first().map_or(0, |head| head.content.size()),

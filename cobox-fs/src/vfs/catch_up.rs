@@ -110,9 +110,10 @@ impl Vfs {
             hlc_last = hlc_last.max(body.hlc).max(body.groups.last().map_or(0, OpGroup::hlc_last));
         }
         let mut sequencer = self.sequencer.lock();
-        sequencer.hlc_last = sequencer.hlc_last.max(hlc_last);
+        let hlc_last = sequencer.hlc_last().max(hlc_last);
+        sequencer.set_hlc_last(hlc_last);
         // Across a restart it is unknown when the last entry came: nothing older is taken back.
-        sequencer.remote_hlc = sequencer.hlc_last;
+        sequencer.remote_hlc = hlc_last;
         Ok(())
     }
 
@@ -202,7 +203,7 @@ impl Vfs {
         let newest = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc);
         let now = now_ms();
         let sequencer = self.sequencer.lock();
-        let passed = newest <= sequencer.hlc_last && sequencer.keeps(OrderRule::PassedIsTaken);
+        let passed = newest <= sequencer.hlc_last() && sequencer.keeps(OrderRule::PassedIsTaken);
         let ahead = now >= CLOCK_SET_FROM_MS
             && newest >> 16 > now.saturating_add(CLOCK_AHEAD_MAX_MS)
             && sequencer.keeps(OrderRule::FarAheadWaits)
@@ -340,7 +341,7 @@ impl Vfs {
         self.folder.index_entry(entry, body, &mut batch)?;
         self.folder.stage_kept(within, entry, &mut batch)?;
         let head = LogHead { log: within, seq: header.seq, hash: header.hash() };
-        let hlc = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc).max(sequencer.hlc_last);
+        let hlc = body.groups.last().map_or(0, OpGroup::hlc_last).max(body.hlc).max(sequencer.hlc_last());
         let mut writer = Writer::new();
         writer.u8(VERSION);
         writer.fixed(&head.log.0);
@@ -362,7 +363,7 @@ impl Vfs {
             applied.ahead.remove(&within);
         }
         if sequencer.keeps(OrderRule::ClockFollows) {
-            sequencer.hlc_last = hlc;
+            sequencer.set_hlc_last(hlc);
         }
         sequencer.remote_hlc = hlc;
         self.reload_clean(&touched)

@@ -5,7 +5,7 @@
 //! the packs that it names are durable; entries then carry the pending ops. So a crash anywhere keeps
 //! everything, and no entry is signed twice.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,14 +17,15 @@ use cobox_store::blind::tables::{Table, key};
 use cobox_store::format::content::Content;
 use cobox_store::format::op::OpGroup;
 use cobox_store::format::{GROUP_OPS_MAX, Reader};
+use cobox_store::id::OpId;
 
-use super::file::File;
+use super::file::{File, Times};
 use super::filemap::FileMap;
 use super::rechunk::{Alignment, Tail};
 use super::sequencer::now_ms;
 use super::survive::is_gone;
 use super::{Cut, Errno, Vfs, coalesce};
-use crate::tree::{PosixError, ops};
+use crate::tree::{self, PosixError, ops};
 
 /// A file that stays open and is never synced waits this long.
 const OPEN_FILE_WAIT: Duration = Duration::from_secs(30);
@@ -57,7 +58,7 @@ struct Captured {
     file: Arc<File>,
     map: FileMap,
     alignment: Alignment,
-    mtime_ns: i64,
+    times: Times,
 }
 
 /// A file's content after sealing.
@@ -142,9 +143,9 @@ impl Vfs {
             again |= open && inner.busy;
             inner.busy = open;
             let (map, alignment) = (inner.map.clone(), inner.alignment());
-            let mtime_ns = inner.mtime_ns.unwrap_or_else(super::sequencer::now_ns);
+            let times = inner.times;
             drop(inner);
-            captured.push(Captured { file, map, alignment, mtime_ns });
+            captured.push(Captured { file, map, alignment, times });
         }
         if busy_due {
             busy.wait = if again { (busy.wait * 2).min(BUSY_WAIT_MAX) } else { BUSY_WAIT_MIN };
@@ -203,10 +204,12 @@ impl Vfs {
 
     /// Makes one file's content an op, and its dirty rows what has been written since.
     fn publish_one(&self, settled: Settled) -> Result<(), Errno> {
-        let Settled { captured: Captured { file, map, mtime_ns, .. }, content } = settled;
+        let Settled { captured: Captured { file, map, times, .. }, content } = settled;
         let _io = file.io.lock();
         self.flush_stowed(&file)?;
         let based_on = file.inner().based_on.clone();
+        let mtime_ns = times.mtime_ns.unwrap_or_else(super::sequencer::now_ns);
+        let changed = Cell::new(OpId::ZERO);
         let (stamp, settled_to) = (map.stamp(), map.size());
         let base_then = Arc::clone(map.base());
         drop(map);
@@ -219,11 +222,13 @@ impl Vfs {
                 if is_gone(view, &file)? {
                     return Err(PosixError::NoEntry);
                 }
+                changed.set(view.node(file.ino)?.ok_or(PosixError::NoEntry)?.changed);
                 self.owe_reused(view, &file, &based_on, &op_content, &mut owed.borrow_mut())?;
                 ops::put(view, file.ino, &based_on, op_content, mtime_ns).map(|ops| (ops, ()))
             },
-            |head, batch| {
+            |head, changes, batch| {
                 batch.append(owed.take());
+                tree::keep_changed(changes, file.ino, changed.get(), times.changed_ms);
                 let mut inner = file.inner();
                 let since = inner.map.stamp() != stamp;
                 if Arc::ptr_eq(inner.map.base(), &base_then) {
@@ -236,7 +241,7 @@ impl Vfs {
                 inner.stowed = false;
                 self.unstage_dirty(&file.ino, &inner, batch);
                 inner.saved.rebased();
-                if since || inner.map.is_changed() || inner.mtime_ns.is_some_and(|now| now != mtime_ns) {
+                if since || inner.map.is_changed() || inner.times != times {
                     restage = self.stage_dirty(file.ino, &mut inner, batch);
                 }
             },
@@ -249,8 +254,8 @@ impl Vfs {
                         taken.note(&mut inner);
                         inner.dirty_since = Some(Instant::now());
                     }
-                    None if !inner.map.is_changed() => inner.published(),
-                    // Written to since.
+                    None if !inner.map.is_changed() && inner.times == times => inner.published(),
+                    // Changed since.
                     None => {
                         inner.saved = super::file::Saved::default();
                         inner.dirty_since = Some(Instant::now());
@@ -263,11 +268,7 @@ impl Vfs {
             // Its last name went meanwhile: nobody will ask for the content.
             Err(Errno::ENOENT) => Ok(()),
             Err(error) => {
-                let mut inner = file.inner();
-                inner.based_on = based_on;
-                inner.saved.rebased();
-                inner.stowed = true;
-                inner.map.mark_unsaved();
+                file.inner().not_published(based_on);
                 Err(error)
             }
         }
@@ -290,7 +291,7 @@ impl Vfs {
                 let mut groups = self.annihilate(&sequencer, groups)?;
                 let answer = if all { self.answer(&mut sequencer)? } else { None };
                 groups.extend(answer.iter().map(|(group, _)| group.clone()));
-                (groups, sequencer.hlc_last, self.applied.lock().deps(), answer)
+                (groups, sequencer.hlc_last(), self.applied.lock().deps(), answer)
             };
             if groups.is_empty() {
                 self.pending_bytes.store(0, Ordering::Relaxed);

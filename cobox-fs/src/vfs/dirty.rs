@@ -20,7 +20,7 @@ use cobox_store::id::{Ino, OpId, PackId};
 use parking_lot::Mutex;
 
 use super::content::ChunkIo;
-use super::file::{File, Inner, Saved};
+use super::file::{File, Inner, Saved, Times};
 use super::filemap::{FileMap, Piece, SEGMENT_BYTES, Source};
 use super::rechunk::{self, Alignment, Tail};
 use super::{ABSENT_WAIT_MS, Errno, SCATTERED_BYTES_MAX, Vfs, survive};
@@ -37,15 +37,18 @@ const ROW_BYTES: u64 = 64 * 1024;
 const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Up to so many rows are removed by their numbers; of more, those that are there are looked up.
 const NUMBERED_DELETES_MAX: u32 = 4096;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Marks without the time of the change.
+const VERSION_UNTIMED: u8 = 1;
 const RECORD_BYTES: u8 = 0;
 const RECORD_HOLE: u8 = 1;
 
 /// What a mark says.
+#[derive(PartialEq, Debug)]
 struct Mark {
     ino: Ino,
     size: u64,
-    mtime_ns: Option<i64>,
+    times: Times,
     based_on: Vec<OpId>,
     base: Content,
 }
@@ -56,8 +59,9 @@ impl Mark {
         writer.u8(VERSION);
         writer.fixed(&self.ino.0);
         writer.u64(self.size);
-        writer.u8(u8::from(self.mtime_ns.is_some()));
-        writer.i64(self.mtime_ns.unwrap_or(0));
+        writer.u8(u8::from(self.times.mtime_ns.is_some()));
+        writer.i64(self.times.mtime_ns.unwrap_or(0));
+        writer.u64(self.times.changed_ms);
         writer.op_ids(&self.based_on);
         self.base.encode(&mut writer);
         writer.into_bytes()
@@ -65,15 +69,20 @@ impl Mark {
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        reader.version(VERSION, "dirty mark")?;
+        let timed = match reader.u8("dirty mark")? {
+            VERSION => true,
+            VERSION_UNTIMED => false,
+            found => return Err(DecodeError::Version { field: "dirty mark", found }),
+        };
         let ino = reader.ino("ino")?;
         let size = reader.u64("size")?;
         let has_mtime = reader.flag("mtime")?;
-        let mtime_ns = reader.i64("mtime")?;
+        let mtime_ns = Some(reader.i64("mtime")?).filter(|_| has_mtime);
+        let changed_ms = if timed { reader.u64("ctime")? } else { 0 };
         let based_on = reader.op_ids(SEEN_MAX, "heads")?;
         let base = Content::decode(&mut reader)?;
         reader.finish()?;
-        Ok(Self { ino, size, mtime_ns: has_mtime.then_some(mtime_ns), based_on, base })
+        Ok(Self { ino, size, times: Times { mtime_ns, changed_ms }, based_on, base })
     }
 }
 
@@ -100,7 +109,7 @@ impl Unsaved {
         let mark = Mark {
             ino,
             size: inner.map.size(),
-            mtime_ns: inner.mtime_ns,
+            times: inner.times,
             based_on: inner.based_on.clone(),
             base: (**inner.map.base()).clone(),
         };
@@ -134,7 +143,7 @@ impl Unsaved {
     pub fn note(&self, inner: &mut Inner) {
         inner.map.mark_saved(self.stamp);
         let saved = &mut inner.saved;
-        saved.at = Some((self.stamp, self.mark.mtime_ns));
+        saved.at = Some((self.stamp, self.mark.times));
         saved.first_row = saved.first_row.max(self.stale.end);
         saved.journal_bytes = self.journal_bytes;
     }
@@ -415,13 +424,13 @@ impl Vfs {
             {
                 let mut inner = file.inner();
                 inner.map.truncate(mark.size);
-                inner.changed(mark.mtime_ns.unwrap_or_default());
-                inner.mtime_ns = mark.mtime_ns;
+                inner.changed(self.moment());
+                inner.times = mark.times;
                 inner.settled_by_user = true;
                 inner.survives = survives;
                 let stamp = inner.map.stamp();
                 inner.map.mark_saved(stamp);
-                let at = Some((stamp, inner.mtime_ns));
+                let at = Some((stamp, inner.times));
                 let (next_row, journal_bytes) = (rows, bytes);
                 inner.saved = Saved { at, has_mark: true, next_row, journal_bytes, ..Saved::default() };
             }
@@ -497,5 +506,31 @@ impl Vfs {
             self.settle(&file, Tail::Take)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mark_round_trips_and_one_without_the_time_of_the_change_is_read() {
+        let times = Times { mtime_ns: Some(-5), changed_ms: 1_700_000_000_123 };
+        let (ino, base) = (Ino([7; 16]), Content::Inline(vec![1, 2, 3]));
+        let mark = Mark { ino, size: 9, times, based_on: vec![OpId { hlc: 4, log: 2 }], base };
+        let bytes = mark.encode();
+        assert_eq!(Mark::decode(&bytes).expect("reads").times, times);
+        assert_eq!(Mark::decode(&bytes), Ok(mark));
+        // The first version: all but the eight bytes behind the version, the inode, the size, and the time with its flag.
+        let at = 1 + 16 + 8 + 1 + 8;
+        let mut first = [&bytes[..at], &bytes[at + 8..]].concat();
+        first[0] = VERSION_UNTIMED;
+        let read = Mark::decode(&first).expect("reads");
+        assert_eq!((read.times, read.size), (Times { changed_ms: 0, ..times }, 9));
+        first[0] = VERSION + 1;
+        assert_eq!(
+            Mark::decode(&first),
+            Err(DecodeError::Version { field: "dirty mark", found: VERSION + 1 })
+        );
     }
 }

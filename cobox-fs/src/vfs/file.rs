@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::ahead::Reading;
 use super::filemap::FileMap;
 use super::rechunk::Alignment;
+use super::sequencer::Moment;
 use super::stream::Stream;
 use super::{Errno, OpenFlags, SCATTERED_BYTES_MAX, STREAM_BYTES};
 
@@ -51,8 +52,8 @@ pub struct Inner {
     pub opens: u32,
     /// Open handles that may write.
     pub writers: u32,
-    /// Time of the last change, while it is dirty.
-    pub mtime_ns: Option<i64>,
+    /// When it was changed last, while it is dirty.
+    pub times: Times,
     /// Since when it differs from what the log says.
     pub dirty_since: Option<Instant>,
     /// Whether its state was asked to be durable, or it was closed, since the last cut.
@@ -71,13 +72,22 @@ pub struct Inner {
     random_writes: u32,
 }
 
+/// When a dirty file was changed last.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Times {
+    /// What `stat` shows as the time of its content; `None` where nobody set one.
+    pub mtime_ns: Option<i64>,
+    /// [`Moment::changed_ms`] of the last change, also of the time alone; zero where it is not known.
+    pub changed_ms: u64,
+}
+
 /// What durable rows hold of a dirty file.
 ///
 /// Rows are numbered upwards as long as the file is dirty; `first_row..next_row` may be in the store.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Saved {
-    /// Stamp and time that the mark shows; `None` where it shows no state that counts.
-    pub at: Option<(u64, Option<i64>)>,
+    /// Stamp and times that the mark shows; `None` where it shows no state that counts.
+    pub at: Option<(u64, Times)>,
     /// Whether a mark may be in the store.
     pub has_mark: bool,
     /// Number of the oldest journal row that may be in the store.
@@ -137,7 +147,7 @@ impl File {
             based_on,
             opens: 0,
             writers: 0,
-            mtime_ns: None,
+            times: Times::default(),
             dirty_since: None,
             settled_by_user: false,
             saved: Saved::default(),
@@ -174,24 +184,24 @@ impl Inner {
     /// Whether durable rows hold its state as it is.
     #[must_use]
     pub fn is_saved(&self) -> bool {
-        self.saved.at == Some((self.map.stamp(), self.mtime_ns))
+        self.saved.at == Some((self.map.stamp(), self.times))
     }
 
-    /// Notes a change at `mtime_ns`.
-    pub fn changed(&mut self, mtime_ns: i64) {
-        self.mtime_ns = Some(mtime_ns);
+    /// Notes a change.
+    pub fn changed(&mut self, at: Moment) {
+        self.times = Times { mtime_ns: Some(at.mtime_ns), changed_ms: at.changed_ms };
         self.settled_by_user = false;
         self.dirty_since.get_or_insert_with(Instant::now);
     }
 
     /// Writes; `offset` is where.
-    pub fn write(&mut self, offset: u64, data: &[u8], now_ns: i64) {
+    pub fn write(&mut self, offset: u64, data: &[u8], now: Moment) {
         if offset < self.map.size() && offset != self.last_write_end {
             self.random_writes = self.random_writes.saturating_add(1);
         }
         self.last_write_end = offset + data.len() as u64;
         self.map.write(offset, data);
-        self.changed(now_ns);
+        self.changed(now);
     }
 
     /// Whether random overwrites wait in memory: sealing them together writes a chunk once where many
@@ -226,9 +236,17 @@ impl Inner {
         self.based_on = based_on;
     }
 
+    /// Notes that the log could not be told, and that what rows hold is not sure: all of it is saved anew.
+    pub fn not_published(&mut self, based_on: Vec<OpId>) {
+        self.based_on = based_on;
+        self.saved.rebased();
+        self.stowed = true;
+        self.map.mark_unsaved();
+    }
+
     /// Notes that the log says what the file is.
     pub fn published(&mut self) {
-        self.mtime_ns = None;
+        self.times = Times::default();
         self.dirty_since = None;
         self.saved = Saved::default();
     }

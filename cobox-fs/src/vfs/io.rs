@@ -20,7 +20,6 @@ use super::file::{File, Handle};
 use super::filemap::Source;
 use super::numbers::NodeRef;
 use super::rechunk::{self, Place, Span};
-use super::sequencer::now_ns;
 use super::survive::is_gone;
 use super::{ABSENT_WAIT_MS, Attr, DIRTY_BYTES_MAX, Errno, ReadOutcome, Vfs};
 use crate::tree::ops;
@@ -126,7 +125,7 @@ impl Vfs {
             let mut inner = file.inner();
             if inner.map.size() > 0 {
                 inner.map.truncate(0);
-                inner.changed(now_ns());
+                inner.changed(self.moment());
             }
         }
         Ok(self.handles.add(Handle::File { file, flags }))
@@ -285,7 +284,7 @@ impl Vfs {
             if at.checked_add(u64::from(written)).is_none_or(|end| end > FILE_BYTES_MAX) {
                 return Err(Errno::EFBIG);
             }
-            inner.write(at, data, now_ns());
+            inner.write(at, data, self.moment());
             let in_memory = inner.map.mem_bytes();
             if in_memory >= inner.stream_bytes() { in_memory } else { 0 }
         };
@@ -414,7 +413,7 @@ impl Vfs {
             }
         }
         if inner.map.stamp() != before.0 {
-            inner.changed(now_ns());
+            inner.changed(self.moment());
         }
         Ok(())
     }

@@ -8,9 +8,9 @@ use cobox_store::format::op::{AttrChange, Kind, MODE_MASK, Op};
 use cobox_store::id::Ino;
 
 use super::attr::{Creator, RenameFlags, SetAttr};
-use super::file::File;
+use super::file::{File, Times};
 use super::numbers::{ConflictRef, MAGIC_DIR, NodeRef, Report};
-use super::sequencer::now_ns;
+use super::sequencer::{NS_PER_MS, now_ns};
 use super::{Attr, Errno, Invalidate, ROOT, Vfs, content};
 use crate::tree::names::{self, RESERVED_NAME};
 use crate::tree::ops::{self, NewNode, Rename};
@@ -168,7 +168,7 @@ impl Vfs {
     }
 
     fn add_dirty(&self, attr: &mut Attr, file: &File) {
-        let (size, mtime_ns, base, base_bytes, mem_bytes) = {
+        let (size, times, base, base_bytes, mem_bytes) = {
             let inner = file.inner();
             let base_bytes: u64 = inner
                 .map
@@ -176,19 +176,12 @@ impl Vfs {
                 .filter(|(_, piece)| matches!(piece.source, super::filemap::Source::Base))
                 .map(|(_, piece)| piece.len)
                 .sum();
-            (
-                inner.map.size(),
-                inner.mtime_ns,
-                Arc::clone(inner.map.base()),
-                base_bytes,
-                inner.map.mem_bytes(),
-            )
+            (inner.map.size(), inner.times, Arc::clone(inner.map.base()), base_bytes, inner.map.mem_bytes())
         };
         attr.size = size;
-        if let Some(mtime_ns) = mtime_ns {
-            attr.mtime_ns = mtime_ns;
-            attr.ctime_ns = attr.ctime_ns.max(mtime_ns);
-        }
+        attr.mtime_ns = times.mtime_ns.unwrap_or(attr.mtime_ns);
+        let changed_ns = i64::try_from(times.changed_ms).unwrap_or(i64::MAX).saturating_mul(NS_PER_MS);
+        attr.ctime_ns = attr.ctime_ns.max(changed_ns);
         let base_blocks = self.blocks(&base) * BLOCK_BYTES;
         attr.blocks = (base_blocks.min(base_bytes) + mem_bytes).div_ceil(BLOCK_BYTES);
     }
@@ -264,7 +257,7 @@ impl Vfs {
             if !inner.is_dirty() {
                 return Ok(false);
             }
-            inner.mtime_ns = Some(mtime_ns);
+            inner.times = Times { mtime_ns: Some(mtime_ns), changed_ms: self.moment().changed_ms };
             inner.saved.at.is_some()
         };
         if saved {
@@ -277,19 +270,19 @@ impl Vfs {
         if size > i64::MAX as u64 {
             return Err(Errno::EFBIG);
         }
-        let (file, (changed, closed)) = {
+        let (file, closed) = {
             let _frozen = self.freeze.read();
             self.with_file(ino, |file| {
                 let mut inner = file.inner();
-                let changed = inner.map.size() != size;
-                if changed {
+                if inner.map.size() != size {
                     inner.map.truncate(size);
                 }
-                inner.changed(now_ns());
-                (changed, inner.opens == 0)
+                inner.changed(self.moment());
+                inner.opens == 0
             })?
         };
-        if closed && changed {
+        // Also where only its times changed: what is told of them later builds on that.
+        if closed {
             let _io = file.io.lock();
             self.save(&file, cobox_store::blind::Durability::Unsynced)?;
             file.inner().settled_by_user = true;

@@ -202,6 +202,8 @@ pub struct Vfs {
     policy: Policy,
     rows: rows::Rows,
     sequencer: Mutex<sequencer::Sequencer>,
+    /// [`sequencer::Sequencer::clock_ms`].
+    clock_ms: Arc<AtomicU64>,
     numbers: numbers::Numbers,
     handles: Handles,
     /// Files that are open or dirty.
@@ -256,12 +258,14 @@ impl Vfs {
     /// # Errors
     /// `EIO` when the store cannot be read.
     pub fn open(folder: Arc<Folder>, options: VfsOptions) -> Result<Arc<Self>, Errno> {
+        let sequencer = sequencer::Sequencer::new()?;
         let vfs = Self {
             rows: rows::Rows::open(Arc::clone(&folder))?,
             folder,
             options,
             policy: Policy::new(CaseRule::Sensitive),
-            sequencer: Mutex::new(sequencer::Sequencer::new()?),
+            clock_ms: sequencer.clock_ms(),
+            sequencer: Mutex::new(sequencer),
             numbers: numbers::Numbers::default(),
             handles: Handles::default(),
             files: Mutex::default(),

@@ -3,7 +3,8 @@
 //!
 //! A crash keeps a prefix of the changes. No disk is synced and no bulk data is sealed under this lock.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cobox_store::Error;
@@ -17,6 +18,9 @@ use cobox_store::keyed::Secret32;
 use super::rows::Change;
 use super::{Errno, Vfs};
 use crate::tree::{self, PosixError, Row, RowKey, Touched, Tx, View};
+
+/// Nanoseconds of a millisecond.
+pub const NS_PER_MS: i64 = 1_000_000;
 
 /// Rules of the order in which ops take effect, for tests that show that breaking any of them is noticed.
 #[doc(hidden)]
@@ -38,7 +42,9 @@ pub enum OrderRule {
 #[derive(Debug)]
 pub struct Sequencer {
     /// The clock of the newest op seen, ours or not.
-    pub hlc_last: u64,
+    hlc_last: u64,
+    /// Its milliseconds, for who does not hold the lock.
+    clock_ms: Arc<AtomicU64>,
     /// The clock when an entry of another log was applied last.
     pub remote_hlc: u64,
     /// Where the counter of each millisecond begins.
@@ -56,16 +62,32 @@ impl Sequencer {
     pub fn new() -> Result<Self, Error> {
         let [low, high, ..] = *Secret32::random()?.expose();
         let begin = u64::from(u16::from_le_bytes([low, high]) >> 1);
-        Ok(Self { hlc_last: 0, remote_hlc: 0, begin, broken: None })
+        Ok(Self { hlc_last: 0, clock_ms: Arc::default(), remote_hlc: 0, begin, broken: None })
     }
 
     pub(super) fn keeps(&self, rule: OrderRule) -> bool {
         self.broken != Some(rule)
     }
 
+    /// The clock of the newest op seen, ours or not.
+    pub fn hlc_last(&self) -> u64 {
+        self.hlc_last
+    }
+
+    /// Sets the clock: to that of an op that was seen, or back to what it was before one that was not kept.
+    pub fn set_hlc_last(&mut self, hlc: u64) {
+        self.hlc_last = hlc;
+        self.clock_ms.store(hlc >> 16, Ordering::Relaxed);
+    }
+
+    /// Milliseconds of the clock, also for who does not hold the lock.
+    pub fn clock_ms(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.clock_ms)
+    }
+
     /// Moves beyond ops that wait from an earlier run; nothing older is taken back.
     pub fn see(&mut self, pending: &[OpGroup]) {
-        self.hlc_last = self.hlc_last.max(pending.last().map_or(0, OpGroup::hlc_last));
+        self.set_hlc_last(self.hlc_last.max(pending.last().map_or(0, OpGroup::hlc_last)));
         self.remote_hlc = self.hlc_last;
     }
 
@@ -73,7 +95,7 @@ impl Sequencer {
     pub fn take(&mut self, count: usize) -> u64 {
         let least = if self.keeps(OrderRule::ClockGrows) { self.hlc_last + 1 } else { 0 };
         let hlc = (now_ms() << 16 | self.begin).max(least);
-        self.hlc_last = hlc + (count as u64).max(1) - 1;
+        self.set_hlc_last(hlc + (count as u64).max(1) - 1);
         hlc
     }
 }
@@ -115,7 +137,23 @@ impl From<PosixError> for Errno {
     }
 }
 
+/// When a file was changed whose change becomes an op later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment {
+    /// Nanoseconds since 1970 by the wall clock: what `stat` shows as the time of the content.
+    pub mtime_ns: i64,
+    /// Milliseconds since 1970 by the clock of ops: what it shows as the time of the change.
+    pub changed_ms: u64,
+}
+
 impl Vfs {
+    /// Now, and not behind any op that was seen.
+    pub(super) fn moment(&self) -> Moment {
+        let mtime_ns = now_ns();
+        let wall_ms = u64::try_from(mtime_ns / NS_PER_MS).unwrap_or(0);
+        Moment { mtime_ns, changed_ms: wall_ms.max(self.clock_ms.load(Ordering::Relaxed)) }
+    }
+
     /// Asks the tree as it is now.
     pub(super) fn view<R>(&self, ask: impl FnOnce(&View<'_>) -> R) -> R {
         self.view_over(&|row_key| self.rows.get(row_key), ask)
@@ -143,7 +181,7 @@ impl Vfs {
             return Err(Errno::EROFS);
         }
         self.room(0)?;
-        self.change_with(known, build, |_, _| {}).map(|(result, _)| result)
+        self.change_with(known, build, |_, _, _| {}).map(|(result, _)| result)
     }
 
     /// Like [`Self::change`], for a change that removes something: it may use the room that is kept free for that.
@@ -155,7 +193,7 @@ impl Vfs {
         if self.is_read_only() {
             return Err(Errno::EROFS);
         }
-        self.change_with(known, build, |_, _| {}).map(|(result, _)| result)
+        self.change_with(known, build, |_, _, _| {}).map(|(result, _)| result)
     }
 
     /// Like [`Self::change`], for a change that the kernel did not ask for: returns what it must forget.
@@ -167,16 +205,16 @@ impl Vfs {
             return Err(Errno::EROFS);
         }
         self.room(0)?;
-        self.commit_change(build, |_, _| {}).map(|(result, _, touched)| (result, touched))
+        self.commit_change(build, |_, _, _| {}).map(|(result, _, touched)| (result, touched))
     }
 
-    /// Like [`Self::change`], also when space is short; `extra` may add rows to the batch, knowing the
-    /// id of the last op. Returns that id as well; without ops it is zero and `extra` is not called.
+    /// Like [`Self::change`], also when space is short; `extra` may alter the rows that change and add others to
+    /// the batch, knowing the id of the last op. Returns that id as well; without ops it is zero and `extra` is not called.
     pub(super) fn change_with<R>(
         &self,
         known: &[Ino],
         build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
-        extra: impl FnOnce(OpId, &mut Batch),
+        extra: impl FnOnce(OpId, &mut [Change], &mut Batch),
     ) -> Result<(R, OpId), Errno> {
         let (result, last, touched) = self.commit_change(build, extra)?;
         self.tell_beyond(known, touched);
@@ -186,7 +224,7 @@ impl Vfs {
     fn commit_change<R>(
         &self,
         build: impl FnOnce(&View<'_>) -> Result<(Vec<Op>, R), PosixError>,
-        extra: impl FnOnce(OpId, &mut Batch),
+        extra: impl FnOnce(OpId, &mut [Change], &mut Batch),
     ) -> Result<(R, OpId, Vec<Touched>), Errno> {
         let mut sequencer = self.sequencer.lock();
         // What was refused on a full disk may appear when there is room again: before anything builds on it.
@@ -200,15 +238,16 @@ impl Vfs {
         let before = sequencer.hlc_last;
         let group = OpGroup { hlc: sequencer.take(ops.len()), ops };
         let last = OpId { hlc: group.hlc_last(), log: self.folder.log_number() };
-        let (changes, touched) = self.apply_groups(self.folder.log_number(), std::slice::from_ref(&group))?;
+        let (mut changes, touched) =
+            self.apply_groups(self.folder.log_number(), std::slice::from_ref(&group))?;
         let mut batch = Batch::default();
         batch.made_at(generation);
+        extra(last, &mut changes, &mut batch);
         self.rows.stage(&changes, &mut batch);
         self.note_comebacks(&changes, &mut batch)?;
         let bytes = self.stage_pending(&group, &mut batch);
-        extra(last, &mut batch);
         if let Err(error) = self.folder.store().db().commit(batch, Durability::Unsynced) {
-            sequencer.hlc_last = before;
+            sequencer.set_hlc_last(before);
             return Err(error.into());
         }
         self.rows.install(changes);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cobox_fs::vfs::{Cut, Errno, FsyncKind, Harm, HurtSlices, Kind, ROOT, SetAttr, Vfs, Whence};
 use cobox_store::format::pack::PackRef;
@@ -499,4 +500,55 @@ fn small_files_take_their_room_once() {
     assert!(taken < written + written / 5, "{taken} bytes for {written}");
     device.restart();
     assert_eq!(list(device.vfs(), ROOT).len() as u64, FILES);
+}
+
+/// Milliseconds since 1970, later ones than at the call before.
+fn next_ms() -> i64 {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+    let begin = now();
+    while now() == begin {
+        std::thread::yield_now();
+    }
+    i64::try_from(now()).expect("fits")
+}
+
+#[test]
+fn file_that_becomes_an_entry_after_its_close_shows_no_other_change() {
+    let mut device = Device::new();
+    let ino = write_file(device.vfs(), b"f", b"written");
+    // After a restart it has to be asked for by its name.
+    let shown = |device: &Device| device.vfs().lookup(ROOT, b"f").expect("there");
+    let closed = shown(&device);
+    next_ms();
+    device.vfs().cut(Cut::Now).expect("cut");
+    assert_eq!(shown(&device), closed);
+    // Written again, given a time of its own and other permissions, all of it before the next cut.
+    let fh = device.vfs().open_file(ino, WRITE).expect("opens");
+    let begin_ms = next_ms();
+    device.vfs().write(fh, 0, b"again").expect("written");
+    let written = shown(&device);
+    assert!(written.ctime_ns >= begin_ms * 1_000_000, "{written:?}");
+    device.vfs().flush(fh).expect("closes");
+    device.vfs().release(fh).expect("closes");
+    for change in [
+        SetAttr { mtime_ns: Some(5), ..SetAttr::default() },
+        SetAttr { mtime_ns: Some(i64::MAX / 2), ..SetAttr::default() },
+        SetAttr { mode: Some(0o600), ..SetAttr::default() },
+    ] {
+        let begin_ms = next_ms();
+        let changed = device.vfs().setattr(ino, &change).expect("changed");
+        let end_ns = (next_ms() + 1) * 1_000_000;
+        assert!((begin_ms * 1_000_000..end_ns).contains(&changed.ctime_ns), "{change:?}: {changed:?}");
+    }
+    // Cut to the length that it has, which changes its times alone.
+    let same = SetAttr { size: Some(closed.size), ..SetAttr::default() };
+    device.vfs().setattr(ino, &same).expect("changed");
+    let closed = shown(&device);
+    device.restart();
+    assert_eq!(shown(&device), closed);
+    next_ms();
+    device.vfs().cut(Cut::Now).expect("cut");
+    assert_eq!(shown(&device), closed);
+    device.restart();
+    assert_eq!(shown(&device), closed);
 }
