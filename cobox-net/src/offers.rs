@@ -27,16 +27,14 @@ pub async fn weigh_offers(shared: Arc<Shared>, mut offers: Receiver<Offered>) {
     while let Some((peer, records)) = offers.recv().await {
         let started = Instant::now();
         let inner = Arc::clone(&shared);
-        let weighed = tokio::task::spawn_blocking(move || {
-            let folder = weigh(&inner, peer, &records);
-            if let Some((folder, answer)) = folder {
-                inner.input(Input::GrantDecided { peer, folder, answer });
-            }
-        });
-        if weighed.await.is_err() {
-            tracing::warn!(%peer, "a grant offer could not be looked at");
-        }
+        let weighed = tokio::task::spawn_blocking(move || weigh(&inner, peer, &records)).await;
+        // First, so that the offer which the peer makes when it has its answer is heard.
         shared.input(Input::OfferWeighed { peer });
+        match weighed {
+            Ok(Some((folder, answer))) => shared.input(Input::GrantDecided { peer, folder, answer }),
+            Ok(None) => {}
+            Err(_) => tracing::warn!(%peer, "a grant offer could not be looked at"),
+        }
         tokio::time::sleep(started.elapsed() * PAUSE_SHARE).await;
     }
 }

@@ -277,6 +277,38 @@ fn refusals(outputs: &[Output], on: &[Conn]) -> usize {
     outputs.iter().filter(refuses).count()
 }
 
+#[test]
+fn refusals_without_end_are_bounded_for_the_node_close_nothing_and_keep_no_newcomer_waiting() {
+    const CONNS: u8 = 16;
+    const SECONDS: usize = 10;
+    let mut stage = Stage::new(9_150, &[]);
+    let swarm = stage.made.swarm;
+    let crowd: Vec<(Conn, PeerId)> = (0..CONNS)
+        .map(|at| {
+            let peer = PeerId::of_key([100 + at; 32]);
+            (stage.dial(peer, place(at)), peer)
+        })
+        .collect();
+    let conns: Vec<Conn> = crowd.iter().map(|(conn, _)| *conn).collect();
+    let (mut refused, mut session) = (0, 2);
+    for _ in 0..SECONDS * 20 {
+        // A folder that is found at once costs next to nothing to look for: here it is one among one.
+        for (conn, peer) in &crowd {
+            for number in 0..100 {
+                let outputs = stage.open(*conn, *peer, SessionId(session + 2 * number), [0xee; 32]);
+                refused += refusals(&outputs, &conns);
+            }
+        }
+        session += 200;
+        refused += refusals(&stage.pass(TICK), &conns);
+    }
+    assert!(stage.closed.is_empty(), "an honest peer may have many folders that are not here");
+    assert!((20_000..=9_000 * (SECONDS + 2)).contains(&refused), "{refused} in {SECONDS} s");
+    let peer = PeerId::of_key([99; 32]);
+    let conn = stage.dial(peer, place(99));
+    assert!(accepted(&stage.open(conn, peer, SessionId(2), swarm), conn));
+}
+
 /// Ends so many of the fetches one after the other, with the pack; how many folders were looked at for what to fetch, and
 /// settled.
 fn come(stage: &mut Stage, packs: usize) -> u64 {

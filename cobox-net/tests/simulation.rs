@@ -521,10 +521,13 @@ fn strangers_offers_are_heard_one_at_a_time_and_never_looked_into() {
     step(Input::OfferWeighed { peer: stranger });
     let closed = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::Close { .. }));
     assert!(closed(&step(offer(&[7; 300], Last))), "no folder begins like that");
-    let mut most = 0;
-    while !closed(&step(offer(&genesis, Last))) && most < 1000 {
+    // What is offered beyond is not heard, and ends nothing: a peer may have many folders that are not here.
+    let mut heard = 0;
+    for _ in 0..1000 {
+        let outputs = step(offer(&genesis, Last));
+        heard += offered(&outputs);
+        assert!(!closed(&outputs));
         step(Input::OfferWeighed { peer: stranger });
-        most += 1;
     }
-    assert!(most < 100, "{most} offers in one instant");
+    assert!((30..100).contains(&heard), "{heard} offers in one instant");
 }

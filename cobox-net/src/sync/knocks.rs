@@ -29,6 +29,10 @@ const NAMES_MAX: u64 = 1 << 20;
 /// And so many more each millisecond: an eighth of a core, or half of a small one. Reckoned and not measured, so that a
 /// history can be played again exactly.
 const NAMES_PER_MS: u64 = 524;
+/// What it counts for beside them that one was looked for in vain: the answer is made, sealed and sent, and is kept where
+/// the peer does not read. So whoever asks, a node says it eight thousand times a second at the most, and half a mebibyte
+/// of it waits in that time. It ends nothing: a peer may have many folders that are not here, and some that are.
+const REFUSAL: u64 = 64;
 /// Names that are made for one connection before the next one has its turn: a millisecond's.
 const TURN: u64 = 512;
 /// Folders that are tried at once, of those we offer the peer and of those behind the last it opened: what one side has
@@ -299,11 +303,12 @@ impl Engine {
             let Some(binding) = self.binding(conn, knock.id, Side::Listener) else { continue };
             let (part, names) = self.part(conn, &binding, &knock, search, left);
             self.work.names += names;
-            self.knocks.spent = self.knocks.spent.saturating_add(names);
-            left = left.saturating_sub(names.max(1));
+            let cost = if matches!(part, Part::InVain) { names + REFUSAL } else { names };
+            self.knocks.spent = self.knocks.spent.saturating_add(cost);
+            left = left.saturating_sub(cost.max(1));
             match part {
                 Part::Found(found) => self.found(conn, &binding, found, now),
-                Part::InVain => self.not_found(conn, knock.id, now),
+                Part::InVain => self.send(conn, Frame::Refuse { session: knock.id }),
                 Part::GoesOn(search) => {
                     let Some(line) = self.knocks.lines.get_mut(&conn) else { return };
                     line.knocks.push_front(knock);
@@ -373,14 +378,5 @@ impl Engine {
             connection.met = Some(*id);
         }
         self.admit(conn, binding, found, now);
-    }
-
-    fn not_found(&mut self, conn: Conn, id: SessionId, now: Instant) {
-        if self.token(conn, now) {
-            self.send(conn, Frame::Refuse { session: id });
-        } else {
-            self.knocks.forget(conn);
-            self.out.push(Output::Close { conn });
-        }
     }
 }

@@ -52,7 +52,7 @@ use crate::node::{Signer, SwarmKey};
 use crate::peer_id::PeerId;
 use crate::tally::{Refusal, Tally};
 use crate::wire::{Contact, Frame, GrantAnswer, QuestionId, SessionId};
-use state::{Connection, Folder, Lack, Offer, Session, Stage};
+use state::{Connection, Folder, Lack, Session, Stage};
 
 /// How often the driver sends [`Input::Tick`].
 pub const TICK: Duration = Duration::from_millis(50);
@@ -185,7 +185,7 @@ pub enum Output {
     /// Answer a challenge on the control stream.
     Prove { conn: Conn, session: SessionId, no: FolderNo, question: QuestionId, challenge: Challenge },
     /// Somebody asks us to hold a folder, with encoded records that nobody has looked at; answer with
-    /// [`Input::OfferWeighed`], after [`Input::GrantDecided`] if there is something to say.
+    /// [`Input::OfferWeighed`], and then [`Input::GrantDecided`] if there is something to say.
     GrantOffered { peer: PeerId, records: Vec<Vec<u8>> },
     /// Somebody with an invite asks to be let in; an admin's device answers with a record.
     JoinAsked { no: FolderNo, request: JoinRequest },
@@ -347,26 +347,7 @@ impl Engine {
 
     fn up(&mut self, conn: Conn, peer: PeerId, (side, place): (Side, Place), nonce: [u8; 32], now: Instant) {
         self.dialer.up(peer);
-        let connection = Connection {
-            peer,
-            side,
-            place,
-            nonce,
-            their_nonce: None,
-            // The dialer's sessions are even, the listener's odd.
-            next_session: if side == Side::Dialer { 2 } else { 1 },
-            next_question: 1,
-            sessions: BTreeMap::new(),
-            offer: Offer::None,
-            tokens: TOKENS_MAX,
-            tokens_at: now,
-            used_at: now,
-            late: false,
-            ends: false,
-            found: None,
-            met: None,
-            vain: 0,
-        };
+        let connection = Connection::new(peer, (side, place), nonce, now);
         self.conns.insert(conn, connection);
         self.send(conn, Frame::Hello { nonce });
         self.drop_stranger();
@@ -491,6 +472,7 @@ impl Engine {
             self.out.push(Output::Dial { peer, addresses });
         }
         self.retry_sessions(now);
+        self.offer_again(now);
         self.retry_access(now);
         self.meet_neighbours(now);
         self.shuffle(now);

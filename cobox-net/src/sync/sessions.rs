@@ -12,7 +12,7 @@ use super::{Conn, Engine, FULL_WAIT, HANDSHAKE_WAIT, Identity, Output, Place, Si
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
 use crate::tally::Refusal;
-use crate::wire::{Frame, GrantAnswer, Proof, SessionId, split_records};
+use crate::wire::{Frame, Proof, SessionId};
 
 /// Swarm secrets tried with one peer, newest first: a peer that is more epochs behind learns of the
 /// newer ones from somebody else.
@@ -25,10 +25,7 @@ const FOLDER_CONNS_MAX: usize = 128;
 /// The same of peers that know the folder's secret and are not listed: who waits to be, and who was removed.
 const UNLISTED_CONNS_MAX: usize = 16;
 /// How long a refused folder is not offered again.
-const REFUSED_WAIT: std::time::Duration = FULL_WAIT;
-/// How often that doubles while the peer's owner decides: each time it is looked for there in vain, under each secret.
-/// Of a decision it tells.
-const UNDECIDED_DOUBLES: u32 = 4;
+pub(super) const REFUSED_WAIT: std::time::Duration = FULL_WAIT;
 
 /// Who shares the places of a folder, so that those with the most give way.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -93,7 +90,7 @@ impl Engine {
     }
 
     /// Sends `Open`, unless the folder has a session that works or is being opened on this connection.
-    fn open(&mut self, conn: Conn, no: FolderNo, secret_at: usize, now: Instant) {
+    pub(super) fn open(&mut self, conn: Conn, no: FolderNo, secret_at: usize, now: Instant) {
         let Some(connection) = self.conns.get(&conn) else { return };
         let old = connection.sessions.iter().find(|(_, session)| session.no == no);
         let stale = match old {
@@ -422,51 +419,7 @@ impl Engine {
         // Seeders offer too: a granted seeder that was off while members were there, or that lost its disk,
         // is brought in by the others.
         if folder.access.seeder(&peer.to_bytes()).is_some() {
-            self.offer_grant(conn, id, no, now);
-        }
-    }
-
-    fn offer_grant(&mut self, conn: Conn, id: SessionId, no: FolderNo, now: Instant) {
-        let records = match self.store.access_records(no) {
-            Ok(records) => records.iter().map(cobox_store::format::access::Record::encode).collect(),
-            Err(error) => {
-                tracing::warn!(no = no.0, %error, "the access log cannot be read");
-                return;
-            }
-        };
-        if let Some(session) = self.session(conn, id) {
-            session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT };
-        }
-        for (part, records) in split_records(records) {
-            self.send(conn, Frame::GrantOffer { session: id, part, records });
-        }
-    }
-
-    pub(super) fn on_grant_answer(
-        &mut self,
-        conn: Conn,
-        folder: cobox_store::id::FolderId,
-        answer: GrantAnswer,
-        now: Instant,
-    ) {
-        let Some(no) = self.folders.iter().find(|(_, known)| known.id == folder).map(|(no, _)| *no) else {
-            return;
-        };
-        let Some(connection) = self.conns.get_mut(&conn) else { return };
-        let Some(session) = connection.sessions.values_mut().find(|session| session.no == no) else { return };
-        if !matches!(session.stage, Stage::Offered { .. } | Stage::Refused { .. }) {
-            return;
-        }
-        match answer {
-            GrantAnswer::Accepted => self.open(conn, no, 0, now),
-            GrantAnswer::Pending => {
-                session.undecided = UNDECIDED_DOUBLES.min(session.undecided + 1);
-                session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT * (1 << session.undecided) };
-            }
-            GrantAnswer::Refused => {
-                session.grant_refused = true;
-                session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT * 10 };
-            }
+            self.offer_grant(conn, no, now);
         }
     }
 

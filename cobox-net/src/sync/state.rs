@@ -12,7 +12,7 @@ use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
 use super::contacts::Teller;
 use super::settle::Haste;
 use super::turns::Waiting;
-use super::{Conn, Identity, Place, Side};
+use super::{Conn, Identity, Place, Side, TOKENS_MAX};
 use crate::node::SwarmKey;
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
@@ -43,6 +43,37 @@ pub(super) struct Connection {
     pub found: Option<FolderNo>,
     pub met: Option<SessionId>,
     pub vain: u32,
+    /// Folders to be offered, and the one whose answer is waited for since when.
+    pub to_offer: VecDeque<FolderNo>,
+    pub offered: Option<(FolderNo, Instant)>,
+}
+
+impl Connection {
+    /// One on which nothing was said yet.
+    pub fn new(peer: PeerId, (side, place): (Side, Place), nonce: [u8; 32], now: Instant) -> Self {
+        Self {
+            peer,
+            side,
+            place,
+            nonce,
+            their_nonce: None,
+            // The dialer's sessions are even, the listener's odd.
+            next_session: if side == Side::Dialer { 2 } else { 1 },
+            next_question: 1,
+            sessions: BTreeMap::new(),
+            offer: Offer::None,
+            tokens: TOKENS_MAX,
+            tokens_at: now,
+            used_at: now,
+            late: false,
+            ends: false,
+            found: None,
+            met: None,
+            vain: 0,
+            to_offer: VecDeque::new(),
+            offered: None,
+        }
+    }
 }
 
 /// A grant offer on a connection.

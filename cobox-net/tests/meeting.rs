@@ -1,0 +1,225 @@
+//! Engines that have many folders, and share only some: what brings those together that they share, and what becomes of
+//! the others. Frames arrive at once and in order; only the test moves the clock.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cobox_net::PeerId;
+use cobox_net::sync::{Conn, Engine, Identity, Input, Output, Place, Side, TICK, signed_bytes};
+use cobox_net::wire::{Frame, GrantAnswer};
+use cobox_store::blind::{Store, StoreKind};
+use cobox_store::format::access::UnverifiedRecord;
+use cobox_store::format::address::SeederAddress;
+use cobox_store::id::{FolderId, FolderNo, KemKey, hash};
+use common::Made;
+use common::puppet::{log_of, peer_of, tcp};
+use ed25519_dalek::{Signer as _, SigningKey};
+use zeroize::Zeroizing;
+
+struct Node {
+    engine: Engine,
+    store: Arc<Store>,
+    key: SigningKey,
+    peer: PeerId,
+}
+
+/// Engines and connections between them.
+struct Meeting {
+    nodes: Vec<Node>,
+    links: Vec<[(usize, Conn); 2]>,
+    waiting: VecDeque<(usize, Input)>,
+    now: Instant,
+    next: u64,
+    /// Connections that an engine closed.
+    closed: usize,
+    /// What is in session with whom: a node, its number of the folder, and the connection.
+    open: BTreeSet<(usize, FolderNo, Conn)>,
+    /// Grants that a node was asked for, how often, and by whom last. Nobody decides on them.
+    offered: BTreeMap<FolderId, (usize, PeerId)>,
+    /// `Open` frames that were sent.
+    opens: usize,
+    _dir: tempfile::TempDir,
+}
+
+impl Meeting {
+    fn new(kinds: &[StoreKind]) -> Self {
+        let dir = common::memory_dir();
+        let node = |(at, kind): (usize, &StoreKind)| {
+            let store = Store::create(&dir.path().join(at.to_string()), *kind).expect("creates");
+            let key = SigningKey::from_bytes(&hash(format!("node {at}").as_bytes()));
+            let peer = peer_of(&key);
+            Node { engine: Engine::new(Arc::clone(&store), peer), store, key, peer }
+        };
+        let nodes = kinds.iter().enumerate().map(node).collect();
+        Self {
+            nodes,
+            links: Vec::new(),
+            waiting: VecDeque::new(),
+            now: Instant::now(),
+            next: 1,
+            closed: 0,
+            open: BTreeSet::new(),
+            offered: BTreeMap::new(),
+            opens: 0,
+            _dir: dir,
+        }
+    }
+
+    fn address(&self, at: usize) -> SeederAddress {
+        let peer_id = self.nodes[at].peer.to_bytes();
+        SeederAddress { peer_id, kem: KemKey([1; 32]), addresses: vec![tcp(9, 1)] }
+    }
+
+    /// A node has a folder, as a seeder or as this device of it, under these secrets.
+    fn has(&mut self, at: usize, made: &Made, key: Option<&SigningKey>, secrets: &[[u8; 32]]) -> FolderNo {
+        let no = made.import(&self.nodes[at].store);
+        let identity = match key.cloned() {
+            Some(key) => Identity::Member {
+                log: log_of(&key),
+                signer: Arc::new(move |text| key.sign(&signed_bytes(text)).to_bytes()),
+            },
+            None => Identity::Seeder,
+        };
+        let secrets = secrets.iter().map(|secret| Zeroizing::new(*secret)).collect();
+        self.say(at, Input::Folder { no, identity, secrets });
+        no
+    }
+
+    /// A folder is offered to another node.
+    fn names(&mut self, at: usize, no: FolderNo, to: usize) {
+        let peers = vec![(self.nodes[to].peer, vec![tcp(9, 1)])];
+        self.say(at, Input::Peers { no, peers });
+    }
+
+    fn say(&mut self, at: usize, input: Input) {
+        self.waiting.push_back((at, input));
+        while let Some((at, input)) = self.waiting.pop_front() {
+            for output in self.nodes[at].engine.step(input, self.now) {
+                self.done(at, output);
+            }
+        }
+    }
+
+    fn other(&self, at: usize, conn: Conn) -> Option<(usize, Conn)> {
+        let link = self.links.iter().find(|ends| ends.contains(&(at, conn)))?;
+        Some(link[usize::from(link[0] == (at, conn))])
+    }
+
+    fn done(&mut self, at: usize, output: Output) {
+        match output {
+            Output::Send { conn, frame } => {
+                self.opens += usize::from(matches!(frame, Frame::Open { .. }));
+                if let Some((to, conn)) = self.other(at, conn) {
+                    self.waiting.push_back((to, Input::Frame { conn, frame }));
+                }
+            }
+            Output::Close { conn } => {
+                let Some(other) = self.other(at, conn) else { return };
+                self.closed += 1;
+                self.links.retain(|ends| !ends.contains(&other));
+                for (at, conn) in [(at, conn), other] {
+                    self.open.retain(|(of, _, over)| (*of, *over) != (at, conn));
+                    self.waiting.push_back((at, Input::Down { conn }));
+                }
+            }
+            Output::Dial { peer, .. } => {
+                let to = self.nodes.iter().position(|node| node.peer == peer).expect("a node");
+                self.link(at, to);
+            }
+            Output::Opened { conn, no, .. } => {
+                self.open.insert((at, no, conn));
+            }
+            Output::GrantOffered { peer, records } => {
+                let first =
+                    UnverifiedRecord::decode(&records[0]).expect("decodes").verify().expect("a genesis");
+                let folder = first.folder();
+                self.offered.entry(folder).or_insert((0, peer)).0 += 1;
+                self.waiting.push_back((at, Input::OfferWeighed { peer }));
+                let answer = GrantAnswer::Pending;
+                self.waiting.push_back((at, Input::GrantDecided { peer, folder, answer }));
+            }
+            _ => {}
+        }
+    }
+
+    fn link(&mut self, from: usize, to: usize) {
+        let ends = [(from, Conn(self.next)), (to, Conn(self.next + 1))];
+        self.next += 2;
+        self.links.push(ends);
+        for (side, (at, conn)) in [Side::Dialer, Side::Listener].into_iter().zip(ends) {
+            let peer = self.nodes[if at == from { to } else { from }].peer;
+            let up = Input::Up { conn, peer, side, place: Place::Other, nonce: hash(&conn.0.to_le_bytes()) };
+            self.waiting.push_back((at, up));
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += TICK;
+            (0..self.nodes.len()).for_each(|at| self.say(at, Input::Tick));
+        }
+    }
+
+    /// How many folders a node has in session.
+    fn in_session(&self, at: usize) -> usize {
+        self.open.iter().filter(|(of, ..)| *of == at).count()
+    }
+}
+
+const DEVICE: usize = 0;
+const SEEDER: usize = 1;
+
+/// A device has so many folders and offers all of them to a seeder, which holds every third. Of the others it was granted
+/// all or none.
+fn third_shared(seed: u64, folders: u64, granted: bool) -> Meeting {
+    let mut meeting = Meeting::new(&[StoreKind::Device, StoreKind::Seeder]);
+    let address = meeting.address(SEEDER);
+    for at in 0..folders {
+        let mut made = Made::new(seed + at);
+        let shared = at % 3 == 2;
+        if shared || granted {
+            made.grant_with(&address, 1 << 40, [0; 80]);
+        }
+        // Epochs went by in those that are not shared: each is opened under several secrets.
+        let past = [hash(b"one"), hash(b"two"), made.swarm];
+        let secrets = if shared { &past[2..] } else { &past };
+        let founder = made.founder.clone();
+        let no = meeting.has(DEVICE, &made, Some(&founder), secrets);
+        if shared {
+            meeting.has(SEEDER, &made, None, &past[2..]);
+        }
+        meeting.names(DEVICE, no, SEEDER);
+    }
+    meeting
+}
+
+#[test]
+fn peers_of_which_one_lacks_most_folders_of_the_other_have_all_in_session_that_they_share() {
+    const SHARED: usize = 100;
+    for granted in [false, true] {
+        let mut meeting = third_shared(11_000, 3 * SHARED as u64, granted);
+        meeting.pass(Duration::from_secs(20));
+        assert_eq!(meeting.closed, 0, "granted: {granted}");
+        let open = [meeting.in_session(DEVICE), meeting.in_session(SEEDER)];
+        assert_eq!(open, [SHARED; 2], "granted: {granted}");
+    }
+}
+
+#[test]
+fn grants_of_many_folders_are_each_offered_soon_and_the_connection_stays() {
+    const GRANTED: usize = 140;
+    let mut meeting = third_shared(12_000, GRANTED as u64 / 2 * 3, true);
+    meeting.pass(TICK);
+    // The first of them at once, and those beyond as fast as offers are heard.
+    assert!(meeting.offered.len() >= 60, "{}", meeting.offered.len());
+    meeting.pass(Duration::from_secs(100));
+    // An end hears four more a second, and those that wait for a decision are offered again between them.
+    assert!(meeting.offered.len() >= 100, "{}", meeting.offered.len());
+    assert_eq!(meeting.closed, 0);
+    let most = meeting.offered.values().map(|(times, _)| *times).max();
+    assert!(most < Some(15), "{most:?} times");
+}
