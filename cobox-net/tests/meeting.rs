@@ -223,3 +223,62 @@ fn grants_of_many_folders_are_each_offered_soon_and_the_connection_stays() {
     let most = meeting.offered.values().map(|(times, _)| *times).max();
     assert!(most < Some(15), "{most:?} times");
 }
+
+#[test]
+fn grant_that_another_member_asked_for_first_is_told_to_everybody_who_waits_for_it() {
+    let mut meeting =
+        Meeting::new(&[StoreKind::Device, StoreKind::Device, StoreKind::Seeder, StoreKind::Device]);
+    let (first, second, seeder, stranger) = (0, 1, 2, 3);
+    let mut made = Made::new(13_000);
+    let keys = [made.founder.clone(), meeting.nodes[second].key.clone()];
+    made.admit(&keys[1]);
+    made.grant_with(&meeting.address(seeder), 1 << 40, [0; 80]);
+    let secrets = [made.swarm];
+    for at in [first, second] {
+        let no = meeting.has(at, &made, Some(&keys[at]), &secrets);
+        meeting.names(at, no, seeder);
+    }
+    // Somebody who waits for another folder.
+    let mut other = Made::new(13_001);
+    other.grant_with(&meeting.address(seeder), 1 << 40, [0; 80]);
+    let no = meeting.has(stranger, &other, Some(&other.founder.clone()), &[other.swarm]);
+    meeting.names(stranger, no, seeder);
+    meeting.pass(Duration::from_secs(200));
+    assert_eq!((meeting.offered.len(), meeting.in_session(seeder)), (2, 0));
+    // So long that each looks again rarely, and not in the next moment.
+    let opens = meeting.opens;
+    meeting.pass(TICK);
+    assert_eq!(meeting.opens, opens);
+    meeting.has(seeder, &made, None, &secrets);
+    let answer = GrantAnswer::Accepted;
+    let peer = meeting.nodes[first].peer;
+    meeting.say(seeder, Input::GrantDecided { peer, folder: made.id(), answer });
+    let open = [first, second, seeder, stranger].map(|at| meeting.in_session(at));
+    assert_eq!(open, [1, 1, 2, 0], "at once, and nobody else");
+    assert_eq!(meeting.closed, 0);
+}
+
+#[test]
+fn refusal_of_a_grant_is_told_to_everybody_who_waits_for_it() {
+    let mut meeting = Meeting::new(&[StoreKind::Device, StoreKind::Device, StoreKind::Seeder]);
+    let (second, seeder) = (1, 2);
+    let mut made = Made::new(13_100);
+    let keys = [made.founder.clone(), meeting.nodes[second].key.clone()];
+    made.admit(&keys[1]);
+    made.grant_with(&meeting.address(seeder), 1 << 40, [0; 80]);
+    let secrets = [made.swarm];
+    let mut nos = Vec::new();
+    for (at, key) in keys.iter().enumerate() {
+        let no = meeting.has(at, &made, Some(key), &secrets);
+        meeting.names(at, no, seeder);
+        nos.push(no);
+    }
+    meeting.pass(Duration::from_secs(10));
+    let (peer, folder) = (meeting.nodes[0].peer, made.id());
+    meeting.say(seeder, Input::GrantDecided { peer, folder, answer: GrantAnswer::Refused });
+    for (at, no) in nos.into_iter().enumerate() {
+        let report = meeting.nodes[at].engine.report(no).expect("reads").expect("known");
+        let refused = report.iter().any(|(_, status)| status.session == cobox_net::SessionState::Refused);
+        assert!(refused, "{report:?}");
+    }
+}

@@ -429,6 +429,7 @@ impl Engine {
             };
             let folder = Folder::new(id, identity, secrets, access, now);
             self.folders.insert(no, folder);
+            self.tell_undecided(id);
         }
         self.mark(no);
         self.say_where(no);
@@ -490,7 +491,9 @@ impl Engine {
             .iter()
             .filter(|(conn, connection)| {
                 let idle = connection.sessions.is_empty() && now > connection.used_at + STRANGER_WAIT;
-                idle && !asking.contains(conn) && !self.dialer.wants(&connection.peer)
+                // Who waits for a decision looks again more rarely than that.
+                let waits = !connection.undecided.is_empty();
+                idle && !waits && !asking.contains(conn) && !self.dialer.wants(&connection.peer)
             })
             .map(|(conn, _)| *conn)
             .collect();

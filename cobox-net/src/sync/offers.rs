@@ -18,6 +18,8 @@ use crate::wire::{Frame, GrantAnswer, Part, SessionId, split_records};
 const OFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of all offers that are arriving: two large ones, or very many of usual size.
 const OFFERS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Folders that a connection is told of when they are decided on. Who waits for more looks again by itself.
+const UNDECIDED_MAX: usize = 1024;
 /// How often the pause doubles while the peer's owner decides: each time it is looked for there in vain, under each secret.
 /// Of a decision it tells.
 const UNDECIDED_DOUBLES: u32 = 4;
@@ -69,15 +71,31 @@ impl Engine {
         self.deciding.remove(&peer);
     }
 
+    /// Tells the peer, and who else waits for it: several members offer one grant, and the owner is shown the first.
     pub(super) fn grant_decided(&mut self, peer: PeerId, folder: FolderId, answer: GrantAnswer) {
-        let conns: Vec<Conn> = self
-            .conns
-            .iter()
-            .filter(|(_, connection)| connection.peer == peer)
-            .map(|(conn, _)| *conn)
-            .collect();
-        for conn in conns {
+        let mut told = Vec::new();
+        for (conn, connection) in &mut self.conns {
+            let of_peer = connection.peer == peer;
+            if answer != GrantAnswer::Pending {
+                let waited = connection.undecided.remove(&folder);
+                told.extend((of_peer || waited).then_some(*conn));
+            } else if of_peer {
+                if connection.undecided.len() < UNDECIDED_MAX {
+                    connection.undecided.insert(folder);
+                }
+                told.push(*conn);
+            }
+        }
+        for conn in told {
             self.send(conn, Frame::GrantAnswer { folder, answer });
+        }
+    }
+
+    /// A folder is here now, in whatever way it came: who waits for that opens it.
+    pub(super) fn tell_undecided(&mut self, folder: FolderId) {
+        let waits = self.conns.iter().filter(|(_, connection)| connection.undecided.contains(&folder));
+        for conn in waits.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+            self.send(conn, Frame::GrantAnswer { folder, answer: GrantAnswer::Accepted });
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Connection {
     pub found: Option<FolderNo>,
     pub met: Option<SessionId>,
     pub vain: u32,
+    /// Folders whose grant the peer offered, and of which it was told that nobody has decided yet.
+    pub undecided: BTreeSet<FolderId>,
     /// Folders to be offered, and the one whose answer is waited for since when.
     pub to_offer: VecDeque<FolderNo>,
     pub offered: Option<(FolderNo, Instant)>,
@@ -70,6 +72,7 @@ impl Connection {
             found: None,
             met: None,
             vain: 0,
+            undecided: BTreeSet::new(),
             to_offer: VecDeque::new(),
             offered: None,
         }
