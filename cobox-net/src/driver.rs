@@ -31,7 +31,7 @@ use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
 use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
 use crate::tally::Tally;
-use crate::transfer::control::{Heard, INBOX_KIB, Rooms};
+use crate::transfer::control::{Heard, INBOX_KIB, Overflow, Reader, Rooms};
 use crate::transfer::pull::{Batcher, Job};
 use crate::transfer::room::{Name, Party};
 use crate::transfer::serve::READERS_MAX;
@@ -458,9 +458,12 @@ impl Worker {
         match output {
             Output::Send { conn, frame } => {
                 if let Some(link) = self.link(conn)
-                    && link.outbox.send(&frame).is_err()
+                    && let Err(Overflow(reader)) = link.send(&frame)
                 {
-                    tracing::warn!(peer = %link.peer, "a peer reads too slowly");
+                    match reader {
+                        Reader::Member => tracing::warn!(peer = %link.peer, "a peer reads too slowly"),
+                        Reader::Stranger => tracing::debug!(peer = %link.peer, "a stranger reads too slowly"),
+                    }
                     self.shared.close(conn);
                 }
             }

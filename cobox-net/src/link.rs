@@ -22,7 +22,7 @@ use crate::status::{Connection, Path, PeerStatus};
 use crate::swarm::{ByteStream, Way};
 use crate::sync::{Conn, Fetched, Input, Side};
 use crate::tally::Refusal;
-use crate::transfer::control::{Ear, Outbox, OutboxEnd, outbox, read_loop, write_loop};
+use crate::transfer::control::{Ear, Outbox, OutboxEnd, Overflow, Reader, outbox, read_loop, write_loop};
 use crate::transfer::pull::{Job, Means, Puller};
 use crate::transfer::room::Party;
 use crate::transfer::serve::{DENIALS_MAX, OpenFolders, Server, serve};
@@ -168,6 +168,15 @@ impl Link {
         }))
     }
 
+    /// Queues a frame.
+    ///
+    /// # Errors
+    /// When too much waits already; the connection should be closed then.
+    pub fn send(&self, frame: &Frame) -> std::result::Result<(), Overflow> {
+        let reader = if self.open.lock().len() == 0 { Reader::Stranger } else { Reader::Member };
+        self.outbox.send(frame, reader)
+    }
+
     /// Fetches a pack over the bulk stream.
     pub async fn fetch(&self, job: Job) -> Fetched {
         let mut puller = self.puller.subscribe();
@@ -258,7 +267,7 @@ pub async fn prove(
     });
     match frames.await {
         Ok(Ok(frames)) => {
-            if frames.iter().any(|frame| link.outbox.send(frame).is_err()) {
+            if frames.iter().any(|frame| link.send(frame).is_err()) {
                 shared.close(link.conn);
             }
         }

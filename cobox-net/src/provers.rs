@@ -189,19 +189,22 @@ mod tests {
     use cobox_store::id::{FolderId, FolderNo, MemberId};
 
     use super::*;
-    use crate::transfer::control::outbox;
+    use crate::transfer::control::{Reader, outbox};
     use crate::wire::{Frame, SessionId};
 
     /// Answers that the peer does not read.
     fn fill(outbox: &Outbox) {
         while outbox.is_low() {
             outbox
-                .send(&Frame::Recover {
-                    session: SessionId(2),
-                    folder: FolderId([1; 32]),
-                    member: MemberId([2; 32]),
-                    signature: [3; 64],
-                })
+                .send(
+                    &Frame::Recover {
+                        session: SessionId(2),
+                        folder: FolderId([1; 32]),
+                        member: MemberId([2; 32]),
+                        signature: [3; 64],
+                    },
+                    Reader::Member,
+                )
                 .expect("there is room for more than is read");
         }
     }

@@ -14,12 +14,18 @@ use super::room::{Held, Party, ROOM_KIB, Room};
 use super::{STALL_WAIT, Tap, Way, read_length};
 use crate::error::{Error, Result};
 use crate::swarm::ByteStream;
-use crate::wire::{FRAME_BYTES_MAX, Frame, decode_frame};
+use crate::wire::{FRAME_BYTES_MAX, Frame, SeedingFrame, decode_frame};
 
 /// KiB of frames that were read and wait for the engine, in the whole node.
 pub const INBOX_KIB: usize = 8 * 1024;
 /// Bytes that wait to be sent to one peer; a peer that reads more slowly than it asks is dropped.
 const OUTBOX_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The same of what anybody is answered, to a peer that has no folder open: thousands of answers that a folder is not here.
+/// Such peers may be many, and whoever is honest reads them as they come.
+const STRANGER_BYTES_MAX: usize = 256 * 1024;
+/// What a frame takes in memory beside its bytes, as it waits: its place in the queue, and what the allocator keeps of it.
+/// A refusal is five bytes.
+const FRAME_COST: usize = 64;
 
 /// An answer is made when no more than this waits: enough to keep a line busy while the next one is read.
 const OUTBOX_BYTES_LOW: usize = 256 * 1024;
@@ -57,19 +63,43 @@ impl Default for Rooms {
 /// Where frames for one peer are put.
 #[derive(Clone)]
 pub struct Outbox {
-    sender: UnboundedSender<Vec<u8>>,
+    sender: UnboundedSender<Queued>,
     queue: Arc<Queue>,
 }
 
 /// The other end of an [`Outbox`].
 pub struct OutboxEnd {
-    receiver: UnboundedReceiver<Vec<u8>>,
+    receiver: UnboundedReceiver<Queued>,
     queue: Arc<Queue>,
+}
+
+/// For whom a frame is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reader {
+    /// The peer has a folder open.
+    Member,
+    /// It has none, and may be anybody.
+    Stranger,
+}
+
+/// A frame that waits.
+struct Queued {
+    bytes: Vec<u8>,
+    /// Whether it counts among what strangers are answered.
+    reader: Reader,
+}
+
+impl Queued {
+    fn cost(&self) -> usize {
+        self.bytes.len() + FRAME_COST
+    }
 }
 
 #[derive(Default)]
 struct Queue {
     bytes: AtomicUsize,
+    /// Of them those that strangers are answered.
+    strange: AtomicUsize,
     shorter: Notify,
     /// The stream has ended: nothing is sent any more.
     closed: AtomicBool,
@@ -89,22 +119,26 @@ pub fn outbox() -> (Outbox, OutboxEnd) {
     (Outbox { sender, queue: Arc::clone(&queue) }, OutboxEnd { receiver, queue })
 }
 
-/// The peer does not read what it asked for.
+/// The peer does not read what it asked for; what it is counted as.
 #[derive(Debug)]
-pub struct Overflow;
+pub struct Overflow(pub Reader);
 
 impl Outbox {
     /// Queues a frame.
     ///
     /// # Errors
     /// When too much waits already; the connection should be closed then.
-    pub fn send(&self, frame: &Frame) -> Result<(), Overflow> {
-        let bytes = frame.encode();
-        if self.queue.bytes.fetch_add(bytes.len(), Ordering::Relaxed) > OUTBOX_BYTES_MAX {
-            return Err(Overflow);
+    pub fn send(&self, frame: &Frame, reader: Reader) -> Result<(), Overflow> {
+        let reader = if is_for_anybody(frame) { reader } else { Reader::Member };
+        let queued = Queued { bytes: frame.encode(), reader };
+        let full = self.queue.bytes.fetch_add(queued.cost(), Ordering::Relaxed) > OUTBOX_BYTES_MAX;
+        let too_much = reader == Reader::Stranger
+            && self.queue.strange.fetch_add(queued.cost(), Ordering::Relaxed) > STRANGER_BYTES_MAX;
+        if full || too_much {
+            return Err(Overflow(reader));
         }
         // A closed stream has its own end; nobody waits for this frame.
-        let _ = self.sender.send(bytes);
+        let _ = self.sender.send(queued);
         Ok(())
     }
 
@@ -144,17 +178,21 @@ pub async fn write_loop(
     moved: Arc<AtomicU64>,
 ) -> Result<()> {
     let mut parts = Parts::new(stream);
-    while let Some(frame) = end.receiver.recv().await {
-        tap.note(Way::Out, &[&frame]);
+    while let Some(queued) = end.receiver.recv().await {
+        let frame = &queued.bytes;
+        tap.note(Way::Out, &[frame]);
         let length = u32::try_from(frame.len()).expect("a frame is at most 1 MiB");
-        for mut bytes in [&length.to_le_bytes()[..], &frame] {
+        for mut bytes in [&length.to_le_bytes()[..], frame] {
             // A slow link may take long over a large frame, as long as it moves.
             while !bytes.is_empty() {
                 bytes = in_time(parts.push(bytes)).await?;
                 moved.fetch_add(1, Ordering::Relaxed);
             }
         }
-        end.queue.bytes.fetch_sub(frame.len(), Ordering::Relaxed);
+        end.queue.bytes.fetch_sub(queued.cost(), Ordering::Relaxed);
+        if queued.reader == Reader::Stranger {
+            end.queue.strange.fetch_sub(queued.cost(), Ordering::Relaxed);
+        }
         end.queue.shorter.notify_waiters();
         if end.receiver.is_empty() {
             in_time(parts.flush()).await?;
@@ -279,6 +317,19 @@ fn is_ask(frame: &Frame) -> bool {
     matches!(frame, Frame::EntriesWant { .. } | Frame::AccessWant { .. } | Frame::Recover { .. })
 }
 
+/// What a peer is answered that has shown nothing: all else follows from what this node wants of it, or is for who knows a
+/// folder or has a code.
+fn is_for_anybody(frame: &Frame) -> bool {
+    matches!(
+        frame,
+        Frame::Refuse { .. }
+            | Frame::Locator { .. }
+            | Frame::GrantAnswer { .. }
+            | Frame::JoinWait { .. }
+            | Frame::Seeding(SeedingFrame::Claimed { .. } | SeedingFrame::Obeyed { .. })
+    )
+}
+
 /// Questions that wait, and the room that the answer to the last one takes until it is sent.
 struct Asks {
     waiting: VecDeque<(Frame, usize)>,
@@ -336,6 +387,7 @@ mod tests {
 
     use super::super::room::Name;
     use super::*;
+    use crate::wire::{Part, SessionId};
 
     /// A line that brings so much, and takes so much, and then stands still.
     struct Thin {
@@ -402,12 +454,52 @@ mod tests {
 
             let (outbox, end) = outbox();
             let moved = Arc::new(AtomicU64::new(0));
-            outbox.sender.send(vec![7; FRAME_BYTES_MAX]).expect("is queued");
+            let large = Queued { bytes: vec![7; FRAME_BYTES_MAX], reader: Reader::Member };
+            assert!(outbox.sender.send(large).is_ok(), "is queued");
             let writing =
                 write_loop(line(Vec::new(), half).split().1, end, Tap::default(), Arc::clone(&moved));
             tokio::pin!(writing);
             assert!(futures::poll!(writing.as_mut()).is_pending());
             assert_eq!(moved.load(Ordering::Relaxed), 1 + parts, "its length and half of it have gone");
+        });
+    }
+
+    /// How many such frames a peer may leave unread.
+    fn unread(outbox: &Outbox, reader: Reader, frame: &Frame) -> usize {
+        (0..).find(|_| outbox.send(frame, reader).is_err()).expect("some time it is too much")
+    }
+
+    #[test]
+    fn answers_that_nobody_reads_are_counted_at_what_they_take_and_a_strangers_are_few() {
+        let refusal = Frame::Refuse { session: SessionId(2) };
+        let cost = refusal.encode().len() + FRAME_COST;
+        let (member, _end) = outbox();
+        assert_eq!(unread(&member, Reader::Member, &refusal), OUTBOX_BYTES_MAX / cost + 1);
+        let (stranger, _end) = outbox();
+        assert_eq!(unread(&stranger, Reader::Stranger, &refusal), STRANGER_BYTES_MAX / cost + 1);
+    }
+
+    #[test]
+    fn what_this_node_offers_a_stranger_does_not_count_among_what_it_is_answered() {
+        let (outbox, end) = outbox();
+        let records = vec![vec![7; FRAME_BYTES_MAX / 2]];
+        let offer = Frame::GrantOffer { session: SessionId(1), part: Part::More, records };
+        let refusal = Frame::Refuse { session: SessionId(2) };
+        for _ in 0..16 {
+            assert!(
+                outbox.send(&offer, Reader::Stranger).is_ok()
+                    && outbox.send(&refusal, Reader::Stranger).is_ok()
+            );
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("builds");
+        runtime.block_on(async {
+            let line = line(Vec::new(), usize::MAX);
+            let queue = Arc::clone(&outbox.queue);
+            let writing = write_loop(line.split().1, end, Tap::default(), Arc::default());
+            tokio::pin!(writing);
+            assert!(futures::poll!(writing.as_mut()).is_pending());
+            let left = [&queue.bytes, &queue.strange].map(|left| left.load(Ordering::Relaxed));
+            assert_eq!(left, [0; 2], "what is read makes room");
         });
     }
 }
