@@ -5,9 +5,10 @@
 //! folder that found no room waits in line: first who has the fewest packs in flight, and of those who came first.
 //!
 //! A place that becomes free is given to the first in line, and nobody else is looked at: with thousands of folders in
-//! line each pack that comes would else cost a look at all of them. Readers do not wait in line.
+//! line each pack that comes would else cost a look at all of them. Readers do not wait in line: folders of which one waits
+//! for a pack come before, each of them in turn.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use cobox_store::format::pack::PackRef;
@@ -17,6 +18,7 @@ use super::Engine;
 use super::plan::{SMALL_FLYING_MAX, is_large};
 use super::settle::{Cause, ROUNDS_LOOKED};
 use super::state::{Flight, Plan};
+use crate::rotation::next_behind;
 
 /// Places that are given in one go: all of those that one connection may have held, which it leaves at once. What is left
 /// is given with the next tick.
@@ -35,8 +37,18 @@ pub(super) struct Waiting {
 struct Line {
     /// Since when, and who.
     folders: BTreeSet<(Instant, FolderNo)>,
-    /// Folders of which a reader waits for a pack.
-    readers: BTreeSet<FolderNo>,
+    /// Folders of which a reader waits for a pack, and the one that was looked at last.
+    readers: BTreeMap<FolderNo, ()>,
+    last_reader: Option<FolderNo>,
+}
+
+impl Line {
+    /// Takes out the next folder of those of which a reader waits: each in turn.
+    fn next_reader(&mut self) -> Option<FolderNo> {
+        let next = next_behind(&self.readers, &mut self.last_reader)?;
+        self.readers.remove(&next);
+        Some(next)
+    }
 }
 
 /// Who waits for a place.
@@ -110,7 +122,7 @@ impl Engine {
 
     /// A reader waits for this pack of a folder, and there was no room for it.
     pub(super) fn reader_waits(&mut self, no: FolderNo, pack: PackRef) {
-        self.lines.of(is_large(pack.size)).readers.insert(no);
+        self.lines.of(is_large(pack.size)).readers.insert(no, ());
     }
 
     /// A place may have become free: who is first in line looks again.
@@ -127,7 +139,9 @@ impl Engine {
             if !self.has_room(large) {
                 continue;
             }
-            for no in std::mem::take(&mut self.lines.of(large).readers) {
+            for _ in 0..GIVEN_MAX {
+                let next = if self.has_room(large) { self.lines.of(large).next_reader() } else { None };
+                let Some(no) = next else { break };
                 self.plan_or_warn(no, ROUNDS_LOOKED, now);
             }
             for _ in 0..GIVEN_MAX {
