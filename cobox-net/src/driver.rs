@@ -380,6 +380,7 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
                 shared.input(Input::Down { conn });
             }
             Event::DialFailed { peer, error } => shared.input(Input::DialFailed { peer, error }),
+            Event::HungUp { peer, error } => shared.input(Input::HungUp { peer, error }),
             Event::Listening { addresses } => {
                 shared.input(Input::Listening { addresses, now_ms: now_ms() });
             }

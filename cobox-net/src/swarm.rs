@@ -3,6 +3,8 @@
 //! One task owns the swarm. It hears [`Command`]s and tells [`Event`]s; streams leave it as byte streams.
 //! Two peers keep one connection: where both dialed, the one dialed by the smaller peer id stays.
 
+mod missed;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -23,6 +25,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{Config as Settings, dummy};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, Transport as _, dns, identify, identity, mdns, noise, ping, quic, tcp};
+use missed::{HUNG_UP, missed};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use zeroize::Zeroizing;
@@ -34,11 +37,9 @@ use crate::handshakes::{UNDER_WAY_MAX, Yielding, place_of};
 use crate::muxer;
 use crate::node::{Dialing, LanDiscovery, NetConfig};
 use crate::peer_id::PeerId;
-use crate::shown::places;
 use crate::status::Transport;
 use crate::sync::{Conn, Place, Side};
 use crate::tally::{Refusal, Tally};
-use crate::unreached::reasons;
 
 /// Connections of a whole node: more than any small box serves at once, fewer than its file descriptors.
 const CONNECTIONS_MAX: u32 = 4096;
@@ -102,6 +103,8 @@ pub enum Event {
     Down { conn: Conn },
     /// Dialing failed; why, as a sentence.
     DialFailed { peer: PeerId, error: String },
+    /// The peer was reached, and hung up before a word was said.
+    HungUp { peer: PeerId, error: String },
     /// A ping came back.
     Rtt { conn: Conn, rtt: Duration },
     /// Where others may reach us changed.
@@ -383,17 +386,17 @@ impl Runner {
             }
             // What comes of the connection that there is, or is about to be, comes of this.
             Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => self.give_up(peer, &dial_text(&error)),
+            Err(error) => self.give_up(peer, missed(peer, &error)),
         }
     }
 
     /// Says that a peer that was to be dialed was not reached, unless another connection of it may still speak: whoever
     /// waits for it hears of each attempt how it ended.
-    fn give_up(&mut self, peer: PeerId, error: &str) {
+    fn give_up(&mut self, peer: PeerId, missed: Event) {
         let others = self.known.values().any(|known| known.peer == peer)
             || self.dialing.values().any(|dialed| *dialed == peer);
         if !others && self.awaited.remove(&peer) {
-            self.tell(Event::DialFailed { peer, error: error.to_owned() });
+            self.tell(missed);
         }
     }
 
@@ -443,7 +446,7 @@ impl Runner {
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 if let Some(peer) = self.dialing.remove(&connection_id) {
-                    self.give_up(peer, &dial_text(&error));
+                    self.give_up(peer, missed(peer, &error));
                 }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Streams(StreamReady {
@@ -533,13 +536,13 @@ impl Runner {
     fn ended(&mut self, known: Known) {
         self.silent_no_more(known.silent);
         self.tell(Event::Down { conn: known.conn });
-        let at_once = known.side == Side::Dialer && !known.speaks;
-        let error = if at_once {
-            "it hung up at once, as one does that has too many connections"
+        let peer = known.peer;
+        let missed = if known.speaks {
+            Event::DialFailed { peer, error: "the connection ended".to_owned() }
         } else {
-            "the connection ended"
+            Event::HungUp { peer, error: HUNG_UP.to_owned() }
         };
-        self.give_up(known.peer, error);
+        self.give_up(peer, missed);
     }
 
     fn silent_no_more(&mut self, number: Option<u64>) {
@@ -565,29 +568,6 @@ impl Runner {
             }
             None => self.end(id),
         }
-    }
-}
-
-/// Why dialing failed, as a sentence for people.
-fn dial_text(error: &DialError) -> String {
-    match error {
-        DialError::WrongPeerId { obtained, address } => {
-            format!("another peer ({obtained}) answers at {address}")
-        }
-        DialError::LocalPeerId { .. } => "the address is this device's own".to_owned(),
-        DialError::NoAddresses => "no address is known".to_owned(),
-        DialError::Denied { .. } => "too many connections are open".to_owned(),
-        DialError::Transport(tried) => {
-            let wrong = tried.iter().any(|(_, error)| error.to_string().contains("eer id"));
-            let list: Vec<String> = tried.iter().map(|(address, _)| address.to_string()).collect();
-            if wrong {
-                format!("another peer answers at {}", places(&list))
-            } else {
-                let why = reasons(tried.iter().map(|(_, error)| error as &(dyn std::error::Error + 'static)));
-                format!("nothing answers at {} ({why})", places(&list))
-            }
-        }
-        other => other.to_string(),
     }
 }
 

@@ -34,7 +34,7 @@ fn reason(error: &(dyn Error + 'static)) -> String {
 }
 
 /// What it was made of: an I/O error passes over its own content when it is asked for its source.
-fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+pub fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     let content = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     content.map(|content| content as &(dyn Error + 'static)).or_else(|| error.source())
 }

@@ -1,10 +1,14 @@
-//! Readers that wait for packs: what it costs others that they do.
+//! Readers that wait for packs: whom they wait for, and what it costs others that they do.
 
 mod common;
 
+use std::time::Duration;
+
 use cobox_net::sync::{Fetched, Input, TICK};
-use cobox_store::id::PackId;
-use common::puppet::{Stage, key};
+use cobox_store::format::address::SeederAddress;
+use cobox_store::format::pack::PackRef;
+use cobox_store::id::{KemKey, PackId, hash};
+use common::puppet::{Stage, key, peer_of, tcp};
 
 const SMALL_FLYING_MAX: usize = 128;
 
@@ -47,4 +51,41 @@ fn pack_that_comes_has_one_folder_looked_at_in_which_a_reader_waits_however_many
         planned
     });
     assert!(planned.iter().all(|planned| *planned <= 3 * PACKS as u64), "{planned:?} for {PACKS} packs");
+}
+
+#[test]
+fn reader_waits_for_a_peer_that_hangs_up_and_is_called_again_and_for_none_that_is_not_there() {
+    let (device, seeder) = (key(1), key(7));
+    let peer = peer_of(&seeder);
+    let mut stage = Stage::new(9_700, &[&device]);
+    let address =
+        SeederAddress { peer_id: peer.to_bytes(), kem: KemKey([1; 32]), addresses: vec![tcp(9, 1)] };
+    let grant = stage.made.grant_with(&address, 1 << 40, [0; 80]);
+    stage.store.access_add(stage.no, &grant).expect("an admin's");
+    let (no, pack) = (stage.no, PackRef { id: PackId(hash(b"a pack")), size: 4096 });
+    stage.entry_of_pack(&device, pack);
+    let hang_up = || Input::HungUp { peer, error: "it hung up".to_owned() };
+    stage.input(Input::Peers { no, peers: vec![(peer, vec![tcp(9, 1)])] });
+    stage.store.want(no, pack.id);
+    stage.input(Input::Changed { no });
+    let waits = |stage: &Stage| stage.store.wants(no).contains(&pack.id);
+    stage.input(hang_up());
+    stage.pass(TICK);
+    assert!(waits(&stage), "it is there, with a crowd at its door");
+    stage.pass(Duration::from_millis(300));
+    stage.input(Input::DialFailed { peer, error: "off".to_owned() });
+    assert!(!waits(&stage), "nobody is there");
+
+    // One that hangs up again and again is not waited for without end.
+    stage.store.want(no, pack.id);
+    let mut hung_up = 0;
+    stage.input(Input::Seen { peer, addresses: vec![tcp(9, 2)] });
+    for _ in 0..600 {
+        let dials = stage.pass(TICK);
+        if dials.iter().any(|output| matches!(output, cobox_net::sync::Output::Dial { .. })) {
+            hung_up += 1;
+            stage.input(hang_up());
+        }
+    }
+    assert!((3..12).contains(&hung_up) && !waits(&stage), "{hung_up} times");
 }

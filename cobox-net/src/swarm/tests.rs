@@ -24,7 +24,7 @@ async fn port_that_another_node_listens_on_is_not_shared_with_it() {
 
 /// Dials a node that speaks nothing of ours: the connection comes about, and ends before a word was said.
 #[tokio::test]
-async fn dial_whose_connection_ends_before_a_word_was_said_is_told_as_failed() {
+async fn dial_whose_connection_ends_before_a_word_was_said_is_told_as_hung_up() {
     let key = identity::Keypair::ed25519_from_bytes([2; 32]).expect("32 bytes are a seed");
     let settings = Settings::with_tokio_executor();
     let carried = transport(&key, Arc::default()).expect("it can be encrypted");
@@ -52,12 +52,35 @@ async fn dial_whose_connection_ends_before_a_word_was_said_is_told_as_failed() {
         assert!(commands.send(Command::Dial { peer, addresses }).is_ok(), "it runs");
     }
     assert!(matches!(next(&mut events).await, Event::Down { .. }));
-    assert!(matches!(next(&mut events).await, Event::DialFailed { peer: failed, .. } if failed == peer));
-    // And the next one is tried, and fails, too.
+    assert!(matches!(next(&mut events).await, Event::HungUp { peer: failed, .. } if failed == peer));
+    // And the next one is tried, and ends like that, too.
     let addresses = vec![address];
     assert!(commands.send(Command::Dial { peer, addresses }).is_ok(), "it runs");
     assert!(matches!(next(&mut events).await, Event::Down { .. }));
-    assert!(matches!(next(&mut events).await, Event::DialFailed { .. }));
+    assert!(matches!(next(&mut events).await, Event::HungUp { .. }));
+}
+
+/// A node whose door is full takes a connection and not its handshake; where nobody listens there is no connection.
+#[tokio::test]
+async fn dial_that_ends_in_its_handshake_is_told_as_hung_up_and_one_to_nobody_as_failed() {
+    let door = TcpListener::bind(("127.0.0.1", 0)).expect("binds");
+    let port = door.local_addr().expect("bound").port();
+    let at: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("an address");
+    let idle = listen(&Zeroizing::new([1; 32]), &NetConfig::default(), Arc::default()).expect("starts");
+    let ((commands, to_do), (tell, mut events)) =
+        (tokio::sync::mpsc::unbounded_channel(), tokio::sync::mpsc::unbounded_channel());
+    tokio::spawn(idle.run(to_do, tell));
+    let peer = peer_of_seed(&Zeroizing::new([2; 32]));
+    let dial = || assert!(commands.send(Command::Dial { peer, addresses: vec![at.to_vec()] }).is_ok());
+    dial();
+    let (came, _) = tokio::task::spawn_blocking(move || door.accept().map(|(came, _)| (came, door)))
+        .await
+        .expect("runs")
+        .expect("somebody comes");
+    drop(came);
+    assert!(matches!(next(&mut events).await, Event::HungUp { peer: failed, .. } if failed == peer));
+    dial();
+    assert!(matches!(next(&mut events).await, Event::DialFailed { peer: failed, .. } if failed == peer));
 }
 
 /// The next event, other than that a connection is being closed.

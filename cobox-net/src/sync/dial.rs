@@ -32,6 +32,10 @@ const ADDRESSES_MAX: usize = 48;
 /// can say something new all the time.
 const HURRY_EVERY: Duration = Duration::from_secs(2);
 
+/// Attempts in succession after which a peer that hangs up before a word was said is not about to answer any more: some
+/// six seconds, in which a crowd of hundreds has come in (`doorway.rs`).
+const HANG_UPS_MAX: u32 = 5;
+
 /// What a peer is dialed for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Want {
@@ -61,6 +65,8 @@ struct Target {
     next_at: Option<Instant>,
     dialing_since: Option<Instant>,
     error: Option<String>,
+    /// It is there: the last attempt was ended by it, before a word was said.
+    hung_up: bool,
 }
 
 /// All peers to dial.
@@ -122,7 +128,7 @@ impl Dialer {
         if let Some(target) = self.targets.get_mut(&peer) {
             target.dialing_since = None;
             target.at_once();
-            target.error = None;
+            (target.error, target.hung_up) = (None, false);
         }
     }
 
@@ -144,8 +150,16 @@ impl Dialer {
     pub fn failed(&mut self, peer: PeerId, error: String, now: Instant) {
         let salt = self.salt;
         if let Some(target) = self.targets.get_mut(&peer) {
-            target.error = Some(error);
+            (target.error, target.hung_up) = (Some(error), false);
             target.retry(peer, salt, now);
+        }
+    }
+
+    /// A peer was reached, and hung up before a word was said: it may have a crowd at its door.
+    pub fn hung_up(&mut self, peer: PeerId, error: String, now: Instant) {
+        self.failed(peer, error, now);
+        if let Some(target) = self.targets.get_mut(&peer) {
+            target.hung_up = true;
         }
     }
 
@@ -171,7 +185,7 @@ impl Dialer {
         let salt = self.salt;
         for (peer, target) in &mut self.targets {
             if target.dialing_since.is_some_and(|since| now > since + ATTEMPT_MAX) {
-                target.error = Some("nothing answers at its addresses".to_owned());
+                (target.error, target.hung_up) = (Some("nothing answers at its addresses".to_owned()), false);
                 target.retry(*peer, salt, now);
             }
         }
@@ -257,7 +271,7 @@ impl Dialer {
     }
 
     /// Whether an attempt to reach the peer has no outcome yet: the first one since it was known, or since it
-    /// was connected last.
+    /// was connected last, and a few more of one that hung up.
     #[must_use]
     pub fn is_reaching(&self, peer: &PeerId) -> bool {
         !self.connections.contains_key(peer)
@@ -266,7 +280,8 @@ impl Dialer {
                 let tries = target.dialing_since.is_some()
                     || target.folders.values().any(|wish| wish.want == Want::Always)
                     || target.once.is_some();
-                tries && target.error.is_none() && !target.addresses().is_empty()
+                let again = target.hung_up && target.attempt <= HANG_UPS_MAX;
+                tries && (target.error.is_none() || again) && !target.addresses().is_empty()
             })
     }
 
@@ -352,6 +367,33 @@ mod tests {
         assert!(dialer.is_reaching(&peer), "it may come back at once");
         assert_eq!(dialer.due(now + PAUSE_MAX * 4).len(), 1);
         dialer.failed(peer, "off".into(), now + PAUSE_MAX * 4);
+        assert!(!dialer.is_reaching(&peer));
+    }
+
+    #[test]
+    fn peer_that_hangs_up_is_about_to_answer_for_some_attempts_and_one_that_is_not_there_is_not() {
+        let mut dialer = Dialer::new([1; 32]);
+        let (peer, mut now) = (PeerId::of_key([1; 32]), Instant::now());
+        dialer.set(FolderNo(1), &one(peer));
+        let (start, mut attempts) = (now, 0);
+        while dialer.is_reaching(&peer) {
+            if !dialer.due(now).is_empty() {
+                attempts += 1;
+                dialer.hung_up(peer, "it hung up".into(), now);
+            }
+            now += Duration::from_millis(50);
+        }
+        assert_eq!((attempts, dialer.error(&peer)), (HANG_UPS_MAX + 1, Some("it hung up")));
+        assert!(now - start < Duration::from_secs(10), "{:?}", now - start);
+        dialer.up(peer);
+        dialer.down(peer, now);
+        now += PAUSE_MAX;
+        assert_eq!(dialer.due(now).len(), 1);
+        dialer.hung_up(peer, "it hung up".into(), now);
+        assert!(dialer.is_reaching(&peer), "it was there since");
+        now += PAUSE_MAX;
+        assert_eq!(dialer.due(now).len(), 1);
+        dialer.failed(peer, "off".into(), now);
         assert!(!dialer.is_reaching(&peer));
     }
 

@@ -124,6 +124,8 @@ pub enum Input {
     Down { conn: Conn },
     /// Dialing a peer failed.
     DialFailed { peer: PeerId, error: String },
+    /// A peer was reached, and hung up before a word was said.
+    HungUp { peer: PeerId, error: String },
     /// A frame came in.
     Frame { conn: Conn, frame: Frame },
     /// A folder is to be synced, or its secrets changed.
@@ -290,6 +292,10 @@ impl Engine {
             Input::Down { conn } => self.down(conn, now),
             Input::DialFailed { peer, error } => {
                 self.dialer.failed(peer, error, now);
+                self.look_at_wishes();
+            }
+            Input::HungUp { peer, error } => {
+                self.dialer.hung_up(peer, error, now);
                 self.look_at_wishes();
             }
             Input::Frame { conn, frame } => self.frame(conn, frame, now),

@@ -9,6 +9,7 @@ impl std::fmt::Debug for Input {
             Self::Ending { conn } => write!(f, "Ending({conn:?})"),
             Self::Down { conn } => write!(f, "Down({conn:?})"),
             Self::DialFailed { peer, error } => write!(f, "DialFailed({peer} {error})"),
+            Self::HungUp { peer, error } => write!(f, "HungUp({peer} {error})"),
             Self::Frame { conn, frame } => write!(f, "Frame({conn:?} {frame:?})"),
             Self::Folder { no, .. } => write!(f, "Folder({no:?})"),
             Self::FolderGone { no } => write!(f, "FolderGone({no:?})"),
