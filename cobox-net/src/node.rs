@@ -174,7 +174,7 @@ impl Node {
         }
     }
 
-    /// Answers a grant that was pending.
+    /// Says what the owner decided on a grant that was pending, to everybody who waits for that.
     pub fn grant_decided(&self, peer: PeerId, folder: FolderId, answer: GrantAnswer) {
         self.driver.input(Input::GrantDecided { peer, folder, answer });
     }

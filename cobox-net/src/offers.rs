@@ -31,7 +31,7 @@ pub async fn weigh_offers(shared: Arc<Shared>, mut offers: Receiver<Offered>) {
         // First, so that the offer which the peer makes when it has its answer is heard.
         shared.input(Input::OfferWeighed { peer });
         match weighed {
-            Ok(Some((folder, answer))) => shared.input(Input::GrantDecided { peer, folder, answer }),
+            Ok(Some((folder, answer))) => shared.input(Input::OfferAnswered { peer, folder, answer }),
             Ok(None) => {}
             Err(_) => tracing::warn!(%peer, "a grant offer could not be looked at"),
         }

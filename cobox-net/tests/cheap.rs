@@ -427,11 +427,11 @@ fn newcomer_whose_folder_is_looked_for_is_not_closed_for_a_crowd_from_elsewhere(
     assert!(accepted(&stage.pass(TICK), conn));
 }
 
-#[test]
-fn folder_whose_grant_is_not_decided_is_opened_ever_more_rarely() {
+/// A seeder has a granted folder not, and says so much of the offer; how often it is opened there and offered in five minutes.
+fn asked_again(seed: u64, answer: GrantAnswer) -> (usize, usize) {
     let seeder = key(7);
     let peer = peer_of(&seeder);
-    let mut stage = Stage::new(9_200, &[]);
+    let mut stage = Stage::new(seed, &[]);
     let address =
         SeederAddress { peer_id: peer.to_bytes(), kem: KemKey([1; 32]), addresses: vec![tcp(9, 1)] };
     let grant = stage.made.grant_with(&address, 1 << 40, [0; 80]);
@@ -456,7 +456,7 @@ fn folder_whose_grant_is_not_decided_is_opened_ever_more_rarely() {
                 }
                 Frame::GrantOffer { .. } => {
                     offered += 1;
-                    Frame::GrantAnswer { folder, answer: GrantAnswer::Pending }
+                    Frame::GrantAnswer { folder, answer }
                 }
                 _ => continue,
             };
@@ -464,6 +464,19 @@ fn folder_whose_grant_is_not_decided_is_opened_ever_more_rarely() {
         }
         outputs.extend(stage.pass(TICK));
     }
+    (opened, offered)
+}
+
+#[test]
+fn folder_whose_grant_is_not_decided_is_opened_ever_more_rarely() {
+    let (opened, offered) = asked_again(9_200, GrantAnswer::Pending);
     assert!(offered > 3, "it is offered again: {offered} times");
     assert!(opened < 15, "{opened} times in five minutes");
+}
+
+#[test]
+fn folder_that_is_said_to_be_taken_and_is_not_there_is_opened_ever_more_rarely() {
+    let (opened, offered) = asked_again(9_201, GrantAnswer::Accepted);
+    assert!(offered > 3, "it is offered again: {offered} times");
+    assert!(opened < 30, "{opened} times in five minutes");
 }

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cobox_net::PeerId;
 use cobox_net::sync::{Conn, Engine, Identity, Input, Output, Place, Side, TICK, signed_bytes};
 use cobox_net::wire::{Frame, GrantAnswer};
+use cobox_net::{PeerId, SessionState};
 use cobox_store::blind::{Store, StoreKind};
 use cobox_store::format::access::UnverifiedRecord;
 use cobox_store::format::address::SeederAddress;
@@ -39,6 +39,8 @@ struct Meeting {
     open: BTreeSet<(usize, FolderNo, Conn)>,
     /// Grants that a node was asked for, how often, and by whom last. Nobody decides on them.
     offered: BTreeMap<FolderId, (usize, PeerId)>,
+    /// Folders whose offers get no answer.
+    unanswered: BTreeSet<FolderId>,
     /// `Open` frames that were sent.
     opens: usize,
     _dir: tempfile::TempDir,
@@ -51,7 +53,10 @@ impl Meeting {
             let store = Store::create(&dir.path().join(at.to_string()), *kind).expect("creates");
             let key = SigningKey::from_bytes(&hash(format!("node {at}").as_bytes()));
             let peer = peer_of(&key);
-            Node { engine: Engine::new(Arc::clone(&store), peer), store, key, peer }
+            let mut engine = Engine::new(Arc::clone(&store), peer);
+            // Devices say in each of their folders where they are.
+            engine.step(Input::Listening { addresses: vec![tcp(at as u8, 1)], now_ms: 1 }, Instant::now());
+            Node { engine, store, key, peer }
         };
         let nodes = kinds.iter().enumerate().map(node).collect();
         Self {
@@ -63,6 +68,7 @@ impl Meeting {
             closed: 0,
             open: BTreeSet::new(),
             offered: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
             opens: 0,
             _dir: dir,
         }
@@ -138,8 +144,10 @@ impl Meeting {
                 let folder = first.folder();
                 self.offered.entry(folder).or_insert((0, peer)).0 += 1;
                 self.waiting.push_back((at, Input::OfferWeighed { peer }));
-                let answer = GrantAnswer::Pending;
-                self.waiting.push_back((at, Input::GrantDecided { peer, folder, answer }));
+                if !self.unanswered.contains(&folder) {
+                    let answer = GrantAnswer::Pending;
+                    self.waiting.push_back((at, Input::OfferAnswered { peer, folder, answer }));
+                }
             }
             _ => {}
         }
@@ -278,7 +286,145 @@ fn refusal_of_a_grant_is_told_to_everybody_who_waits_for_it() {
     meeting.say(seeder, Input::GrantDecided { peer, folder, answer: GrantAnswer::Refused });
     for (at, no) in nos.into_iter().enumerate() {
         let report = meeting.nodes[at].engine.report(no).expect("reads").expect("known");
-        let refused = report.iter().any(|(_, status)| status.session == cobox_net::SessionState::Refused);
+        let refused = report.iter().any(|(_, status)| status.session == SessionState::Refused);
         assert!(refused, "{report:?}");
     }
+}
+
+/// What a node shows of its peers in a folder.
+fn shown(meeting: &Meeting, at: usize, no: FolderNo) -> Vec<SessionState> {
+    let report = meeting.nodes[at].engine.report(no).expect("reads").expect("known");
+    report.into_iter().map(|(_, status)| status.session).collect()
+}
+
+#[test]
+fn refusal_that_a_strangers_offer_gets_by_itself_is_told_to_the_stranger_alone() {
+    let mut meeting = Meeting::new(&[StoreKind::Device, StoreKind::Seeder, StoreKind::Device]);
+    let stranger = 2;
+    let mut made = Made::new(13_200);
+    made.grant_with(&meeting.address(SEEDER), 1 << 40, [0; 80]);
+    let founder = made.founder.clone();
+    let no = meeting.has(DEVICE, &made, Some(&founder), &[made.swarm]);
+    meeting.names(DEVICE, no, SEEDER);
+    meeting.link(stranger, SEEDER);
+    meeting.pass(Duration::from_secs(1));
+    assert_eq!(shown(&meeting, DEVICE, no), [SessionState::Pending]);
+    // It offered the folder's first records and made-up ones.
+    let (peer, folder) = (meeting.nodes[stranger].peer, made.id());
+    meeting.say(SEEDER, Input::OfferAnswered { peer, folder, answer: GrantAnswer::Refused });
+    assert_eq!(shown(&meeting, DEVICE, no), [SessionState::Pending], "nobody has decided");
+    let peer = meeting.nodes[DEVICE].peer;
+    meeting.say(SEEDER, Input::OfferAnswered { peer, folder, answer: GrantAnswer::Refused });
+    assert_eq!(shown(&meeting, DEVICE, no), [SessionState::Refused]);
+}
+
+#[test]
+fn grant_that_is_taken_while_its_folder_cannot_be_opened_waits_and_is_opened_once_it_can() {
+    let mut meeting = Meeting::new(&[StoreKind::Device, StoreKind::Device, StoreKind::Seeder]);
+    let seeder = 2;
+    let mut made = Made::new(13_300);
+    let keys = [made.founder.clone(), meeting.nodes[1].key.clone()];
+    made.admit(&keys[1]);
+    made.grant_with(&meeting.address(seeder), 1 << 40, [0; 80]);
+    for (at, key) in keys.iter().enumerate() {
+        let no = meeting.has(at, &made, Some(key), &[made.swarm]);
+        meeting.names(at, no, seeder);
+    }
+    meeting.pass(Duration::from_secs(1));
+    let (peer, folder, answer) = (meeting.nodes[0].peer, made.id(), GrantAnswer::Accepted);
+    let opens = meeting.opens;
+    // A rule takes it, and so does the owner, while the seeder pauses.
+    meeting.say(seeder, Input::OfferAnswered { peer, folder, answer });
+    meeting.say(seeder, Input::GrantDecided { peer, folder, answer });
+    assert_eq!(meeting.opens, opens, "it would be opened in vain, and offered again, without end");
+    meeting.has(seeder, &made, None, &[made.swarm]);
+    assert_eq!([0, 1, seeder].map(|at| meeting.in_session(at)), [1, 1, 2], "at once");
+}
+
+/// A device whose grants of some folders wait for their turn to be offered.
+fn granted(seed: u64, folders: u64, unanswered: usize) -> (Meeting, Vec<(FolderNo, Made)>) {
+    let mut meeting = Meeting::new(&[StoreKind::Device, StoreKind::Seeder]);
+    let address = meeting.address(SEEDER);
+    let all: Vec<(FolderNo, Made)> = (0..folders)
+        .map(|at| {
+            let mut made = Made::new(seed + at);
+            made.grant_with(&address, 1 << 40, [0; 80]);
+            let founder = made.founder.clone();
+            (meeting.has(DEVICE, &made, Some(&founder), &[made.swarm]), made)
+        })
+        .collect();
+    meeting.unanswered = all[..unanswered].iter().map(|(_, made)| made.id()).collect();
+    for (no, _) in &all {
+        meeting.names(DEVICE, *no, SEEDER);
+    }
+    (meeting, all)
+}
+
+#[test]
+fn folders_whose_offers_get_no_answer_keep_those_behind_them_waiting_for_one_turn_each() {
+    let (mut meeting, all) = granted(14_000, 12, 4);
+    meeting.pass(Duration::from_secs(13));
+    assert_eq!(meeting.offered.len(), all.len(), "each of the first takes three seconds");
+    meeting.pass(Duration::from_secs(200));
+    let times: Vec<usize> = meeting.offered.values().map(|(times, _)| *times).collect();
+    assert!(times.iter().all(|times| (3..40).contains(times)), "{times:?}");
+}
+
+#[test]
+fn folder_whose_grant_is_taken_back_before_its_turn_is_not_offered() {
+    let (mut meeting, mut all) = granted(14_050, 3, 1);
+    let peer = meeting.nodes[SEEDER].peer;
+    let (no, second) = &mut all[1];
+    let revoked = second.revoke_seeder(&peer.to_bytes());
+    meeting.nodes[DEVICE].store.access_add(*no, &revoked).expect("an admin's");
+    let no = *no;
+    meeting.say(DEVICE, Input::Changed { no });
+    meeting.pass(Duration::from_secs(10));
+    assert!(meeting.offered.contains_key(&all[2].1.id()), "the turn was the next one's");
+    assert!(!meeting.offered.contains_key(&all[1].1.id()));
+}
+
+#[test]
+fn offer_of_a_folder_that_is_gone_or_open_keeps_no_other_waiting_for_its_answer() {
+    let (mut meeting, all) = granted(14_100, 4, 2);
+    assert_eq!(meeting.offered.len(), 1, "its answer is waited for");
+    meeting.say(DEVICE, Input::FolderGone { no: all[0].0 });
+    assert_eq!(meeting.offered.len(), 2, "the next one at once");
+    // The seeder got the second one in another way, and opens it itself.
+    let (_, second) = &all[1];
+    let no = meeting.has(SEEDER, second, None, &[second.swarm]);
+    meeting.names(SEEDER, no, DEVICE);
+    assert_eq!(meeting.in_session(SEEDER), 1);
+    assert_eq!(meeting.offered.len(), 4, "and those behind it, one after the other");
+}
+
+#[test]
+fn devices_with_many_folders_learn_where_one_of_them_moved_to_and_no_connection_is_closed() {
+    const SHARED: u64 = 200;
+    let mut meeting = Meeting::new(&[StoreKind::Device, StoreKind::Seeder, StoreKind::Device]);
+    let other = 2;
+    let mut nos = Vec::new();
+    for at in 0..SHARED {
+        let mut made = Made::new(15_000 + at);
+        let keys = [made.founder.clone(), meeting.nodes[other].key.clone()];
+        made.admit(&keys[1]);
+        made.grant_with(&meeting.address(SEEDER), 1 << 40, [0; 80]);
+        meeting.has(SEEDER, &made, None, &[made.swarm]);
+        for (at, key) in [DEVICE, other].into_iter().zip(&keys) {
+            let no = meeting.has(at, &made, Some(key), &[made.swarm]);
+            meeting.names(at, no, SEEDER);
+            nos.extend((at == other).then_some(no));
+        }
+    }
+    meeting.pass(Duration::from_secs(1));
+    assert_eq!((meeting.in_session(SEEDER), meeting.closed), (2 * SHARED as usize, 0));
+    meeting.say(DEVICE, Input::Listening { addresses: vec![tcp(77, 7)], now_ms: 1_000_000 });
+    let known = |meeting: &Meeting| {
+        let contacts = |no: &FolderNo| meeting.nodes[other].engine.contacts(*no);
+        nos.iter().filter(|no| contacts(no).iter().any(|contact| contact.addresses == [tcp(77, 7)])).count()
+    };
+    meeting.pass(TICK);
+    assert!(known(&meeting) >= 30, "{} at once", known(&meeting));
+    meeting.pass(Duration::from_secs(SHARED));
+    assert_eq!((known(&meeting), meeting.closed), (SHARED as usize, 0));
 }

@@ -205,8 +205,8 @@ impl Sim {
                 }
                 self.configure(at);
                 let answer = GrantAnswer::Accepted;
-                self.input(at, Input::GrantDecided { peer, folder: self.made.id(), answer });
                 self.input(at, Input::OfferWeighed { peer });
+                self.input(at, Input::OfferAnswered { peer, folder: self.made.id(), answer });
             }
             _ => {}
         }

@@ -530,4 +530,16 @@ fn strangers_offers_are_heard_one_at_a_time_and_never_looked_into() {
         step(Input::OfferWeighed { peer: stranger });
     }
     assert!((30..100).contains(&heard), "{heard} offers in one instant");
+    // What it asks beside them has tokens of its own, and so do offers beside what it asks.
+    use cobox_net::wire::{QuestionId, SeedingFrame};
+    let claim = |at| Frame::Seeding(SeedingFrame::Claim { question: QuestionId(at), claim: vec![1] });
+    let mut ordered = 0;
+    for at in 0..1000 {
+        let outputs = step(Input::Frame { conn, frame: claim(at) });
+        ordered += outputs.iter().filter(|output| matches!(output, Output::Ordered { .. })).count();
+    }
+    assert!((30..100).contains(&ordered), "{ordered} claims in one instant");
+    let mut later = |input| engine.step(input, now + Duration::from_secs(1));
+    (0..1000).for_each(|at| drop(later(Input::Frame { conn, frame: claim(at) })));
+    assert_eq!(offered(&later(offer(&genesis, Last))), 1);
 }

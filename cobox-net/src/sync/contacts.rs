@@ -15,6 +15,7 @@ use super::reach::{SAID_MAX, Source, dialable};
 use super::state::Folder;
 use super::{Conn, Engine, Identity, Output, Side};
 use crate::peer_id::PeerId;
+use crate::rotation::next_behind;
 use crate::status::PeerKind;
 use crate::wire::{CONTACTS_MAX, Contact, Frame, SessionId};
 
@@ -125,32 +126,76 @@ impl Engine {
     }
 
     /// Tells every peer of the folder what it was not told yet.
-    pub(super) fn tell_contacts(&mut self, no: FolderNo) {
+    pub(super) fn tell_contacts(&mut self, no: FolderNo, now: Instant) {
         let Some(folder) = self.folders.get_mut(&no).filter(|folder| folder.contacts_news) else { return };
         folder.contacts_news = false;
-        let (contacts, sessions) = (folder.contacts.clone(), folder.sessions.clone());
-        for (conn, id) in sessions {
-            let Some(session) = self.session(conn, id).filter(|session| session.is_open()) else { continue };
-            let news: Vec<Contact> = contacts
-                .values()
-                .filter(|contact| match session.told_contacts.get(&contact.log) {
-                    Some(at) => *at < contact.said_ms,
-                    // A device hears its own word only if it said an older one: its clock was ahead then.
-                    None => session.log != Some(contact.log),
-                })
-                .cloned()
-                .collect();
+        for (conn, id) in folder.sessions.clone() {
+            let news = self.contacts_for(conn, id);
+            let Some(connection) = self.conns.get_mut(&conn) else { continue };
+            // What a session begins with is told at once, and heard at once. What is told later keeps a pace: the address of a
+            // device changes in all its folders at one moment.
+            let later = connection.sessions.get(&id).is_some_and(|session| session.said_contacts);
+            if news.is_empty() {
+                continue;
+            }
+            if later && (!connection.untold.is_empty() || !connection.telling.take(now)) {
+                connection.untold.insert(no, ());
+            } else {
+                self.send_contacts(conn, id, &news);
+            }
+        }
+    }
+
+    /// What the peer of a session was not told yet.
+    fn contacts_for(&self, conn: Conn, id: SessionId) -> Vec<Contact> {
+        let session = self.conns.get(&conn).and_then(|connection| connection.sessions.get(&id));
+        let Some(session) = session.filter(|session| session.is_open()) else { return Vec::new() };
+        let contacts = self.folders.get(&session.no).into_iter().flat_map(|folder| folder.contacts.values());
+        let is_news = |contact: &&Contact| match session.told_contacts.get(&contact.log) {
+            Some(at) => *at < contact.said_ms,
+            // A device hears its own word only if it said an older one: its clock was ahead then.
+            None => session.log != Some(contact.log),
+        };
+        contacts.filter(is_news).cloned().collect()
+    }
+
+    fn send_contacts(&mut self, conn: Conn, id: SessionId, news: &[Contact]) {
+        if let Some(session) = self.session(conn, id) {
+            session.said_contacts = true;
             session.told_contacts.extend(news.iter().map(|contact| (contact.log, contact.said_ms)));
-            for contacts in news.chunks(CONTACTS_MAX) {
-                self.send(conn, Frame::Contacts { session: id, contacts: contacts.to_vec() });
+        }
+        for contacts in news.chunks(CONTACTS_MAX) {
+            self.send(conn, Frame::Contacts { session: id, contacts: contacts.to_vec() });
+        }
+    }
+
+    /// Tells what had to wait, as far as that may be by now: each folder in turn.
+    pub(super) fn tell_late_contacts(&mut self, now: Instant) {
+        let waits = self.conns.iter().filter(|(_, connection)| !connection.untold.is_empty());
+        for conn in waits.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+            while let Some(connection) = self.conns.get_mut(&conn)
+                && !connection.untold.is_empty()
+                && connection.telling.take(now)
+                && let Some(no) = next_behind(&connection.untold, &mut connection.last_told)
+            {
+                connection.untold.remove(&no);
+                let session = self.session_on(conn, no).map(|(id, _)| (id, self.contacts_for(conn, id)));
+                if let Some((id, news)) = session {
+                    self.send_contacts(conn, id, &news);
+                }
             }
         }
     }
 
     pub(super) fn on_contacts(&mut self, conn: Conn, id: SessionId, contacts: Vec<Contact>, now: Instant) {
         let Some(no) = self.access_folder(conn, id) else { return };
-        if !self.token(conn, now) {
-            // Each costs a check of a signature. A new connection tells them again.
+        let Some(session) = self.session(conn, id) else { return };
+        // Each costs a check of a signature. What a session begins with is bounded as sessions are: two peers may have hundreds
+        // of folders in common.
+        let first = !std::mem::replace(&mut session.heard_contacts, true);
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        if !first && !connection.words.take(now) {
+            // No peer that keeps the pace. A new connection tells them again.
             self.out.push(Output::Close { conn });
             return;
         }

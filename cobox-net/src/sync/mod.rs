@@ -25,6 +25,7 @@ mod seeding;
 mod sessions;
 mod settle;
 mod state;
+mod tokens;
 mod turns;
 
 use std::cmp::Reverse;
@@ -63,10 +64,6 @@ const STRANGER_WAIT: Duration = Duration::from_secs(30);
 /// Connections on which nothing was opened: twice as many as grants that may wait, since members are strangers
 /// for a moment too. The one that was idle longest gives way, so that a crowd takes neither memory nor places.
 const STRANGERS_MAX: usize = 128;
-/// Questions that a peer may ask in one go; one more each [`TOKEN_EVERY`].
-const TOKENS_MAX: u32 = 64;
-/// See [`TOKENS_MAX`].
-const TOKEN_EVERY: Duration = Duration::from_millis(250);
 /// How long nothing is fetched after the disk or the quota was full.
 const FULL_WAIT: Duration = Duration::from_secs(3);
 
@@ -152,10 +149,12 @@ pub enum Input {
     Late { conn: Conn, late: bool },
     /// A peer asked for a pack that is not here.
     Denied { conn: Conn, session: SessionId, pack: PackId },
-    /// The owner or the rule decided on a grant.
+    /// The owner decided on a grant that this peer offered first: for everybody who waits for that.
     GrantDecided { peer: PeerId, folder: FolderId, answer: GrantAnswer },
     /// What a peer offered was looked at.
     OfferWeighed { peer: PeerId },
+    /// What this node says to it by itself: to that peer alone, as anybody may offer anything.
+    OfferAnswered { peer: PeerId, folder: FolderId, answer: GrantAnswer },
     /// Somebody here wants something of a peer; the answer bears `ticket`.
     Ask { ticket: u64, peer: PeerId, addresses: Vec<Vec<u8>>, ask: Ask, deadline: Instant },
     /// What this seeder lays before a folder's devices; replaces what it laid there before.
@@ -187,7 +186,7 @@ pub enum Output {
     /// Answer a challenge on the control stream.
     Prove { conn: Conn, session: SessionId, no: FolderNo, question: QuestionId, challenge: Challenge },
     /// Somebody asks us to hold a folder, with encoded records that nobody has looked at; answer with
-    /// [`Input::OfferWeighed`], and then [`Input::GrantDecided`] if there is something to say.
+    /// [`Input::OfferWeighed`], and then [`Input::OfferAnswered`] if there is something to say.
     GrantOffered { peer: PeerId, records: Vec<Vec<u8>> },
     /// Somebody with an invite asks to be let in; an admin's device answers with a record.
     JoinAsked { no: FolderNo, request: JoinRequest },
@@ -300,7 +299,7 @@ impl Engine {
             }
             Input::Frame { conn, frame } => self.frame(conn, frame, now),
             Input::Folder { no, identity, secrets } => self.folder(no, identity, secrets, now),
-            Input::FolderGone { no } => self.folder_gone(no),
+            Input::FolderGone { no } => self.folder_gone(no, now),
             Input::Peers { no, peers } => self.peers(no, &peers, now),
             Input::Listening { addresses, now_ms } => self.listening(addresses, now_ms),
             Input::Recall { no, contacts } => self.recall(no, contacts),
@@ -315,6 +314,7 @@ impl Engine {
             Input::Denied { conn, session, pack } => self.denied(conn, session, pack),
             Input::GrantDecided { peer, folder, answer } => self.grant_decided(peer, folder, answer),
             Input::OfferWeighed { peer } => self.offer_weighed(peer),
+            Input::OfferAnswered { peer, folder, answer } => self.offer_answered(peer, folder, answer),
             Input::Ask { ticket, peer, addresses, ask, deadline } => {
                 self.ask(ticket, peer, addresses, ask, deadline);
             }
@@ -443,11 +443,12 @@ impl Engine {
         self.ask_neighbours(now);
     }
 
-    fn folder_gone(&mut self, no: FolderNo) {
+    fn folder_gone(&mut self, no: FolderNo, now: Instant) {
         let Some(folder) = self.folders.get(&no) else { return };
         for (conn, id) in folder.sessions.clone() {
             self.send(conn, Frame::Close { session: id });
             self.drop_session(conn, id);
+            self.offer_no_more(conn, no, now);
         }
         self.leave_line(no);
         self.folders.remove(&no);
@@ -478,8 +479,9 @@ impl Engine {
         for (peer, addresses) in self.dialer.due(now) {
             self.out.push(Output::Dial { peer, addresses });
         }
-        self.retry_sessions(now);
+        // First: what is opened again waits for its turn until that was in vain.
         self.offer_again(now);
+        self.retry_sessions(now);
         self.retry_access(now);
         self.meet_neighbours(now);
         self.shuffle(now);
@@ -490,6 +492,7 @@ impl Engine {
         self.next_turn();
         self.dirty.append(&mut self.later);
         self.hear_late_papers(now);
+        self.tell_late_contacts(now);
         self.answer_knocks(now);
         let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
         let strangers: Vec<Conn> = self
@@ -525,15 +528,7 @@ impl Engine {
     fn token(&mut self, conn: Conn, now: Instant) -> bool {
         let Some(connection) = self.conns.get_mut(&conn) else { return false };
         connection.used_at = now;
-        let earned = now.duration_since(connection.tokens_at).as_millis() / TOKEN_EVERY.as_millis();
-        if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            connection.tokens = connection.tokens.saturating_add(earned).min(TOKENS_MAX);
-            connection.tokens_at = now;
-        }
-        let granted = connection.tokens > 0;
-        connection.tokens = connection.tokens.saturating_sub(1);
-        granted
+        connection.questions.take(now)
     }
 
     fn frame(&mut self, conn: Conn, frame: Frame, now: Instant) {

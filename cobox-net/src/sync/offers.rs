@@ -3,13 +3,14 @@
 //! What an offer says is looked at outside the engine, one offer at a time (`crate::offers`), because each of
 //! its records costs a check of a signature.
 
+use std::ops::Bound;
 use std::time::Instant;
 
 use cobox_store::format::access::{Act, UnverifiedRecord};
 use cobox_store::id::{FolderId, FolderNo};
 
 use super::sessions::REFUSED_WAIT;
-use super::state::{Offer, Session, Stage};
+use super::state::{Offer, Stage};
 use super::{Conn, Engine, Output};
 use crate::peer_id::PeerId;
 use crate::wire::{Frame, GrantAnswer, Part, SessionId, split_records};
@@ -18,11 +19,12 @@ use crate::wire::{Frame, GrantAnswer, Part, SessionId, split_records};
 const OFFER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of all offers that are arriving: two large ones, or very many of usual size.
 const OFFERS_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Folders that a connection is told of when they are decided on. Who waits for more looks again by itself.
-const UNDECIDED_MAX: usize = 1024;
-/// How often the pause doubles while the peer's owner decides: each time it is looked for there in vain, under each secret.
-/// Of a decision it tells.
-const UNDECIDED_DOUBLES: u32 = 4;
+/// Folders that a connection is told of when they are decided on: as many as an owner is shown at all. Who waits for more
+/// looks again by itself.
+const UNDECIDED_MAX: usize = 64;
+/// How often the pause doubles while a folder is not there: its owner decides, or its turn to be offered has not come. Each
+/// time it is looked for there in vain, under each secret. Of a decision the peer tells.
+const VAIN_DOUBLES: u32 = 4;
 
 impl Engine {
     pub(super) fn on_grant_offer(&mut self, conn: Conn, part: Part, records: Vec<Vec<u8>>, now: Instant) {
@@ -31,7 +33,8 @@ impl Engine {
         let peer = connection.peer;
         let fresh = matches!(connection.offer, Offer::None);
         // A token for each offer. One beyond is not heard and ends nothing: a peer may have many folders that are not here.
-        let heard = !fresh || self.token(conn, now);
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        let heard = !fresh || connection.offers.take(now);
         // A look at what costs nothing to see.
         let wrong = fresh && heard && !records.first().is_some_and(|first| begins(first));
         let deciding = self.deciding.contains(&peer);
@@ -71,42 +74,78 @@ impl Engine {
         self.deciding.remove(&peer);
     }
 
-    /// Tells the peer, and who else waits for it: several members offer one grant, and the owner is shown the first.
-    pub(super) fn grant_decided(&mut self, peer: PeerId, folder: FolderId, answer: GrantAnswer) {
+    /// Says what came of a peer's offer, to that peer alone.
+    pub(super) fn offer_answered(&mut self, peer: PeerId, folder: FolderId, answer: GrantAnswer) {
+        let answer = self.now_true(folder, answer);
         let mut told = Vec::new();
-        for (conn, connection) in &mut self.conns {
-            let of_peer = connection.peer == peer;
+        for (conn, connection) in self.conns.iter_mut().filter(|(_, connection)| connection.peer == peer) {
+            let waiting = &mut connection.undecided;
             if answer != GrantAnswer::Pending {
-                let waited = connection.undecided.remove(&folder);
-                told.extend((of_peer || waited).then_some(*conn));
-            } else if of_peer {
-                if connection.undecided.len() < UNDECIDED_MAX {
-                    connection.undecided.insert(folder);
-                }
-                told.push(*conn);
+                waiting.remove(&folder);
+            } else if waiting.len() < UNDECIDED_MAX {
+                waiting.insert(folder);
             }
+            told.push(*conn);
         }
         for conn in told {
             self.send(conn, Frame::GrantAnswer { folder, answer });
         }
     }
 
-    /// A folder is here now, in whatever way it came: who waits for that opens it.
-    pub(super) fn tell_undecided(&mut self, folder: FolderId) {
-        let waits = self.conns.iter().filter(|(_, connection)| connection.undecided.contains(&folder));
-        for conn in waits.map(|(conn, _)| *conn).collect::<Vec<_>>() {
-            self.send(conn, Frame::GrantAnswer { folder, answer: GrantAnswer::Accepted });
+    /// Says what the owner decided: several members offer one grant, and the owner is shown the first.
+    pub(super) fn grant_decided(&mut self, peer: PeerId, folder: FolderId, answer: GrantAnswer) {
+        let answer = self.now_true(folder, answer);
+        if answer == GrantAnswer::Pending {
+            self.offer_answered(peer, folder, answer);
+        } else {
+            self.tell_waiting_for(folder, answer, Some(peer));
         }
     }
 
-    /// Offers a grant as soon as the peer has answered the one before, or had time to: it looks at one of ours after the
-    /// other, and each is a whole access log.
+    /// A folder is here now, in whatever way it came: who waits for that opens it.
+    pub(super) fn tell_undecided(&mut self, folder: FolderId) {
+        self.tell_waiting_for(folder, GrantAnswer::Accepted, None);
+    }
+
+    fn tell_waiting_for(&mut self, folder: FolderId, answer: GrantAnswer, and: Option<PeerId>) {
+        let mut told = Vec::new();
+        for (conn, connection) in &mut self.conns {
+            let waited = connection.undecided.remove(&folder);
+            told.extend((waited || Some(connection.peer) == and).then_some(*conn));
+        }
+        for conn in told {
+            self.send(conn, Frame::GrantAnswer { folder, answer });
+        }
+    }
+
+    /// That a grant was taken is said once the folder can be opened, which a pause puts off: whoever were told before would
+    /// open it in vain and offer it again.
+    fn now_true(&self, folder: FolderId, answer: GrantAnswer) -> GrantAnswer {
+        let here = || self.folder_known(folder).is_some();
+        if answer == GrantAnswer::Accepted && !here() { GrantAnswer::Pending } else { answer }
+    }
+
+    fn folder_known(&self, folder: FolderId) -> Option<FolderNo> {
+        self.store.folder_no(folder).ok().filter(|no| self.folders.contains_key(no))
+    }
+
+    /// A peer to which a folder was granted does not have it. It is offered as soon as the peer has answered the offer before,
+    /// or had time to: it looks at one of ours after the other, and each is a whole access log.
     pub(super) fn offer_grant(&mut self, conn: Conn, no: FolderNo, now: Instant) {
-        if let Some(connection) = self.conns.get_mut(&conn) {
-            if !connection.to_offer.contains(&no) {
-                connection.to_offer.push_back(no);
+        let Some((id, _)) = self.session_on(conn, no) else { return };
+        let taken = self.session(conn, id).is_some_and(|session| std::mem::take(&mut session.grant.taken));
+        // One that was said to be taken is offered again after a pause.
+        if !taken {
+            if let Some(connection) = self.conns.get_mut(&conn) {
+                connection.to_offer.insert(no);
             }
             self.offer_next(conn, now);
+        }
+        if let Some(session) = self.session(conn, id)
+            && matches!(session.stage, Stage::Refused { .. })
+        {
+            session.grant.vain = VAIN_DOUBLES.min(session.grant.vain + 1);
+            session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT * (1 << session.grant.vain) };
         }
     }
 
@@ -117,19 +156,56 @@ impl Engine {
                 return;
             }
             connection.offered = None;
-            let Some(no) = connection.to_offer.pop_front() else { return };
-            // One that is being opened again comes back when that was in vain.
-            let waits = |session: &Session| {
-                session.no == no && matches!(session.stage, Stage::Refused { .. } | Stage::Offered { .. })
-            };
-            let found = connection.sessions.iter().find(|(_, session)| waits(session)).map(|(id, _)| *id);
-            if let Some(id) = found
-                && self.send_offer(conn, id, no, now)
+            let Some((no, id)) = self.next_to_offer(conn) else { return };
+            if self.send_offer(conn, id, no, now)
                 && let Some(connection) = self.conns.get_mut(&conn)
             {
                 connection.offered = Some((no, now));
                 return;
             }
+        }
+    }
+
+    /// Takes the next folder out of those that wait: each in turn, whatever comes of the others. One that is being opened
+    /// again keeps its place, and one whose grant was taken back meanwhile is not offered.
+    fn next_to_offer(&mut self, conn: Conn) -> Option<(FolderNo, SessionId)> {
+        let connection = self.conns.get(&conn)?;
+        let last = connection.last_offered;
+        let behind = (last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let before = last.into_iter().flat_map(|last| connection.to_offer.range(..=last));
+        let (mut found, mut gone) = (None, Vec::new());
+        let id = connection.peer.to_bytes();
+        let granted = |no: &FolderNo| self.folders.get(no)?.access.seeder(&id);
+        for no in connection.to_offer.range(behind).chain(before) {
+            match self.session_on(conn, *no).filter(|_| granted(no).is_some()) {
+                Some((id, Stage::Refused { .. } | Stage::Offered { .. })) => {
+                    found = Some((*no, id));
+                    gone.push(*no);
+                    break;
+                }
+                Some((_, Stage::Opening { .. })) => {}
+                _ => gone.push(*no),
+            }
+        }
+        let connection = self.conns.get_mut(&conn)?;
+        gone.iter().for_each(|no| {
+            connection.to_offer.remove(no);
+        });
+        connection.last_offered = found.map(|(no, _)| no).or(last);
+        found
+    }
+
+    /// A folder is open on a connection, or not here any more: it is not offered, and what was offered needs no answer.
+    pub(super) fn offer_no_more(&mut self, conn: Conn, no: FolderNo, now: Instant) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        connection.to_offer.remove(&no);
+        self.offer_ended(conn, no, now);
+    }
+
+    fn offer_ended(&mut self, conn: Conn, no: FolderNo, now: Instant) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        if connection.offered.take_if(|(offered, _)| *offered == no).is_some() {
+            self.offer_next(conn, now);
         }
     }
 
@@ -166,28 +242,25 @@ impl Engine {
         answer: GrantAnswer,
         now: Instant,
     ) {
-        let Some(no) = self.folders.iter().find(|(_, known)| known.id == folder).map(|(no, _)| *no) else {
-            return;
-        };
-        self.take_answer(conn, no, answer, now);
-        let Some(connection) = self.conns.get_mut(&conn) else { return };
-        if connection.offered.is_some_and(|(offered, _)| offered == no) {
-            connection.offered = None;
-            self.offer_next(conn, now);
+        if let Some(no) = self.folder_known(folder) {
+            self.take_answer(conn, no, answer, now);
+            self.offer_ended(conn, no, now);
         }
     }
 
     fn take_answer(&mut self, conn: Conn, no: FolderNo, answer: GrantAnswer, now: Instant) {
-        let Some(connection) = self.conns.get_mut(&conn) else { return };
-        let Some(session) = connection.sessions.values_mut().find(|session| session.no == no) else { return };
-        if !matches!(session.stage, Stage::Offered { .. } | Stage::Refused { .. }) {
+        let Some((id, Stage::Offered { .. } | Stage::Refused { .. })) = self.session_on(conn, no) else {
             return;
-        }
+        };
+        let Some(session) = self.session(conn, id) else { return };
         match answer {
-            GrantAnswer::Accepted => self.open(conn, no, 0, now),
+            GrantAnswer::Accepted => {
+                session.grant.taken = true;
+                self.open(conn, no, 0, now);
+            }
             GrantAnswer::Pending => {
-                session.undecided = UNDECIDED_DOUBLES.min(session.undecided + 1);
-                session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT * (1 << session.undecided) };
+                session.grant.vain = VAIN_DOUBLES.min(session.grant.vain + 1);
+                session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT * (1 << session.grant.vain) };
             }
             GrantAnswer::Refused => {
                 session.grant_refused = true;

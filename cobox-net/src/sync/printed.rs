@@ -28,6 +28,9 @@ impl std::fmt::Debug for Input {
             }
             Self::Papers { no, papers } => write!(f, "Papers({no:?} {})", papers.len()),
             Self::Answered { conn, .. } => write!(f, "Answered({conn:?})"),
+            Self::OfferAnswered { peer, folder, answer } => {
+                write!(f, "OfferAnswered({peer} {folder} {answer:?})")
+            }
             Self::OfferWeighed { peer } => write!(f, "OfferWeighed({peer})"),
             Self::Ask { ticket, peer, .. } => write!(f, "Ask({ticket} {peer})"),
             Self::Tick => write!(f, "Tick"),

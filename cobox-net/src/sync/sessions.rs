@@ -7,7 +7,7 @@ use std::time::Instant;
 use cobox_store::id::{FolderNo, LogId, MemberId};
 
 use super::handshake::{Binding, Speaker};
-use super::state::{Folder, Session, Stage};
+use super::state::{Folder, GrantSaid, Session, Stage};
 use super::{Conn, Engine, FULL_WAIT, HANDSHAKE_WAIT, Identity, Output, Place, Side};
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
@@ -89,20 +89,24 @@ impl Engine {
         }
     }
 
+    /// The session of a folder on a connection, and how far it is.
+    pub(super) fn session_on(&self, conn: Conn, no: FolderNo) -> Option<(SessionId, Stage)> {
+        let sessions = &self.folders.get(&no)?.sessions;
+        let (_, id) = sessions.range((conn, SessionId(0))..=(conn, SessionId(u32::MAX))).next()?;
+        Some((*id, self.conns.get(&conn)?.sessions.get(id)?.stage))
+    }
+
     /// Sends `Open`, unless the folder has a session that works or is being opened on this connection.
     pub(super) fn open(&mut self, conn: Conn, no: FolderNo, secret_at: usize, now: Instant) {
-        let Some(connection) = self.conns.get(&conn) else { return };
-        let old = connection.sessions.iter().find(|(_, session)| session.no == no);
-        let stale = match old {
-            None => None,
-            Some((id, session)) => match session.stage {
-                Stage::Refused { .. } | Stage::Offered { .. } => Some((*id, session.undecided)),
-                _ => return,
-            },
+        let grant = match self.session_on(conn, no) {
+            None => GrantSaid::default(),
+            Some((id, Stage::Refused { .. } | Stage::Offered { .. })) => {
+                let grant = self.session(conn, id).map(|session| session.grant);
+                self.drop_session(conn, id);
+                grant.unwrap_or_default()
+            }
+            Some(_) => return,
         };
-        if let Some((id, _)) = stale {
-            self.drop_session(conn, id);
-        }
         let Some(connection) = self.conns.get_mut(&conn) else { return };
         let id = SessionId(connection.next_session);
         connection.next_session = connection.next_session.wrapping_add(2);
@@ -113,7 +117,7 @@ impl Engine {
         folder.sessions.insert((conn, id));
         if let Some(connection) = self.conns.get_mut(&conn) {
             let mut session = Session::new(no, Stage::Opening { since: now }, secret_at);
-            session.undecided = stale.map_or(0, |(_, undecided)| undecided);
+            session.grant = grant;
             connection.sessions.insert(id, session);
         }
         self.send(conn, Frame::Open { session: id, blinded, proof });
@@ -140,9 +144,7 @@ impl Engine {
         let id = binding.session;
         let Some(side) = self.conns.get(&conn).map(|connection| connection.side) else { return };
         // Once each folder is opened for nothing; again, over what was theirs, only as often as questions are asked.
-        let theirs = |other: &SessionId| other.0 % 2 == id.0 % 2;
-        let mut sessions = self.conns.get(&conn).into_iter().flat_map(|connection| &connection.sessions);
-        let again = sessions.any(|(other, session)| session.no == no && theirs(other));
+        let again = self.session_on(conn, no).is_some_and(|(other, _)| other.0 % 2 == id.0 % 2);
         if again && !self.token(conn, now) {
             self.tally.refuse(Refusal::Session);
             self.out.push(Output::Close { conn });
@@ -199,13 +201,13 @@ impl Engine {
         } else {
             None
         };
-        let Some((kind, stage)) = judged else {
+        let Some(judged) = judged else {
             self.fail_session(conn, id, now);
             return;
         };
         let confirm = Frame::Confirm { session: id, who: self.who(folder, &binding, Speaker::Opener) };
         self.send(conn, confirm);
-        self.begin(conn, id, kind, stage, who);
+        self.begin(conn, id, judged, who, now);
     }
 
     pub(super) fn on_confirm(&mut self, conn: Conn, id: SessionId, who: &Proof, now: Instant) {
@@ -219,7 +221,7 @@ impl Engine {
             None
         };
         match judged {
-            Some((kind, stage)) => self.begin(conn, id, kind, stage, who),
+            Some(judged) => self.begin(conn, id, judged, who, now),
             None => {
                 self.send(conn, Frame::Refuse { session: id });
                 self.fail_session(conn, id, now);
@@ -251,10 +253,18 @@ impl Engine {
         }
     }
 
-    fn begin(&mut self, conn: Conn, id: SessionId, kind: PeerKind, stage: Stage, who: &Proof) {
+    fn begin(
+        &mut self,
+        conn: Conn,
+        id: SessionId,
+        (kind, stage): (PeerKind, Stage),
+        who: &Proof,
+        now: Instant,
+    ) {
         let Some(session) = self.session(conn, id) else { return };
         session.kind = kind;
         session.stage = stage;
+        session.grant = GrantSaid::default();
         if let Proof::Member { log, .. } = who {
             session.log = Some(*log);
         }
@@ -276,6 +286,7 @@ impl Engine {
             folder.contacts_news = true;
         }
         self.dirty.insert(no);
+        self.offer_no_more(conn, no, now);
         self.thin_out(no, stage, log);
     }
 

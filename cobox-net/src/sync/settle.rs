@@ -141,7 +141,7 @@ impl Engine {
         }
         self.tell_forks(no);
         self.tell_papers(no);
-        self.tell_contacts(no);
+        self.tell_contacts(no, now);
         self.push_entries(no);
         self.announce(no, now);
         self.pull(no, now);

@@ -11,8 +11,9 @@ use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
 
 use super::contacts::Teller;
 use super::settle::Haste;
+use super::tokens::{HEARD, SAID, Tokens};
 use super::turns::Waiting;
-use super::{Conn, Identity, Place, Side, TOKENS_MAX};
+use super::{Conn, Identity, Place, Side};
 use crate::node::SwarmKey;
 use crate::peer_id::PeerId;
 use crate::status::PeerKind;
@@ -30,9 +31,14 @@ pub(super) struct Connection {
     pub next_question: u32,
     pub sessions: BTreeMap<SessionId, Session>,
     pub offer: Offer,
-    /// Tokens for questions from strangers; see [`super::TOKENS_MAX`].
-    pub tokens: u32,
-    pub tokens_at: Instant,
+    /// How much the peer may still ask, offer, and tell of where devices are.
+    pub questions: Tokens,
+    pub offers: Tokens,
+    pub words: Tokens,
+    /// How much it may be told of that, folders of which it was not told yet, and the last one of those that it was.
+    pub telling: Tokens,
+    pub untold: BTreeMap<FolderNo, ()>,
+    pub last_told: Option<FolderNo>,
     pub used_at: Instant,
     /// It owes us packs, and nothing of them comes.
     pub late: bool,
@@ -45,8 +51,10 @@ pub(super) struct Connection {
     pub vain: u32,
     /// Folders whose grant the peer offered, and of which it was told that nobody has decided yet.
     pub undecided: BTreeSet<FolderId>,
-    /// Folders to be offered, and the one whose answer is waited for since when.
-    pub to_offer: VecDeque<FolderNo>,
+    /// Folders that wait for their turn to be offered, the one that had it last, and the one whose answer is waited for
+    /// since when.
+    pub to_offer: BTreeSet<FolderNo>,
+    pub last_offered: Option<FolderNo>,
     pub offered: Option<(FolderNo, Instant)>,
 }
 
@@ -64,8 +72,12 @@ impl Connection {
             next_question: 1,
             sessions: BTreeMap::new(),
             offer: Offer::None,
-            tokens: TOKENS_MAX,
-            tokens_at: now,
+            questions: Tokens::full(HEARD, now),
+            offers: Tokens::full(HEARD, now),
+            words: Tokens::full(HEARD, now),
+            telling: Tokens::full(SAID, now),
+            untold: BTreeMap::new(),
+            last_told: None,
             used_at: now,
             late: false,
             ends: false,
@@ -73,7 +85,8 @@ impl Connection {
             met: None,
             vain: 0,
             undecided: BTreeSet::new(),
-            to_offer: VecDeque::new(),
+            to_offer: BTreeSet::new(),
+            last_offered: None,
             offered: None,
         }
     }
@@ -167,8 +180,20 @@ pub(super) struct Session {
     /// Packs it is sending us.
     pub fetching: usize,
     pub grant_refused: bool,
-    /// How often the peer's owner had not decided yet.
-    pub undecided: u32,
+    /// What came of its grant before.
+    pub grant: GrantSaid,
+    /// Whether the peer told contacts in it, and was told any.
+    pub heard_contacts: bool,
+    pub said_contacts: bool,
+}
+
+/// What a peer made of a grant, from one opening of the folder to the next.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct GrantSaid {
+    /// How often in succession the folder was not there.
+    pub vain: u32,
+    /// It was taken, and the folder is opened for that.
+    pub taken: bool,
 }
 
 impl Session {
@@ -198,7 +223,9 @@ impl Session {
             waited: Duration::ZERO,
             fetching: 0,
             grant_refused: false,
-            undecided: 0,
+            grant: GrantSaid::default(),
+            heard_contacts: false,
+            said_contacts: false,
         }
     }
 

@@ -184,6 +184,11 @@ impl Made {
         }))
     }
 
+    /// Takes a seeder's grant back.
+    pub fn revoke_seeder(&mut self, peer_id: &[u8]) -> Record {
+        self.sign(Act::RevokeSeeder { peer_id: peer_id.to_vec() })
+    }
+
     /// Puts all records into a store.
     pub fn import(&self, store: &Store) -> FolderNo {
         let no = store.folder_add(&self.records[0]).expect("a genesis");
