@@ -65,8 +65,10 @@ struct Target {
     next_at: Option<Instant>,
     dialing_since: Option<Instant>,
     error: Option<String>,
-    /// It is there: the last attempt was ended by it, before a word was said.
-    hung_up: bool,
+    /// How often in succession it ended an attempt before a word was said: it is there.
+    hang_ups: u32,
+    /// When that ended the long pauses of one that was not there, last.
+    back_at: Option<Instant>,
 }
 
 /// All peers to dial.
@@ -128,7 +130,7 @@ impl Dialer {
         if let Some(target) = self.targets.get_mut(&peer) {
             target.dialing_since = None;
             target.at_once();
-            (target.error, target.hung_up) = (None, false);
+            (target.error, target.hang_ups) = (None, 0);
         }
     }
 
@@ -150,16 +152,22 @@ impl Dialer {
     pub fn failed(&mut self, peer: PeerId, error: String, now: Instant) {
         let salt = self.salt;
         if let Some(target) = self.targets.get_mut(&peer) {
-            (target.error, target.hung_up) = (Some(error), false);
+            (target.error, target.hang_ups) = (Some(error), 0);
             target.retry(peer, salt, now);
         }
     }
 
     /// A peer was reached, and hung up before a word was said: it may have a crowd at its door.
     pub fn hung_up(&mut self, peer: PeerId, error: String, now: Instant) {
-        self.failed(peer, error, now);
+        let salt = self.salt;
         if let Some(target) = self.targets.get_mut(&peer) {
-            target.hung_up = true;
+            // One that was not there is back: it is called as soon as if it had been.
+            if target.hang_ups == 0 && target.back_at.is_none_or(|at| now >= at + HURRY_EVERY) {
+                (target.attempt, target.back_at) = (0, Some(now));
+            }
+            target.hang_ups = target.hang_ups.saturating_add(1);
+            target.error = Some(error);
+            target.retry(peer, salt, now);
         }
     }
 
@@ -185,7 +193,7 @@ impl Dialer {
         let salt = self.salt;
         for (peer, target) in &mut self.targets {
             if target.dialing_since.is_some_and(|since| now > since + ATTEMPT_MAX) {
-                (target.error, target.hung_up) = (Some("nothing answers at its addresses".to_owned()), false);
+                (target.error, target.hang_ups) = (Some("nothing answers at its addresses".to_owned()), 0);
                 target.retry(*peer, salt, now);
             }
         }
@@ -280,7 +288,7 @@ impl Dialer {
                 let tries = target.dialing_since.is_some()
                     || target.folders.values().any(|wish| wish.want == Want::Always)
                     || target.once.is_some();
-                let again = target.hung_up && target.attempt <= HANG_UPS_MAX;
+                let again = (1..=HANG_UPS_MAX).contains(&target.hang_ups);
                 tries && (target.error.is_none() || again) && !target.addresses().is_empty()
             })
     }
@@ -430,6 +438,59 @@ mod tests {
         dialer.one_more(FolderNo(1));
         assert_eq!(dialer.due(now).len(), 1);
         assert!(dialer.due(now).is_empty());
+    }
+
+    #[test]
+    fn peer_that_was_off_for_long_and_then_hangs_up_is_about_to_answer_and_is_dialed_soon() {
+        let mut dialer = Dialer::new([1; 32]);
+        let (peer, mut now) = (PeerId::of_key([1; 32]), Instant::now());
+        dialer.set(FolderNo(1), &one(peer));
+        for _ in 0..10 {
+            now += PAUSE_MAX * 2;
+            assert_eq!(dialer.due(now).len(), 1);
+            dialer.failed(peer, "off".into(), now);
+        }
+        assert!(!dialer.is_reaching(&peer));
+        // Its machine has started again, and everybody is at its door.
+        now += PAUSE_MAX * 2;
+        assert_eq!(dialer.due(now).len(), 1);
+        dialer.hung_up(peer, "it hung up".into(), now);
+        assert!(dialer.is_reaching(&peer));
+        assert_eq!(dialer.due(now + PAUSE_MIN * 2).len(), 1);
+    }
+
+    #[test]
+    fn peer_that_hangs_up_and_says_ever_new_addresses_is_not_about_to_answer_for_ever() {
+        let mut dialer = Dialer::new([1; 32]);
+        let (peer, mut now) = (PeerId::of_key([1; 32]), Instant::now());
+        dialer.set(FolderNo(1), &one(peer));
+        for round in 0..100u8 {
+            dialer.seen(peer, &[vec![9, round]]);
+            now += HURRY_EVERY;
+            assert_eq!(dialer.due(now).len(), 1);
+            dialer.hung_up(peer, "it hung up".into(), now);
+        }
+        assert!(!dialer.is_reaching(&peer));
+    }
+
+    #[test]
+    fn peer_that_is_off_and_hangs_up_in_turn_is_dialed_no_more_often_than_one_with_news() {
+        let mut dialer = Dialer::new([1; 32]);
+        let (peer, start) = (PeerId::of_key([1; 32]), Instant::now());
+        dialer.set(FolderNo(1), &one(peer));
+        let mut attempts = 0;
+        for step in 0..6000u32 {
+            let now = start + Duration::from_millis(50) * step;
+            if !dialer.due(now).is_empty() {
+                attempts += 1;
+                match attempts % 2 {
+                    0 => dialer.failed(peer, "off".into(), now),
+                    _ => dialer.hung_up(peer, "it hung up".into(), now),
+                }
+            }
+        }
+        // Some few in each two seconds.
+        assert!(attempts < 150 * 4, "{attempts} in five minutes");
     }
 
     #[test]
