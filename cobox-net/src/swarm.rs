@@ -537,10 +537,10 @@ impl Runner {
         self.silent_no_more(known.silent);
         self.tell(Event::Down { conn: known.conn });
         let peer = known.peer;
-        let missed = if known.speaks {
-            Event::DialFailed { peer, error: "the connection ended".to_owned() }
-        } else {
+        let missed = if known.side == Side::Dialer && !known.speaks {
             Event::HungUp { peer, error: HUNG_UP.to_owned() }
+        } else {
+            Event::DialFailed { peer, error: "the connection ended".to_owned() }
         };
         self.give_up(peer, missed);
     }

@@ -39,11 +39,33 @@ pub fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 's
     content.map(|content| content as &(dyn Error + 'static)).or_else(|| error.source())
 }
 
+/// Whether it says that the other end broke a connection off: by its type, or by its text where that is gone.
+pub fn is_end(error: &(dyn Error + 'static)) -> bool {
+    let typed = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    let text = error.to_string();
+    let bare =
+        || [io::Error::from(ErrorKind::UnexpectedEof).to_string().as_str(), "eof"].contains(&text.as_str());
+    let is = |kind: ErrorKind| {
+        matches!(
+            kind,
+            ErrorKind::UnexpectedEof
+                | ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+        )
+    };
+    typed.is_some_and(is) || kind_in(&text).is_some_and(is) || bare()
+}
+
 /// By the number that an I/O error has in its text: libp2p's transports pass one on as if it were their own, so that its
 /// type is gone.
-fn of_the_system(text: &str) -> Option<&'static str> {
+fn kind_in(text: &str) -> Option<ErrorKind> {
     let (_, number) = text.strip_suffix(')')?.rsplit_once("(os error ")?;
-    match io::Error::from_raw_os_error(number.parse().ok()?).kind() {
+    Some(io::Error::from_raw_os_error(number.parse().ok()?).kind())
+}
+
+fn of_the_system(text: &str) -> Option<&'static str> {
+    match kind_in(text)? {
         ErrorKind::ConnectionRefused => Some("the connection was refused"),
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Some("the connection was broken off"),
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Some("there is no way there"),

@@ -10,7 +10,7 @@ use libp2p::swarm::DialError;
 use super::Event;
 use crate::peer_id::PeerId;
 use crate::shown::places;
-use crate::unreached::{inner, reasons};
+use crate::unreached::{inner, is_end, reasons};
 
 /// What is said of a peer that ends a connection before a word was said.
 pub const HUNG_UP: &str = "it hung up at once, as one does that has too many connections";
@@ -34,18 +34,19 @@ fn is_wrong(tried: &[Tried]) -> bool {
     tried.iter().any(|(_, error)| error.to_string().contains("eer id"))
 }
 
-/// Whether somebody took the connection and not the handshake.
+/// Whether somebody took the connection and broke it off in the handshake. Another program that listens there says something
+/// else, or waits.
 fn is_hang_up(error: &TransportError<io::Error>) -> bool {
     let TransportError::Other(error) = error else { return false };
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    let (mut shook, mut ended) = (false, false);
     while let Some(error) = cause {
         // libp2p keeps the type to itself.
-        if matches!(error.to_string().as_str(), "Multistream select failed" | "Handshake failed") {
-            return true;
-        }
+        shook |= matches!(error.to_string().as_str(), "Multistream select failed" | "Handshake failed");
+        ended |= is_end(error);
         cause = inner(error);
     }
-    false
+    shook && ended
 }
 
 /// Why dialing failed, as a sentence for people.

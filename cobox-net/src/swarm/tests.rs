@@ -83,6 +83,41 @@ async fn dial_that_ends_in_its_handshake_is_told_as_hung_up_and_one_to_nobody_as
     assert!(matches!(next(&mut events).await, Event::DialFailed { peer: failed, .. } if failed == peer));
 }
 
+/// Something else that listens there, as a web server does, is no node with a crowd at its door.
+#[tokio::test]
+async fn dial_that_another_program_answers_is_told_as_failed() {
+    let door = TcpListener::bind(("127.0.0.1", 0)).expect("binds");
+    let port = door.local_addr().expect("bound").port();
+    let at: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("an address");
+    let idle = listen(&Zeroizing::new([1; 32]), &NetConfig::default(), Arc::default()).expect("starts");
+    let ((commands, to_do), (tell, mut events)) =
+        (tokio::sync::mpsc::unbounded_channel(), tokio::sync::mpsc::unbounded_channel());
+    tokio::spawn(idle.run(to_do, tell));
+    let peer = peer_of_seed(&Zeroizing::new([2; 32]));
+    assert!(commands.send(Command::Dial { peer, addresses: vec![at.to_vec()] }).is_ok());
+    let answered = tokio::task::spawn_blocking(move || {
+        let (mut came, _) = door.accept()?;
+        let text = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\nno";
+        std::io::Write::write_all(&mut came, text)?;
+        // It hears what comes until the dialer has enough.
+        std::io::copy(&mut came, &mut std::io::sink()).or(Ok::<u64, std::io::Error>(0))
+    });
+    let failed = next(&mut events).await;
+    assert!(
+        matches!(&failed, Event::DialFailed { peer: failed, .. } if *failed == peer),
+        "{}",
+        told(&failed)
+    );
+    answered.await.expect("runs").expect("somebody comes");
+}
+
+fn told(event: &Event) -> &str {
+    match event {
+        Event::DialFailed { error, .. } | Event::HungUp { error, .. } => error,
+        _ => "something else",
+    }
+}
+
 /// The next event, other than that a connection is being closed.
 async fn next(events: &mut UnboundedReceiver<Event>) -> Event {
     loop {
