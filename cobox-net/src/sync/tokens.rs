@@ -32,13 +32,42 @@ impl Tokens {
     /// Takes one; `false` where there is none.
     pub fn take(&mut self, now: Instant) -> bool {
         let earned = now.duration_since(self.since).as_millis() / self.pace.every.as_millis();
-        if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(earned).min(self.pace.most);
-            self.since = now;
-        }
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        let left = self.left.saturating_add(earned);
+        // What is left of an interval counts for the next one.
+        self.since = if left < self.pace.most { self.since + self.pace.every * earned } else { now };
+        self.left = left.min(self.pace.most);
         let granted = self.left > 0;
         self.left = self.left.saturating_sub(1);
         granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_keeps_the_pace_is_heard_whenever_it_speaks() {
+        let start = Instant::now();
+        let mut tokens = Tokens::full(HEARD, start);
+        (0..HEARD.most).for_each(|_| assert!(tokens.take(start)));
+        assert!(!tokens.take(start));
+        // Three times in 998 ms, which is less often than each 250 ms.
+        let mut now = start;
+        for round in 0..1000 {
+            now += Duration::from_millis(499);
+            (0..1 + round % 2).for_each(|_| assert!(tokens.take(now), "{round}"));
+        }
+    }
+
+    #[test]
+    fn who_was_silent_for_long_may_say_no_more_in_one_go_than_at_first() {
+        let start = Instant::now();
+        let mut tokens = Tokens::full(HEARD, start);
+        for later in [Duration::from_millis(100), Duration::from_secs(3600)] {
+            let granted = (0..1000).filter(|_| tokens.take(start + later)).count();
+            assert_eq!(granted, HEARD.most as usize);
+        }
     }
 }
