@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use cobox_store::blind::owners::Outcome;
 use futures::io::{BufReader, ReadHalf, WriteHalf};
 use futures::{AsyncReadExt as _, FutureExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -318,16 +319,18 @@ fn is_ask(frame: &Frame) -> bool {
 }
 
 /// What a peer is answered that has shown nothing: all else follows from what this node wants of it, or is for who knows a
-/// folder or has a code.
+/// folder, has a code or is an admin.
 fn is_for_anybody(frame: &Frame) -> bool {
-    matches!(
-        frame,
+    match frame {
         Frame::Refuse { .. }
-            | Frame::Locator { .. }
-            | Frame::GrantAnswer { .. }
-            | Frame::JoinWait { .. }
-            | Frame::Seeding(SeedingFrame::Claimed { .. } | SeedingFrame::Obeyed { .. })
-    )
+        | Frame::Locator { .. }
+        | Frame::GrantAnswer { .. }
+        | Frame::JoinWait { .. }
+        | Frame::Seeding(SeedingFrame::Claimed { .. }) => true,
+        // What came of an order that was obeyed may be long, and its admin need not have a folder here.
+        Frame::Seeding(SeedingFrame::Obeyed { outcome, .. }) => *outcome == Outcome::Refused,
+        _ => false,
+    }
 }
 
 /// Questions that wait, and the room that the answer to the last one takes until it is sent.
@@ -387,7 +390,7 @@ mod tests {
 
     use super::super::room::Name;
     use super::*;
-    use crate::wire::{Part, SessionId};
+    use crate::wire::{Part, QuestionId, SessionId};
 
     /// A line that brings so much, and takes so much, and then stands still.
     struct Thin {
@@ -477,6 +480,20 @@ mod tests {
         assert_eq!(unread(&member, Reader::Member, &refusal), OUTBOX_BYTES_MAX / cost + 1);
         let (stranger, _end) = outbox();
         assert_eq!(unread(&stranger, Reader::Stranger, &refusal), STRANGER_BYTES_MAX / cost + 1);
+    }
+
+    #[test]
+    fn long_answers_to_orders_that_were_obeyed_do_not_count_among_what_strangers_are_answered() {
+        let (outbox, _end) = outbox();
+        let text = "a".repeat(STRANGER_BYTES_MAX);
+        let answer = |at, outcome| {
+            let (question, text) = (QuestionId(at), text.clone());
+            Frame::Seeding(SeedingFrame::Obeyed { question, outcome, text })
+        };
+        for at in 0..8 {
+            assert!(outbox.send(&answer(at, Outcome::Done), Reader::Stranger).is_ok());
+        }
+        assert!(unread(&outbox, Reader::Stranger, &answer(9, Outcome::Refused)) <= 1);
     }
 
     #[test]
