@@ -427,8 +427,8 @@ fn newcomer_whose_folder_is_looked_for_is_not_closed_for_a_crowd_from_elsewhere(
     assert!(accepted(&stage.pass(TICK), conn));
 }
 
-/// A seeder has a granted folder not, and says so much of the offer; how often it is opened there and offered in five minutes.
-fn asked_again(seed: u64, answer: GrantAnswer) -> (usize, usize) {
+/// A seeder has a granted folder not, and says so much of the offer, or nothing; how often it is opened there and offered in five minutes.
+fn asked_again(seed: u64, answer: Option<GrantAnswer>) -> (usize, usize) {
     let seeder = key(7);
     let peer = peer_of(&seeder);
     let mut stage = Stage::new(seed, &[]);
@@ -456,6 +456,7 @@ fn asked_again(seed: u64, answer: GrantAnswer) -> (usize, usize) {
                 }
                 Frame::GrantOffer { .. } => {
                     offered += 1;
+                    let Some(answer) = answer else { continue };
                     Frame::GrantAnswer { folder, answer }
                 }
                 _ => continue,
@@ -469,14 +470,21 @@ fn asked_again(seed: u64, answer: GrantAnswer) -> (usize, usize) {
 
 #[test]
 fn folder_whose_grant_is_not_decided_is_opened_ever_more_rarely() {
-    let (opened, offered) = asked_again(9_200, GrantAnswer::Pending);
+    let (opened, offered) = asked_again(9_200, Some(GrantAnswer::Pending));
     assert!(offered > 3, "it is offered again: {offered} times");
     assert!(opened < 15, "{opened} times in five minutes");
 }
 
 #[test]
 fn folder_that_is_said_to_be_taken_and_is_not_there_is_opened_ever_more_rarely() {
-    let (opened, offered) = asked_again(9_201, GrantAnswer::Accepted);
+    let (opened, offered) = asked_again(9_201, Some(GrantAnswer::Accepted));
     assert!(offered > 3, "it is offered again: {offered} times");
     assert!(opened < 30, "{opened} times in five minutes");
+}
+
+#[test]
+fn folder_whose_offers_get_no_answer_is_opened_and_offered_ever_more_rarely() {
+    let (opened, offered) = asked_again(9_202, None);
+    assert!(offered > 3, "it is offered again: {offered} times");
+    assert!(opened < 15 && offered < 15, "{opened} times in five minutes, and offered {offered} times");
 }

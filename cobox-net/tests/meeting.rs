@@ -226,7 +226,7 @@ fn grants_of_many_folders_are_each_offered_soon_and_the_connection_stays() {
     assert!(meeting.offered.len() >= 60, "{}", meeting.offered.len());
     meeting.pass(Duration::from_secs(100));
     // An end hears four more a second, and those that wait for a decision are offered again between them.
-    assert!(meeting.offered.len() >= 100, "{}", meeting.offered.len());
+    assert_eq!(meeting.offered.len(), GRANTED);
     assert_eq!(meeting.closed, 0);
     let most = meeting.offered.values().map(|(times, _)| *times).max();
     assert!(most < Some(15), "{most:?} times");
@@ -339,6 +339,19 @@ fn grant_that_is_taken_while_its_folder_cannot_be_opened_waits_and_is_opened_onc
     assert_eq!(meeting.opens, opens, "it would be opened in vain, and offered again, without end");
     meeting.has(seeder, &made, None, &[made.swarm]);
     assert_eq!([0, 1, seeder].map(|at| meeting.in_session(at)), [1, 1, 2], "at once");
+}
+
+#[test]
+fn answer_that_nobody_has_decided_which_comes_after_the_decision_is_told_as_what_is_true() {
+    let (mut meeting, all) = granted(13_400, 1, 1);
+    assert_eq!(meeting.offered.len(), 1, "it is weighed");
+    let (_, made) = &all[0];
+    // Another member's offer of the same grant was accepted meanwhile.
+    meeting.has(SEEDER, made, None, &[made.swarm]);
+    assert_eq!(meeting.in_session(DEVICE), 0, "it was not said yet that it waits");
+    let (peer, folder) = (meeting.nodes[DEVICE].peer, made.id());
+    meeting.say(SEEDER, Input::OfferAnswered { peer, folder, answer: GrantAnswer::Pending });
+    assert_eq!(meeting.in_session(DEVICE), 1);
 }
 
 /// A device whose grants of some folders wait for their turn to be offered.

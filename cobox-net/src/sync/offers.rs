@@ -10,7 +10,7 @@ use cobox_store::format::access::{Act, UnverifiedRecord};
 use cobox_store::id::{FolderId, FolderNo};
 
 use super::sessions::REFUSED_WAIT;
-use super::state::{Offer, Stage};
+use super::state::{GrantSaid, Offer, Stage};
 use super::{Conn, Engine, Output};
 use crate::peer_id::PeerId;
 use crate::wire::{Frame, GrantAnswer, Part, SessionId, split_records};
@@ -28,21 +28,23 @@ const VAIN_DOUBLES: u32 = 4;
 
 impl Engine {
     pub(super) fn on_grant_offer(&mut self, conn: Conn, part: Part, records: Vec<Vec<u8>>, now: Instant) {
-        let arriving: usize = self.conns.values().map(|connection| connection.offer.bytes()).sum();
+        let arriving: usize = self.conns.values().map(|connection| connection.offer.kept()).sum();
         let Some(connection) = self.conns.get(&conn) else { return };
         let peer = connection.peer;
         let fresh = matches!(connection.offer, Offer::None);
-        // A token for each offer. One beyond is not heard and ends nothing: a peer may have many folders that are not here.
+        // A token for each offer. One beyond is not heard, and some such end nothing: a peer may have many folders that are not
+        // here. It makes its offers one after the other, so that more than some are not honest.
         let Some(connection) = self.conns.get_mut(&conn) else { return };
         let heard = !fresh || connection.offers.take(now);
+        let much = !heard && !connection.unheard.take(now);
         // A look at what costs nothing to see.
         let wrong = fresh && heard && !records.first().is_some_and(|first| begins(first));
         let deciding = self.deciding.contains(&peer);
         let Some(connection) = self.conns.get_mut(&conn) else { return };
         connection.used_at = now;
         let bytes: usize = records.iter().map(Vec::len).sum();
-        let offered = connection.offer.bytes() + bytes;
-        if wrong || offered > OFFER_BYTES_MAX {
+        let offered = connection.offer.came() + bytes;
+        if wrong || much || offered > OFFER_BYTES_MAX {
             connection.offer = Offer::None;
             self.out.push(Output::Close { conn });
             return;
@@ -51,8 +53,8 @@ impl Engine {
         let skipped = !heard || deciding || arriving + bytes > OFFERS_BYTES_MAX;
         let before = std::mem::replace(&mut connection.offer, Offer::None);
         let offer = match before {
-            Offer::Skipped => Offer::Skipped,
-            _ if skipped => Offer::Skipped,
+            Offer::Skipped { .. } => Offer::Skipped { bytes: offered },
+            _ if skipped => Offer::Skipped { bytes: offered },
             Offer::None => Offer::Arriving { records, bytes },
             Offer::Arriving { records: mut all, .. } => {
                 all.extend(records);
@@ -119,10 +121,14 @@ impl Engine {
     }
 
     /// That a grant was taken is said once the folder can be opened, which a pause puts off: whoever were told before would
-    /// open it in vain and offer it again.
+    /// open it in vain and offer it again. And nobody is told that nothing was decided on a folder that is here: another
+    /// member's offer of it was, while this one was weighed.
     fn now_true(&self, folder: FolderId, answer: GrantAnswer) -> GrantAnswer {
-        let here = || self.folder_known(folder).is_some();
-        if answer == GrantAnswer::Accepted && !here() { GrantAnswer::Pending } else { answer }
+        match (answer, self.folder_known(folder).is_some()) {
+            (GrantAnswer::Refused, _) => answer,
+            (_, true) => GrantAnswer::Accepted,
+            (_, false) => GrantAnswer::Pending,
+        }
     }
 
     fn folder_known(&self, folder: FolderId) -> Option<FolderNo> {
@@ -133,7 +139,9 @@ impl Engine {
     /// or had time to: it looks at one of ours after the other, and each is a whole access log.
     pub(super) fn offer_grant(&mut self, conn: Conn, no: FolderNo, now: Instant) {
         let Some((id, _)) = self.session_on(conn, no) else { return };
-        let taken = self.session(conn, id).is_some_and(|session| std::mem::take(&mut session.grant.taken));
+        let Some(session) = self.session(conn, id) else { return };
+        session.grant.vain = session.grant.vain.saturating_add(1);
+        let taken = std::mem::take(&mut session.grant.taken);
         // One that was said to be taken is offered again after a pause.
         if !taken {
             if let Some(connection) = self.conns.get_mut(&conn) {
@@ -144,8 +152,7 @@ impl Engine {
         if let Some(session) = self.session(conn, id)
             && matches!(session.stage, Stage::Refused { .. })
         {
-            session.grant.vain = VAIN_DOUBLES.min(session.grant.vain + 1);
-            session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT * (1 << session.grant.vain) };
+            session.stage = Stage::Refused { retry_at: session.grant.retry_at(now) };
         }
     }
 
@@ -167,7 +174,7 @@ impl Engine {
     }
 
     /// Takes the next folder out of those that wait: each in turn, whatever comes of the others. One that is being opened
-    /// again keeps its place, and one whose grant was taken back meanwhile is not offered.
+    /// again comes back if that is in vain, and one whose grant was taken back meanwhile is not offered.
     fn next_to_offer(&mut self, conn: Conn) -> Option<(FolderNo, SessionId)> {
         let connection = self.conns.get(&conn)?;
         let last = connection.last_offered;
@@ -183,7 +190,6 @@ impl Engine {
                     gone.push(*no);
                     break;
                 }
-                Some((_, Stage::Opening { .. })) => {}
                 _ => gone.push(*no),
             }
         }
@@ -219,7 +225,8 @@ impl Engine {
             }
         };
         if let Some(session) = self.session(conn, id) {
-            session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT };
+            // It may get no answer.
+            session.stage = Stage::Offered { retry_at: session.grant.retry_at(now) };
         }
         for (part, records) in split_records(records) {
             self.send(conn, Frame::GrantOffer { session: id, part, records });
@@ -249,9 +256,20 @@ impl Engine {
     }
 
     fn take_answer(&mut self, conn: Conn, no: FolderNo, answer: GrantAnswer, now: Instant) {
-        let Some((id, Stage::Offered { .. } | Stage::Refused { .. })) = self.session_on(conn, no) else {
-            return;
+        let Some((id, stage)) = self.session_on(conn, no) else { return };
+        let offered = match stage {
+            Stage::Offered { .. } => true,
+            Stage::Refused { .. } => false,
+            _ => return,
         };
+        let granted = |peer: PeerId| self.folders.get(&no)?.access.seeder(&peer.to_bytes()).map(drop);
+        if self.conns.get(&conn).and_then(|connection| granted(connection.peer)).is_none() {
+            return;
+        }
+        // To open a folder again costs both ends a signature. Who was not offered it has asked for that.
+        if answer == GrantAnswer::Accepted && !offered && !self.token(conn, now) {
+            return;
+        }
         let Some(session) = self.session(conn, id) else { return };
         match answer {
             GrantAnswer::Accepted => {
@@ -259,14 +277,20 @@ impl Engine {
                 self.open(conn, no, 0, now);
             }
             GrantAnswer::Pending => {
-                session.grant.vain = VAIN_DOUBLES.min(session.grant.vain + 1);
-                session.stage = Stage::Offered { retry_at: now + REFUSED_WAIT * (1 << session.grant.vain) };
+                session.stage = Stage::Offered { retry_at: session.grant.retry_at(now) };
             }
             GrantAnswer::Refused => {
                 session.grant_refused = true;
                 session.stage = Stage::Refused { retry_at: now + REFUSED_WAIT * 10 };
             }
         }
+    }
+}
+
+impl GrantSaid {
+    /// When to look again.
+    fn retry_at(&self, now: Instant) -> Instant {
+        now + REFUSED_WAIT * (1 << self.vain.saturating_sub(1).min(VAIN_DOUBLES))
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) struct Connection {
     /// How much the peer may still ask, offer, and tell of where devices are.
     pub questions: Tokens,
     pub offers: Tokens,
+    pub unheard: Tokens,
     pub words: Tokens,
     /// How much it may be told of that, folders of which it was not told yet, and the last one of those that it was.
     pub telling: Tokens,
@@ -80,6 +81,7 @@ impl Connection {
             last_told: None,
             used_at: now,
             late: false,
+            unheard: Tokens::full(HEARD, now),
             ends: false,
             found: None,
             met: None,
@@ -100,11 +102,20 @@ pub(super) enum Offer {
     /// Encoded records, not looked at.
     Arriving { records: Vec<Vec<u8>>, bytes: usize },
     /// Too much is on its way already: the rest of it is not kept.
-    Skipped,
+    Skipped { bytes: usize },
 }
 
 impl Offer {
-    pub fn bytes(&self) -> usize {
+    /// How much came of it.
+    pub fn came(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Arriving { bytes, .. } | Self::Skipped { bytes } => *bytes,
+        }
+    }
+
+    /// How much of it is kept.
+    pub fn kept(&self) -> usize {
         if let Self::Arriving { bytes, .. } = self { *bytes } else { 0 }
     }
 }
