@@ -441,3 +441,32 @@ fn devices_with_many_folders_learn_where_one_of_them_moved_to_and_no_connection_
     meeting.pass(Duration::from_secs(SHARED));
     assert_eq!((known(&meeting), meeting.closed), (SHARED as usize, 0));
 }
+
+#[test]
+fn seeder_that_takes_out_many_folders_at_once_and_goes_on_keeps_its_connections() {
+    const SHARED: u64 = 150;
+    let mut meeting = Meeting::new(&[StoreKind::Device, StoreKind::Seeder]);
+    let address = meeting.address(SEEDER);
+    let mut held = Vec::new();
+    for at in 0..SHARED {
+        let mut made = Made::new(16_000 + at);
+        made.grant_with(&address, 1 << 40, [0; 80]);
+        held.push((meeting.has(SEEDER, &made, None, &[made.swarm]), made.swarm));
+        let founder = made.founder.clone();
+        let no = meeting.has(DEVICE, &made, Some(&founder), &[made.swarm]);
+        meeting.names(DEVICE, no, SEEDER);
+    }
+    meeting.pass(Duration::from_secs(1));
+    assert_eq!((meeting.in_session(DEVICE), meeting.closed), (SHARED as usize, 0));
+    let hold = |(no, secret): &(FolderNo, [u8; 32])| Input::Folder {
+        no: *no,
+        identity: Identity::Seeder,
+        secrets: vec![Zeroizing::new(*secret)],
+    };
+    held.iter().for_each(|(no, _)| meeting.say(SEEDER, Input::FolderGone { no: *no }));
+    meeting.pass(Duration::from_secs(60));
+    meeting.open.clear();
+    held.iter().for_each(|folder| meeting.say(SEEDER, hold(folder)));
+    meeting.pass(Duration::from_secs(60));
+    assert_eq!((meeting.in_session(DEVICE), meeting.closed), (SHARED as usize, 0));
+}

@@ -61,6 +61,11 @@ impl Engine {
         }
         let mut contact = Contact { peer: me, log, said_ms, addresses, signature: [0; 64] };
         contact.signature = signer(&contact.signed_text(folder.id));
+        // A seeder is told all in one frame.
+        if !folder.contacts.contains_key(&log) && folder.contacts.len() >= CONTACTS_MAX {
+            let oldest = folder.contacts.values().min_by_key(|old| old.said_ms).map(|old| old.log);
+            oldest.and_then(|oldest| folder.contacts.remove(&oldest));
+        }
         folder.contacts.insert(log, contact);
         folder.contacts_news = true;
         self.dirty.insert(no);
@@ -132,9 +137,9 @@ impl Engine {
         for (conn, id) in folder.sessions.clone() {
             let news = self.contacts_for(conn, id);
             let Some(connection) = self.conns.get_mut(&conn) else { continue };
-            // What a session begins with is told at once, and heard at once. What is told later keeps a pace: the address of a
+            // The first word of a folder is told at once, and heard at once. What is told later keeps a pace: the address of a
             // device changes in all its folders at one moment.
-            let later = connection.sessions.get(&id).is_some_and(|session| session.said_contacts);
+            let later = connection.said_contacts.contains(&no);
             if news.is_empty() {
                 continue;
             }
@@ -160,8 +165,9 @@ impl Engine {
     }
 
     fn send_contacts(&mut self, conn: Conn, id: SessionId, news: &[Contact]) {
-        if let Some(session) = self.session(conn, id) {
-            session.said_contacts = true;
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        if let Some(session) = connection.sessions.get_mut(&id) {
+            connection.said_contacts.insert(session.no);
             session.told_contacts.extend(news.iter().map(|contact| (contact.log, contact.said_ms)));
         }
         for contacts in news.chunks(CONTACTS_MAX) {
@@ -189,11 +195,10 @@ impl Engine {
 
     pub(super) fn on_contacts(&mut self, conn: Conn, id: SessionId, contacts: Vec<Contact>, now: Instant) {
         let Some(no) = self.access_folder(conn, id) else { return };
-        let Some(session) = self.session(conn, id) else { return };
-        // Each costs a check of a signature. What a session begins with is bounded as sessions are: two peers may have hundreds
-        // of folders in common.
-        let first = !std::mem::replace(&mut session.heard_contacts, true);
         let Some(connection) = self.conns.get_mut(&conn) else { return };
+        // Each costs a check of a signature. The first word of a folder is bounded as folders are: two peers may have hundreds
+        // in common. A session may begin as often as its peer likes.
+        let first = connection.heard_contacts.insert(no);
         if !first && !connection.words.take(now) {
             // No peer that keeps the pace. A new connection tells them again.
             self.out.push(Output::Close { conn });

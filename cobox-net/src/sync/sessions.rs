@@ -171,10 +171,8 @@ impl Engine {
 
     /// Where both sides open one folder, the connection's dialer wins; `false` when that is us.
     fn yield_to(&mut self, conn: Conn, no: FolderNo, side: Side) -> bool {
-        let Some(connection) = self.conns.get(&conn) else { return false };
-        let mine = connection.sessions.iter().find(|(_, session)| session.no == no);
-        let Some((id, session)) = mine.map(|(id, session)| (*id, session)) else { return true };
-        let busy = !matches!(session.stage, Stage::Refused { .. } | Stage::Offered { .. });
+        let Some((id, stage)) = self.session_on(conn, no) else { return true };
+        let busy = !matches!(stage, Stage::Refused { .. } | Stage::Offered { .. });
         if busy && side == Side::Dialer {
             return false;
         }
@@ -362,7 +360,9 @@ impl Engine {
     pub(super) fn on_close(&mut self, conn: Conn, id: SessionId, now: Instant) {
         let Some(no) = self.session(conn, id).map(|session| session.no) else { return };
         self.drop_session(conn, id);
-        if !self.token(conn, now) {
+        // A seeder that pauses takes all its folders out at once. Each of them once is bounded as they are.
+        let first = self.conns.get_mut(&conn).is_some_and(|connection| connection.left.insert(no));
+        if !first && !self.token(conn, now) {
             self.tally.refuse(Refusal::Session);
             self.out.push(Output::Close { conn });
             return;

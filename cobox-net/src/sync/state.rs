@@ -31,7 +31,7 @@ pub(super) struct Connection {
     pub next_question: u32,
     pub sessions: BTreeMap<SessionId, Session>,
     pub offer: Offer,
-    /// How much the peer may still ask, offer, and tell of where devices are.
+    /// How much the peer may still ask, offer, offer beyond what is heard, and tell of where devices are.
     pub questions: Tokens,
     pub offers: Tokens,
     pub unheard: Tokens,
@@ -40,6 +40,12 @@ pub(super) struct Connection {
     pub telling: Tokens,
     pub untold: BTreeMap<FolderNo, ()>,
     pub last_told: Option<FolderNo>,
+    /// Folders in which the peer told where devices are, those in which it was told, and those that it took out: the first of
+    /// each is heard in any case, and not of each session, of which there may be any number. Both ends reckon alike, so that
+    /// they stay while a folder is away.
+    pub heard_contacts: BTreeSet<FolderNo>,
+    pub said_contacts: BTreeSet<FolderNo>,
+    pub left: BTreeSet<FolderNo>,
     pub used_at: Instant,
     /// It owes us packs, and nothing of them comes.
     pub late: bool,
@@ -75,13 +81,16 @@ impl Connection {
             offer: Offer::None,
             questions: Tokens::full(HEARD, now),
             offers: Tokens::full(HEARD, now),
+            unheard: Tokens::full(HEARD, now),
             words: Tokens::full(HEARD, now),
             telling: Tokens::full(SAID, now),
             untold: BTreeMap::new(),
             last_told: None,
+            heard_contacts: BTreeSet::new(),
+            said_contacts: BTreeSet::new(),
+            left: BTreeSet::new(),
             used_at: now,
             late: false,
-            unheard: Tokens::full(HEARD, now),
             ends: false,
             found: None,
             met: None,
@@ -193,9 +202,6 @@ pub(super) struct Session {
     pub grant_refused: bool,
     /// What came of its grant before.
     pub grant: GrantSaid,
-    /// Whether the peer told contacts in it, and was told any.
-    pub heard_contacts: bool,
-    pub said_contacts: bool,
 }
 
 /// What a peer made of a grant, from one opening of the folder to the next.
@@ -235,8 +241,6 @@ impl Session {
             fetching: 0,
             grant_refused: false,
             grant: GrantSaid::default(),
-            heard_contacts: false,
-            said_contacts: false,
         }
     }
 

@@ -283,6 +283,21 @@ impl Stage {
         Binding { opener: peer, responder: self.me, opener_nonce, responder_nonce, session }
     }
 
+    /// A peer accepts what the engine opens, as its device or as this.
+    pub fn accept(&mut self, puppet: &Puppet, session: SessionId, who: Option<&Proof>) -> Vec<Output> {
+        let [opener_nonce, responder_nonce] = nonces(puppet.conn);
+        let (opener, responder) = (self.me, puppet.peer);
+        let binding = Binding { opener, responder, opener_nonce, responder_nonce, session };
+        let log = log_of(&puppet.key);
+        let device = || {
+            let transcript = binding.transcript(self.made.id(), Speaker::Responder, &log.0);
+            Proof::Member { log, signature: puppet.key.sign(&signed_bytes(&transcript)).to_bytes() }
+        };
+        let who = who.cloned().unwrap_or_else(device);
+        let proof = binding.proof(&self.made.swarm, Speaker::Responder);
+        self.say(puppet, Frame::Accept { session, proof, who })
+    }
+
     /// A peer sends a frame.
     pub fn say(&mut self, from: &Puppet, frame: Frame) -> Vec<Output> {
         self.input(Input::Frame { conn: from.conn, frame })
