@@ -427,8 +427,17 @@ fn newcomer_whose_folder_is_looked_for_is_not_closed_for_a_crowd_from_elsewhere(
     assert!(accepted(&stage.pass(TICK), conn));
 }
 
-/// A seeder has a granted folder not, and says so much of the offer, or nothing; how often it is opened there and offered in five minutes.
-fn asked_again(seed: u64, answer: Option<GrantAnswer>) -> (usize, usize) {
+/// What a seeder says to an offer: also what ends a session, or opens one, and means nothing then.
+#[derive(Clone, Copy, Debug)]
+enum Said {
+    Answer(GrantAnswer),
+    Nothing,
+    RefusesAgain,
+    Accepts,
+}
+
+/// A seeder has a granted folder not, and says this to the offer; how often it is opened there and offered in five minutes.
+fn asked_again(seed: u64, answer: Said) -> (usize, usize) {
     let seeder = key(7);
     let peer = peer_of(&seeder);
     let mut stage = Stage::new(seed, &[]);
@@ -454,10 +463,16 @@ fn asked_again(seed: u64, answer: Option<GrantAnswer>) -> (usize, usize) {
                     opened += 1;
                     Frame::Refuse { session }
                 }
-                Frame::GrantOffer { .. } => {
+                Frame::GrantOffer { session, .. } => {
                     offered += 1;
-                    let Some(answer) = answer else { continue };
-                    Frame::GrantAnswer { folder, answer }
+                    match answer {
+                        Said::Answer(answer) => Frame::GrantAnswer { folder, answer },
+                        Said::Nothing => continue,
+                        Said::RefusesAgain => Frame::Refuse { session },
+                        Said::Accepts => {
+                            Frame::Accept { session, proof: [7; 32], who: cobox_net::wire::Proof::Seeder }
+                        }
+                    }
                 }
                 _ => continue,
             };
@@ -470,21 +485,24 @@ fn asked_again(seed: u64, answer: Option<GrantAnswer>) -> (usize, usize) {
 
 #[test]
 fn folder_whose_grant_is_not_decided_is_opened_ever_more_rarely() {
-    let (opened, offered) = asked_again(9_200, Some(GrantAnswer::Pending));
+    let (opened, offered) = asked_again(9_200, Said::Answer(GrantAnswer::Pending));
     assert!(offered > 3, "it is offered again: {offered} times");
     assert!(opened < 15, "{opened} times in five minutes");
 }
 
 #[test]
 fn folder_that_is_said_to_be_taken_and_is_not_there_is_opened_ever_more_rarely() {
-    let (opened, offered) = asked_again(9_201, Some(GrantAnswer::Accepted));
+    let (opened, offered) = asked_again(9_201, Said::Answer(GrantAnswer::Accepted));
     assert!(offered > 3, "it is offered again: {offered} times");
     assert!(opened < 30, "{opened} times in five minutes");
 }
 
 #[test]
 fn folder_whose_offers_get_no_answer_is_opened_and_offered_ever_more_rarely() {
-    let (opened, offered) = asked_again(9_202, None);
-    assert!(offered > 3, "it is offered again: {offered} times");
-    assert!(opened < 15 && offered < 15, "{opened} times in five minutes, and offered {offered} times");
+    for (at, said) in [Said::Nothing, Said::RefusesAgain, Said::Accepts].into_iter().enumerate() {
+        let (opened, offered) = asked_again(9_202 + at as u64, said);
+        assert!(offered > 3, "it is offered again: {offered} times");
+        let few = opened < 15 && offered < 15;
+        assert!(few, "{said:?}: {opened} times in five minutes, and offered {offered} times");
+    }
 }

@@ -404,6 +404,12 @@ impl Engine {
     }
 
     fn fail_session(&mut self, conn: Conn, id: SessionId, now: Instant) {
+        // What waits to be opened again waits no less for what is said of it meanwhile.
+        let waits =
+            |session: &mut Session| matches!(session.stage, Stage::Refused { .. } | Stage::Offered { .. });
+        if self.session(conn, id).is_none_or(waits) {
+            return;
+        }
         let was_open = self.open_folder(conn, id);
         self.restage(conn, id, Stage::Refused { retry_at: now + REFUSED_WAIT });
         // What it was asked for may come from others.
