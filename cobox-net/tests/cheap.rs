@@ -434,6 +434,8 @@ enum Said {
     Nothing,
     RefusesAgain,
     Accepts,
+    Closes,
+    OpensItself,
 }
 
 /// A seeder has a granted folder not, and says this to the offer; how often it is opened there and offered in five minutes.
@@ -449,7 +451,7 @@ fn asked_again(seed: u64, answer: Said) -> (usize, usize) {
     stage.input(Input::Changed { no });
     stage.input(Input::Peers { no, peers: vec![(peer, vec![tcp(9, 1)])] });
     let conn = stage.dial(peer, place(1));
-    let (mut opened, mut offered) = (0, 0);
+    let (mut opened, mut offered, mut theirs) = (0, 0, 0);
     // The first was opened when it dialed.
     let mut outputs = stage.pass(Duration::from_secs(15));
     for _ in 0..Duration::from_secs(300).as_millis() / TICK.as_millis() {
@@ -469,6 +471,12 @@ fn asked_again(seed: u64, answer: Said) -> (usize, usize) {
                         Said::Answer(answer) => Frame::GrantAnswer { folder, answer },
                         Said::Nothing => continue,
                         Said::RefusesAgain => Frame::Refuse { session },
+                        Said::Closes => Frame::Close { session },
+                        Said::OpensItself => {
+                            theirs += 2;
+                            stage.open(conn, peer, SessionId(theirs), stage.made.swarm);
+                            Frame::Refuse { session: SessionId(theirs) }
+                        }
                         Said::Accepts => {
                             Frame::Accept { session, proof: [7; 32], who: cobox_net::wire::Proof::Seeder }
                         }
@@ -499,7 +507,8 @@ fn folder_that_is_said_to_be_taken_and_is_not_there_is_opened_ever_more_rarely()
 
 #[test]
 fn folder_whose_offers_get_no_answer_is_opened_and_offered_ever_more_rarely() {
-    for (at, said) in [Said::Nothing, Said::RefusesAgain, Said::Accepts].into_iter().enumerate() {
+    let all = [Said::Nothing, Said::RefusesAgain, Said::Accepts, Said::Closes, Said::OpensItself];
+    for (at, said) in all.into_iter().enumerate() {
         let (opened, offered) = asked_again(9_202 + at as u64, said);
         assert!(offered > 3, "it is offered again: {offered} times");
         let few = opened < 15 && offered < 15;

@@ -288,8 +288,8 @@ impl Engine {
 }
 
 impl GrantSaid {
-    /// When to look again.
-    fn retry_at(&self, now: Instant) -> Instant {
+    /// When to look again for a folder that is not there.
+    pub fn retry_at(&self, now: Instant) -> Instant {
         now + REFUSED_WAIT * (1 << self.vain.saturating_sub(1).min(VAIN_DOUBLES))
     }
 }

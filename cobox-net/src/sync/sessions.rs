@@ -144,7 +144,9 @@ impl Engine {
         let id = binding.session;
         let Some(side) = self.conns.get(&conn).map(|connection| connection.side) else { return };
         // Once each folder is opened for nothing; again, over what was theirs, only as often as questions are asked.
-        let again = self.session_on(conn, no).is_some_and(|(other, _)| other.0 % 2 == id.0 % 2);
+        let before = self.session_on(conn, no);
+        let again = before.is_some_and(|(other, _)| other.0 % 2 == id.0 % 2);
+        let grant = before.and_then(|(other, _)| self.session(conn, other)).map(|session| session.grant);
         if again && !self.token(conn, now) {
             self.tally.refuse(Refusal::Session);
             self.out.push(Output::Close { conn });
@@ -164,7 +166,9 @@ impl Engine {
             folder.sessions.insert((conn, id));
         }
         if let Some(connection) = self.conns.get_mut(&conn) {
-            connection.sessions.insert(id, Session::new(no, Stage::Accepted { since: now }, secret_at));
+            let mut session = Session::new(no, Stage::Accepted { since: now }, secret_at);
+            session.grant = grant.unwrap_or_default();
+            connection.sessions.insert(id, session);
         }
         self.send(conn, answer);
     }
@@ -358,7 +362,8 @@ impl Engine {
 
     /// The peer takes no part in the folder any more, or not for now: a peer that is configured is asked again.
     pub(super) fn on_close(&mut self, conn: Conn, id: SessionId, now: Instant) {
-        let Some(no) = self.session(conn, id).map(|session| session.no) else { return };
+        let Some(session) = self.session(conn, id) else { return };
+        let (no, grant) = (session.no, session.grant);
         self.drop_session(conn, id);
         // A seeder that pauses takes all its folders out at once. Each of them once is bounded as they are.
         let first = self.conns.get_mut(&conn).is_some_and(|connection| connection.left.insert(no));
@@ -372,8 +377,9 @@ impl Engine {
         if folder.peers.contains(&connection.peer) {
             let again = SessionId(connection.next_session);
             connection.next_session = connection.next_session.wrapping_add(2);
-            let stage = Stage::Refused { retry_at: now + REFUSED_WAIT };
-            connection.sessions.insert(again, Session::new(no, stage, 0));
+            let mut session = Session::new(no, Stage::Refused { retry_at: grant.retry_at(now) }, 0);
+            session.grant = grant;
+            connection.sessions.insert(again, session);
             folder.sessions.insert((conn, again));
         }
     }
@@ -404,14 +410,14 @@ impl Engine {
     }
 
     fn fail_session(&mut self, conn: Conn, id: SessionId, now: Instant) {
+        let Some(session) = self.session(conn, id) else { return };
         // What waits to be opened again waits no less for what is said of it meanwhile.
-        let waits =
-            |session: &mut Session| matches!(session.stage, Stage::Refused { .. } | Stage::Offered { .. });
-        if self.session(conn, id).is_none_or(waits) {
+        if matches!(session.stage, Stage::Refused { .. } | Stage::Offered { .. }) {
             return;
         }
+        let stage = Stage::Refused { retry_at: session.grant.retry_at(now) };
         let was_open = self.open_folder(conn, id);
-        self.restage(conn, id, Stage::Refused { retry_at: now + REFUSED_WAIT });
+        self.restage(conn, id, stage);
         // What it was asked for may come from others.
         self.dirty.extend(was_open);
     }
