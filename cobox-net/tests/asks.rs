@@ -5,13 +5,18 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cobox_net::sync::{Ask, Conn, Input, Output, Place, Reply, TICK};
+use cobox_net::sync::{Ask, Conn, Failure, Input, Output, Place, Reply, TICK};
 use cobox_net::wire::{ClaimAnswer, Frame, LocatorAnswer, QuestionId, SeedingFrame};
 use cobox_net::{PeerId, RecoverySigner};
 use cobox_store::format::address::SeederAddress;
+use cobox_store::format::entry::LogHead;
+use cobox_store::format::pack::PackRef;
+use cobox_store::format::proof::{Challenge, EntriesDigest, LeafProof, Outboard};
+use cobox_store::format::receipt::{Receipt, live_set_digest};
 use cobox_store::format::seeding::SeedRequest;
-use cobox_store::id::{InviteKey, KemKey, LocatorId, MemberId};
+use cobox_store::id::{InviteKey, KemKey, LocatorId, MemberId, PackId, hash};
 use common::puppet::{Puppet, Stage, key};
+use ed25519_dalek::{Signer as _, SigningKey};
 
 /// How long the engine waits for the answer to a short question before it asks again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -149,4 +154,118 @@ fn answer_over_a_connection_that_is_being_closed_is_asked_for_elsewhere_and_coun
         .iter()
         .any(|output| matches!(output, Output::Reply { ticket: 7, reply: Ok(Reply::Locator(None)) }));
     assert!(replied, "{outputs:?}");
+}
+
+/// What the member knows when the answer of a seeder is judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Knows {
+    /// A release that the seeder had not heard of when it answered.
+    Release,
+    /// The same, and the seeder said so before it was asked.
+    ReleaseBefore,
+    /// That the seeder has heard of a record that is not here.
+    Less,
+    /// What the seeder knows.
+    Same,
+}
+
+/// What a seeder signs that holds these packs and every entry.
+fn receipt(
+    stage: &Stage,
+    seeder: &Puppet,
+    challenge: &Challenge,
+    heads: Vec<LogHead>,
+    live: &[PackId],
+) -> Receipt {
+    let count = |many: usize| u16::try_from(many).expect("few");
+    let mut entries = EntriesDigest::new(&challenge.nonce);
+    for sample in &challenge.entries {
+        let bytes = stage.store.entry_bytes(stage.no, sample.log, sample.seq).expect("reads");
+        entries.add(*sample, &bytes.expect("is here"));
+    }
+    let secret = SigningKey::from_bytes(&hash(&key(2).to_bytes()));
+    let mut receipt = Receipt {
+        folder: stage.made.id(),
+        seeder: seeder.peer.to_bytes(),
+        nonce: challenge.nonce,
+        heads,
+        packs_held: live.len() as u64,
+        packs_lacking: 0,
+        samples_asked: count(challenge.samples.len()),
+        samples_proved: count(challenge.samples.len()),
+        entries_asked: count(challenge.entries.len()),
+        entries_proved: count(challenge.entries.len()),
+        entries_digest: entries.finish(),
+        live_set_digest: live_set_digest(live),
+        time_ms: 5,
+        signature: [0; 64],
+    };
+    receipt.signature = secret.sign(&receipt.signed_bytes()).to_bytes();
+    receipt
+}
+
+/// An honest or a false answer of a seeder over a live set that is not the member's: what the member makes of it.
+fn judged(knows: Knows) -> Result<Reply, Failure> {
+    let founder_packs: Vec<(Outboard, Vec<u8>)> =
+        (0..2).map(|seed| common::bytes(seed, 4096)).map(|bytes| (Outboard::of(&bytes), bytes)).collect();
+    let refs: Vec<PackRef> = founder_packs.iter().map(|(outboard, _)| outboard.pack()).collect();
+    let mut stage = Stage::new(9_700, &[]);
+    let seeder = stage.enter_seeder(&key(2));
+    let founder = stage.made.founder.clone();
+    stage.entries_of(&founder, &refs);
+    let heads = stage.store.log_heads(stage.no).expect("reads");
+    stage.say(&seeder, Frame::LogHeads { session: seeder.session, heads: heads.clone() });
+    let access = |stage: &Stage| stage.store.access(stage.no).expect("reads").heads.clone();
+    let mut said = access(&stage);
+    let release = stage.made.release(1, &refs[..1]);
+    let learn = |stage: &mut Stage| {
+        stage.store.access_add(stage.no, &release).expect("an admin's");
+        stage.input(Input::Changed { no: stage.no });
+    };
+    match knows {
+        Knows::ReleaseBefore => learn(&mut stage),
+        Knows::Less => said = vec![release.hash()],
+        Knows::Release | Knows::Same => {}
+    }
+    stage.say(&seeder, Frame::AccessHeads { session: seeder.session, heads: said });
+    let no = stage.no;
+    let outputs = ask(&mut stage, seeder.peer, Ask::Audit { no, entropy: [1; 32] });
+    if knows == Knows::Release {
+        learn(&mut stage);
+    }
+    let question = asked(&outputs, seeder.conn);
+    let [Frame::Challenge { session, question, challenge }] = &question[..] else { panic!("{question:?}") };
+    let (session, question) = (*session, *question);
+    let proofs = challenge.samples.iter().map(|sample| {
+        let (outboard, bytes) =
+            founder_packs.iter().find(|(it, _)| it.pack() == sample.pack).expect("its own");
+        Some(outboard.prove_leaf(sample.leaf, bytes).expect("it is there"))
+    });
+    let proofs: Vec<Option<LeafProof>> = proofs.collect();
+    for (at, part) in proofs.chunks(200).enumerate() {
+        let first = u16::try_from(200 * at).expect("few");
+        stage.say(&seeder, Frame::Proofs { session, question, first, proofs: part.to_vec() });
+    }
+    // The seeder that knows as much answers over one pack, and keeps the other to itself.
+    let mut live: Vec<PackId> = refs.iter().map(|pack| pack.id).collect();
+    if matches!(knows, Knows::Same | Knows::Less) {
+        live.remove(0);
+    }
+    live.sort_unstable();
+    let receipt = receipt(&stage, &seeder, challenge, heads, &live);
+    let outputs = stage.say(&seeder, Frame::Receipt { session, question, receipt: receipt.encode() });
+    let reply = outputs.into_iter().find_map(|output| match output {
+        Output::Reply { ticket: 7, reply } => Some(reply),
+        _ => None,
+    });
+    reply.expect("it was judged")
+}
+
+#[test]
+fn answer_over_other_releases_than_are_known_here_is_no_lie_and_one_over_the_same_is() {
+    for knows in [Knows::Release, Knows::ReleaseBefore, Knows::Less] {
+        let reply = judged(knows);
+        assert!(matches!(reply, Ok(Reply::Receipt(_))), "{knows:?}: {:?}", reply.err());
+    }
+    assert!(matches!(judged(Knows::Same), Err(Failure::WrongReceipt)));
 }

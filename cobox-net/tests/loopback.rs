@@ -12,6 +12,7 @@ use cobox_net::seeder::commands::{Answer, Request, ask_running};
 use cobox_net::{Error, SessionState, Transport};
 use cobox_store::blind::{Batch, Durability, PackStatus, Table, key as table_key};
 use cobox_store::format::access::BOX_BYTES;
+use cobox_store::format::receipt::live_set_digest;
 use cobox_store::id::{LocatorId, MemberId};
 use common::{Made, Member, Seeding, bytes, until};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -500,4 +501,41 @@ fn eight_members_that_audit_one_seeder_at_one_moment_all_have_their_proof() {
     });
     assert_eq!(proofs, [true; 16]);
     members.iter().for_each(|member| member.node.shutdown());
+}
+
+/// Writes, releases and audits at once, again and again: whether each answer was taken for what it is.
+#[test]
+fn audit_in_the_moment_of_a_release_takes_an_honest_seeder_for_no_liar() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let seeder = Seeding::new(dir.path(), TCP);
+    let mut made = Made::new(60);
+    made.grant(&seeder.address(), 1 << 30);
+    let key = made.founder.clone();
+    let mut member = Member::new(&made, &key, &[]);
+    member.node.set_peers(member.no, vec![seeder.address()]);
+    let rounds = if std::env::var_os("COBOX_SOAK").is_some() { 2_000 } else { 40 };
+    let (mut proved, mut behind) = (0, 0);
+    for round in 0..rounds {
+        if round % 20 == 19 {
+            // A peer answers 64 questions over one connection, and then four a second.
+            member.restart();
+            member.node.set_peers(member.no, vec![seeder.address()]);
+        }
+        let packs = member.write(&[bytes(3 * round, 4096), bytes(3 * round + 1, 64 << 10)]);
+        member.wait_caught_up(seeder.peer());
+        let release = made.release(member.seq, &packs[..1]);
+        member.store.access_add(member.no, &release).expect("an admin's");
+        // The seeder may or may not have heard of it.
+        for _ in 0..2 {
+            let receipt = member.node.audit(member.no, seeder.peer()).expect("it holds everything");
+            let mut live = Vec::new();
+            member.store.packs_live(member.no, &mut |pack, _| live.push(pack.id)).expect("reads");
+            live.sort_unstable();
+            let covers = receipt.live_set_digest == live_set_digest(&live);
+            *(if covers { &mut proved } else { &mut behind }) += 1;
+        }
+    }
+    println!("{proved} proofs of what is live, {behind} of what was");
+    assert!(proved > 0 && proved + behind == 2 * rounds);
+    member.node.shutdown();
 }

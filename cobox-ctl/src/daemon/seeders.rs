@@ -175,7 +175,12 @@ impl Daemon {
         let live = state.live_set()?;
         let before = self.moment(state, peer_id)?;
         let started = Instant::now();
-        let receipt = match self.node.audit(state.no(), peer_id) {
+        let asked = match self.node.audit(state.no(), peer_id) {
+            // A release may have reached the seeder in the moment of its answer: what it says twice it means.
+            Err(NetError::WrongReceipt { .. }) => self.node.audit(state.no(), peer_id),
+            answer => answer,
+        };
+        let receipt = match asked {
             Ok(receipt) => receipt,
             Err(error) if is_on_its_way(&error, &before, &self.moment(state, peer_id)?) => {
                 return Ok(still_sending(state, peer_id));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cobox_store::blind::locators::Leaver;
 use cobox_store::blind::owners::Outcome;
 use cobox_store::blind::receipts::EntriesProof;
+use cobox_store::format::HEADS_MAX;
 use cobox_store::format::access::{Record, UnverifiedRecord};
 use cobox_store::format::entry::LogHead;
 use cobox_store::format::invite::JoinRequest;
@@ -15,7 +16,7 @@ use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::{Challenge, LeafProof};
 use cobox_store::format::receipt::{Receipt, UnverifiedReceipt, live_set_digest};
 use cobox_store::format::seeding::SeedRequest;
-use cobox_store::id::{FolderId, FolderNo, LocatorId, LogId, PackId};
+use cobox_store::id::{FolderId, FolderNo, LocatorId, LogId, PackId, RecordHash};
 
 use super::handshake::{Binding, Speaker};
 use super::state::Connection;
@@ -107,6 +108,8 @@ pub(super) struct Asked {
     /// What was sent, and when last, where it costs the peer little to hear it twice; it answers both the same.
     sent: Option<(Frame, Instant)>,
     challenge: Option<(Challenge, EntriesProof)>,
+    /// The access log's heads when it was asked, where the peer told the same.
+    access: Option<Vec<RecordHash>>,
     proofs: BTreeMap<usize, Option<LeafProof>>,
     records: Vec<Record>,
 }
@@ -209,6 +212,7 @@ impl Engine {
             session,
             sent: None,
             challenge: None,
+            access: None,
             proofs: BTreeMap::new(),
             records: Vec::new(),
         };
@@ -224,6 +228,7 @@ impl Engine {
                 let mut challenge = Challenge::draw(&self.live(*no)?, &heads, entropy);
                 let honest = self.store.challenge_entries(*no, &mut challenge).map_err(|_| Failure::Store)?;
                 asked.challenge = Some((challenge.clone(), honest));
+                asked.access = self.agreed_access(*no, conn, session);
                 Frame::Challenge { session, question, challenge }
             }
             Ask::LocatorPut(locator) => Frame::LocatorPut { question, locator: locator.clone() },
@@ -468,9 +473,11 @@ impl Engine {
         if (receipt.entries_proved, receipt.entries_digest) != (honest.proved, honest.digest) {
             return Err(Failure::EntriesNotProved);
         }
-        // Where both hold the same entries, the live set is the same, and so must be its digest.
+        // Where both hold the same entries and know the same releases, the live set is the same, and so must be its
+        // digest. One over other releases proves nothing of what is live here, and is no lie.
         let heads: Vec<LogHead> = self.store.log_heads(*no).map_err(|_| Failure::Store)?;
-        if heads == receipt.heads {
+        let access = self.agreed_access(*no, asked.conn, asked.session);
+        if heads == receipt.heads && access.is_some() && access == asked.access {
             let live = self.live(*no)?;
             if receipt.packs_lacking == 0
                 && receipt.live_set_digest != live_set_digest(live.iter().map(|pack| &pack.id))
@@ -483,6 +490,13 @@ impl Engine {
             self.store.receipt_put(*no, &receipt).map_err(|_| Failure::Store)?;
         }
         Ok(Reply::Receipt(Box::new(receipt)))
+    }
+
+    /// The heads of the access log here, where a peer told the same ones last.
+    fn agreed_access(&self, no: FolderNo, conn: Conn, id: SessionId) -> Option<Vec<RecordHash>> {
+        let said = self.conns.get(&conn)?.sessions.get(&id)?.said_access.as_ref()?;
+        let access = self.store.access(no).ok()?;
+        access.heads.iter().take(HEADS_MAX).eq(said).then(|| said.clone())
     }
 
     /// Whether each of `claimed` is an entry that is here.

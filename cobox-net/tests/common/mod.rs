@@ -27,8 +27,9 @@ use cobox_store::format::entry::{Entry, Header, LogHead};
 use cobox_store::format::membership::{OpenInvite, WRAPPED_LABEL_KEY_BYTES};
 use cobox_store::format::pack::PackRef;
 use cobox_store::format::proof::Outboard;
+use cobox_store::format::release::Release;
 use cobox_store::id::{
-    EntryHash, EpochId, FolderId, FolderNo, InviteKey, KemKey, LogId, MemberId, RecordHash, hash,
+    EntryHash, EpochId, FolderId, FolderNo, InviteKey, KemKey, LogId, MemberId, PackId, RecordHash, hash,
 };
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
@@ -146,6 +147,14 @@ impl Made {
     /// Removes a device, whose log ends here.
     pub fn remove(&mut self, last: LogHead) -> Record {
         self.sign(Act::RemoveDevice { last })
+    }
+
+    /// Releases these packs, as far as the founder's log listed them up to `seq`.
+    pub fn release(&mut self, seq: u64, packs: &[PackRef]) -> Record {
+        let mut packs: Vec<PackId> = packs.iter().map(|pack| pack.id).collect();
+        packs.sort_unstable();
+        let log = LogId(self.founder.verifying_key().to_bytes());
+        self.sign(Act::Release(Release { cut: vec![(log, seq)], packs, young: Vec::new() }))
     }
 
     /// Opens an invite.
@@ -307,7 +316,12 @@ impl Member {
     }
 
     pub fn wait_caught_up(&self, peer: PeerId) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        self.wait_for(peer, Duration::from_secs(60));
+    }
+
+    /// The same where it may take longer.
+    pub fn wait_for(&self, peer: PeerId, most: Duration) {
+        let deadline = Instant::now() + most;
         while !self.peer(peer).is_some_and(|status| status.is_caught_up()) {
             assert!(Instant::now() < deadline, "never caught up: {:#?}", self.peer(peer));
             std::thread::sleep(Duration::from_millis(2));

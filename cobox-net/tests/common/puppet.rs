@@ -313,6 +313,11 @@ impl Stage {
         self.take_chain(key, 1, &|_| (0..packs).map(pack).collect());
     }
 
+    /// Takes a device's first entry, which lists these packs.
+    pub fn entries_of(&mut self, key: &SigningKey, packs: &[PackRef]) {
+        self.take_chain(key, 1, &|_| packs.to_vec());
+    }
+
     /// Takes a device's first entry, which lists this pack.
     pub fn entry_of_pack(&mut self, key: &SigningKey, pack: PackRef) {
         self.take_chain(key, 1, &|_| vec![pack]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use super::pack_info::State;
+use super::pack_info::{PackInfo, State};
 use super::store::Store;
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
@@ -105,6 +105,11 @@ impl Store {
             if !sound {
                 unsound.push(index);
             }
+        }
+        // It may have been freed while it was read, and come again: its row goes before its slices do.
+        let same = |now: PackInfo| now.ordinal == info.ordinal;
+        if !unsound.is_empty() && !self.pack_info(no, id)?.is_some_and(same) {
+            return Ok(None);
         }
         Ok(Some((pack, unsound)))
     }

@@ -9,7 +9,11 @@ use cobox_store::blind::{Store, StoreKind};
 use cobox_store::format::access::{Act, Device, NewEpoch, Record, Role, SEALED_LABEL_BYTES, Unsigned};
 use cobox_store::format::entry::{Entry, Header};
 use cobox_store::format::pack::PackRef;
-use cobox_store::id::{EntryHash, EpochId, FolderId, FolderNo, KemKey, LogId, MemberId, RecordHash, hash};
+use cobox_store::format::proof::Outboard;
+use cobox_store::format::release::Release;
+use cobox_store::id::{
+    EntryHash, EpochId, FolderId, FolderNo, KemKey, LogId, MemberId, PackId, RecordHash, hash,
+};
 use ed25519_dalek::{Signer as _, SigningKey};
 
 /// An open store and the device that writes to it.
@@ -40,6 +44,27 @@ impl Folder {
 
     pub fn log(&self) -> LogId {
         LogId(self.key.verifying_key().to_bytes())
+    }
+
+    /// Stores these packs and an entry that lists them.
+    pub fn add(&self, packs: &[Vec<u8>]) -> Vec<PackRef> {
+        let packs: Vec<(Outboard, Vec<u8>)> =
+            packs.iter().map(|bytes| (Outboard::of(bytes), bytes.clone())).collect();
+        let refs: Vec<PackRef> = packs.iter().map(|(outboard, _)| outboard.pack()).collect();
+        self.store.packs_put(self.no, &packs).expect("stored");
+        self.store.entry_add(self.no, &self.next_entry(&refs, b"")).expect("taken");
+        refs
+    }
+
+    /// Releases these packs, as far as entries until now list them.
+    pub fn release(&self, packs: &[PackRef]) {
+        let mut packs: Vec<PackId> = packs.iter().map(|pack| pack.id).collect();
+        packs.sort_unstable();
+        let head = self.store.log_head(self.no, self.log()).expect("head is read").expect("it wrote");
+        let act = Act::Release(Release { cut: vec![(head.log, head.seq)], packs, young: Vec::new() });
+        let heads = self.store.access(self.no).expect("access is read").heads.clone();
+        let record = sign(&self.key, self.id, heads, act);
+        self.store.access_add(self.no, &record).expect("an admin's");
     }
 
     /// The entry that continues the log as it is stored.
