@@ -8,6 +8,7 @@ use super::store::Store;
 use super::tables::{Table, key};
 use crate::error::{Error, Result};
 use crate::format::pack::PackRef;
+use crate::format::proof::Outboard;
 use crate::id::{FolderNo, PackId};
 
 /// Packs listed at a time: the check of a pack takes far longer than a seek, and the list stays small.
@@ -89,15 +90,24 @@ impl Store {
         }
         let pack = PackRef { id, size: info.size };
         let indices = 0..crate::format::proof::slice_count(info.size);
-        let outboard = match self.outboard(no, id) {
-            Ok(Some(outboard)) => outboard,
+        let unsound = match self.outboard(no, id) {
+            Ok(Some(outboard)) => self.unsound_slices(&info, &outboard)?,
             Ok(None) => return Ok(None),
-            Err(Error::PackDamaged(_)) => return Ok(Some((pack, indices.collect()))),
+            Err(Error::PackDamaged(_)) => indices.collect(),
             Err(error) => return Err(error),
         };
+        // It may have been freed while it was read, and come again: its row goes before its slices do.
+        let same = |now: PackInfo| now.ordinal == info.ordinal;
+        if !unsound.is_empty() && !self.pack_info(no, id)?.is_some_and(same) {
+            return Ok(None);
+        }
+        Ok(Some((pack, unsound)))
+    }
+
+    fn unsound_slices(&self, info: &PackInfo, outboard: &Outboard) -> Result<Vec<u64>> {
         let mut unsound = Vec::new();
-        for index in indices {
-            let sound = match self.slice_of(&info, id, index) {
+        for index in 0..crate::format::proof::slice_count(info.size) {
+            let sound = match self.slice_of(info, outboard.pack().id, index) {
                 Ok(slice) => slice.is_some_and(|bytes| outboard.slice_matches(index, &bytes)),
                 Err(Error::PackDamaged(_)) => false,
                 Err(error) => return Err(error),
@@ -106,11 +116,6 @@ impl Store {
                 unsound.push(index);
             }
         }
-        // It may have been freed while it was read, and come again: its row goes before its slices do.
-        let same = |now: PackInfo| now.ordinal == info.ordinal;
-        if !unsound.is_empty() && !self.pack_info(no, id)?.is_some_and(same) {
-            return Ok(None);
-        }
-        Ok(Some((pack, unsound)))
+        Ok(unsound)
     }
 }
