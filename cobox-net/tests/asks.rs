@@ -216,6 +216,12 @@ fn judged(knows: Knows) -> Result<Reply, Failure> {
     let heads = stage.store.log_heads(stage.no).expect("reads");
     stage.say(&seeder, Frame::LogHeads { session: seeder.session, heads: heads.clone() });
     let access = |stage: &Stage| stage.store.access(stage.no).expect("reads").heads.clone();
+    let live_here = |stage: &Stage| {
+        let mut live = Vec::new();
+        stage.store.packs_live(stage.no, &mut |pack, _| live.push(pack.id)).expect("reads");
+        live.sort_unstable();
+        live
+    };
     let mut said = access(&stage);
     let release = stage.made.release(1, &refs[..1]);
     let learn = |stage: &mut Stage| {
@@ -234,6 +240,11 @@ fn judged(knows: Knows) -> Result<Reply, Failure> {
         learn(&mut stage);
     }
     let question = asked(&outputs, seeder.conn);
+    if let [Frame::Challenge { challenge, .. }] = &question[..] {
+        // It proved all of that a while ago.
+        let earlier = receipt(&stage, &seeder, challenge, heads.clone(), &live_here(&stage));
+        stage.store.receipt_put(no, &earlier).expect("puts");
+    }
     let [Frame::Challenge { session, question, challenge }] = &question[..] else { panic!("{question:?}") };
     let (session, question) = (*session, *question);
     let proofs = challenge.samples.iter().map(|sample| {
@@ -258,6 +269,10 @@ fn judged(knows: Knows) -> Result<Reply, Failure> {
         Output::Reply { ticket: 7, reply } => Some(reply),
         _ => None,
     });
+    // However it was judged: nothing that is kept proves what is live here.
+    let kept = stage.store.receipts(stage.no).expect("reads");
+    let digest = live_set_digest(&live_here(&stage));
+    assert!(kept.iter().all(|kept| kept.receipt.live_set_digest != digest), "{knows:?}: {kept:?}");
     reply.expect("it was judged")
 }
 

@@ -56,6 +56,15 @@ pub(crate) struct SeederNotes {
     /// What the last audit covered, and when, in milliseconds since 1970: a file's copies are
     /// known while newer ones travel.
     pub proved: Option<(Arc<LiveSet>, u64)>,
+    /// Since when it says that it holds everything, and each answer is a proof of something else.
+    pub unlike: Option<Instant>,
+}
+
+impl SeederNotes {
+    /// Its answer did not hold: what it proved before counts for nothing any more.
+    pub fn disprove(&mut self) {
+        (self.proved, self.done.proved) = (None, None);
+    }
 }
 
 /// What was done with a seeder in one session.

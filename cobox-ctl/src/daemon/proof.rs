@@ -200,7 +200,7 @@ pub(crate) fn reaches(receipt: &Receipt, heads: &[LogHead]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use cobox_store::id::{EntryHash, FolderId, LogId};
 
     use super::*;
@@ -209,7 +209,7 @@ mod tests {
         LogHead { log: LogId([log; 32]), seq, hash: EntryHash([u8::try_from(seq).expect("small"); 32]) }
     }
 
-    fn live(heads: Vec<LogHead>) -> LiveSet {
+    pub fn live(heads: Vec<LogHead>) -> LiveSet {
         let packs: BTreeSet<PackId> = [PackId([1; 32]), PackId([2; 32])].into();
         let digest = live_set_digest(&packs);
         LiveSet {

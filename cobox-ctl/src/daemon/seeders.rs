@@ -26,6 +26,9 @@ const ADD_POLL: Duration = Duration::from_millis(100);
 /// How long a folder may be waiting before `seeder add` says that somebody has to accept it: a seeder that takes it by
 /// its rule answers so within moments, but not at first.
 const RULE_WAIT: Duration = Duration::from_secs(2);
+/// One who says that it holds everything may prove something else for so long without a word to anybody: a release or an
+/// entry of which only one of the two has heard travels in moments.
+const UNLIKE_MAX: Duration = Duration::from_secs(5 * 60);
 
 impl Daemon {
     /// Gives the network a folder's newest secrets and seeders, if the access log moved since.
@@ -186,16 +189,26 @@ impl Daemon {
                 return Ok(still_sending(state, peer_id));
             }
             Err(error) => {
+                let is_disproved = is_disproof(&error);
                 let problem = Problem::from(error);
-                state.seeders.lock().entry(peer_id).or_default().problem = Some(problem.message.clone());
+                let mut seeders = state.seeders.lock();
+                let notes = seeders.entry(peer_id).or_default();
+                notes.problem = Some(problem.message.clone());
+                if is_disproved {
+                    notes.disprove();
+                }
                 return Err(problem);
             }
         };
+        let after = self.moment(state, peer_id)?;
         let now = state.live_set()?;
         let proved = [live, now].into_iter().find(|live| covers(&receipt, live));
+        let is_unlike = proved.is_none() && receipt.packs_lacking == 0 && after.is_whole_as(&before);
         let mut seeders = state.seeders.lock();
         let notes = seeders.entry(peer_id).or_default();
-        notes.problem = None;
+        let lacks = || format!("It lacks {}.", crate::render::units::packs(receipt.packs_lacking));
+        notes.problem = is_for_long(&mut notes.unlike, is_unlike, started).then(|| UNLIKE.to_owned());
+        let problem = (receipt.packs_lacking > 0).then(lacks).or_else(|| notes.problem.clone());
         if let Some(live) = &proved {
             notes.proved = Some((Arc::clone(live), now_ms()));
             notes.done.proved = Some(started);
@@ -209,8 +222,7 @@ impl Daemon {
             samples: u64::from(receipt.samples_asked) + u64::from(receipt.entries_asked),
             proved: u64::from(receipt.samples_proved) + u64::from(receipt.entries_proved),
             time_ms: now_ms(),
-            problem: (receipt.packs_lacking > 0)
-                .then(|| format!("It lacks {}.", crate::render::units::packs(receipt.packs_lacking))),
+            problem,
         })
     }
 }
@@ -226,6 +238,30 @@ enum Said {
 struct Moment {
     live: Arc<BTreeSet<PackId>>,
     said: Said,
+}
+
+impl Moment {
+    /// Whether the peer said that it holds everything, then and now, and nothing else was live.
+    fn is_whole_as(&self, before: &Self) -> bool {
+        (self.said, before.said) == (Said::Whole, Said::Whole) && self.live == before.live
+    }
+}
+
+const UNLIKE: &str = "It says that it holds everything, but for more than five minutes its proofs were of something else \
+     than what is live here. Ask its owner, and count on no copy there.";
+
+/// Whether something that `is` so now has been at each look for longer than [`UNLIKE_MAX`]; `since` is when that began.
+fn is_for_long(since: &mut Option<Instant>, is: bool, now: Instant) -> bool {
+    *since = since.or(Some(now)).filter(|_| is);
+    since.is_some_and(|since| now.saturating_duration_since(since) > UNLIKE_MAX)
+}
+
+/// Whether an answer shows that a seeder does not hold what it said.
+fn is_disproof(error: &NetError) -> bool {
+    matches!(
+        error,
+        NetError::NotProved { .. } | NetError::EntriesNotProved { .. } | NetError::WrongReceipt { .. }
+    )
 }
 
 /// Whether what an audit missed may just be on its way: more was written while the peer was asked, or it says itself
@@ -272,6 +308,8 @@ pub(crate) fn parse_address(text: &str) -> Outcome<SeederAddress> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::folder::{Done, SeederNotes};
+    use super::super::proof::tests::live;
     use super::*;
 
     fn moment(packs: &[u8], said: Said) -> Moment {
@@ -288,5 +326,33 @@ mod tests {
         assert!(is_on_its_way(&missed, &one, &moment(&[1], Said::Lacks)));
         assert!(!is_on_its_way(&missed, &one, &one), "it said that it has everything");
         assert!(!is_on_its_way(&NetError::WrongReceipt { peer }, &one, &two));
+    }
+
+    #[test]
+    fn seeder_that_says_it_is_whole_and_proves_something_else_is_told_of_after_minutes() {
+        let (start, mut since) = (Instant::now(), None);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let most = u64::try_from(UNLIKE_MAX.as_millis()).expect("small");
+        let whole = moment(&[1], Said::Whole);
+        assert!(whole.is_whole_as(&moment(&[1], Said::Whole)));
+        assert!(!whole.is_whole_as(&moment(&[1], Said::Lacks)), "it is still being sent");
+        assert!(!whole.is_whole_as(&moment(&[2], Said::Whole)), "something was released or written");
+        assert!(!is_for_long(&mut since, true, at(0)) && !is_for_long(&mut since, true, at(most)));
+        assert!(is_for_long(&mut since, true, at(most + 1)));
+        assert!(!is_for_long(&mut since, false, at(most + 2)), "it proved what is live");
+        assert!(!is_for_long(&mut since, true, at(most + 3)), "it begins anew");
+    }
+
+    #[test]
+    fn answer_that_does_not_hold_takes_with_it_what_was_proved_before() {
+        let peer = PeerId::of_key([7; 32]);
+        let lost = NetError::NotProved { peer, pack: PackId([1; 32]) };
+        let wrong = [lost, NetError::EntriesNotProved { peer }, NetError::WrongReceipt { peer }];
+        assert!(wrong.iter().all(is_disproof) && !is_disproof(&NetError::ShutDown));
+        let done = Done { proved: Some(Instant::now()), ..Done::default() };
+        let proved = Some((Arc::new(live(Vec::new())), 5));
+        let mut notes = SeederNotes { proved, done, ..SeederNotes::default() };
+        notes.disprove();
+        assert!(notes.proved.is_none() && notes.done.proved.is_none());
     }
 }
