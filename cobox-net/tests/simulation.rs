@@ -521,6 +521,10 @@ fn strangers_offers_are_heard_one_at_a_time_and_never_looked_into() {
     step(Input::OfferWeighed { peer: stranger });
     let closed = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::Close { .. }));
     assert!(closed(&step(offer(&[7; 300], Last))), "no folder begins like that");
+    assert!(step(offer(&genesis, More)).is_empty());
+    let session = cobox_net::wire::SessionId(1);
+    let nothing = Frame::GrantOffer { session, part: More, records: Vec::new() };
+    assert!(closed(&step(Input::Frame { conn, frame: nothing })), "it could go on for ever");
     // What is offered beyond is not heard, and ends nothing as long as it is not much: a peer may have many folders that are
     // not here.
     let (mut heard, mut unheard) = (0, 0);

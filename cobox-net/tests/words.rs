@@ -40,6 +40,8 @@ fn begin_anew(stage: &mut Stage, puppet: &Puppet, who: Option<&Proof>) -> (usize
             break;
         }
         stage.say(puppet, Frame::Refuse { session });
+        // To say first that it thinks about it makes nothing of it an answer to an offer.
+        stage.say(puppet, Frame::GrantAnswer { folder, answer: GrantAnswer::Pending });
         let answer = GrantAnswer::Accepted;
         let outputs = stage.say(puppet, Frame::GrantAnswer { folder, answer });
         let Some(ours) = opened(&outputs) else { continue };

@@ -19,6 +19,9 @@ use crate::rotation::next_behind;
 use crate::status::PeerKind;
 use crate::wire::{CONTACTS_MAX, Contact, Frame, SessionId};
 
+/// Folders that are looked at in a tick of which there is nothing to tell by now.
+const EMPTY_MAX: usize = 64;
+
 /// Who told a contact.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Teller {
@@ -179,15 +182,23 @@ impl Engine {
     pub(super) fn tell_late_contacts(&mut self, now: Instant) {
         let waits = self.conns.iter().filter(|(_, connection)| !connection.untold.is_empty());
         for conn in waits.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+            // A folder of which there is nothing to tell by now costs nothing of the pace, but some of a tick.
+            let mut empty = 0;
             while let Some(connection) = self.conns.get_mut(&conn)
                 && !connection.untold.is_empty()
+                && empty < EMPTY_MAX
                 && connection.telling.take(now)
                 && let Some(no) = next_behind(&connection.untold, &mut connection.last_told)
             {
                 connection.untold.remove(&no);
                 let session = self.session_on(conn, no).map(|(id, _)| (id, self.contacts_for(conn, id)));
-                if let Some((id, news)) = session {
-                    self.send_contacts(conn, id, &news);
+                match session.filter(|(_, news)| !news.is_empty()) {
+                    Some((id, news)) => self.send_contacts(conn, id, &news),
+                    None => {
+                        empty += 1;
+                        let connection = self.conns.get_mut(&conn);
+                        connection.into_iter().for_each(|connection| connection.telling.give_back());
+                    }
                 }
             }
         }

@@ -28,7 +28,6 @@ const VAIN_DOUBLES: u32 = 4;
 
 impl Engine {
     pub(super) fn on_grant_offer(&mut self, conn: Conn, part: Part, records: Vec<Vec<u8>>, now: Instant) {
-        let arriving: usize = self.conns.values().map(|connection| connection.offer.kept()).sum();
         let Some(connection) = self.conns.get(&conn) else { return };
         let peer = connection.peer;
         let fresh = matches!(connection.offer, Offer::None);
@@ -37,8 +36,14 @@ impl Engine {
         let Some(connection) = self.conns.get_mut(&conn) else { return };
         let heard = !fresh || connection.offers.take(now);
         let much = !heard && !connection.unheard.take(now);
-        // A look at what costs nothing to see.
-        let wrong = fresh && heard && !records.first().is_some_and(|first| begins(first));
+        // A look at what costs nothing to see. A part that brings nothing and says that more follows could go on for ever.
+        let empty = part == Part::More && records.is_empty();
+        let wrong = empty || fresh && heard && !records.first().is_some_and(|first| begins(first));
+        let listens = heard && !matches!(connection.offer, Offer::Skipped { .. });
+        let arriving: usize = match listens {
+            true => self.conns.values().map(|connection| connection.offer.kept()).sum(),
+            false => 0,
+        };
         let deciding = self.deciding.contains(&peer);
         let Some(connection) = self.conns.get_mut(&conn) else { return };
         connection.used_at = now;
@@ -277,7 +282,10 @@ impl Engine {
                 self.open(conn, no, 0, now);
             }
             GrantAnswer::Pending => {
-                session.stage = Stage::Offered { retry_at: session.grant.retry_at(now) };
+                // It makes no offer of one that was none: an `Accepted` behind it would cost nothing.
+                let retry_at = session.grant.retry_at(now);
+                session.stage =
+                    if offered { Stage::Offered { retry_at } } else { Stage::Refused { retry_at } };
             }
             GrantAnswer::Refused => {
                 session.grant_refused = true;

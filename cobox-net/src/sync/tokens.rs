@@ -41,6 +41,11 @@ impl Tokens {
         self.left = self.left.saturating_sub(1);
         granted
     }
+
+    /// Gives back one that was taken for nothing.
+    pub fn give_back(&mut self) {
+        self.left = self.left.saturating_add(1).min(self.pace.most);
+    }
 }
 
 #[cfg(test)]

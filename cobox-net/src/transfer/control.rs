@@ -135,6 +135,13 @@ impl Outbox {
         let full = self.queue.bytes.fetch_add(queued.cost(), Ordering::Relaxed) > OUTBOX_BYTES_MAX;
         let too_much = reader == Reader::Stranger
             && self.queue.strange.fetch_add(queued.cost(), Ordering::Relaxed) > STRANGER_BYTES_MAX;
+        if too_much && !full && matches!(frame, Frame::Refuse { .. }) {
+            // Who opens thousands of folders that are not here, over a line that does not take the answers: it opens what got
+            // none again.
+            self.queue.bytes.fetch_sub(queued.cost(), Ordering::Relaxed);
+            self.queue.strange.fetch_sub(queued.cost(), Ordering::Relaxed);
+            return Ok(());
+        }
         if full || too_much {
             return Err(Overflow(reader));
         }
@@ -474,12 +481,24 @@ mod tests {
 
     #[test]
     fn answers_that_nobody_reads_are_counted_at_what_they_take_and_a_strangers_are_few() {
-        let refusal = Frame::Refuse { session: SessionId(2) };
-        let cost = refusal.encode().len() + FRAME_COST;
+        let wait = Frame::JoinWait { session: SessionId(2) };
+        let cost = wait.encode().len() + FRAME_COST;
         let (member, _end) = outbox();
-        assert_eq!(unread(&member, Reader::Member, &refusal), OUTBOX_BYTES_MAX / cost + 1);
+        assert_eq!(unread(&member, Reader::Member, &wait), OUTBOX_BYTES_MAX / cost + 1);
         let (stranger, _end) = outbox();
-        assert_eq!(unread(&stranger, Reader::Stranger, &refusal), STRANGER_BYTES_MAX / cost + 1);
+        assert_eq!(unread(&stranger, Reader::Stranger, &wait), STRANGER_BYTES_MAX / cost + 1);
+    }
+
+    #[test]
+    fn refusals_of_thousands_of_folders_that_a_slow_line_does_not_take_end_nothing_and_take_no_more_memory() {
+        let refusal = Frame::Refuse { session: SessionId(2) };
+        let (outbox, mut end) = outbox();
+        (0..10_000).for_each(|at| assert!(outbox.send(&refusal, Reader::Stranger).is_ok(), "{at}"));
+        let cost = refusal.encode().len() + FRAME_COST;
+        let left = [&outbox.queue.bytes, &outbox.queue.strange].map(|left| left.load(Ordering::Relaxed));
+        assert_eq!(left, [(STRANGER_BYTES_MAX / cost + 1) * cost; 2]);
+        let queued = std::iter::from_fn(|| end.receiver.try_recv().ok()).count();
+        assert_eq!(queued, STRANGER_BYTES_MAX / cost + 1);
     }
 
     #[test]
