@@ -348,3 +348,39 @@ fn tiny_entries_and_packs_stop_at_the_quota() {
     assert!(disk < lawful + OVERHEAD_BYTES, "{disk} bytes on the disk");
     rig.assert_sound();
 }
+
+/// The other half of it: a million entries that the quota allows. All are taken, and cost the seeder no memory for each.
+#[test]
+fn million_tiny_entries_within_the_quota_are_taken_and_leave_memory_and_others_their_place() {
+    /// What RocksDB keeps beside the data: its logs, files that a compaction is about to drop, and rows of an index.
+    const OVERHEAD_BYTES: u64 = 128 << 20;
+    let entries: u64 = if std::env::var_os("COBOX_SOAK").is_some() { 1_000_000 } else { 5_000 };
+    let rig = Rig::new();
+    let mut other = rig.member(5, 1 << 30);
+    let alone = rig.rate(&mut other, 5);
+    let mut member = rig.member(4, 1 << 30);
+    let mut crowded = Vec::new();
+    for number in 0..entries {
+        match number % 100 {
+            0 => drop(member.write(&[bytes(number, 4096)])),
+            _ => member.enter(&[]),
+        }
+        // What it does to the others is seen in the midst of it.
+        if number % (entries / 2) == entries / 4 {
+            crowded.push(rig.rate_once(&mut other, 700 + number));
+        }
+    }
+    let head = member.store.log_heads(member.no).expect("reads")[0].seq;
+    member.wait_for(rig.peer, Duration::from_secs(1800));
+    println!("{head} entries; {alone:.0} MB/s alone, {crowded:.0?} MB/s beside it");
+    assert_eq!(head, entries);
+    let label = &member.folder.to_hex()[..8];
+    let held = rig.metric(&format!("cobox_grant_bytes{{folder=\"{label}\"}}"));
+    let disk = disk_bytes(&rig.seeder.data);
+    println!("{} MiB are held for it, {} MiB are on the disk", held >> 20, disk >> 20);
+    let lawful = ((MEASUREMENTS + crowded.len()) * WRITE_BYTES) as u64 + held;
+    assert!(held >= entries * 300 && disk < 2 * lawful + OVERHEAD_BYTES, "{disk} bytes on the disk");
+    // One audit asks for old entries among them, and it has them all.
+    assert!(member.node.audit(member.no, rig.peer).expect("it holds them").is_whole());
+    rig.assert_sound();
+}
