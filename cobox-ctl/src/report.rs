@@ -153,6 +153,8 @@ pub enum Holding {
     Behind,
     /// Its owner let the folder go: it keeps what it has for a while, and takes nothing new.
     LetGo,
+    /// It proved everything that there was a few minutes ago, and what came since is on its way to it, or waits for it.
+    Syncing,
     /// It proved that it holds everything, too long ago to count.
     Expired,
     /// It says that it holds everything.
@@ -227,7 +229,7 @@ impl SeederReport {
     /// Whether it may have every pack, as far as it proved or says.
     pub(crate) fn may_have_all(&self) -> bool {
         match self.holding {
-            Holding::Behind | Holding::LetGo => false,
+            Holding::Behind | Holding::Syncing | Holding::LetGo => false,
             Holding::Following => self.entries_behind == 0 && self.packs_to_send == 0,
             _ => true,
         }

@@ -198,3 +198,42 @@ fn health_is_the_same_everywhere_in_green_amber_and_red() {
     device.ctl(&["folder", "set", "docs", "--copies", "2"]).ok();
     late.agree("red", 1);
 }
+
+#[test]
+fn copy_that_waits_for_a_seeder_that_is_off_for_a_moment_is_amber_at_once_and_never_red_or_counted() {
+    let test = "copy_that_waits_for_a_seeder_that_is_off_for_a_moment_is_amber_at_once_and_never_red";
+    if !can_mount(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut device = Device::set_up(dir.path(), "device");
+    device.start();
+    device.ctl(&["folder", "create", "docs"]).ok();
+    device.mount("docs");
+    let old = device.mount.join("old");
+    fs::write(&old, b"text").expect("writes");
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.start();
+    device.ctl(&["seeder", "add", "docs", &seeder.address(), "--quota", "1G"]).ok();
+    device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "60s"]).ok();
+    seeder.kill();
+    let new = device.mount.join("new");
+    fs::write(&new, b"more").expect("writes");
+    let witness = Witness { device: &device, file: new };
+    let mut lights = Vec::new();
+    until("the write is noticed", || {
+        let (health, code) = witness.health();
+        lights.push((health["light"].as_str().expect("a word").to_owned(), code));
+        health["copies"] == 0
+    });
+    let (last, before) = lights.split_last().expect("it was asked");
+    assert_eq!(last, &("amber".to_owned(), 3));
+    assert!(before.iter().all(|(light, code)| (light.as_str(), *code) == ("green", 0)), "{lights:?}");
+    let said = device.ctl(&["health", "docs"]);
+    assert!(said.out.contains("waits for it"), "{said:?}");
+    // It is no copy of what was written: the file has none, and nothing but the light is other than it was.
+    witness.agree("amber", 3);
+    seeder.start();
+    until("it is proved", || witness.health().1 == 0);
+    witness.agree("green", 0);
+}

@@ -30,7 +30,7 @@ use crate::control::{Audience, InUse, MountAccess, PolicyFor, Reply, Request, Sh
 use crate::exit::{Exit, Outcome, Problem};
 use crate::paths::Paths;
 use crate::render::progress::{Progress, Style};
-use crate::render::{self, text};
+use crate::render::{self, seeders, text};
 use crate::report::{
     AlarmSettings, AlarmTest, ApiReport, ArriveReport, AuditReport, CheckReport, FolderReport, Holding,
     KeyReport, LeaveReport, MountReport, PruneReport, PruneState, SeederAddReport, SeederRemoveReport,
@@ -391,7 +391,7 @@ impl Session<'_> {
             SeederVerb::List { folder } => {
                 let report = self.status(Some(folder.clone()))?;
                 let seeders: Vec<_> = report.folders.into_iter().flat_map(|folder| folder.seeders).collect();
-                Answer::new(&json!({ "folder": folder, "seeders": seeders }), text::seeders(&seeders))
+                Answer::new(&json!({ "folder": folder, "seeders": seeders }), seeders::seeders(&seeders))
             }
             SeederVerb::Audit { folder, seeder } => {
                 let request = Request::SeederAudit { folder: folder.clone(), seeder: seeder.clone() };

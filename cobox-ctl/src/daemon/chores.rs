@@ -105,9 +105,11 @@ pub(crate) fn start_courier(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
 
 fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
     let peers = daemon.node.status(state.no())?.peers;
+    let live = state.live_set()?;
     for (peer_id, grant) in grants(state)? {
         let open = peers.iter().find(|peer| peer.peer == peer_id && peer.session == SessionState::Open);
         note_session(state, peer_id, open);
+        state.note_covered(peer_id, &live)?;
         let Some(peer) = open.filter(|_| !daemon.is_ending()) else { continue };
         if wants_locator(daemon, state, peer_id)
             && let Err(problem) = renew(daemon, state, peer_id, &address_of(&grant))

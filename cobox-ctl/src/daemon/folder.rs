@@ -53,6 +53,13 @@ pub(crate) struct SeederNotes {
     pub audit_tried: Option<Instant>,
     /// What the last audit or locator ran into.
     pub problem: Option<String>,
+    /// Whether its last answer to an audit did not hold.
+    pub failed: bool,
+    /// What its newest proof covered when everything was, and since when that is not so any more.
+    pub covered: Option<Arc<LiveSet>>,
+    pub uncovered: Option<Instant>,
+    /// What was live when it was looked whether its proof covers that.
+    pub looked: Option<Arc<LiveSet>>,
     /// What the last audit covered, and when, in milliseconds since 1970: a file's copies are
     /// known while newer ones travel.
     pub proved: Option<(Arc<LiveSet>, u64)>,
@@ -63,7 +70,8 @@ pub(crate) struct SeederNotes {
 impl SeederNotes {
     /// Its answer did not hold: what it proved before counts for nothing any more.
     pub fn disprove(&mut self) {
-        (self.proved, self.done.proved) = (None, None);
+        (self.proved, self.covered, self.done.proved) = (None, None, None);
+        self.failed = true;
     }
 }
 

@@ -7,8 +7,9 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use cobox_net::{PeerId, PeerStatus};
+use cobox_net::{PeerId, PeerStatus, SessionState};
 use cobox_store::blind::receipts::KeptReceipt;
 use cobox_store::blind::tables::{Table, key};
 use cobox_store::blind::{PackState, Store};
@@ -22,6 +23,10 @@ use super::let_go;
 use super::policy::{Age, Policy};
 use crate::exit::Outcome;
 use crate::report::Holding;
+
+/// For so long what was written is on its way to a seeder, and no copy that is missing: longer than a box needs to start
+/// again or to come back from a poor line, and shorter than what anybody would call an outage.
+pub(crate) const SYNC_GRACE: Duration = Duration::from_secs(5 * 60);
 
 /// The live packs of a folder as of `heads`.
 pub(crate) struct LiveSet {
@@ -109,6 +114,9 @@ impl FolderState {
                 Holding::Behind | Holding::Claimed if self.follows(seeder, live, peer, now_ms) => {
                     Holding::Following
                 }
+                Holding::Behind if self.is_syncing(seeder, live, peer, kept.as_ref(), now_ms) => {
+                    Holding::Syncing
+                }
                 holding => holding,
             },
         };
@@ -129,6 +137,53 @@ impl FolderState {
     }
 }
 
+impl FolderState {
+    /// Notes what a seeder's newest proof covers, and since when that is not everything any more. Looks at a receipt only
+    /// where something is live that was not before.
+    pub fn note_covered(&self, seeder: PeerId, live: &Arc<LiveSet>) -> Outcome<()> {
+        let same = |set: &Option<Arc<LiveSet>>| set.as_ref().is_some_and(|set| Arc::ptr_eq(set, live));
+        if self.seeders.lock().get(&seeder).is_some_and(|notes| same(&notes.looked)) {
+            return Ok(());
+        }
+        let covered = self.receipt(seeder)?.is_some_and(|kept| covers(&kept.receipt, live));
+        let mut seeders = self.seeders.lock();
+        let notes = seeders.entry(seeder).or_default();
+        notes.looked = Some(Arc::clone(live));
+        if covered {
+            (notes.covered, notes.uncovered) = (Some(Arc::clone(live)), None);
+        } else {
+            notes.uncovered.get_or_insert_with(Instant::now);
+        }
+        Ok(())
+    }
+
+    /// Whether a seeder whose last proof counted for everything a moment ago just lacks what came since.
+    fn is_syncing(
+        &self,
+        seeder: PeerId,
+        live: &LiveSet,
+        peer: Option<&PeerStatus>,
+        kept: Option<&KeptReceipt>,
+        now_ms: u64,
+    ) -> bool {
+        let counts = kept.is_some_and(|kept| self.policy().age(kept.at_ms, now_ms) != Age::Expired);
+        let refused = peer.is_some_and(|peer| {
+            matches!(peer.session, SessionState::Refused | SessionState::Pending) || peer.full
+        });
+        let lack = peer.filter(|peer| peer.has_told());
+        let lack = lack.map(|peer| Lack { entries: peer.entries_behind, packs: peer.packs_to_send });
+        let noted = {
+            let mut seeders = self.seeders.lock();
+            let notes = seeders.get_mut(&seeder).filter(|notes| !notes.failed && counts && !refused);
+            // Whoever sees first that something is not covered has the time begin.
+            notes.and_then(|notes| {
+                Some((notes.covered.clone()?, *notes.uncovered.get_or_insert_with(Instant::now)))
+            })
+        };
+        noted.is_some_and(|(covered, since)| is_syncing(&covered, since.elapsed(), live, lack))
+    }
+}
+
 /// How much a connected seeder says that it lacks.
 #[derive(Clone, Copy)]
 struct Lack {
@@ -136,14 +191,26 @@ struct Lack {
     packs: u64,
 }
 
+impl Lack {
+    /// Whether that is no more than what came after `proved`. One that lacks more has lost something.
+    fn came_since(self, proved: &LiveSet, live: &LiveSet) -> bool {
+        let entries = |set: &LiveSet| set.heads.iter().map(|head| head.seq).sum::<u64>();
+        let new_packs = live.packs.difference(&proved.packs).count();
+        self.entries <= entries(live).saturating_sub(entries(proved))
+            && self.packs <= u64::try_from(new_packs).unwrap_or(u64::MAX)
+    }
+}
+
+/// Whether what a seeder did not prove yet is so new that it may just be on its way. `uncovered` is for how long there
+/// has been anything that its last proof does not cover, without a pause: it is not prolonged by more that is written.
+fn is_syncing(covered: &LiveSet, uncovered: Duration, live: &LiveSet, lack: Option<Lack>) -> bool {
+    uncovered <= SYNC_GRACE && lack.is_none_or(|lack| lack.came_since(covered, live))
+}
+
 /// Whether a seeder that proved `proved` at `at_ms` only lacks what came since, as far as it says. One proof may fail to
-/// come; one that lacks more than came since has lost something.
+/// come.
 fn is_following(proved: &LiveSet, at_ms: u64, live: &LiveSet, lack: Lack, now_ms: u64) -> bool {
-    let entries = |set: &LiveSet| set.heads.iter().map(|head| head.seq).sum::<u64>();
-    let new_packs = live.packs.difference(&proved.packs).count();
-    now_ms.abs_diff(at_ms) <= 2 * BUSY_MS
-        && lack.entries <= entries(live).saturating_sub(entries(proved))
-        && lack.packs <= u64::try_from(new_packs).unwrap_or(u64::MAX)
+    now_ms.abs_diff(at_ms) <= 2 * BUSY_MS && lack.came_since(proved, live)
 }
 
 /// What a seeder says while it is connected.
@@ -308,6 +375,22 @@ pub(super) mod tests {
         assert!(follows(2, 1, 2_000) && follows(0, 0, 1_000 + 2 * BUSY_MS));
         assert!(!follows(0, 0, 1_001 + 2 * BUSY_MS), "it was not proved for long");
         assert!(!follows(3, 0, 2_000) && !follows(0, 2, 2_000), "it lost something");
+    }
+
+    #[test]
+    fn copy_that_lacks_what_came_minutes_ago_is_on_its_way_and_what_was_lost_or_waits_for_longer_is_not() {
+        let covered = live(vec![head(1, 4)]);
+        let mut now = live(vec![head(1, 6)]);
+        Arc::make_mut(&mut now.packs).insert(PackId([3; 32]));
+        let lack = |entries, packs| Some(Lack { entries, packs });
+        let syncing = |since, lack| is_syncing(&covered, since, &now, lack);
+        assert!(syncing(Duration::ZERO, None) && syncing(SYNC_GRACE, None), "it is off for a moment");
+        assert!(syncing(SYNC_GRACE, lack(2, 1)));
+        assert!(!syncing(SYNC_GRACE + Duration::from_millis(1), None), "it is off");
+        assert!(
+            !syncing(Duration::ZERO, lack(3, 0)) && !syncing(Duration::ZERO, lack(0, 2)),
+            "it lost something"
+        );
     }
 
     #[test]

@@ -207,11 +207,13 @@ impl Daemon {
         let mut seeders = state.seeders.lock();
         let notes = seeders.entry(peer_id).or_default();
         let lacks = || format!("It lacks {}.", crate::render::units::packs(receipt.packs_lacking));
+        notes.failed = false;
         notes.problem = is_for_long(&mut notes.unlike, is_unlike, started).then(|| UNLIKE.to_owned());
         let problem = (receipt.packs_lacking > 0).then(lacks).or_else(|| notes.problem.clone());
         if let Some(live) = &proved {
             notes.proved = Some((Arc::clone(live), now_ms()));
             notes.done.proved = Some(started);
+            (notes.covered, notes.uncovered, notes.looked) = (Some(Arc::clone(live)), None, None);
             notes.lacks = false;
         }
         let ms = started.elapsed().as_millis();
@@ -351,8 +353,10 @@ mod tests {
         assert!(wrong.iter().all(is_disproof) && !is_disproof(&NetError::ShutDown));
         let done = Done { proved: Some(Instant::now()), ..Done::default() };
         let proved = Some((Arc::new(live(Vec::new())), 5));
-        let mut notes = SeederNotes { proved, done, ..SeederNotes::default() };
+        let covered = Some(Arc::new(live(Vec::new())));
+        let mut notes = SeederNotes { proved, covered, done, ..SeederNotes::default() };
         notes.disprove();
-        assert!(notes.proved.is_none() && notes.done.proved.is_none());
+        assert!(notes.proved.is_none() && notes.covered.is_none() && notes.done.proved.is_none());
+        assert!(notes.failed, "it is not on its way either");
     }
 }

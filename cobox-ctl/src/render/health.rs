@@ -1,6 +1,6 @@
 //! Health of a folder: how many copies are proved, how many there should be, and how old the proofs are.
 //!
-//! The exit codes are for cron and monitoring: 0 all green, 3 something amber (not proved in time), 1 something
+//! The exit codes are for cron and monitoring: 0 all green, 3 something amber (not proved yet, or not in time), 1 something
 //! red (fewer copies than there should be, or this device was removed), 5 something lost.
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ const REMOVED: &str =
 pub enum Light {
     /// Enough copies are proved.
     Green,
-    /// Enough copies are claimed; not all are proved, or their proofs are late.
+    /// Enough copies are claimed, or were proved until minutes ago; not all are proved now, or their proofs are late.
     Amber,
     /// Too few, or a pack is whole nowhere that is known, or this device was removed.
     Red,
@@ -89,6 +89,12 @@ fn is_unheard(seeder: &SeederReport) -> bool {
     seeder.holding == Holding::Behind && is_away && seeder.proved_at_ms.is_none()
 }
 
+/// Seeders that are no copy now, and of which it is too soon to say that there should be one more.
+fn on_their_way(folder: &FolderReport) -> u32 {
+    let syncing = folder.seeders.iter().filter(|seeder| seeder.holding == Holding::Syncing).count();
+    unheard(folder).saturating_add(u32::try_from(syncing).unwrap_or(u32::MAX))
+}
+
 /// Judges one folder.
 #[must_use]
 pub fn judge(folder: &FolderReport) -> FolderHealth {
@@ -97,7 +103,7 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
         Light::Red
     } else if fresh >= folder.copies_wanted {
         Light::Green
-    } else if folder.copies_claimed.saturating_add(unheard(folder)) >= folder.copies_wanted {
+    } else if folder.copies_claimed.saturating_add(on_their_way(folder)) >= folder.copies_wanted {
         Light::Amber
     } else {
         Light::Red
@@ -113,6 +119,12 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
         Holding::Following => {
             Some("it proved what there was a moment ago, and not yet what was written since")
         }
+        Holding::Syncing if seeder.link == "connected" => {
+            Some("it proved what there was minutes ago, and what was written since is on its way to it")
+        }
+        Holding::Syncing => Some(
+            "it proved what there was minutes ago, and is not reached now: what was written since waits for it",
+        ),
         Holding::Expired => Some("its last proof is too old to count"),
         Holding::Behind if seeder.link == "connected" && !seeder.told => {
             Some("it has not told yet what it lacks")
@@ -167,6 +179,25 @@ mod tests {
             alarms: Vec::new(),
             proved_at_ms: None,
         }
+    }
+
+    #[test]
+    fn copy_that_lacks_what_was_just_written_is_amber_and_no_copy() {
+        let seeder = |holding: &str, link: &str| -> SeederReport {
+            serde_json::from_value(serde_json::json!({
+                "peer_id": "12D3", "address": "", "quota_bytes": 1, "until_ms": 0, "link": link, "rtt_ms": null,
+                "path": null, "entries_behind": 1, "packs_to_send": 0, "bytes_to_send": 0, "bytes_sent": 0, "rate": 0,
+                "holding": holding, "proved_at_ms": 5,
+            }))
+            .expect("a report")
+        };
+        let of = |holding| FolderReport { seeders: vec![seeder(holding, "offline")], ..folder(1, 1, 0) };
+        let health = judge(&of("syncing"));
+        assert_eq!((health.light, health.copies), (Light::Amber, 1), "{health:?}");
+        assert!(health.missing[0].contains("waits for it"), "{health:?}");
+        assert_eq!(judge(&of("behind")).light, Light::Red);
+        let none = FolderReport { seeders: vec![seeder("syncing", "offline")], ..folder(0, 0, 0) };
+        assert_eq!(judge(&none).light, Light::Red, "one is missing beside it");
     }
 
     #[test]

@@ -5,5 +5,6 @@ pub mod health;
 pub mod orders;
 pub mod progress;
 pub mod prune;
+pub mod seeders;
 pub mod text;
 pub mod units;
