@@ -15,7 +15,7 @@ use cobox_net::{PeerId, PeerStatus, SessionState};
 use cobox_store::format::address::SeederAddress;
 
 use super::folder::{Done, FolderState};
-use super::proof::covers;
+use super::proof::{Lack, covers};
 use super::status::{address_of, grants};
 use super::{Daemon, TICK, now_ms};
 use crate::exit::{Outcome, Problem};
@@ -132,6 +132,7 @@ fn note_session(state: &FolderState, peer_id: PeerId, open: Option<&PeerStatus>)
         notes.done = Done::default();
     }
     notes.was_open = open.is_some();
+    notes.lack = open.and_then(Lack::told);
     notes.lacks = open.is_some_and(|peer| peer.has_told() && !peer.is_caught_up());
 }
 

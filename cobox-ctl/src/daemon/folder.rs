@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::alarm::Watch;
 use super::mounts::Mounted;
-use super::proof::LiveSet;
+use super::proof::{Lack, LiveSet};
 use crate::exit::{Outcome, Problem};
 
 /// One folder of the running daemon.
@@ -45,8 +45,9 @@ pub(crate) struct FolderState {
 pub(crate) struct SeederNotes {
     /// Whether a session was open at the last visit.
     pub was_open: bool,
-    /// Whether it said at the last visit that it lacks something.
+    /// Whether it said at the last visit that it lacks something, and how much that is.
     pub lacks: bool,
+    pub lack: Option<Lack>,
     /// What was done since that session began: a new one may be with a seeder that lost its data.
     pub done: Done,
     /// When an audit was last tried.

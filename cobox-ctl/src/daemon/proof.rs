@@ -126,8 +126,7 @@ impl FolderState {
     /// Whether a connected seeder proved a moment ago, in this session, that it holds everything, and only lacks what
     /// was written since.
     fn follows(&self, seeder: PeerId, live: &LiveSet, peer: Option<&PeerStatus>, now_ms: u64) -> bool {
-        let Some(peer) = peer.filter(|peer| peer.has_told()) else { return false };
-        let lack = Lack { entries: peer.entries_behind, packs: peer.packs_to_send };
+        let Some(lack) = peer.and_then(Lack::told) else { return false };
         let seeders = self.seeders.lock();
         let notes =
             seeders.get(&seeder).filter(|notes| notes.problem.is_none() && notes.done.proved.is_some());
@@ -170,8 +169,7 @@ impl FolderState {
         let refused = peer.is_some_and(|peer| {
             matches!(peer.session, SessionState::Refused | SessionState::Pending) || peer.full
         });
-        let lack = peer.filter(|peer| peer.has_told());
-        let lack = lack.map(|peer| Lack { entries: peer.entries_behind, packs: peer.packs_to_send });
+        let lack = peer.and_then(Lack::told);
         let noted = {
             let mut seeders = self.seeders.lock();
             let notes = seeders.get_mut(&seeder).filter(|notes| !notes.failed && counts && !refused);
@@ -186,14 +184,19 @@ impl FolderState {
 
 /// How much a connected seeder says that it lacks.
 #[derive(Clone, Copy)]
-struct Lack {
+pub(crate) struct Lack {
     entries: u64,
     packs: u64,
 }
 
 impl Lack {
+    /// What it says, where it said something.
+    pub fn told(peer: &PeerStatus) -> Option<Self> {
+        peer.has_told().then_some(Self { entries: peer.entries_behind, packs: peer.packs_to_send })
+    }
+
     /// Whether that is no more than what came after `proved`. One that lacks more has lost something.
-    fn came_since(self, proved: &LiveSet, live: &LiveSet) -> bool {
+    pub fn came_since(self, proved: &LiveSet, live: &LiveSet) -> bool {
         let entries = |set: &LiveSet| set.heads.iter().map(|head| head.seq).sum::<u64>();
         let new_packs = live.packs.difference(&proved.packs).count();
         self.entries <= entries(live).saturating_sub(entries(proved))
@@ -211,6 +214,15 @@ fn is_syncing(covered: &LiveSet, uncovered: Duration, live: &LiveSet, lack: Opti
 /// come.
 fn is_following(proved: &LiveSet, at_ms: u64, live: &LiveSet, lack: Lack, now_ms: u64) -> bool {
     now_ms.abs_diff(at_ms) <= 2 * BUSY_MS && lack.came_since(proved, live)
+}
+
+/// Whether a seeder that proved `proved` holds these packs by that, whatever came since; `lack` is what it says that it
+/// lacks, where it is connected.
+pub(crate) fn still_holds(proved: &LiveSet, live: &LiveSet, lack: Option<Lack>, packs: &[PackId]) -> bool {
+    // A file without packs lies in an entry, and only the heads say which entries are held.
+    let has_all = !packs.is_empty() && packs.iter().all(|pack| proved.packs.contains(pack));
+    // One that lacks more than came since lost something, and nobody here knows what.
+    has_all && lack.is_none_or(|lack| lack.came_since(proved, live))
 }
 
 /// What a seeder says while it is connected.
@@ -375,6 +387,19 @@ pub(super) mod tests {
         assert!(follows(2, 1, 2_000) && follows(0, 0, 1_000 + 2 * BUSY_MS));
         assert!(!follows(0, 0, 1_001 + 2 * BUSY_MS), "it was not proved for long");
         assert!(!follows(3, 0, 2_000) && !follows(0, 2, 2_000), "it lost something");
+    }
+
+    #[test]
+    fn packs_that_were_proved_count_while_newer_ones_travel_and_not_where_the_seeder_lost_something() {
+        let proved = live(vec![head(1, 4)]);
+        let mut now = live(vec![head(1, 6)]);
+        Arc::make_mut(&mut now.packs).insert(PackId([3; 32]));
+        let lack = |entries, packs| Some(Lack { entries, packs });
+        let holds = |lack, pack| still_holds(&proved, &now, lack, &[PackId([pack; 32])]);
+        assert!(holds(None, 1) && holds(lack(0, 0), 2) && holds(lack(2, 1), 1));
+        assert!(!holds(None, 3), "it is newer than the proof");
+        assert!(!holds(lack(0, 2), 1) && !holds(lack(3, 0), 1), "it lost something");
+        assert!(!still_holds(&proved, &now, None, &[]), "it lies in an entry");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use cobox_store::id::PackId;
 use super::folder::FolderState;
 use super::let_go;
 use super::policy::Age;
-use super::proof::{LiveSet, covers};
+use super::proof::{LiveSet, covers, still_holds};
 use super::{Daemon, now_ms};
 use crate::exit::Outcome;
 use crate::report::{
@@ -309,13 +309,13 @@ fn holders_of(state: &FolderState, packs: &[PackId], now_ms: u64) -> Outcome<Vec
         if let_go::gone_ms(state, peer_id)?.is_some() {
             continue;
         }
-        let lacks = state.seeders.lock().get(&peer_id).is_some_and(|notes| notes.lacks);
+        let noted =
+            state.seeders.lock().get(&peer_id).map(|notes| (notes.lacks, notes.lack, notes.proved.clone()));
+        let (lacks, lack, proved) = noted.unwrap_or_default();
         let kept = state.receipt(peer_id)?.filter(|kept| !lacks && covers(&kept.receipt, &live));
         let earlier = || {
-            let (proved, at_ms) =
-                state.seeders.lock().get(&peer_id).and_then(|notes| notes.proved.clone())?;
-            // A file without packs lies in an entry, and only the heads say which entries are held.
-            (!packs.is_empty() && packs.iter().all(|pack| proved.packs.contains(pack))).then_some(at_ms)
+            let (proved, at_ms) = proved?;
+            still_holds(&proved, &live, lack, packs).then_some(at_ms)
         };
         let proved_at_ms = kept.map(|kept| kept.at_ms).filter(counts).or_else(|| earlier().filter(counts));
         holders.extend(proved_at_ms.map(|proved_at_ms| Holder { peer_id, proved_at_ms }));
