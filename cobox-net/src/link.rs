@@ -38,6 +38,9 @@ const PARTIES_MAX: usize = 8;
 const STILL_AFTER: Duration = Duration::from_secs(8);
 /// See [`STILL_AFTER`]: three pings. A cable that was pulled shows in no other way for minutes.
 const SILENT_AFTER: Duration = Duration::from_secs(15);
+/// So is one over which nothing came for so long, whatever was sent: small frames go into the system's buffers also where
+/// their way is gone, as it is when an address changed. Who takes packs over a thin line says so more often.
+const UNHEARD_AFTER: Duration = Duration::from_secs(60);
 
 /// A connection.
 pub struct Link {
@@ -58,10 +61,13 @@ pub struct Link {
     received: Arc<AtomicU64>,
     rate: Mutex<(Instant, u64, u64)>,
     since_ms: u64,
-    /// Parts of frames that went either way on the control stream.
-    parts: Arc<AtomicU64>,
+    /// Parts of frames that were sent and came on the control stream.
+    said: Arc<AtomicU64>,
+    heard: Arc<AtomicU64>,
     /// All counters together, and when they moved last.
     moved: Mutex<(u64, Instant)>,
+    /// The same of what came.
+    came: Mutex<(u64, Instant)>,
 }
 
 impl Link {
@@ -83,8 +89,10 @@ impl Link {
             received: Arc::default(),
             rate: Mutex::new((Instant::now(), 0, 0)),
             since_ms: now_ms(),
-            parts: Arc::default(),
+            said: Arc::default(),
+            heard: Arc::default(),
             moved: Mutex::new((0, Instant::now())),
+            came: Mutex::new((0, Instant::now())),
         }
     }
 
@@ -156,11 +164,11 @@ impl Link {
             rooms: shared.rooms.clone(),
             outbox: self.outbox.clone(),
             tap: shared.tap.clone(),
-            moved: Arc::clone(&self.parts),
+            moved: Arc::clone(&self.heard),
             parties: move || parties.lock().values().take(PARTIES_MAX).copied().collect(),
             hand_on: move |frame, heard| hearer.input_with(Input::Frame { conn, frame }, Some(heard)),
         };
-        let (tap, sent) = (shared.tap.clone(), Arc::clone(&self.parts));
+        let (tap, sent) = (shared.tap.clone(), Arc::clone(&self.said));
         Some(Box::pin(async move {
             let reading = read_loop(read, ear);
             let writing = write_loop(write, end, tap, sent);
@@ -200,20 +208,25 @@ impl Link {
         self.rtt_ms.store(u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
     }
 
-    /// Whether nothing went either way for a while, and no ping was answered.
+    /// Whether nothing went either way for a while, or nothing came for a long one, and no ping was answered.
     pub fn is_dead(&self) -> bool {
-        self.moved.lock().1.elapsed() > STILL_AFTER && self.answered.lock().elapsed() > SILENT_AFTER
+        let still =
+            self.moved.lock().1.elapsed() > STILL_AFTER || self.came.lock().1.elapsed() > UNHEARD_AFTER;
+        still && self.answered.lock().elapsed() > SILENT_AFTER
     }
 
     /// Computes the rate since the last call.
     pub fn measure(&self) {
-        let total = self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
-        let all = total.wrapping_add(self.parts.load(Ordering::Relaxed));
-        let mut moved = self.moved.lock();
-        if moved.0 != all {
-            *moved = (all, Instant::now());
+        let received = self.received.load(Ordering::Relaxed);
+        let total = self.sent.load(Ordering::Relaxed) + received;
+        let came = received.wrapping_add(self.heard.load(Ordering::Relaxed));
+        let all = total.wrapping_add(came).wrapping_add(self.said.load(Ordering::Relaxed));
+        for (counted, now) in [(&self.moved, all), (&self.came, came)] {
+            let mut counted = counted.lock();
+            if counted.0 != now {
+                *counted = (now, Instant::now());
+            }
         }
-        drop(moved);
         let mut rate = self.rate.lock();
         let (at, before, _) = *rate;
         let ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
