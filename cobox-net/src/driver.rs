@@ -27,9 +27,10 @@ use crate::offers::{OFFERS_QUEUED, Offered, weigh_offers};
 use crate::orders::{Desk, Waiting, desk, obey};
 use crate::peer_id::PeerId;
 use crate::provers::Provers;
+use crate::speaking::{announced, speaking};
 use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
-use crate::sync::{Ask, Conn, Engine, Failure, Input, Output, Reply, TICK};
+use crate::sync::{Ask, Conn, Engine, Failure, Input, Moves, Output, Reply, TICK};
 use crate::tally::Tally;
 use crate::transfer::control::{Heard, INBOX_KIB, Overflow, Reader, Rooms};
 use crate::transfer::pull::{Batcher, Job};
@@ -60,6 +61,7 @@ enum Message {
     Report(FolderNo, SyncSender<Report>),
     Contacts(FolderNo, SyncSender<Vec<Contact>>),
     WithMembers(SyncSender<BTreeSet<FolderNo>>),
+    Moves(SyncSender<Moves>),
     Stop,
 }
 
@@ -168,21 +170,21 @@ impl Driver {
             commands,
             tickets: Mutex::default(),
             grants: config.grants,
-            tally: Arc::clone(&tally),
+            tally,
             offers,
             orders: config.orders,
             waiting,
         });
         drop(entered);
         runtime.spawn(idle.run(commands_end, events_in));
-        runtime.spawn(hear_swarm(Arc::clone(&shared), events));
+        runtime.spawn(hear_swarm(Arc::clone(&shared), events, announced(&config.announce)));
         runtime.spawn(weigh_offers(Arc::clone(&shared), offered));
         runtime.spawn(obey(Arc::clone(&shared), ordered));
         runtime.spawn(tick(Arc::downgrade(&shared)));
         let changed = watch_store(&shared);
         let worker = Worker {
             shared: Arc::clone(&shared),
-            engine: Engine::new(Arc::clone(&store), me).counting(tally),
+            engine: speaking(&shared, config.speaks),
             changed,
             runtime: runtime.handle().clone(),
         };
@@ -245,6 +247,12 @@ impl Driver {
     pub fn with_members(&self) -> Result<BTreeSet<FolderNo>> {
         let (sender, receiver) = sync_channel(1);
         self.shared.engine.send(Message::WithMembers(sender)).map_err(|_| Error::ShutDown)?;
+        receiver.recv_timeout(REQUEST_WAIT).map_err(|_| Error::ShutDown)
+    }
+
+    pub fn moves(&self) -> Result<Moves> {
+        let (sender, receiver) = sync_channel(1);
+        self.shared.engine.send(Message::Moves(sender)).map_err(|_| Error::ShutDown)?;
         receiver.recv_timeout(REQUEST_WAIT).map_err(|_| Error::ShutDown)
     }
 
@@ -361,7 +369,7 @@ async fn tick(shared: Weak<Shared>) {
     }
 }
 
-async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
+async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>, announced: Vec<Vec<u8>>) {
     while let Some(event) = events.recv().await {
         match event {
             Event::Stream { conn, peer, side, way, kind, stream } => {
@@ -382,6 +390,7 @@ async fn hear_swarm(shared: Arc<Shared>, mut events: UnboundedReceiver<Event>) {
             Event::DialFailed { peer, error } => shared.input(Input::DialFailed { peer, error }),
             Event::HungUp { peer, error } => shared.input(Input::HungUp { peer, error }),
             Event::Listening { addresses } => {
+                let addresses = announced.iter().cloned().chain(addresses).collect();
                 shared.input(Input::Listening { addresses, now_ms: now_ms() });
             }
             Event::Seen { peer, addresses } => shared.input(Input::Seen { peer, addresses }),
@@ -417,6 +426,9 @@ impl Worker {
                 }
                 Message::WithMembers(answer) => {
                     let _ = answer.send(self.engine.with_members());
+                }
+                Message::Moves(answer) => {
+                    let _ = answer.send(self.engine.moves());
                 }
                 Message::Contacts(no, answer) => {
                     // Who asked may have stopped waiting.
@@ -534,7 +546,6 @@ impl Worker {
         });
     }
 
-    /// The same for a seeder's.
     /// Keeps a paper until the daemon takes it. Each seeder of each folder says one when a device begins, and none of them
     /// says it again.
     fn paper(&self, no: FolderNo, peer: PeerId, paper: Paper) {

@@ -25,6 +25,7 @@ mod provers;
 mod rotation;
 pub mod seeder;
 pub mod shown;
+mod speaking;
 pub mod status;
 mod swarm;
 pub mod sync;
@@ -35,7 +36,8 @@ pub mod wire;
 
 pub use error::Error;
 pub use node::{
-    Dialing, FolderSecrets, GrantRule, LanDiscovery, NetConfig, Node, OrderRule, RecoverySigner, SwarmKey,
+    Dialing, FolderSecrets, GrantRule, LanDiscovery, NetConfig, Node, OrderRule, RecoverySigner, Speaks,
+    SwarmKey,
 };
 pub use peer_id::PeerId;
 pub use status::{Connection, NetStatus, Path, PeerKind, PeerStatus, SessionState, Transport};

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use cobox_store::blind::Store;
 use cobox_store::blind::owners::Outcome;
+use cobox_store::format::DecodeError;
 use cobox_store::format::access::Record;
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::agreement::Paper;
@@ -26,7 +27,10 @@ use crate::error::{Error, Result};
 use crate::peer_id::PeerId;
 use crate::status::{Connection, NetStatus};
 use crate::sync::{Ask, Identity, Input, Ordered, Reply};
-use crate::wire::{ClaimAnswer, GrantAnswer, QuestionId, SeedingFrame, decode_contacts, encode_contacts};
+use crate::wire::{
+    ClaimAnswer, GrantAnswer, QuestionId, SeedingFrame, Whereabouts, decode_contacts, decode_whereabouts,
+    encode_contacts, encode_whereabouts, encode_word,
+};
 
 /// How long a question to a peer may take, connecting included.
 pub const REQUEST_WAIT: Duration = Duration::from_secs(30);
@@ -86,6 +90,19 @@ pub enum Dialing {
     Off,
 }
 
+/// As whom a node says where it is (`docs/format.md` §14.5).
+#[derive(Clone, Default, Debug)]
+pub enum Speaks {
+    /// As the device of each folder, with its key there.
+    #[default]
+    AsDevice,
+    /// As a seeder, with its peer id's key.
+    AsSeeder {
+        /// What [`Node::moves`] said of it last.
+        word: Option<Vec<u8>>,
+    },
+}
+
 /// How a node meets the world.
 #[derive(Clone, Default)]
 pub struct NetConfig {
@@ -93,6 +110,8 @@ pub struct NetConfig {
     pub listen: Vec<String>,
     /// Multiaddresses to give to others besides, as text: a name, or what a router forwards.
     pub announce: Vec<String>,
+    /// As whom it says where it is.
+    pub speaks: Speaks,
     /// Whether peers on the local network are found.
     pub lan: LanDiscovery,
     /// Whether others are called.
@@ -153,10 +172,31 @@ impl Node {
 
     /// Takes what [`Self::contacts`] said before, if it is that.
     pub fn recall(&self, no: FolderNo, contacts: &[u8]) {
-        match decode_contacts(contacts) {
-            Ok(contacts) => self.driver.input(Input::Recall { no, contacts }),
+        let known = decode_contacts(contacts).map(|contacts| Whereabouts { contacts, came: Vec::new() });
+        self.recall_known(no, known);
+    }
+
+    /// Takes what [`Self::moves`] said before of a folder, if it is that.
+    pub fn recall_whereabouts(&self, no: FolderNo, known: &[u8]) {
+        self.recall_known(no, decode_whereabouts(known));
+    }
+
+    fn recall_known(&self, no: FolderNo, known: std::result::Result<Whereabouts, DecodeError>) {
+        match known {
+            Ok(known) => self.driver.input(Input::Recall { no, known }),
             Err(error) => tracing::warn!(no = no.0, %error, "what was known of devices cannot be read"),
         }
+    }
+
+    /// What a seeder is to keep, as far as it changed since the last call: its own word, and what is known of each folder's
+    /// devices.
+    ///
+    /// # Errors
+    /// When the node has ended.
+    pub fn moves(&self) -> Result<(Option<Vec<u8>>, Vec<(FolderNo, Vec<u8>)>)> {
+        let (word, folders) = self.driver.moves()?;
+        let word = word.map(|(addresses, said_ms)| encode_word(&addresses, said_ms));
+        Ok((word, folders.iter().map(|(no, known)| (*no, encode_whereabouts(known))).collect()))
     }
 
     /// Where the folder's other devices said they are, for [`Self::recall`] after a restart.

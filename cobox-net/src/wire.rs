@@ -20,7 +20,10 @@ pub use bulk::{
     Ask, BULK_BYTES_MAX, BULK_PROTOCOL, BulkFrame, FRAME_SLICES_MAX, OutboardWish, SLICES_OFFSET,
     decode_bulk, slices_head,
 };
-pub use contact::{CONTACTS_MAX, Contact, decode_contacts, encode_contacts, place};
+pub use contact::{
+    CAME_MAX, CONTACTS_MAX, Contact, Whereabouts, decode_contacts, decode_whereabouts, decode_word,
+    encode_contacts, encode_whereabouts, encode_word, place,
+};
 
 pub use seeding::{ClaimAnswer, SEEDING_FRAMES, SeedingFrame};
 

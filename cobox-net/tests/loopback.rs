@@ -9,7 +9,7 @@ use std::time::Instant;
 use cobox_net::patrol::{Pace, SEEDER_EVERY};
 use cobox_net::seeder::Accept;
 use cobox_net::seeder::commands::{Answer, Request, ask_running};
-use cobox_net::{Error, SessionState, Transport};
+use cobox_net::{Error, LanDiscovery, SessionState, Transport};
 use cobox_store::blind::{Batch, Durability, PackStatus, Table, key as table_key};
 use cobox_store::format::access::BOX_BYTES;
 use cobox_store::format::receipt::live_set_digest;
@@ -388,6 +388,7 @@ fn second_seeder_on_one_data_folder_is_refused() {
         data: seeder.data.clone(),
         listen: vec![TCP.to_owned()],
         announce: Vec::new(),
+        lan: LanDiscovery::Off,
         accept: Accept::Any,
         http: None,
     };
@@ -426,6 +427,7 @@ fn name_that_is_no_multiaddress_is_not_announced() {
         data: dir.path().to_owned(),
         listen: vec![TCP.to_owned()],
         announce: vec!["box.example.org".to_owned()],
+        lan: LanDiscovery::Off,
         accept: Accept::Any,
         http: None,
     };

@@ -394,6 +394,21 @@ impl Seeder {
         said.out.lines().last().expect("one line").to_owned()
     }
 
+    /// From the next start on it listens at these multiaddresses.
+    pub fn listen_at(&mut self, addresses: &[String]) {
+        self.listen = addresses.to_vec();
+    }
+
+    /// Ends it as `systemctl stop` does.
+    ///
+    /// # Panics
+    /// When it was not started, or ends with an error.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().expect("the seeder runs");
+        run(Command::new("kill").arg(child.id().to_string())).ok();
+        assert!(child.wait().expect("the child is ours").success());
+    }
+
     /// Process id of the running seeder.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {

@@ -362,7 +362,8 @@ fn rejoin_folder(
     progress: &mut Progress,
 ) -> Outcome<()> {
     let records = fetch_records(node, secret, addresses, found, progress)?;
-    home.folder_recover(secret, found.index, name, records)?;
+    let folder = home.folder_recover(secret, found.index, name, records)?;
+    crate::daemon::keep_found(&folder, addresses)?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! People of a folder: inviting, roles, removals; and what the daemon does for others unasked.
 
+use cobox_net::wire::place;
 use cobox_net::{PeerId, shown};
 use cobox_store::blind::{Access, InviteState};
 use cobox_store::format::access::Role;
@@ -53,9 +54,15 @@ impl Daemon {
         if !own.is_empty() {
             hints.push(Hint { peer: *self.node.peer_id().key(), addresses: own });
         }
-        let seeders = grants(state)?
-            .into_iter()
-            .map(|(peer, grant)| Hint { peer: *PeerId::key(&peer), addresses: short(grant.addresses) });
+        let seeders = grants(state)?.into_iter().map(|(peer, grant)| {
+            // Names stay true when it moves; then where it says that it is, before where it was when it was added.
+            let (were, names): (Vec<_>, Vec<_>) =
+                grant.addresses.into_iter().partition(|address| place(address).is_some());
+            let mut addresses = names;
+            addresses.extend(state.said_by(peer));
+            addresses.extend(were);
+            Hint { peer: *PeerId::key(&peer), addresses: short(addresses) }
+        });
         hints.extend(seeders.filter(|hint| !hint.addresses.is_empty()).take(SEEDER_HINTS_MAX));
         Ok(hints)
     }

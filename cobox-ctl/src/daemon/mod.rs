@@ -30,7 +30,7 @@ mod unseen;
 mod wait;
 
 pub(crate) use giving::Prune;
-pub(crate) use network::only_dialing;
+pub(crate) use network::{keep_found, only_dialing};
 pub(crate) use seeders::parse_address;
 pub(crate) use serve::answer;
 

@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cobox_net::{Dialing, LanDiscovery, NetConfig, Node};
+use cobox_net::wire::{Contact, decode_contacts};
+use cobox_net::{Dialing, LanDiscovery, NetConfig, Node, PeerId};
 use cobox_store::format::address::SeederAddress;
 use cobox_store::format::invite::Hint;
 use cobox_store::id::{KemKey, hex};
@@ -162,8 +163,19 @@ pub(super) fn start(
     Ok(node)
 }
 
+/// Remembers where a recovering device found the folder's seeders: grants may name places where they were.
+pub(crate) fn keep_found(folder: &Folder, found: &[SeederAddress]) -> Outcome<()> {
+    let access = folder.store().access(folder.no())?;
+    let granted = found.iter().filter(|address| access.seeder(&address.peer_id).is_some());
+    let hint = |address: &SeederAddress| {
+        let peer = *PeerId::from_bytes(&address.peer_id)?.key();
+        Some(Hint { peer, addresses: address.addresses.clone() })
+    };
+    keep_hints(folder, &granted.filter_map(hint).collect::<Vec<_>>())
+}
+
 /// Remembers whom an invite's code named, as peers to dial.
-pub(super) fn keep_hints(folder: &Folder, hints: &[Hint]) -> Outcome<()> {
+pub(crate) fn keep_hints(folder: &Folder, hints: &[Hint]) -> Outcome<()> {
     let kept: Vec<KeptHint> = hints
         .iter()
         .map(|hint| KeptHint { peer: hex(&hint.peer), addresses: hint.addresses.clone() })
@@ -180,7 +192,15 @@ fn read_sealed(folder: &Folder, name: &str) -> Option<Vec<u8>> {
 }
 
 impl FolderState {
-    /// Peers that the invite's code named.
+    /// Where a seeder said last that it is, as far as that was kept.
+    pub fn said_by(&self, seeder: PeerId) -> Vec<Vec<u8>> {
+        let known = decode_contacts(&self.contacts.lock().1).unwrap_or_default();
+        let own = |contact: &&Contact| contact.peer == seeder && contact.log.0 == *seeder.key();
+        let newest = known.iter().filter(own).max_by_key(|contact| contact.said_ms);
+        newest.map(|contact| contact.addresses.clone()).unwrap_or_default()
+    }
+
+    /// Peers that the invite's code named, and seeders that recovering found at the address that was given.
     pub fn hinted(&self) -> Vec<SeederAddress> {
         let plain = read_sealed(&self.folder, HINTS);
         let kept: Vec<KeptHint> =

@@ -56,8 +56,14 @@ impl Daemon {
         // Those that were removed are called until they know it.
         peers.extend(departing(state)?.iter().map(|(_, _, grant)| address_of(grant)));
         for hinted in state.hinted() {
-            if peers.iter().all(|known| known.peer_id != hinted.peer_id) {
-                peers.push(hinted);
+            match peers.iter_mut().find(|known| known.peer_id == hinted.peer_id) {
+                // It may have moved since it was granted.
+                Some(known) => {
+                    let fresh = hinted.addresses.into_iter().filter(|one| !known.addresses.contains(one));
+                    let fresh: Vec<Vec<u8>> = fresh.collect();
+                    known.addresses.extend(fresh);
+                }
+                None => peers.push(hinted),
             }
         }
         self.node.set_peers(state.no(), peers);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use cobox_net::LanDiscovery;
 use cobox_net::agreement::AgreementView;
 use cobox_net::http::recent::Recorder;
 use cobox_net::http::{Place, Reach};
@@ -58,6 +59,10 @@ enum Verb {
         /// (/dns4/box.example.org/tcp/7740), or what a router forwards to this machine; may be repeated.
         #[arg(long, value_name = "MULTIADDR")]
         announce: Vec<String>,
+        /// Let devices on the local network find it by mDNS, also after its address there changed. It tells everybody on that
+        /// network that it is there.
+        #[arg(long)]
+        mdns: bool,
         /// Whose grants are taken without asking: the owner decides, or anybody's are.
         #[arg(long, value_enum, default_value_t = Rule::Owner)]
         accept: Rule,
@@ -235,7 +240,18 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
             print_line(&text);
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Run { common, listen, announce, accept, rule, scrub_every, scrub_rate, http, http_remote } => {
+        Verb::Run {
+            common,
+            listen,
+            announce,
+            mdns,
+            accept,
+            rule,
+            scrub_every,
+            scrub_rate,
+            http,
+            http_remote,
+        } => {
             cobox_net::heaps::begin_with_few();
             let reach = if http_remote { Reach::Network } else { Reach::Loopback };
             let http = http.map(|text| Place::parse(&text, reach)).transpose()?;
@@ -247,7 +263,8 @@ fn carry_out(verb: Verb) -> Result<ExitCode, Failure> {
             };
             let stop = stop_on_signals()?;
             let pace = Pace { every: scrub_every, bytes_per_s: scrub_rate << 20 };
-            run(&RunOptions { data: common.data, listen, announce, accept, pace, http }, &stop)?;
+            let lan = if mdns { LanDiscovery::On } else { LanDiscovery::Off };
+            run(&RunOptions { data: common.data, listen, announce, lan, accept, pace, http }, &stop)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Address(common) => {

@@ -1,7 +1,7 @@
 //! What a seeder holds: which grants it takes, its folders' secrets and peers, and what people may ask.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ use crate::wire::GrantAnswer;
 /// How often expired grants and new records are looked for when nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether devices are somewhere else: a power cut takes what was learned since.
+const KEEP_EVERY: Duration = Duration::from_secs(2);
+
 /// Setting of the store while the seeder is paused.
 const PAUSED: &str = "seeder-paused";
 
@@ -45,6 +48,8 @@ pub enum Pause {
 pub struct Holding {
     pub store: Arc<Store>,
     pub identity: Identity,
+    /// Its folder, where its address is kept for who asks while it does not run.
+    pub(super) data: PathBuf,
     pub(super) accept: Accept,
     pub(super) pending: Pending,
     /// Swarm secrets of epochs, and that there is none: opening a box costs far more than finding it here.
@@ -144,6 +149,7 @@ impl Holding {
         Ok(Arc::new(Self {
             store,
             identity,
+            data: data.to_owned(),
             accept,
             pending,
             opened,
@@ -172,12 +178,16 @@ impl Holding {
     /// when `stop` says so.
     pub fn follow(&self, stop: &dyn Fn() -> bool) {
         let mut known: BTreeMap<FolderNo, Vec<cobox_store::id::RecordHash>> = BTreeMap::new();
-        let mut looked = None::<std::time::Instant>;
+        let (mut looked, mut kept) = (None::<std::time::Instant>, None::<std::time::Instant>);
         while !stop() {
             let seen = self.store.watch().seen();
             if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
                 looked = Some(std::time::Instant::now());
                 self.look_at_limits();
+            }
+            if kept.is_none_or(|kept| kept.elapsed() >= KEEP_EVERY) {
+                kept = Some(std::time::Instant::now());
+                self.keep_places();
             }
             for (no, _) in self.store.folders().unwrap_or_default() {
                 let Ok(access) = self.store.access(no) else { continue };
@@ -188,6 +198,7 @@ impl Holding {
             }
             let _ = self.store.watch().wait(seen, LOOK_EVERY.min(Duration::from_millis(500)));
         }
+        self.keep_last_places();
     }
 
     /// Whether the seeder takes part in nothing for now.
@@ -233,6 +244,7 @@ impl Holding {
             return;
         }
         node.seed_folder(no, secrets);
+        self.recall_places(no, &node);
         let others = access.seeders.iter().filter(|(_, other)| other.peer_id != me);
         let peers = others
             .map(|(_, other)| SeederAddress {

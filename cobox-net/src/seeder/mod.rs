@@ -18,6 +18,7 @@ pub mod limits;
 pub mod orders;
 pub mod owner;
 mod pending;
+mod places;
 pub mod redeem;
 pub mod report;
 pub mod rules;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 use cobox_store::blind::{Store, StoreKind};
 
 use crate::http::Place;
-use crate::node::{NetConfig, Node};
+use crate::node::{LanDiscovery, NetConfig, Node, Speaks};
 use crate::patrol::{self, Pace};
 use holding::Holding;
 use identity::Identity;
@@ -139,6 +140,8 @@ pub struct RunOptions {
     pub listen: Vec<String>,
     /// Multiaddresses to put into its address besides, and first: a name, or what a router forwards to it.
     pub announce: Vec<String>,
+    /// Whether devices on the local network find it, by mDNS.
+    pub lan: LanDiscovery,
     /// See [`Accept`].
     pub accept: Accept,
     /// How often and how fast what is stored is read for damage.
@@ -204,6 +207,8 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
     let config = NetConfig {
         listen: options.listen.clone(),
         announce: options.announce.clone(),
+        speaks: Speaks::AsSeeder { word: places::last_word(&store)? },
+        lan: options.lan,
         frame_tap: None,
         grants: Some(Arc::new(move |peer, records| rule.decide(peer, records))),
         orders: Some(obey),

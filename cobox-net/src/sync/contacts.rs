@@ -17,7 +17,7 @@ use super::{Conn, Engine, Identity, Output, Side};
 use crate::peer_id::PeerId;
 use crate::rotation::next_behind;
 use crate::status::PeerKind;
-use crate::wire::{CONTACTS_MAX, Contact, Frame, SessionId};
+use crate::wire::{CONTACTS_MAX, Contact, Frame, SessionId, Whereabouts};
 
 /// Folders that are looked at in a tick of which there is nothing to tell by now.
 const EMPTY_MAX: usize = 64;
@@ -42,20 +42,9 @@ enum Learnt {
 }
 
 impl Engine {
-    /// Where this node listens changed.
-    pub(super) fn listening(&mut self, addresses: Vec<Vec<u8>>, now_ms: u64) {
-        let said_ms = now_ms.max(self.own.1.saturating_add(1));
-        self.own = (fitting(addresses), said_ms);
-        for no in self.folders.keys().copied().collect::<Vec<_>>() {
-            self.say_where(no);
-            // Which addresses are worth dialing depends on where we are.
-            self.regroup(no);
-        }
-    }
-
     /// Signs where this device is, for a folder's peers.
     pub(super) fn say_where(&mut self, no: FolderNo) {
-        let (me, (addresses, said_ms)) = (self.me, self.own.clone());
+        let (me, said_ms, addresses) = (self.me, self.own.said_ms, self.own.at.clone());
         let Some(folder) = self.folders.get_mut(&no) else { return };
         let Identity::Member { log, signer } = &folder.identity else { return };
         let (log, signer) = (*log, signer.clone());
@@ -64,31 +53,33 @@ impl Engine {
         }
         let mut contact = Contact { peer: me, log, said_ms, addresses, signature: [0; 64] };
         contact.signature = signer(&contact.signed_text(folder.id));
-        // A seeder is told all in one frame.
-        if !folder.contacts.contains_key(&log) && folder.contacts.len() >= CONTACTS_MAX {
-            let oldest = folder.contacts.values().min_by_key(|old| old.said_ms).map(|old| old.log);
-            oldest.and_then(|oldest| folder.contacts.remove(&oldest));
-        }
-        folder.contacts.insert(log, contact);
+        folder.keep_own_word(contact);
         folder.contacts_news = true;
         self.dirty.insert(no);
     }
 
     /// Takes what was kept, as far as the devices are still listed.
-    pub(super) fn recall(&mut self, no: FolderNo, contacts: Vec<Contact>) {
-        for contact in contacts {
+    pub(super) fn recall(&mut self, no: FolderNo, known: Whereabouts) {
+        for contact in known.contacts {
             self.learn(no, contact, Teller::Kept);
+        }
+        if let Some(folder) = self.folders.get_mut(&no) {
+            let came = known.came.into_iter().filter(|(log, _)| folder.access.devices.contains_key(log));
+            folder.came.extend(came);
         }
         self.regroup(no);
     }
 
-    /// What is known of a folder's devices, for a program to keep.
+    /// What is known of where a folder's peers are, for a program to keep: seeders first.
     #[must_use]
     pub fn contacts(&self, no: FolderNo) -> Vec<Contact> {
         let me = self.me;
-        let folder = self.folders.get(&no);
-        let contacts = folder.into_iter().flat_map(|folder| folder.contacts.values());
-        contacts.filter(|contact| contact.peer != me).take(CONTACTS_MAX).cloned().collect()
+        let Some(folder) = self.folders.get(&no) else { return Vec::new() };
+        let others = folder.contacts.values().filter(|contact| contact.peer != me);
+        let (seeders, devices): (Vec<&Contact>, Vec<&Contact>) =
+            others.partition(|contact| folder.is_of_seeder(contact));
+        let all = seeders.into_iter().chain(folder.past.values()).chain(devices);
+        all.take(CONTACTS_MAX).cloned().collect()
     }
 
     /// Keeps a contact that is newer than what is known. Nothing is done with one that its device did not sign.
@@ -97,13 +88,16 @@ impl Engine {
         let known = folder.contacts.get(&contact.log).map(|known| known.said_ms);
         let fits = contact.addresses.iter().all(|address| address.len() <= ADDRESS_BYTES_MAX);
         if known.is_some_and(|known| known > contact.said_ms) {
+            if teller == Teller::Kept && contact.is_genuine(folder.id) {
+                folder.keep_past(contact);
+            }
             return Learnt::Outdated;
         }
         let again = known == Some(contact.said_ms);
         if !fits || again || !contact.is_genuine(folder.id) {
             return Learnt::Nothing;
         }
-        if !folder.access.devices.contains_key(&contact.log) {
+        if !folder.lists(&contact) {
             // It is told once, and the record that lists the device may be on its way.
             folder.keep_unlisted(contact, teller);
             return Learnt::Nothing;
@@ -111,31 +105,47 @@ impl Engine {
         if !folder.believes(&contact) {
             return Learnt::Nothing;
         }
-        if let Identity::Member { log, .. } = &folder.identity
-            && *log == contact.log
-        {
-            // Our own word from before, with a clock that was ahead: say it again, later than that.
-            if contact.said_ms < u64::MAX {
-                self.own.1 = self.own.1.max(contact.said_ms.saturating_add(1));
-                self.say_where(no);
-            }
+        if folder.own_log(self.me) == contact.log {
+            self.hear_ourselves(no, contact.said_ms);
             return Learnt::Nothing;
         }
         if known.is_none() && folder.contacts.len() >= CONTACTS_MAX {
-            let oldest = folder.contacts.values().filter(|old| old.peer != self.me);
-            let Some(oldest) = oldest.min_by_key(|old| old.said_ms).map(|old| old.log) else {
-                return Learnt::Nothing;
-            };
+            let Some(oldest) = folder.oldest_of_devices(self.me) else { return Learnt::Nothing };
             folder.contacts.remove(&oldest);
         }
-        folder.contacts.insert(contact.log, contact);
+        let peer = contact.peer;
+        if let Some(before) = folder.contacts.insert(contact.log, contact) {
+            folder.keep_past(before);
+        }
         folder.contacts_news = true;
+        if teller != Teller::Kept {
+            self.note_whereabouts(no, peer);
+        }
         Learnt::News
+    }
+
+    /// Our own word from before, with a clock that was ahead: it is said again, later than that.
+    fn hear_ourselves(&mut self, no: FolderNo, said_ms: u64) {
+        if said_ms == u64::MAX {
+            return;
+        }
+        match self.folders.get(&no).map(|folder| &folder.identity) {
+            Some(Identity::Member { .. }) => {
+                self.own.said_ms = self.own.said_ms.max(said_ms.saturating_add(1));
+                self.say_where(no);
+            }
+            Some(Identity::Seeder) if said_ms > self.own.said_ms => self.say_anew(said_ms.saturating_add(1)),
+            _ => {}
+        }
     }
 
     /// Tells every peer of the folder what it was not told yet.
     pub(super) fn tell_contacts(&mut self, no: FolderNo, now: Instant) {
-        let Some(folder) = self.folders.get_mut(&no).filter(|folder| folder.contacts_news) else { return };
+        if self.folders.get(&no).is_none_or(|folder| !folder.contacts_news) {
+            return;
+        }
+        self.say_where_as_seeder(no);
+        let Some(folder) = self.folders.get_mut(&no) else { return };
         folder.contacts_news = false;
         for (conn, id) in folder.sessions.clone() {
             let news = self.contacts_for(conn, id);
@@ -158,11 +168,12 @@ impl Engine {
     fn contacts_for(&self, conn: Conn, id: SessionId) -> Vec<Contact> {
         let session = self.conns.get(&conn).and_then(|connection| connection.sessions.get(&id));
         let Some(session) = session.filter(|session| session.is_open()) else { return Vec::new() };
+        let speaker = self.speaker(conn, id);
         let contacts = self.folders.get(&session.no).into_iter().flat_map(|folder| folder.contacts.values());
         let is_news = |contact: &&Contact| match session.told_contacts.get(&contact.log) {
             Some(at) => *at < contact.said_ms,
             // A device hears its own word only if it said an older one: its clock was ahead then.
-            None => session.log != Some(contact.log),
+            None => speaker != Some(contact.log),
         };
         contacts.filter(is_news).cloned().collect()
     }
@@ -218,10 +229,10 @@ impl Engine {
         let mut news = false;
         for contact in contacts {
             let Some(folder) = self.folders.get_mut(&no) else { return };
-            let listed = folder.access.devices.contains_key(&contact.log);
+            let listed = folder.lists(&contact);
             let (log, said_ms) = (contact.log, contact.said_ms);
+            let own = self.speaker(conn, id) == Some(log);
             let Some(session) = self.session(conn, id) else { return };
-            let own = session.log == Some(log);
             if listed {
                 // Of listed devices only: a peer can make up any number of others.
                 let told = session.told_contacts.entry(log).or_default();
@@ -246,9 +257,14 @@ impl Engine {
     /// Forgets devices that are no longer listed, and looks again at those that were not.
     pub(super) fn forget_contacts(&mut self, no: FolderNo) {
         let Some(folder) = self.folders.get_mut(&no) else { return };
+        let mut contacts = std::mem::take(&mut folder.contacts);
+        contacts.retain(|_, contact| folder.lists(contact));
+        let mut past = std::mem::take(&mut folder.past);
+        past.retain(|_, contact| folder.lists(contact));
+        (folder.contacts, folder.past) = (contacts, past);
         let access = &folder.access;
-        folder.contacts.retain(|log, _| access.devices.contains_key(log));
         folder.proved.retain(|log, _| access.devices.contains_key(log));
+        folder.came.retain(|log, _| access.devices.contains_key(log));
         for (teller, contact) in std::mem::take(&mut folder.unlisted).into_values() {
             self.learn(no, contact, teller);
         }
@@ -261,12 +277,18 @@ impl Engine {
         let Some(folder) = self.folders.get_mut(&no) else { return };
         let mut wishes: Vec<(PeerId, Vec<Vec<u8>>, Want)> = Vec::new();
         for (peer, addresses) in &folder.named {
-            // One that was removed is called until it knows it.
-            let id = peer.to_bytes();
-            let seeder = folder.access.seeder(&id).is_some() || folder.access.revoked_seeder(&id).is_some();
-            wishes.push((*peer, addresses.clone(), if seeder { Want::Always } else { Want::Some }));
+            if !folder.names_seeder(peer) {
+                wishes.push((*peer, addresses.clone(), Want::Some));
+                continue;
+            }
+            // Its own word is the newest; what its grant says stays true if it moved back.
+            let mut all = folder.said_by_seeder(peer, &self.own.at);
+            let granted = addresses.iter().filter(|address| !all.contains(address)).cloned();
+            let granted: Vec<Vec<u8>> = granted.collect();
+            all.extend(granted);
+            wishes.push((*peer, all, Want::Always));
         }
-        for (peer, said) in folder.said_of_others(self.me, &self.own.0) {
+        for (peer, said) in folder.said_of_others(self.me, &self.own.at) {
             match wishes.iter_mut().find(|(named, _, _)| *named == peer) {
                 Some((_, addresses, Want::Some)) => {
                     // Its own word is newer than what a code said; what the code said stays true if it is not its own.
@@ -336,7 +358,8 @@ impl Engine {
     /// The device behind a peer, if it proved or said who it is.
     pub(super) fn log_of(folder: &Folder, peer: &PeerId) -> Option<LogId> {
         let proved = folder.proved.iter().find(|(_, proved)| *proved == peer).map(|(log, _)| *log);
-        let said = || folder.contacts.values().find(|contact| contact.peer == *peer);
+        let device = |contact: &&Contact| contact.peer == *peer && !folder.is_of_seeder(contact);
+        let said = || folder.contacts.values().find(device);
         proved.or_else(|| said().map(|contact| contact.log))
     }
 
@@ -354,9 +377,46 @@ impl Engine {
         folder.contacts = contacts;
         self.regroup(no);
     }
+
+    /// Which of the folder's keys the peer of a session proved to have.
+    fn speaker(&self, conn: Conn, id: SessionId) -> Option<LogId> {
+        let connection = self.conns.get(&conn)?;
+        let session = connection.sessions.get(&id)?;
+        let seeder = || (session.kind == PeerKind::Seeder).then(|| LogId(*connection.peer.key()));
+        session.log.or_else(seeder)
+    }
 }
 
 impl Folder {
+    /// The key under which this node says where it is.
+    fn own_log(&self, me: PeerId) -> LogId {
+        match &self.identity {
+            Identity::Member { log, .. } => *log,
+            Identity::Seeder => LogId(*me.key()),
+        }
+    }
+
+    /// Keeps where this node is. There are no more than fit a frame also with it, since peers are told all in one.
+    pub(super) fn keep_own_word(&mut self, contact: Contact) {
+        if !self.contacts.contains_key(&contact.log) && self.contacts.len() >= CONTACTS_MAX {
+            let any = || self.contacts.values().min_by_key(|old| old.said_ms).map(|old| old.log);
+            let oldest = self.oldest_of_devices(contact.peer).or_else(any);
+            oldest.and_then(|oldest| self.contacts.remove(&oldest));
+        }
+        self.contacts.insert(contact.log, contact);
+    }
+
+    /// Whose word makes room. Seeders stay where they are for years, and say so once.
+    fn oldest_of_devices(&self, me: PeerId) -> Option<LogId> {
+        let devices = self.contacts.values().filter(|old| old.peer != me && !self.is_of_seeder(old));
+        devices.min_by_key(|old| old.said_ms).map(|old| old.log)
+    }
+
+    /// Whether the access log lists who said this.
+    fn lists(&self, contact: &Contact) -> bool {
+        self.access.devices.contains_key(&contact.log) || self.is_of_seeder(contact)
+    }
+
     /// Whether a contact may be true: no other person's device proved that the peer id is its own. A device that joined
     /// again, under a fresh log, has its peer id still.
     fn believes(&self, contact: &Contact) -> bool {
@@ -387,7 +447,9 @@ impl Folder {
         if matches!(self.identity, Identity::Seeder) {
             return BTreeMap::new();
         }
-        for contact in self.contacts.values().filter(|contact| contact.peer != me) {
+        // A seeder speaks for itself alone (`moved.rs`).
+        let others = |contact: &&Contact| contact.peer != me && !self.names_seeder(&contact.peer);
+        for contact in self.contacts.values().filter(others) {
             let said = dialable(&contact.addresses, Source::Far, own);
             of.entry(contact.peer).or_default().push(said);
         }
@@ -407,7 +469,7 @@ impl Folder {
 }
 
 /// Addresses that fit a contact.
-fn fitting(mut addresses: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+pub(super) fn fitting(mut addresses: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     addresses.retain(|address| address.len() <= ADDRESS_BYTES_MAX);
     addresses.truncate(ADDRESSES_MAX);
     addresses

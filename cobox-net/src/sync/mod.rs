@@ -14,6 +14,7 @@ mod forks;
 mod handshake;
 mod join;
 mod knocks;
+mod moved;
 mod near;
 mod offers;
 mod place;
@@ -44,6 +45,7 @@ use cobox_store::id::{FolderId, FolderNo, LogId, PackId};
 pub use asks::{Ask, Failure, Reply};
 pub use dial::{Dialer, LINKS, PAUSE_MAX, PAUSE_MIN, SHUFFLE_EVERY, Want};
 pub use handshake::{Binding, SESSION_CONTEXT, Speaker, signed_bytes};
+pub use moved::{MOVES_MAX, Moves};
 pub use place::Place;
 pub use plan::SMALL_BYTES_MAX;
 pub use seeding::{Ordered, PAPERS_MAX};
@@ -52,7 +54,7 @@ pub use settle::Work;
 use crate::node::{Signer, SwarmKey};
 use crate::peer_id::PeerId;
 use crate::tally::{Refusal, Tally};
-use crate::wire::{Contact, Frame, GrantAnswer, QuestionId, SessionId};
+use crate::wire::{Frame, GrantAnswer, QuestionId, SessionId, Whereabouts};
 use state::{Connection, Folder, Lack, Session, Stage};
 
 /// How often the driver sends [`Input::Tick`].
@@ -133,8 +135,8 @@ pub enum Input {
     Peers { no: FolderNo, peers: Vec<(PeerId, Vec<Vec<u8>>)> },
     /// Where this node listens, and the time.
     Listening { addresses: Vec<Vec<u8>>, now_ms: u64 },
-    /// What devices said of themselves before this node began.
-    Recall { no: FolderNo, contacts: Vec<Contact> },
+    /// What was known of a folder's devices before this node began.
+    Recall { no: FolderNo, known: Whereabouts },
     /// A peer was seen on the local network, at these addresses beside others.
     Seen { peer: PeerId, addresses: Vec<Vec<u8>> },
     /// It is no longer seen at these.
@@ -223,8 +225,8 @@ pub struct Engine {
     /// Peers that sent wrong bytes, and until when nothing is fetched from them.
     liars: HashMap<PeerId, Instant>,
     absent_since: Option<Instant>,
-    /// Where we listen, and when we said so last.
-    own: (Vec<Vec<u8>>, u64),
+    /// Where we listen, and what we said of it.
+    own: moved::Own,
     /// Peers on the local network.
     lan: BTreeMap<PeerId, near::Neighbour>,
     meetings: near::Meetings,
@@ -258,7 +260,7 @@ impl Engine {
             asks: Vec::new(),
             liars: HashMap::new(),
             absent_since: None,
-            own: (Vec::new(), 0),
+            own: moved::Own::default(),
             lan: BTreeMap::new(),
             meetings: near::Meetings::default(),
             next_shuffle: None,
@@ -301,8 +303,8 @@ impl Engine {
             Input::Folder { no, identity, secrets } => self.folder(no, identity, secrets, now),
             Input::FolderGone { no } => self.folder_gone(no, now),
             Input::Peers { no, peers } => self.peers(no, &peers, now),
-            Input::Listening { addresses, now_ms } => self.listening(addresses, now_ms),
-            Input::Recall { no, contacts } => self.recall(no, contacts),
+            Input::Listening { addresses, now_ms } => self.listening(addresses, now_ms, now),
+            Input::Recall { no, known } => self.recall(no, known),
             Input::Seen { peer, addresses } => self.seen(peer, &addresses, now),
             Input::Unseen { peer, addresses } => self.unseen(peer, &addresses),
             Input::Connect { peer, addresses } => self.dialer.once(peer, addresses, now + STRANGER_WAIT),
@@ -485,6 +487,7 @@ impl Engine {
         self.retry_access(now);
         self.meet_neighbours(now);
         self.shuffle(now);
+        self.after_moving(now);
         self.forgive_liars(now);
         self.forget_absent(now);
         self.look_at_wishes();

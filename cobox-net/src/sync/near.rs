@@ -59,7 +59,7 @@ impl Meetings {
 impl Engine {
     /// A peer is on the local network at these addresses, and at those it was seen at before.
     pub(super) fn seen(&mut self, peer: PeerId, addresses: &[Vec<u8>], now: Instant) {
-        let said = dialable(addresses, Source::Lan, &self.own.0);
+        let said = dialable(addresses, Source::Lan, &self.own.at);
         if peer == self.me || said.is_empty() {
             return;
         }

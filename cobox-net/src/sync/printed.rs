@@ -15,7 +15,7 @@ impl std::fmt::Debug for Input {
             Self::FolderGone { no } => write!(f, "FolderGone({no:?})"),
             Self::Peers { no, peers } => write!(f, "Peers({no:?} {})", peers.len()),
             Self::Listening { addresses, .. } => write!(f, "Listening({})", addresses.len()),
-            Self::Recall { no, contacts } => write!(f, "Recall({no:?} {})", contacts.len()),
+            Self::Recall { no, known } => write!(f, "Recall({no:?} {})", known.contacts.len()),
             Self::Seen { peer, .. } => write!(f, "Seen({peer})"),
             Self::Unseen { peer, .. } => write!(f, "Unseen({peer})"),
             Self::Connect { peer, .. } => write!(f, "Connect({peer})"),

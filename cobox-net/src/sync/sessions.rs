@@ -276,6 +276,7 @@ impl Engine {
             let peer = self.conns.get(&conn).map(|connection| connection.peer);
             if let (Some(peer), Some(log)) = (peer, log) {
                 self.prove(no, peer, log);
+                self.device_came(conn, no, log);
             }
             self.out.push(Output::Opened { conn, session: id, no, log });
             if kind == PeerKind::Member {

@@ -277,6 +277,10 @@ pub(super) struct Folder {
     pub named: Vec<(PeerId, Vec<Vec<u8>>)>,
     /// What devices of the folder said of themselves, our own word among them.
     pub contacts: BTreeMap<LogId, Contact>,
+    /// What seeders said before that, where it was something else.
+    pub past: BTreeMap<LogId, Contact>,
+    /// Devices that dialed this seeder, and when what it said of itself then was said.
+    pub came: BTreeMap<LogId, u64>,
     /// Whether somebody may not have been told one of them.
     pub contacts_news: bool,
     /// The same of devices that the access log does not list yet.
@@ -330,6 +334,8 @@ impl Folder {
             secrets,
             named: Vec::new(),
             contacts: BTreeMap::new(),
+            past: BTreeMap::new(),
+            came: BTreeMap::new(),
             contacts_news: true,
             unlisted: BTreeMap::new(),
             proved: BTreeMap::new(),

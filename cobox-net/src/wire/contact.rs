@@ -13,6 +13,8 @@ use crate::sync::signed_bytes;
 
 /// Contacts in one frame, and those that are kept of a folder: its peers.
 pub const CONTACTS_MAX: usize = 64;
+/// Devices of a folder of which a seeder keeps that they came: far more than a folder has peers.
+pub const CAME_MAX: usize = 1024;
 /// The type of [`super::Frame::Contacts`].
 pub(super) const CONTACTS: u8 = 40;
 /// Key, log, time, an empty list and the signature.
@@ -28,12 +30,12 @@ const UDP_2: u8 = 0x02;
 const QUIC_1: u8 = 0xcd;
 const QUIC_2: u8 = 0x03;
 
-/// Where one device of a folder is, by its own word.
+/// Where one device or seeder of a folder is, by its own word.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Contact {
     /// The device on the network.
     pub peer: PeerId,
-    /// The device in the folder.
+    /// The device in the folder; of a seeder, the key of its peer id.
     pub log: LogId,
     /// When it said so, by its own clock; a later word replaces an earlier one.
     pub said_ms: u64,
@@ -41,6 +43,15 @@ pub struct Contact {
     pub addresses: Vec<Vec<u8>>,
     /// By `log`, over [`Contact::signed_text`].
     pub signature: [u8; 64],
+}
+
+/// What a program keeps of where a folder's devices are.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Whereabouts {
+    /// What devices and seeders said of themselves.
+    pub contacts: Vec<Contact>,
+    /// Of a seeder: the devices that dialed it, and when what it said of itself then was said.
+    pub came: Vec<(LogId, u64)>,
 }
 
 impl Contact {
@@ -108,6 +119,60 @@ pub fn decode_contacts(bytes: &[u8]) -> Result<Vec<Contact>, DecodeError> {
     Ok(contacts)
 }
 
+/// What a seeder keeps of a folder (`docs/format.md` §15.7).
+#[must_use]
+pub fn encode_whereabouts(known: &Whereabouts) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.u8(1);
+    encode_list(&mut w, &known.contacts);
+    w.count(known.came.len());
+    for (log, said_ms) in &known.came {
+        w.fixed(&log.0);
+        w.u64(*said_ms);
+    }
+    w.into_bytes()
+}
+
+/// Reads what [`encode_whereabouts`] wrote.
+///
+/// # Errors
+/// On anything no writer produces.
+pub fn decode_whereabouts(bytes: &[u8]) -> Result<Whereabouts, DecodeError> {
+    let mut r = Reader::new(bytes);
+    r.version(1, "whereabouts")?;
+    let contacts = decode_list(&mut r)?;
+    let count = r.count(CAME_MAX, 40, "whereabouts")?;
+    let came = (0..count)
+        .map(|_| Ok((r.log_id("whereabouts")?, r.u64("whereabouts")?)))
+        .collect::<Result<_, DecodeError>>()?;
+    r.finish()?;
+    Ok(Whereabouts { contacts, came })
+}
+
+/// What a seeder said of itself last (`docs/format.md` §15.7): where it is, and when it said so.
+#[must_use]
+pub fn encode_word(addresses: &[Vec<u8>], said_ms: u64) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.u8(1);
+    w.u64(said_ms);
+    w.count(addresses.len());
+    addresses.iter().for_each(|address| w.bytes16(address));
+    w.into_bytes()
+}
+
+/// Reads what [`encode_word`] wrote.
+///
+/// # Errors
+/// On anything no writer produces.
+pub fn decode_word(bytes: &[u8]) -> Result<(Vec<Vec<u8>>, u64), DecodeError> {
+    let mut r = Reader::new(bytes);
+    r.version(1, "word")?;
+    let said_ms = r.u64("word")?;
+    let addresses = decode_addresses(&mut r)?;
+    r.finish()?;
+    Ok((addresses, said_ms))
+}
+
 pub(super) fn encode_list(w: &mut Writer, contacts: &[Contact]) {
     w.count(contacts.len());
     for contact in contacts {
@@ -123,11 +188,13 @@ pub(super) fn decode_list(r: &mut Reader<'_>) -> Result<Vec<Contact>, DecodeErro
 
 fn decode_one(r: &mut Reader<'_>) -> Result<Contact, DecodeError> {
     let (peer, log, said_ms) = (PeerId::of_key(r.array("contact")?), r.log_id("contact")?, r.u64("contact")?);
-    let count = r.count(ADDRESSES_MAX, 2, "contact addresses")?;
-    let addresses = (0..count)
-        .map(|_| Ok(r.bytes16(ADDRESS_BYTES_MAX, "contact address")?.to_vec()))
-        .collect::<Result<_, DecodeError>>()?;
+    let addresses = decode_addresses(r)?;
     Ok(Contact { peer, log, said_ms, addresses, signature: r.array("contact")? })
+}
+
+fn decode_addresses(r: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let count = r.count(ADDRESSES_MAX, 2, "contact addresses")?;
+    (0..count).map(|_| Ok(r.bytes16(ADDRESS_BYTES_MAX, "contact address")?.to_vec())).collect()
 }
 
 #[cfg(test)]
@@ -177,6 +244,22 @@ mod tests {
         let longer = [&tcp[..], &[0x91, 2, 0, 1]].concat();
         for other in [&[][..], &tcp[..7], &quic[..9], &six[..17], &name, &longer, &[4], &[6, 0, 1]] {
             assert_eq!(place(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_seeder_keeps_of_places_comes_back_and_nothing_else_is_read() {
+        let contacts = vec![contact(FolderId([1; 32])); 2];
+        let known = Whereabouts { contacts, came: vec![(LogId([4; 32]), 7)] };
+        let bytes = encode_whereabouts(&known);
+        assert_eq!(decode_whereabouts(&bytes).expect("reads"), known);
+        let word = encode_word(&[vec![4, 10, 0, 0, 1, 6, 30, 60]], 9);
+        assert_eq!(decode_word(&word).expect("reads"), (vec![vec![4, 10, 0, 0, 1, 6, 30, 60]], 9));
+        for bytes in [&bytes, &word] {
+            let bent = [&[2][..], &bytes[1..]].concat();
+            for other in [&bytes[..bytes.len() - 1], &[&bytes[..], &[0]].concat(), &bent] {
+                assert!(decode_whereabouts(other).is_err() && decode_word(other).is_err());
+            }
         }
     }
 

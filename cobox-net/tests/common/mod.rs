@@ -16,7 +16,7 @@ use cobox_net::patrol::{self, Pace};
 use cobox_net::seeder::commands::{Answer, Request, ask_running};
 use cobox_net::seeder::identity::{Identity, saved_address};
 use cobox_net::seeder::{Accept, RunOptions, run};
-use cobox_net::{FolderSecrets, NetConfig, Node, PeerId, PeerStatus};
+use cobox_net::{FolderSecrets, LanDiscovery, NetConfig, Node, PeerId, PeerStatus};
 use cobox_store::blind::kembox::{Purpose, seal};
 use cobox_store::blind::{Store, StoreKind};
 use cobox_store::format::access::{
@@ -379,6 +379,7 @@ impl Seeding {
                 data: self.data.clone(),
                 listen: self.listen.clone(),
                 announce: self.announce.clone(),
+                lan: LanDiscovery::Off,
                 accept: self.accept.clone(),
                 pace: self.pace,
                 http: None,

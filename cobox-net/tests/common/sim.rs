@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
 use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Output, Place, Side, TICK};
-use cobox_net::wire::{Contact, Frame, SessionId, decode_frame};
+use cobox_net::wire::{Frame, SessionId, Whereabouts, decode_frame};
 use cobox_store::blind::{PackStatus, Store, StoreKind};
 use cobox_store::format::SLICE_BYTES;
 use cobox_store::format::address::SeederAddress;
@@ -17,6 +17,9 @@ use cobox_store::format::proof::{Outboard, slice_len};
 use cobox_store::id::{EntryHash, EpochId, FolderNo, KemKey, LogId, PackId, hash};
 use ed25519_dalek::{Signer as _, SigningKey};
 use zeroize::Zeroizing;
+
+#[path = "sim/restarts.rs"]
+mod restarts;
 
 pub use super::world::World;
 use super::{Made, bytes};
@@ -87,7 +90,10 @@ pub struct Sim {
     packs: Vec<PackId>,
     /// The address of each node now; a restart may change it.
     addresses: Vec<Vec<u8>>,
-    kept: Vec<Vec<Contact>>,
+    /// What each program kept when its node ended last, and what a seeder had said of itself.
+    kept: Vec<(Whereabouts, Option<(Vec<Vec<u8>>, u64)>)>,
+    /// Who dialed whom, and how often.
+    pub dialed: BTreeMap<(usize, usize), u32>,
     /// The side of a division that each node is on.
     pub side: Vec<u8>,
     /// Chance that a transfer breaks at a slice, one in so many; 0 for never.
@@ -169,7 +175,8 @@ impl Sim {
             chains: BTreeMap::new(),
             packs: Vec::new(),
             addresses: (0..nodes).map(place).collect(),
-            kept: vec![Vec::new(); nodes],
+            kept: vec![<_>::default(); nodes],
+            dialed: BTreeMap::new(),
             side: vec![0; nodes],
             breaks: 40,
             still: BTreeSet::new(),
@@ -183,7 +190,7 @@ impl Sim {
             world,
         };
         for at in 0..nodes {
-            sim.engines.push(Engine::new(Arc::clone(&sim.stores[at]), peer(&sim.keys[at])));
+            sim.engines.push(sim.engine(at));
             sim.configure(at);
         }
         sim
@@ -204,8 +211,8 @@ impl Sim {
         self.input(at, Input::Folder { no, identity, secrets });
         let now_ms = u64::try_from((self.now - self.began).as_millis()).expect("a short history") + 1;
         self.input(at, Input::Listening { addresses: vec![self.addresses[at].clone()], now_ms });
-        let contacts = self.kept[at].clone();
-        self.input(at, Input::Recall { no, contacts });
+        let known = self.kept[at].0.clone();
+        self.input(at, Input::Recall { no, known });
         let hinted = self.world.hints.iter().filter(|(from, _)| *from == at).map(|(_, to)| *to);
         let named: Vec<usize> = (self.world.devices..self.world.nodes()).chain(hinted).collect();
         let peers = named.into_iter().map(|to| (peer(&self.keys[to]), vec![place(to)])).collect();
@@ -298,6 +305,7 @@ impl Sim {
     /// An attempt succeeds where one can dial the other at one of the addresses, and now and then does not.
     fn attempt(&mut self, from: usize, to_peer: PeerId, addresses: &[Vec<u8>]) {
         let to = self.keys.iter().position(|key| peer(key) == to_peer).expect("a node");
+        *self.dialed.entry((from, to)).or_default() += 1;
         let reaches = self.world.dials.contains(&(from, to))
             && !self.still.contains(&from)
             && !self.still.contains(&to)
@@ -386,21 +394,6 @@ impl Sim {
     pub fn heal(&mut self) {
         self.side.fill(0);
         (0..self.world.nodes()).for_each(|at| self.look_around(at));
-    }
-
-    /// The engine forgets everything but what a program keeps; the store stays. A seeder keeps its address.
-    pub fn restart(&mut self, at: usize) {
-        let mine = |wire: &Wire| wire.ends.iter().any(|end| end.0 == at);
-        let mine: Vec<u64> = self.wires.iter().filter(|(_, wire)| mine(wire)).map(|(id, _)| *id).collect();
-        mine.into_iter().for_each(|id| self.cut(id));
-        self.fetches.retain(|fetch| fetch.node != at);
-        self.dials.retain(|dial| dial.0 != at);
-        self.kept[at] = self.engines[at].contacts(self.nos[at]);
-        if at < self.world.devices && self.rng.one_in(2) {
-            self.addresses[at][4] += 1;
-        }
-        self.engines[at] = Engine::new(Arc::clone(&self.stores[at]), peer(&self.keys[at]));
-        self.configure(at);
     }
 
     /// A device writes an entry with a pack, under the newest access records that it knows.

@@ -1,0 +1,197 @@
+//! Seeders and devices that are somewhere else one day are found again, and nobody makes others look in the wrong place.
+
+mod common;
+
+use std::time::Duration;
+
+use cobox_net::PeerId;
+use cobox_net::sync::{Input, Output};
+use cobox_net::wire::Contact;
+use cobox_store::id::hash;
+use common::puppet::{Stage, contact, peer_of, tcp};
+use common::sim::{Sim, stores};
+use common::world::World;
+use ed25519_dalek::SigningKey;
+
+/// Nodes with these numbers of devices and seeders, of which those dial each other, after they met.
+fn met(
+    seed: u64,
+    dir: &std::path::Path,
+    (devices, seeders): (usize, usize),
+    dials: &[(usize, usize)],
+) -> Sim {
+    let nodes = devices + seeders;
+    let world =
+        World { devices, seeders, dials: dials.to_vec(), knows: vec![devices; nodes], ..World::default() };
+    let mut sim = Sim::new(seed, world, stores(&dir.join(seed.to_string()), devices, seeders));
+    sim.breaks = 0;
+    sim.write_of(0, 4096);
+    assert_eq!(sim.settle(Duration::from_secs(120)), None);
+    sim.run_for(Duration::from_secs(60));
+    sim
+}
+
+/// Two nodes are connected within so long.
+fn meets(sim: &mut Sim, one: usize, other: usize, most: Duration) -> bool {
+    let end = sim.now + most;
+    while sim.now < end && !sim.linked(one, other) {
+        sim.run_for(Duration::from_secs(1));
+    }
+    sim.linked(one, other)
+}
+
+fn cut_all(sim: &mut Sim) {
+    sim.connections().into_iter().for_each(|id| sim.cut(id));
+}
+
+#[test]
+fn seeder_that_moved_calls_the_device_which_then_comes_by_itself() {
+    let dir = common::memory_dir();
+    for seed in 0..20 {
+        let mut sim = met(seed, dir.path(), (1, 1), &[(0, 1), (1, 0)]);
+        sim.move_away(1);
+        sim.dialed.clear();
+        assert!(meets(&mut sim, 0, 1, Duration::from_secs(600)), "seed {seed}: nobody found anybody");
+        assert!(sim.dialed.contains_key(&(1, 0)), "seed {seed}: it was found without a call");
+        sim.run_for(Duration::from_secs(5));
+        // It was told, and keeps it.
+        sim.world.dials.retain(|pair| *pair == (0, 1));
+        sim.restart(0);
+        assert!(meets(&mut sim, 0, 1, Duration::from_secs(120)), "seed {seed}: the device forgot it");
+        sim.write_of(0, 4096);
+        assert_eq!(sim.settle(Duration::from_secs(120)), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn seeder_that_moves_again_and_again_is_found_each_time() {
+    let dir = common::memory_dir();
+    let mut sim = met(1, dir.path(), (2, 1), &[(0, 2), (1, 2), (2, 0), (2, 1)]);
+    for turn in 0..6 {
+        sim.move_away(2);
+        for device in 0..2 {
+            assert!(meets(&mut sim, device, 2, Duration::from_secs(600)), "turn {turn}: device {device}");
+        }
+        sim.run_for(Duration::from_secs(40));
+    }
+}
+
+#[test]
+fn another_seeder_or_member_passes_on_where_a_seeder_is() {
+    let dir = common::memory_dir();
+    for seed in 0..20 {
+        // Nobody can call the device; seeders dial each other.
+        let mut sim = met(seed, dir.path(), (1, 2), &[(0, 1), (0, 2), (1, 2), (2, 1)]);
+        sim.move_away(1);
+        assert!(
+            meets(&mut sim, 0, 1, Duration::from_secs(300)),
+            "seed {seed}: the other seeder said nothing"
+        );
+        // Nobody can call device 0, and only device 1 can be called.
+        let mut sim = met(seed + 100, dir.path(), (2, 1), &[(0, 1), (0, 2), (1, 2), (2, 1)]);
+        sim.move_away(2);
+        assert!(
+            meets(&mut sim, 0, 2, Duration::from_secs(600)),
+            "seed {seed}: the other member said nothing"
+        );
+    }
+}
+
+#[test]
+fn seeder_and_device_that_both_move_find_each_other_through_one_that_stays() {
+    let dir = common::memory_dir();
+    for seed in 0..20 {
+        let mut sim = met(seed, dir.path(), (1, 2), &[(0, 1), (0, 2), (1, 2), (2, 1), (1, 0)]);
+        sim.move_away(1);
+        sim.move_away(0);
+        assert!(meets(&mut sim, 0, 1, Duration::from_secs(600)), "seed {seed}");
+        sim.write_of(0, 4096);
+        assert_eq!(sim.settle(Duration::from_secs(120)), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn seeder_that_did_not_move_calls_nobody_and_one_that_did_ever_more_rarely() {
+    let dir = common::memory_dir();
+    let mut sim = met(3, dir.path(), (1, 1), &[(0, 1), (1, 0)]);
+    // The device is off for a day, and the seeder is started again where it was.
+    sim.side = vec![0, 1];
+    cut_all(&mut sim);
+    sim.restart(1);
+    sim.dialed.clear();
+    sim.run_for(Duration::from_secs(3600));
+    assert_eq!(sim.dialed.get(&(1, 0)), None, "the device knows where it is");
+    sim.move_away(1);
+    sim.run_for(Duration::from_secs(4 * 3600));
+    let calls = sim.dialed.get(&(1, 0)).copied().unwrap_or(0);
+    // Pauses of 1, 2, 4 minutes and so on; a call is a few attempts.
+    assert!((8..=8 * 4).contains(&calls), "{calls} calls");
+    sim.side = vec![0, 0];
+    assert!(meets(&mut sim, 0, 1, Duration::from_secs(6 * 3600)), "and it is not given up");
+}
+
+/// Where a peer was dialed: the last list of addresses.
+fn dialed(outputs: &[Output], peer: PeerId) -> Option<Vec<Vec<u8>>> {
+    let mut dials = outputs.iter().filter_map(|output| match output {
+        Output::Dial { peer: to, addresses } if *to == peer => Some(addresses.clone()),
+        _ => None,
+    });
+    dials.next_back()
+}
+
+/// The key of a puppet's peer id.
+fn key_of(puppet: &SigningKey) -> SigningKey {
+    SigningKey::from_bytes(&hash(&puppet.to_bytes()))
+}
+
+#[test]
+fn word_of_a_seeder_counts_whoever_brings_it_and_an_older_or_a_made_up_one_does_not() {
+    let (device, moved) = (SigningKey::from_bytes(&[80; 32]), SigningKey::from_bytes(&[81; 32]));
+    let mut stage = Stage::new(7, &[&device]);
+    let (no, peer) = (stage.no, peer_of(&moved));
+    let seeder = stage.enter_seeder(&moved);
+    stage.input(Input::Down { conn: seeder.conn });
+    stage.input(Input::Peers { no, peers: vec![(peer, vec![tcp(1, 7740)])] });
+    let from = stage.enter(&device);
+    let made = stage.made.id();
+    let word = |stage: &Stage, said_ms, addresses: &[Vec<u8>]| {
+        contact(&stage.made, &key_of(&moved), peer, said_ms, addresses)
+    };
+    let say = |stage: &mut Stage, said: Contact| {
+        let mut outputs = stage.say_contacts(&from, vec![said]);
+        outputs.extend(stage.pass(Duration::from_secs(60)));
+        dialed(&outputs, peer).expect("it is called again and again")
+    };
+    let newest = word(&stage, 20, &[tcp(2, 7740)]);
+    assert_eq!(say(&mut stage, newest.clone()), [tcp(2, 7740), tcp(1, 7740)]);
+    let older = word(&stage, 10, &[tcp(3, 7740)]);
+    assert_eq!(say(&mut stage, older), [tcp(2, 7740), tcp(1, 7740)]);
+    let bent = Contact { said_ms: 30, addresses: vec![tcp(4, 7740)], ..newest.clone() };
+    assert!(!bent.is_genuine(made));
+    assert_eq!(say(&mut stage, bent), [tcp(2, 7740), tcp(1, 7740)]);
+    // A device says that it has the seeder's peer id.
+    let claim = contact(&stage.made, &device, peer, 40, &[tcp(5, 7740)]);
+    assert_eq!(say(&mut stage, claim), [tcp(2, 7740), tcp(1, 7740)]);
+    // Where it was is tried, too: it may go back. Names and places that nobody should dial are not.
+    let name = [&[54, 9][..], b"host.home", &[6, 0, 80]].concat();
+    let local = [&[4, 127, 0, 0, 1][..], &[6, 0, 80]].concat();
+    let later = word(&stage, 50, &[name, local, tcp(6, 7740)]);
+    assert_eq!(say(&mut stage, later), [tcp(6, 7740), tcp(2, 7740), tcp(1, 7740)]);
+    // It is kept over a restart, both words of it.
+    let kept = stage.engine.contacts(no).into_iter();
+    let kept: Vec<u64> = kept.filter(|kept| kept.log.0 == *peer.key()).map(|kept| kept.said_ms).collect();
+    assert_eq!(kept, [50, 20]);
+}
+
+#[test]
+fn word_of_a_peer_that_is_no_seeder_of_the_folder_is_not_used() {
+    let (device, stranger) = (SigningKey::from_bytes(&[82; 32]), SigningKey::from_bytes(&[83; 32]));
+    let mut stage = Stage::new(8, &[&device]);
+    let from = stage.enter(&device);
+    let peer = peer_of(&stranger);
+    let word = contact(&stage.made, &key_of(&stranger), peer, 5, &[tcp(66, 80)]);
+    let mut outputs = stage.say_contacts(&from, vec![word]);
+    outputs.extend(stage.pass(Duration::from_secs(60)));
+    assert_eq!(dialed(&outputs, peer), None);
+    assert_eq!(stage.engine.contacts(stage.no).len(), 0, "nor kept");
+}
