@@ -38,8 +38,9 @@ const PARTIES_MAX: usize = 8;
 const STILL_AFTER: Duration = Duration::from_secs(8);
 /// See [`STILL_AFTER`]: three pings. A cable that was pulled shows in no other way for minutes.
 const SILENT_AFTER: Duration = Duration::from_secs(15);
-/// So is one over which nothing came for so long, whatever was sent: small frames go into the system's buffers also where
-/// their way is gone, as it is when an address changed. Who takes packs over a thin line says so more often.
+/// So is one over which nothing came for so long and no pack was taken, whatever else was sent: small frames go into the
+/// system's buffers also where their way is gone, as it is when an address changed. Packs fill these buffers at once, and
+/// then stand still; over a thin line they move, and hold up the answers to pings and the next ask.
 const UNHEARD_AFTER: Duration = Duration::from_secs(60);
 
 /// A connection.
@@ -55,19 +56,45 @@ pub struct Link {
     pub parties: Arc<Mutex<BTreeMap<SessionId, Party>>>,
     puller: watch::Sender<Option<Puller>>,
     rtt_ms: AtomicU64,
-    /// When a ping was answered last.
-    answered: Mutex<Instant>,
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
     rate: Mutex<(Instant, u64, u64)>,
     since_ms: u64,
-    /// Parts of frames that were sent and came on the control stream.
+    /// Parts of frames that were sent and came on the control stream, and asks for packs among what came.
     said: Arc<AtomicU64>,
     heard: Arc<AtomicU64>,
+    pulse: Mutex<Pulse>,
+}
+
+/// When a connection last showed that its way is there.
+struct Pulse {
+    /// When a ping was answered last.
+    answered: Instant,
     /// All counters together, and when they moved last.
-    moved: Mutex<(u64, Instant)>,
-    /// The same of what came.
-    came: Mutex<(u64, Instant)>,
+    moved: (u64, Instant),
+    /// The same of what came, and of packs that were taken.
+    taken: (u64, Instant),
+}
+
+impl Pulse {
+    const fn new(now: Instant) -> Self {
+        Self { answered: now, moved: (0, now), taken: (0, now) }
+    }
+
+    fn look(&mut self, moved: u64, taken: u64, now: Instant) {
+        for (counted, count) in [(&mut self.moved, moved), (&mut self.taken, taken)] {
+            if counted.0 != count {
+                *counted = (count, now);
+            }
+        }
+    }
+
+    /// Whether nothing went either way for a while, or nothing came or was taken for a long one, and no ping was answered.
+    fn is_gone(&self, now: Instant) -> bool {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let still = since(self.moved.1) > STILL_AFTER || since(self.taken.1) > UNHEARD_AFTER;
+        still && since(self.answered) > SILENT_AFTER
+    }
 }
 
 impl Link {
@@ -84,15 +111,13 @@ impl Link {
             parties: Arc::default(),
             puller: watch::Sender::new(None),
             rtt_ms: AtomicU64::new(u64::MAX),
-            answered: Mutex::new(Instant::now()),
             sent: Arc::default(),
             received: Arc::default(),
             rate: Mutex::new((Instant::now(), 0, 0)),
             since_ms: now_ms(),
             said: Arc::default(),
             heard: Arc::default(),
-            moved: Mutex::new((0, Instant::now())),
-            came: Mutex::new((0, Instant::now())),
+            pulse: Mutex::new(Pulse::new(Instant::now())),
         }
     }
 
@@ -128,6 +153,7 @@ impl Link {
                     readers: Arc::clone(&shared.readers),
                     tap: shared.tap.clone(),
                     sent: Arc::clone(&self.sent),
+                    heard: Arc::clone(&self.heard),
                     inbox: Arc::clone(&shared.inbox),
                     denials: Arc::new(Semaphore::new(DENIALS_MAX)),
                     denied: Arc::new(move |session, pack, heard| {
@@ -204,33 +230,29 @@ impl Link {
     }
 
     pub fn set_rtt(&self, rtt: Duration) {
-        *self.answered.lock() = Instant::now();
+        self.pulse.lock().answered = Instant::now();
         self.rtt_ms.store(u64::try_from(rtt.as_millis()).unwrap_or(u64::MAX - 1), Ordering::Relaxed);
     }
 
-    /// Whether nothing went either way for a while, or nothing came for a long one, and no ping was answered.
+    /// See [`STILL_AFTER`] and [`UNHEARD_AFTER`].
     pub fn is_dead(&self) -> bool {
-        let still =
-            self.moved.lock().1.elapsed() > STILL_AFTER || self.came.lock().1.elapsed() > UNHEARD_AFTER;
-        still && self.answered.lock().elapsed() > SILENT_AFTER
+        self.pulse.lock().is_gone(Instant::now())
     }
 
-    /// Computes the rate since the last call.
+    /// Looks what moved, and computes the rate, since the last call.
     pub fn measure(&self) {
-        let received = self.received.load(Ordering::Relaxed);
-        let total = self.sent.load(Ordering::Relaxed) + received;
-        let came = received.wrapping_add(self.heard.load(Ordering::Relaxed));
-        let all = total.wrapping_add(came).wrapping_add(self.said.load(Ordering::Relaxed));
-        for (counted, now) in [(&self.moved, all), (&self.came, came)] {
-            let mut counted = counted.lock();
-            if counted.0 != now {
-                *counted = (now, Instant::now());
-            }
-        }
+        self.look(Instant::now());
+    }
+
+    fn look(&self, now: Instant) {
+        let total = self.sent.load(Ordering::Relaxed) + self.received.load(Ordering::Relaxed);
+        let taken = total.wrapping_add(self.heard.load(Ordering::Relaxed));
+        let moved = taken.wrapping_add(self.said.load(Ordering::Relaxed));
+        self.pulse.lock().look(moved, taken, now);
         let mut rate = self.rate.lock();
         let (at, before, _) = *rate;
-        let ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        *rate = (Instant::now(), total, total.saturating_sub(before).saturating_mul(1000) / ms);
+        let ms = u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX).max(1);
+        *rate = (now, total, total.saturating_sub(before).saturating_mul(1000) / ms);
     }
 
     /// What the connection itself knows, for lists.
@@ -339,4 +361,46 @@ fn answer(
         .collect();
     frames.push(Frame::Receipt { session, question, receipt: receipt.encode() });
     Ok(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many seconds of at most ten minutes a link is dead over which this happens, and no ping is answered.
+    fn dead_after(happens: impl Fn(&Link, u64)) -> Option<u64> {
+        let way = Way { transport: crate::status::Transport::Tcp, place: crate::sync::Place::Other };
+        let link = Link::new(Conn(1), PeerId::of_key([1; 32]), Side::Dialer, way);
+        let start = Instant::now();
+        *link.pulse.lock() = Pulse::new(start);
+        (1..=600).find(|second| {
+            let now = start + Duration::from_secs(*second);
+            happens(&link, *second);
+            link.look(now);
+            link.pulse.lock().is_gone(now)
+        })
+    }
+
+    fn each(every: u64, second: u64, counter: &AtomicU64) {
+        if second.is_multiple_of(every) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn upload_over_a_line_too_thin_for_pings_is_not_dead() {
+        // A frame of slices is taken each five seconds, and nothing comes; or asks come now and then.
+        assert_eq!(dead_after(|link, second| each(5, second, &link.sent)), None);
+        let asked = |link: &Link, second| {
+            each(1, second, &link.said);
+            each(50, second, &link.heard);
+        };
+        assert_eq!(dead_after(asked), None);
+    }
+
+    #[test]
+    fn connection_over_which_nothing_comes_and_no_pack_is_taken_is_dead_whatever_is_said() {
+        assert_eq!(dead_after(|link, second| each(1, second, &link.said)), Some(61));
+        assert_eq!(dead_after(|_, _| {}), Some(16));
+    }
 }

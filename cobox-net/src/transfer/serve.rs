@@ -12,8 +12,8 @@ use cobox_store::blind::Store;
 use cobox_store::format::SLICE_BYTES;
 use cobox_store::format::proof::slice_len;
 use cobox_store::id::{FolderNo, PackId};
-use futures::AsyncReadExt as _;
-use futures::io::{ReadHalf, WriteHalf};
+use futures::io::WriteHalf;
+use futures::{AsyncRead, AsyncReadExt as _};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -49,6 +49,8 @@ pub struct Server {
     pub readers: Arc<Semaphore>,
     pub tap: Tap,
     pub sent: Arc<AtomicU64>,
+    /// Counts asks: who takes packs over a thin line may say nothing else.
+    pub heard: Arc<AtomicU64>,
     pub inbox: Arc<Semaphore>,
     /// Of this stream, see [`DENIALS_MAX`].
     pub denials: Arc<Semaphore>,
@@ -69,15 +71,21 @@ pub async fn serve(stream: ByteStream, server: Server) -> Result<()> {
     let (read, write) = stream.split();
     let (asks_in, asks) = channel(ASKS_MAX);
     let (answers_in, answers) = channel(ANSWERS_MAX);
-    let reading = read_asks(read, asks_in, server.tap.clone());
+    let reading = read_asks(read, asks_in, server.tap.clone(), Arc::clone(&server.heard));
     let fetching = fetch_answers(asks, answers_in, server.clone());
     let writing = write_answers(write, answers, server);
     tokio::try_join!(reading, fetching, writing).map(|_| ())
 }
 
-async fn read_asks(mut stream: ReadHalf<ByteStream>, asks: Sender<Ask>, tap: Tap) -> Result<()> {
+async fn read_asks(
+    mut stream: impl AsyncRead + Unpin,
+    asks: Sender<Ask>,
+    tap: Tap,
+    heard: Arc<AtomicU64>,
+) -> Result<()> {
     loop {
         let bytes = read_frame(&mut stream, ASK_BYTES_MAX).await?;
+        heard.fetch_add(1, Ordering::Relaxed);
         tap.note(Way::In, &[&bytes]);
         let BulkFrame::Ask(ask) = decode_bulk(&bytes)? else {
             return Err(Error::Decode(cobox_store::format::DecodeError::Invalid { field: "ask" }));
@@ -226,6 +234,7 @@ mod tests {
                 readers: Arc::new(Semaphore::new(READERS_MAX)),
                 tap: Tap::default(),
                 sent: Arc::default(),
+                heard: Arc::default(),
                 inbox: Arc::new(Semaphore::new(16)),
                 denials: Arc::new(Semaphore::new(DENIALS_MAX)),
                 denied: Arc::new(move |session, _, _| hears.lock().push(session)),
@@ -248,6 +257,20 @@ mod tests {
             first: 0,
             count: 1,
         }
+    }
+
+    #[tokio::test]
+    async fn asks_are_counted_as_what_comes() {
+        let frame = |session| {
+            let bytes = BulkFrame::Ask(ask(session)).encode();
+            [&u32::try_from(bytes.len()).expect("it is short").to_le_bytes()[..], &bytes].concat()
+        };
+        let stream = futures::io::Cursor::new([frame(1), frame(2)].concat());
+        let (asks_in, mut asks) = channel(ASKS_MAX);
+        let heard: Arc<AtomicU64> = Arc::default();
+        read_asks(stream, asks_in, Tap::default(), Arc::clone(&heard)).await.expect_err("it ends");
+        assert_eq!(heard.load(Ordering::Relaxed), 2);
+        assert_eq!(asks.recv().await.map(|ask| ask.ask), Some(1));
     }
 
     /// Whose ask is answered next.
