@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use cobox_net::PeerId;
 use cobox_net::sync::{Input, Output};
-use cobox_net::wire::Contact;
+use cobox_net::wire::{Contact, Whereabouts};
 use cobox_store::id::hash;
-use common::puppet::{Stage, contact, peer_of, tcp};
+use common::puppet::{Stage, contact, log_of, peer_of, tcp};
 use common::sim::{Sim, stores};
 use common::world::World;
 use ed25519_dalek::SigningKey;
@@ -194,4 +194,108 @@ fn word_of_a_peer_that_is_no_seeder_of_the_folder_is_not_used() {
     outputs.extend(stage.pass(Duration::from_secs(60)));
     assert_eq!(dialed(&outputs, peer), None);
     assert_eq!(stage.engine.contacts(stage.no).len(), 0, "nor kept");
+}
+
+/// A seeder at another place than the one at which these devices dialed it; it remembers what they said last.
+fn moved(seed: u64, devices: &[&SigningKey], said: &dyn Fn(&Stage) -> Vec<Contact>) -> Stage {
+    let mut stage = Stage::seeding(seed, devices, &SigningKey::from_bytes(&[90; 32]));
+    let came = devices.iter().map(|key| (log_of(key), 5)).collect();
+    let known = Whereabouts { contacts: said(&stage), came };
+    stage.input(Input::Recall { no: stage.no, known });
+    stage
+}
+
+/// Where anybody was called.
+fn calls(outputs: &[Output]) -> Vec<Vec<Vec<u8>>> {
+    let dials = outputs.iter().filter_map(|output| match output {
+        Output::Dial { addresses, .. } => Some(addresses.clone()),
+        _ => None,
+    });
+    dials.collect()
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn device_that_says_something_new_all_the_time_is_called_ever_more_rarely_all_the_same() {
+    for many_ids in [false, true] {
+        let (liar, other) = (SigningKey::from_bytes(&[84; 32]), SigningKey::from_bytes(&[85; 32]));
+        let mut stage = moved(9, &[&liar], &|_| vec![]);
+        // The other one never came, and is not looked for.
+        list(&mut stage, &other);
+        let from = stage.enter(&other);
+        let mut called = 0;
+        for minute in 0..180u8 {
+            let peer = PeerId::of_key([if many_ids { minute } else { 0 }; 32]);
+            let said = contact(&stage.made, &liar, peer, u64::from(minute) + 1, &[tcp(minute, 80)]);
+            called += calls(&stage.say_contacts(&from, vec![said])).len();
+            called += calls(&stage.pass(Duration::from_secs(60))).len();
+        }
+        // After 1, 2, 4 … minutes, and once from the beginning.
+        assert!((7..=12).contains(&called), "{called} calls");
+    }
+}
+
+/// Lists one more device.
+fn list(stage: &mut Stage, key: &SigningKey) {
+    let record = stage.made.admit(key);
+    stage.store.access_add(stage.no, &record).expect("an admin's");
+    stage.input(Input::Changed { no: stage.no });
+}
+
+#[test]
+fn devices_that_claim_anothers_peer_id_do_not_keep_a_seeder_from_calling_it() {
+    let keys: Vec<SigningKey> = (100..120).map(|at| SigningKey::from_bytes(&[at; 32])).collect();
+    let listed: Vec<&SigningKey> = keys.iter().collect();
+    // The honest one stands behind the liars in every list.
+    let honest = keys.iter().max_by_key(|key| log_of(key)).expect("there are some").clone();
+    let place = tcp(1, 7741);
+    let mut stage = moved(10, &listed, &|stage| {
+        let word = |key: &&SigningKey| {
+            let false_ones: Vec<Vec<u8>> = (1..=8).map(|port| tcp(66, port)).collect();
+            let addresses = if log_of(key) == log_of(&honest) { vec![place.clone()] } else { false_ones };
+            contact(&stage.made, key, peer_of(&honest), 5, &addresses)
+        };
+        listed.iter().map(word).collect()
+    });
+    let outputs = stage.pass(HOUR);
+    let called = calls(&outputs);
+    assert!(called.iter().any(|addresses| *addresses == [place.clone()]), "{called:?}");
+    // Those that say the same are one call.
+    assert!(called.len() <= 16, "{} calls", called.len());
+}
+
+#[test]
+fn device_of_which_only_its_word_is_known_is_not_called() {
+    let (came, only_said) = (SigningKey::from_bytes(&[86; 32]), SigningKey::from_bytes(&[87; 32]));
+    let mut stage = moved(11, &[&came], &|_| vec![]);
+    list(&mut stage, &only_said);
+    let word = |stage: &Stage, key: &SigningKey, host| {
+        contact(&stage.made, key, peer_of(key), 5, &[tcp(host, 7741)])
+    };
+    let contacts = vec![word(&stage, &came, 1), word(&stage, &only_said, 2)];
+    stage.input(Input::Recall { no: stage.no, known: Whereabouts { contacts, came: vec![] } });
+    let outputs = stage.pass(HOUR);
+    assert_eq!(dialed(&outputs, peer_of(&only_said)), None);
+    assert_eq!(dialed(&outputs, peer_of(&came)), Some(vec![tcp(1, 7741)]));
+}
+
+#[test]
+fn two_boxes_with_one_key_do_not_answer_each_other_without_end() {
+    let (device, box_key) = (SigningKey::from_bytes(&[88; 32]), SigningKey::from_bytes(&[90; 32]));
+    let mut stage = moved(12, &[&device], &|_| vec![]);
+    stage.pass(Duration::from_secs(5));
+    let from = stage.enter(&device);
+    let peer = PeerId::of_key(box_key.verifying_key().to_bytes());
+    let mut said = 100;
+    for _ in 0..600 {
+        // The other box outdoes what it hears, each time and at once.
+        let word = contact(&stage.made, &box_key, peer, said, &[tcp(251, 7740)]);
+        let mut outputs = stage.say_contacts(&from, vec![word]);
+        outputs.extend(stage.pass(Duration::from_secs(1)));
+        let told = from.told(&outputs).into_iter().filter(|told| told.peer == peer);
+        said = told.map(|told| told.said_ms + 1).max().unwrap_or(said).max(said);
+    }
+    assert!((108..=124).contains(&said), "{said}");
+    assert!(stage.closed.is_empty(), "nobody is cut off for it");
 }

@@ -67,6 +67,7 @@ impl Engine {
             let came = known.came.into_iter().filter(|(log, _)| folder.access.devices.contains_key(log));
             folder.came.extend(came);
         }
+        self.look_for_devices(no);
         self.regroup(no);
     }
 
@@ -113,13 +114,13 @@ impl Engine {
             let Some(oldest) = folder.oldest_of_devices(self.me) else { return Learnt::Nothing };
             folder.contacts.remove(&oldest);
         }
-        let peer = contact.peer;
-        if let Some(before) = folder.contacts.insert(contact.log, contact) {
+        let log = contact.log;
+        if let Some(before) = folder.contacts.insert(log, contact) {
             folder.keep_past(before);
         }
         folder.contacts_news = true;
         if teller != Teller::Kept {
-            self.note_whereabouts(no, peer);
+            self.note_whereabouts(no, log);
         }
         Learnt::News
     }
@@ -134,7 +135,7 @@ impl Engine {
                 self.own.said_ms = self.own.said_ms.max(said_ms.saturating_add(1));
                 self.say_where(no);
             }
-            Some(Identity::Seeder) if said_ms > self.own.said_ms => self.say_anew(said_ms.saturating_add(1)),
+            Some(Identity::Seeder) => self.hear_word(said_ms),
             _ => {}
         }
     }
@@ -265,6 +266,7 @@ impl Engine {
         let access = &folder.access;
         folder.proved.retain(|log, _| access.devices.contains_key(log));
         folder.came.retain(|log, _| access.devices.contains_key(log));
+        folder.calls.retain(|log, _| access.devices.contains_key(log));
         for (teller, contact) in std::mem::take(&mut folder.unlisted).into_values() {
             self.learn(no, contact, teller);
         }

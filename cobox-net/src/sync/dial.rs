@@ -293,6 +293,12 @@ impl Dialer {
             })
     }
 
+    /// Whether there is a connection with the peer.
+    #[must_use]
+    pub fn is_connected(&self, peer: &PeerId) -> bool {
+        self.connections.contains_key(peer)
+    }
+
     /// Whether the peer is one of those to dial.
     #[must_use]
     pub fn wants(&self, peer: &PeerId) -> bool {

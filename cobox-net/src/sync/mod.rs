@@ -7,6 +7,7 @@
 
 mod access;
 mod asks;
+mod calls;
 mod contacts;
 mod dial;
 mod entries;
@@ -209,8 +210,7 @@ pub struct Engine {
     folders: BTreeMap<FolderNo, Folder>,
     conns: BTreeMap<Conn, Connection>,
     dialer: Dialer,
-    /// Folders to be settled: at the end of this step if there is a turn left, those where something came that was asked
-    /// for in any case, and those that wait for the next tick.
+    /// Folders to be settled: at the end of this step if there is a turn left, in any case, and at the next tick.
     dirty: BTreeSet<FolderNo>,
     pressing: BTreeSet<FolderNo>,
     later: BTreeSet<FolderNo>,

@@ -2,13 +2,14 @@
 //!
 //! What it says goes round like the word of any device (`contacts.rs`). A seeder waits for devices to come; but one that
 //! has not come since the seeder's word changed may not know the new place, and there may be nobody else to pass it on.
-//! So it is called where it said last that it is: a few at a time, ever more rarely, and no more after some days.
+//! So it is called where it said last that it is (`calls.rs`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use cobox_store::id::{FolderNo, LogId};
 
+use super::calls::Calls;
 use super::contacts::fitting;
 use super::reach::{Source, dialable};
 use super::state::Folder;
@@ -19,23 +20,9 @@ use crate::wire::{CAME_MAX, Contact, Whereabouts};
 
 /// Addresses come one after the other when a node begins, or a cable is put in: they are said when none came for so long.
 const REST: Duration = Duration::from_secs(2);
-/// Devices that know the new place come by themselves in this time: the pause between two attempts is at most
-/// [`super::PAUSE_MAX`], but who is told calls at once.
-const FIRST_CALLS: Duration = Duration::from_secs(15);
-/// How often it is looked who has not come: one look at every contact.
-const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// How often one of them is called: four in a second are nothing to a small box.
-const CALL_EVERY: Duration = Duration::from_millis(250);
-/// How long one is tried, over which a device answers that is there.
-const CALL_FOR: Duration = Duration::from_secs(1);
-/// The pause after the first call of a device; it doubles.
-const CALL_PAUSE: Duration = Duration::from_secs(60);
-/// The longest pause.
-const CALL_PAUSE_MAX: Duration = Duration::from_secs(6 * 60 * 60);
-/// Calls of one device that end it: after about a week it is somewhere else, or off for good.
-const CALLS_MAX: u32 = 40;
-/// Addresses of one device that are called: what a machine has on two cards.
-const CALLED_AT_MAX: usize = 8;
+/// How often a seeder says the same places anew because it said something later once. Where two boxes run with one key,
+/// each of them hears the other's word as its own, and they would answer each other without end.
+const ANEW_EVERY: Duration = Duration::from_secs(60);
 
 /// Folders of which it is said at once what changed: each is a write to the disk, and where all devices of a seeder with
 /// thousands of folders come to its new place, others wait for the disk, too.
@@ -49,11 +36,11 @@ pub(super) struct Own {
     /// When it said so last, by its clock.
     pub said_ms: u64,
     /// What only a seeder has.
-    seeder: Option<Word>,
+    pub seeder: Option<Word>,
 }
 
 /// A seeder's word, and whom it calls.
-struct Word {
+pub(super) struct Word {
     signer: Signer,
     /// Where it said that it is.
     said: Vec<Vec<u8>>,
@@ -61,31 +48,17 @@ struct Word {
     unsaid: Option<(Instant, u64)>,
     /// Devices that dialed it where it is and has not said yet.
     early: BTreeSet<(FolderNo, LogId)>,
-    next_look: Option<Instant>,
-    next_call: Option<Instant>,
-    calls: BTreeMap<PeerId, Call>,
-    queue: VecDeque<(PeerId, Vec<Vec<u8>>)>,
+    pub calls: Calls,
+    /// The latest word of its own that it heard, and until when it does not answer it.
+    heard_ms: u64,
+    quiet_until: Option<Instant>,
     /// What the program has not kept yet.
     fresh_word: bool,
     fresh: BTreeSet<FolderNo>,
 }
 
-/// A device that has not come.
-#[derive(Clone, Copy, Default)]
-struct Call {
-    called: u32,
-    at: Option<Instant>,
-}
-
 /// What changed since the program asked last: its own word, and what is known of each folder's devices.
 pub type Moves = (Option<(Vec<Vec<u8>>, u64)>, Vec<(FolderNo, Whereabouts)>);
-
-impl Call {
-    fn is_due(&self, now: Instant) -> bool {
-        let pause = CALL_PAUSE.saturating_mul(1 << self.called.saturating_sub(1).min(16)).min(CALL_PAUSE_MAX);
-        self.called < CALLS_MAX && self.at.is_none_or(|at| now >= at + pause)
-    }
-}
 
 impl Engine {
     /// The same, of a seeder: it signs with its peer id's key where it is. `word` is what it said last.
@@ -98,10 +71,9 @@ impl Engine {
             said,
             unsaid: None,
             early: BTreeSet::new(),
-            next_look: None,
-            next_call: None,
-            calls: BTreeMap::new(),
-            queue: VecDeque::new(),
+            calls: Calls::default(),
+            heard_ms: 0,
+            quiet_until: None,
             fresh_word: false,
             fresh: BTreeSet::new(),
         });
@@ -131,26 +103,42 @@ impl Engine {
         if let Some((_, now_ms)) = word.unsaid.take_if(|(at, _)| now >= *at) {
             let set = |list: &[Vec<u8>]| list.iter().cloned().collect::<BTreeSet<_>>();
             // One that listens nowhere for a moment is not believed to stay so.
-            if !self.own.at.is_empty() && set(&self.own.at) != set(&word.said) {
+            let moved = !self.own.at.is_empty() && set(&self.own.at) != set(&word.said);
+            word.calls.begin(now);
+            word.calls.look_at_all(self.folders.keys().copied());
+            if moved {
                 word.said.clone_from(&self.own.at);
+                word.calls.move_on();
                 self.say_anew(now_ms.max(self.own.said_ms.saturating_add(1)));
             }
             let Some(word) = &mut self.own.seeder else { return };
-            word.next_look = Some(now + FIRST_CALLS);
             for (no, log) in std::mem::take(&mut word.early) {
                 self.note_came(no, log);
             }
         }
+        let Some(word) = &mut self.own.seeder else { return };
+        if word.heard_ms > self.own.said_ms && word.quiet_until.is_none_or(|until| now >= until) {
+            word.quiet_until = Some(now + ANEW_EVERY);
+            let said_ms = word.heard_ms.saturating_add(1);
+            word.calls.look_at_all(self.folders.keys().copied());
+            self.say_anew(said_ms);
+        }
         self.call_who_has_not_come(now);
     }
 
-    /// Says the same places as of another time.
-    pub(super) fn say_anew(&mut self, said_ms: u64) {
+    /// This seeder's own word from before, with a clock that was ahead, or from another copy of it: it is said again, later
+    /// than that.
+    pub(super) fn hear_word(&mut self, said_ms: u64) {
+        if let Some(word) = &mut self.own.seeder {
+            word.heard_ms = word.heard_ms.max(said_ms);
+        }
+    }
+
+    /// Says where it is as of another time.
+    fn say_anew(&mut self, said_ms: u64) {
         self.own.said_ms = said_ms;
         if let Some(word) = &mut self.own.seeder {
             word.fresh_word = true;
-            word.calls.clear();
-            word.queue.clear();
         }
         for (no, folder) in self.folders.iter_mut().filter(|(_, folder)| !folder.sessions.is_empty()) {
             folder.contacts_news = true;
@@ -181,8 +169,9 @@ impl Engine {
         let Some(word) = &mut self.own.seeder else { return };
         if connection.side == Side::Dialer {
             // It was called, and is told where we are. If it cannot come all the same, it is called again.
-            if let Some(call) = word.calls.get_mut(&connection.peer) {
-                call.called = 1;
+            word.calls.look_at(no);
+            if let Some(folder) = self.folders.get_mut(&no) {
+                folder.note_answered(&log);
             }
             return;
         }
@@ -199,14 +188,19 @@ impl Engine {
         }
     }
 
-    /// Something new is known of where devices are.
-    pub(super) fn note_whereabouts(&mut self, no: FolderNo, peer: PeerId) {
-        if let Some(word) = &mut self.own.seeder {
+    /// Something new is known of where a device is.
+    pub(super) fn note_whereabouts(&mut self, no: FolderNo, log: LogId) {
+        if let (Some(word), Some(folder)) = (&mut self.own.seeder, self.folders.get_mut(&no)) {
             word.fresh.insert(no);
-            // It may be somewhere else now. The last call still counts, so that it is not called without end.
-            if let Some(call) = word.calls.get_mut(&peer) {
-                call.called = call.called.min(1);
-            }
+            word.calls.look_at(no);
+            folder.note_said(&log);
+        }
+    }
+
+    /// A folder was recalled.
+    pub(super) fn look_for_devices(&mut self, no: FolderNo) {
+        if let Some(word) = &mut self.own.seeder {
+            word.calls.look_at(no);
         }
     }
 
@@ -224,37 +218,6 @@ impl Engine {
         let came = self.folders.get(&no).into_iter().flat_map(|folder| &folder.came);
         let came = came.take(CAME_MAX).map(|(log, at)| (*log, *at)).collect();
         Whereabouts { contacts: self.contacts(no), came }
-    }
-
-    fn call_who_has_not_come(&mut self, now: Instant) {
-        let (Some(word), said_ms) = (&mut self.own.seeder, self.own.said_ms) else { return };
-        if word.next_look.is_some_and(|at| now >= at) && said_ms != 0 {
-            word.next_look = Some(now + LOOK_EVERY);
-            let here: BTreeSet<PeerId> = self.conns.values().map(|connection| connection.peer).collect();
-            let mut missing: BTreeMap<PeerId, Vec<Vec<u8>>> = BTreeMap::new();
-            for contact in self.folders.values().flat_map(|folder| folder.not_come(said_ms)) {
-                let of = missing.entry(contact.peer).or_default();
-                of.extend(dialable(&contact.addresses, Source::Far, &self.own.at));
-            }
-            missing.retain(|peer, of| {
-                of.truncate(CALLED_AT_MAX);
-                *peer != self.me && !here.contains(peer) && !of.is_empty()
-            });
-            // What is remembered of who is there stays: one that hangs up at once is not called again at once.
-            word.calls.retain(|peer, _| missing.contains_key(peer) || here.contains(peer));
-            let calls = &mut word.calls;
-            word.queue =
-                missing.into_iter().filter(|(peer, _)| calls.entry(*peer).or_default().is_due(now)).collect();
-        }
-        if word.next_call.is_some_and(|at| now < at) {
-            return;
-        }
-        if let Some((peer, addresses)) = word.queue.pop_front() {
-            word.next_call = Some(now + CALL_EVERY);
-            let call = word.calls.entry(peer).or_default();
-            (call.called, call.at) = (call.called + 1, Some(now));
-            self.dialer.once(peer, addresses, now + CALL_FOR);
-        }
     }
 }
 
@@ -292,15 +255,5 @@ impl Folder {
         if newer && differs && self.is_of_seeder(&contact) {
             self.past.insert(contact.log, contact);
         }
-    }
-
-    /// Devices that have not dialed this seeder since it said where it is, where they said that they are.
-    fn not_come(&self, said_ms: u64) -> impl Iterator<Item = &Contact> {
-        let seeder = matches!(self.identity, Identity::Seeder);
-        self.contacts.values().filter(move |contact| {
-            seeder
-                && self.came.get(&contact.log) != Some(&said_ms)
-                && self.access.devices.contains_key(&contact.log)
-        })
     }
 }

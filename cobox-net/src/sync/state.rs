@@ -9,6 +9,7 @@ use cobox_store::format::entry::LogHead;
 use cobox_store::format::pack::PackRef;
 use cobox_store::id::{FolderId, FolderNo, InviteKey, LogId, PackId, RecordHash};
 
+use super::calls::Call;
 use super::contacts::Teller;
 use super::settle::Haste;
 use super::tokens::{HEARD, SAID, Tokens};
@@ -281,6 +282,8 @@ pub(super) struct Folder {
     pub past: BTreeMap<LogId, Contact>,
     /// Devices that dialed this seeder, and when what it said of itself then was said.
     pub came: BTreeMap<LogId, u64>,
+    /// Devices that this seeder called.
+    pub calls: BTreeMap<LogId, Call>,
     /// Whether somebody may not have been told one of them.
     pub contacts_news: bool,
     /// The same of devices that the access log does not list yet.
@@ -336,6 +339,7 @@ impl Folder {
             contacts: BTreeMap::new(),
             past: BTreeMap::new(),
             came: BTreeMap::new(),
+            calls: BTreeMap::new(),
             contacts_news: true,
             unlisted: BTreeMap::new(),
             proved: BTreeMap::new(),

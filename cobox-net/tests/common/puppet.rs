@@ -108,33 +108,60 @@ fn chain_of(made: &Made, key: &SigningKey, len: u64, packs: &dyn Fn(u64) -> Vec<
 impl Stage {
     /// A folder in which these devices are listed beside the founder.
     pub fn new(seed: u64, devices: &[&SigningKey]) -> Self {
-        let dir = super::memory_dir();
+        let made = Made::new(seed);
+        let founder = made.founder.clone();
+        let me = peer_of(&founder);
+        let identity = Identity::Member {
+            log: log_of(&founder),
+            signer: Arc::new(move |text| founder.sign(&signed_bytes(text)).to_bytes()),
+        };
+        Self::begin(made, devices, me, identity, |engine| engine)
+    }
+
+    /// The same where the engine is a seeder with this key, which said nothing before, and is at `10.0.0.250`.
+    pub fn seeding(seed: u64, devices: &[&SigningKey], key: &SigningKey) -> Self {
         let mut made = Made::new(seed);
+        let me = PeerId::of_key(key.verifying_key().to_bytes());
+        let address =
+            SeederAddress { peer_id: me.to_bytes(), kem: KemKey([1; 32]), addresses: vec![vec![1]] };
+        made.grant_with(&address, 1 << 40, [0; 80]);
+        let key = key.clone();
+        let signer = move |text: &[u8]| key.sign(&signed_bytes(text)).to_bytes();
+        let mut stage = Self::begin(made, devices, me, Identity::Seeder, |engine| {
+            engine.saying_where(Arc::new(signer), None)
+        });
+        stage.input(Input::Listening { addresses: vec![tcp(250, 7740)], now_ms: 10 });
+        stage
+    }
+
+    fn begin(
+        mut made: Made,
+        devices: &[&SigningKey],
+        me: PeerId,
+        identity: Identity,
+        with: impl FnOnce(Engine) -> Engine,
+    ) -> Self {
+        let dir = super::memory_dir();
         devices.iter().for_each(|key| {
             made.admit(key);
         });
-        let store = Store::create(&dir.path().join("store"), StoreKind::Device).expect("creates");
+        let member = matches!(identity, Identity::Member { .. });
+        let kind = if member { StoreKind::Device } else { StoreKind::Seeder };
+        let store = Store::create(&dir.path().join("store"), kind).expect("creates");
         let no = made.import(&store);
-        let founder = made.founder.clone();
-        let me = peer_of(&founder);
-        let engine = Engine::new(Arc::clone(&store), me);
-        let now = Instant::now();
+        let engine = with(Engine::new(Arc::clone(&store), me));
         let mut stage = Self {
             engine,
             store,
             no,
             made,
-            now,
+            now: Instant::now(),
             closed: vec![],
             fetches: vec![],
             flying: VecDeque::new(),
             me,
             next: 1,
             _dir: dir,
-        };
-        let identity = Identity::Member {
-            log: log_of(&founder),
-            signer: Arc::new(move |text| founder.sign(&signed_bytes(text)).to_bytes()),
         };
         let secrets = vec![Zeroizing::new(stage.made.swarm)];
         stage.input(Input::Folder { no, identity, secrets });
