@@ -89,7 +89,8 @@ pub struct Alarm {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlarmSettings {
-    /// A program that gets the notice as JSON on its standard input.
+    /// A program that gets the notice as JSON on its standard input. One that does not end with 0 within a minute gets it
+    /// again, for a week: it is to end with 0 once it has taken it, and to mind a notice that it had.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub program: Option<PathBuf>,

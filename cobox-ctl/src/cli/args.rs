@@ -257,7 +257,7 @@ pub enum AlarmVerb {
 /// `alarm set`.
 #[derive(Args, Debug)]
 pub struct AlarmSet {
-    /// A program, by its absolute path; it gets the alarm as JSON on its standard input, and again later where it does not end with 0
+    /// A program, by its absolute path; it gets the alarm as JSON on its standard input, and again later, for a week, where it does not end with 0 within a minute
     #[arg(long, value_name = "PROGRAM", required_unless_present_any = ["url", "mail", "after"])]
     pub run: Option<PathBuf>,
     /// A web address that the alarm is posted to as JSON, with curl

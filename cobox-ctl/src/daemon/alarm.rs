@@ -77,6 +77,9 @@ pub(crate) struct Watch {
     pub outbox: Outbox,
     #[serde(skip)]
     awake: Option<Awake>,
+    /// Whether it could not be kept when it changed last.
+    #[serde(skip)]
+    unkept: bool,
     /// The light that is worse than what was told, and since when.
     #[serde(skip)]
     worse: Option<(Light, u64)>,
@@ -311,11 +314,12 @@ impl FolderState {
             let mut notices = watch.look(report, &policy, settings.after_ms, now_ms);
             notices.extend(watch.look_at_limits(report, &grants, now_ms));
             notices.iter().for_each(|notice| watch.outbox.post(notice, settings));
-            let same = before == kept(&watch) && notices.is_empty();
+            let same = before == kept(&watch) && notices.is_empty() && !watch.unkept;
             (notices, same)
         };
-        if !same {
-            self.keep_watch()?;
+        // A full disk keeps nobody from hearing of it.
+        if !same && let Err(problem) = self.keep_watch() {
+            tracing::warn!(%problem, "what was told is not kept: it may be told again after a restart");
         }
         Ok(notices)
     }
@@ -325,11 +329,11 @@ impl FolderState {
         // Who keeps it last keeps the newest.
         let _turn = self.keeping_watch.lock();
         let watch = self.watch.lock().clone();
-        if let Ok(plain) = serde_json::to_vec(&watch) {
-            let sealed = self.folder.local().seal(SETTING.as_bytes(), &plain);
-            self.folder.store().setting_put(self.no(), SETTING, &sealed)?;
-        }
-        Ok(())
+        let plain = serde_json::to_vec(&watch).expect("what is remembered is plain data");
+        let sealed = self.folder.local().seal(SETTING.as_bytes(), &plain);
+        let kept = self.folder.store().setting_put(self.no(), SETTING, &sealed);
+        self.watch.lock().unkept = kept.is_err();
+        Ok(kept?)
     }
 }
 

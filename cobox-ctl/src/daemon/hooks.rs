@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use cobox_net::shown;
 
 use super::alarm::{ALARM_AFTER_MS, Notice, What};
-use super::outbox::Way;
+use super::outbox::{GONE_AFTER, Way};
 use super::{Daemon, TICK, now_ms};
 use crate::exit::{Outcome, Problem};
 use crate::report::{AlarmSettings, AlarmTest};
@@ -39,22 +39,39 @@ pub(crate) fn start_watcher(daemon: &Arc<Daemon>) -> Outcome<JoinHandle<()>> {
     let daemon = Arc::clone(daemon);
     super::chores::spawn("watcher", move || {
         let mut last: Option<Instant> = None;
+        let mut lately = Lately::default();
         while !daemon.is_ending() {
             if last.is_none_or(|last| last.elapsed() >= LOOK) {
                 last = Some(Instant::now());
-                daemon.look_at_copies();
+                daemon.look_at_copies(&mut lately);
             }
             std::thread::park_timeout(TICK);
         }
     })
 }
 
+/// Where alarms went when that was read last. Who changes the file by hand may take it away for a moment, or leave it half
+/// written: what is noticed meanwhile goes where it went.
+#[derive(Default)]
+struct Lately(Option<(Instant, AlarmSettings)>);
+
+impl Lately {
+    fn settle(&mut self, read: Outcome<Option<AlarmSettings>>, now: Instant) -> AlarmSettings {
+        match read {
+            Ok(Some(settings)) => self.0 = Some((now, settings)),
+            Ok(None) => self.0 = self.0.take().filter(|(at, _)| now < *at + GONE_AFTER),
+            Err(problem) => match &self.0 {
+                Some(_) => tracing::warn!(%problem, "alarms go where they went"),
+                None => tracing::warn!(%problem, "alarms are told in the log only"),
+            },
+        }
+        self.0.as_ref().map(|(_, settings)| settings.clone()).unwrap_or_default()
+    }
+}
+
 impl Daemon {
-    fn look_at_copies(&self) {
-        let settings = self.alarm_settings().unwrap_or_else(|problem| {
-            tracing::warn!(%problem, "alarms are told in the log only");
-            AlarmSettings::default()
-        });
+    fn look_at_copies(&self, lately: &mut Lately) {
+        let settings = lately.settle(self.alarm_settings_if_any(), Instant::now());
         for state in self.folders() {
             let looked =
                 self.folder_report(&state).and_then(|report| state.look(&report, &settings, now_ms()));
@@ -95,15 +112,19 @@ impl Daemon {
 
     /// Where alarms go.
     pub fn alarm_settings(&self) -> Outcome<AlarmSettings> {
+        Ok(self.alarm_settings_if_any()?.unwrap_or_default())
+    }
+
+    fn alarm_settings_if_any(&self) -> Outcome<Option<AlarmSettings>> {
         let path = self.alarm_file();
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(AlarmSettings::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
                 return Err(Problem::failed(format!("{} cannot be read: {error}.", path.display())));
             }
         };
-        serde_json::from_str(&text).map_err(|error| {
+        serde_json::from_str(&text).map(Some).map_err(|error| {
             Problem::failed_with(
                 format!("{} is not understood: {error}.", path.display()),
                 "Correct it, or write it anew with `cobox-ctl alarm set`.",
@@ -280,6 +301,20 @@ mod tests {
         let head = letter.split("\n\n").next().expect("a head");
         assert!(!head.lines().any(|line| line.starts_with("Bcc")), "{head}");
         assert!(head.is_ascii());
+    }
+
+    #[test]
+    fn settings_that_are_gone_or_half_written_for_a_moment_stay_as_they_were() {
+        let (mut lately, now) = (Lately::default(), Instant::now());
+        let set = AlarmSettings { mail: Some("a@b".into()), ..AlarmSettings::default() };
+        assert_eq!(lately.settle(Ok(None), now), AlarmSettings::default());
+        assert_eq!(lately.settle(Ok(Some(set.clone())), now), set);
+        assert_eq!(lately.settle(Ok(None), now + GONE_AFTER / 2), set);
+        assert_eq!(lately.settle(Err(Problem::failed("half")), now + GONE_AFTER / 2), set);
+        assert_eq!(lately.settle(Ok(None), now + GONE_AFTER), AlarmSettings::default());
+        assert_eq!(lately.settle(Ok(Some(set.clone())), now), set);
+        let off = AlarmSettings::default();
+        assert_eq!(lately.settle(Ok(Some(off.clone())), now), off, "who switches them off is heard at once");
     }
 
     #[test]

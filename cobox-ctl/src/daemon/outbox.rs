@@ -2,16 +2,19 @@
 //!
 //! Each way has a thread of its own, so that a web server that hangs holds up neither the mail nor whoever looks at the
 //! copies. What cannot be delivered is tried again, ever more rarely, also after a restart, and given up after a
-//! week. A crash between the delivery and the note of it delivers twice, and a program that did its work and says that it
-//! failed gets the alarm again.
+//! week. Of a folder the oldest goes first, so that who is told that all is well was told before that it was not. A crash
+//! between the delivery and the note of it delivers twice, and a program that did its work and says that it failed, or
+//! takes too long, gets the alarm again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::alarm::Notice;
+use super::alarm::{Notice, Watch};
 use super::folder::FolderState;
 use super::{Daemon, TICK, now_ms};
 use crate::exit::Outcome;
@@ -25,6 +28,12 @@ const PAUSE_MIN: Duration = Duration::from_secs(30);
 const PAUSE_MAX: Duration = Duration::from_secs(60 * 60);
 /// After so long an alarm is given up: nobody wants to hear of last month's.
 const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// But not before it was tried so often, which takes most of a day: a clock that was behind makes all alarms old at once.
+const TRIES_MIN: u32 = 24;
+/// An alarm that failed so often may be the reason itself: the next one is tried in the same moment.
+const DOUBTED_AFTER: u32 = 3;
+/// A way that is not configured for so long is meant to be gone: who writes the file anew may take it away for a moment.
+pub(crate) const GONE_AFTER: Duration = Duration::from_secs(10 * 60);
 
 /// How an alarm is told, besides the log.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -57,7 +66,11 @@ impl Way {
 pub(crate) struct Letter {
     notice: Notice,
     way: Way,
+    /// How often it was tried, or waited while an older one was.
     tried: u32,
+    /// How often it failed while the way worked for others.
+    #[serde(default)]
+    passed: u32,
 }
 
 /// The letters of a folder, oldest first.
@@ -69,36 +82,65 @@ impl Outbox {
     /// Takes an alarm for every way that is configured.
     pub fn post(&mut self, notice: &Notice, settings: &AlarmSettings) {
         for way in Way::ALL.into_iter().filter(|way| way.target(settings).is_some()) {
-            self.0.push(Letter { notice: notice.clone(), way, tried: 0 });
+            self.0.push(Letter { notice: notice.clone(), way, tried: 0, passed: 0 });
         }
         let over = self.0.len().saturating_sub(KEPT_MAX);
         self.0.drain(..over).for_each(|letter| give_up(&letter));
     }
 
-    /// What goes by a way next: what was tried least, so that one that is never taken does not stop the others.
-    fn next(&self, way: Way) -> Option<&Letter> {
-        self.0.iter().filter(|letter| letter.way == way).min_by_key(|letter| letter.tried)
+    /// What goes by a way, in this order.
+    fn line(&self, way: Way) -> Vec<&Letter> {
+        let mut line: Vec<&Letter> = self.0.iter().filter(|letter| letter.way == way).collect();
+        line.sort_by_key(|letter| letter.passed);
+        line
     }
 
-    /// Notes how it went; the letter may have been given up meanwhile.
-    fn note(&mut self, letter: &Letter, arrived: bool) {
-        let Some(at) = self.0.iter().position(|known| known == letter) else { return };
-        if arrived {
+    /// Forgets a letter that arrived.
+    fn arrived(&mut self, letter: &Letter) {
+        if let Some(at) = self.0.iter().position(|known| known == letter) {
             self.0.remove(at);
-        } else if let Some(known) = self.0.get_mut(at) {
-            known.tried = known.tried.saturating_add(1);
         }
     }
 
-    /// Lets go of what is too old, and of what has no way any more; whether there was any.
-    fn tidy(&mut self, settings: &AlarmSettings, now_ms: u64) -> bool {
-        let before = self.0.len();
+    /// Notes that a letter was refused by a way that works: others go before it from now on.
+    fn refused(&mut self, letter: &Letter, now_ms: u64) {
+        if let Some(known) = self.0.iter_mut().find(|known| *known == letter) {
+            known.passed = known.passed.saturating_add(1);
+            known.tried = known.tried.saturating_add(1);
+        }
+        self.let_go_of_old(now_ms);
+    }
+
+    /// Notes that nothing went by a way; whether anything waits for it.
+    fn way_failed(&mut self, way: Way, now_ms: u64) -> bool {
+        let mut any = false;
+        for letter in self.0.iter_mut().filter(|letter| letter.way == way) {
+            letter.tried = letter.tried.saturating_add(1);
+            any = true;
+        }
+        self.let_go_of_old(now_ms);
+        any
+    }
+
+    /// Only what just failed once more is too old: a clock that is set does not take what would arrive now.
+    fn let_go_of_old(&mut self, now_ms: u64) {
         self.0.retain(|letter| {
-            let young = now_ms.saturating_sub(letter.notice.time_ms) < KEPT_MS;
-            if !young {
+            let kept = letter.tried < TRIES_MIN || now_ms.saturating_sub(letter.notice.time_ms) < KEPT_MS;
+            if !kept {
                 give_up(letter);
             }
-            young && letter.way.target(settings).is_some()
+            kept
+        });
+    }
+
+    /// Lets go of all that waits for a way; whether there was any.
+    fn lose_way(&mut self, way: Way) -> bool {
+        let before = self.0.len();
+        self.0.retain(|letter| {
+            if letter.way == way {
+                give_up(letter);
+            }
+            letter.way != way
         });
         self.0.len() < before
     }
@@ -131,6 +173,10 @@ struct Pause {
     target: Option<String>,
     failed: u32,
     until: Option<Instant>,
+    /// What failed last had failed before while the way worked: it holds up only itself.
+    by_refused: bool,
+    /// Since when the way is not configured while something waits for it.
+    gone_since: Option<Instant>,
 }
 
 impl Pause {
@@ -143,6 +189,7 @@ impl Pause {
     }
 
     fn note(&mut self, arrived: bool, now: Instant) {
+        self.by_refused = false;
         if arrived {
             (self.failed, self.until) = (0, None);
             return;
@@ -150,6 +197,80 @@ impl Pause {
         self.until = Some(now + PAUSE_MIN.saturating_mul(1 << self.failed.min(16)).min(PAUSE_MAX));
         self.failed = self.failed.saturating_add(1);
     }
+
+    /// Whether a way is gone for good that is not configured now.
+    fn is_gone(&mut self, now: Instant) -> bool {
+        now >= *self.gone_since.get_or_insert(now) + GONE_AFTER
+    }
+}
+
+/// What came of a turn.
+#[derive(PartialEq, Eq, Debug)]
+enum Turn {
+    /// There was nothing to do, or not now.
+    Idle,
+    /// The program ends, and nothing is known.
+    CutOff,
+    /// It is to be kept of which folders.
+    Done(BTreeSet<usize>),
+}
+
+/// Delivers one letter of all folders by a way, or finds out that it cannot. `send` says `None` where it was cut off.
+fn carry(
+    folders: &[&Mutex<Watch>],
+    way: Way,
+    (pause, over): (&mut Pause, bool),
+    (now, now_ms): (&dyn Fn() -> Instant, u64),
+    send: &mut dyn FnMut(&Notice) -> Option<bool>,
+) -> Turn {
+    let line = |at: usize| -> Vec<Letter> {
+        let watch = folders.get(at).map(|watch| watch.lock());
+        watch.map(|watch| watch.outbox.line(way).into_iter().cloned().collect()).unwrap_or_default()
+    };
+    let note = |at: usize, how: &mut dyn FnMut(&mut Outbox)| {
+        if let Some(watch) = folders.get(at) {
+            how(&mut watch.lock().outbox);
+        }
+    };
+    let first = |but: Option<usize>| {
+        let others = (0..folders.len()).filter(|at| Some(*at) != but);
+        let heads = others.filter_map(|at| line(at).into_iter().next().map(|letter| (at, letter)));
+        heads.min_by_key(|(_, letter)| (letter.passed, letter.notice.time_ms))
+    };
+    let Some((at, letter)) = first(None) else { return Turn::Idle };
+    if !over && !(pause.by_refused && letter.passed == 0) {
+        return Turn::Idle;
+    }
+    let Some(arrived) = send(&letter.notice) else { return Turn::CutOff };
+    if arrived {
+        pause.note(true, now());
+        note(at, &mut |outbox| outbox.arrived(&letter));
+        return Turn::Done([at].into());
+    }
+    // Is it the way, or the letter? Another folder's says, whose order does not matter, or else the one behind it.
+    let second = || first(Some(at)).or_else(|| line(at).into_iter().nth(1).map(|next| (at, next)));
+    if letter.tried >= DOUBTED_AFTER
+        && let Some((other, next)) = second()
+    {
+        let Some(arrived) = send(&next.notice) else { return Turn::CutOff };
+        if arrived {
+            pause.note(true, now());
+            note(other, &mut |outbox| outbox.arrived(&next));
+            note(at, &mut |outbox| outbox.refused(&letter, now_ms));
+            return Turn::Done([at, other].into());
+        }
+    }
+    pause.note(false, now());
+    pause.by_refused = letter.passed > 0;
+    let mut waiting = BTreeSet::new();
+    for at in 0..folders.len() {
+        note(at, &mut |outbox| {
+            if outbox.way_failed(way, now_ms) {
+                waiting.insert(at);
+            }
+        });
+    }
+    Turn::Done(waiting)
 }
 
 /// Starts the threads that deliver.
@@ -171,40 +292,41 @@ pub(crate) fn start_tellers(daemon: &Arc<Daemon>) -> Outcome<Vec<JoinHandle<()>>
 impl Daemon {
     /// Delivers one alarm by one way; `false` where there is none, or none for now.
     fn deliver_one(&self, way: Way, pause: &mut Pause) -> bool {
-        let waiting = |state: &Arc<FolderState>| state.watch.lock().outbox.next(way).is_some();
+        let waiting = |state: &Arc<FolderState>| !state.watch.lock().outbox.line(way).is_empty();
         let folders: Vec<Arc<FolderState>> = self.folders().into_iter().filter(waiting).collect();
         if folders.is_empty() {
+            pause.gone_since = None;
             return false;
         }
         // Those that cannot be read are told of by whoever looks at the copies.
         let Ok(settings) = self.alarm_settings() else { return false };
-        for state in &folders {
-            let gone = state.watch.lock().outbox.tidy(&settings, now_ms());
-            if gone {
-                keep(state);
+        let Some(target) = way.target(&settings) else {
+            if pause.is_gone(Instant::now()) {
+                tracing::warn!(?way, "alarms waited for a way that is configured no more");
+                folders
+                    .iter()
+                    .filter(|state| state.watch.lock().outbox.lose_way(way))
+                    .for_each(|state| keep(state));
             }
-        }
-        let Some(target) = way.target(&settings) else { return false };
-        if !pause.is_over(&target, Instant::now()) {
             return false;
-        }
-        let of = |state: Arc<FolderState>| {
-            let letter = state.watch.lock().outbox.next(way).cloned()?;
-            Some((letter.tried, letter.notice.time_ms, state, letter))
         };
-        let next = folders.into_iter().filter_map(of).min_by_key(|(tried, time_ms, ..)| (*tried, *time_ms));
-        let Some((_, _, state, letter)) = next else { return false };
-        let sent = self.send(way, &settings, &letter.notice);
-        if self.is_ending() && sent.is_err() {
-            // It was cut off: the next start sends it.
-            return false;
-        }
-        pause.note(sent.is_ok(), Instant::now());
-        if let Err(problem) = &sent {
-            tracing::warn!(problem, "an alarm was not delivered; it is tried again");
-        }
-        state.watch.lock().outbox.note(&letter, sent.is_ok());
-        keep(&state);
+        pause.gone_since = None;
+        let over = pause.is_over(&target, Instant::now());
+        let mut send = |notice: &Notice| {
+            let sent = self.send(way, &settings, notice);
+            if let Err(problem) = &sent {
+                if self.is_ending() {
+                    // It was cut off: the next start sends it.
+                    return None;
+                }
+                tracing::warn!(problem, "an alarm was not delivered; it is tried again");
+            }
+            Some(sent.is_ok())
+        };
+        let watches: Vec<&Mutex<Watch>> = folders.iter().map(|state| &state.watch).collect();
+        let turn = carry(&watches, way, (pause, over), (&Instant::now, now_ms()), &mut send);
+        let Turn::Done(changed) = turn else { return false };
+        changed.into_iter().filter_map(|at| folders.get(at)).for_each(|state| keep(state));
         true
     }
 }
@@ -234,33 +356,92 @@ mod tests {
         AlarmSettings { url: Some("http://127.0.0.1/".into()), ..AlarmSettings::default() }
     }
 
-    #[test]
-    fn letter_that_is_never_taken_does_not_stop_those_behind_it() {
-        let mut outbox = Outbox::default();
-        (1..=3).for_each(|at| outbox.post(&notice(at), &by_url()));
-        let mut order = Vec::new();
-        for _ in 0..6 {
-            let letter = outbox.next(Way::Url).expect("one waits").clone();
-            order.push(letter.notice.time_ms);
-            outbox.note(&letter, letter.notice.time_ms != 1);
+    fn letters(of: &[&[u64]]) -> Vec<Mutex<Watch>> {
+        let watch = |times: &&[u64]| {
+            let watch = Mutex::new(Watch::default());
+            times.iter().for_each(|at| watch.lock().outbox.post(&notice(*at), &by_url()));
+            watch
+        };
+        of.iter().map(watch).collect()
+    }
+
+    /// Carries for so many hours; which letters arrive, in this order. `takes` is told the hour and the letter.
+    fn arrive(folders: &[Mutex<Watch>], hours: u64, takes: &dyn Fn(u64, u64) -> bool) -> Vec<u64> {
+        let (mut pause, start, mut arrived) = (Pause::default(), Instant::now(), Vec::new());
+        let folders: Vec<&Mutex<Watch>> = folders.iter().collect();
+        for step in 0..hours * 360 {
+            let (hour, now) = (step / 360, start + Duration::from_secs(step * 10));
+            let over = pause.is_over("here", now);
+            let mut send = |notice: &Notice| {
+                let taken = takes(hour, notice.time_ms);
+                arrived.extend(taken.then_some(notice.time_ms));
+                Some(taken)
+            };
+            carry(&folders, Way::Url, (&mut pause, over), (&|| now, step * 10_000), &mut send);
         }
-        assert_eq!(order[..3], [1, 2, 3]);
-        assert_eq!(order[3..], [1, 1, 1]);
-        assert!(outbox.alarm().is_some_and(|alarm| alarm.what.starts_with("1 alarm ")));
-        assert_eq!(outbox.next(Way::Mail), None);
+        arrived
     }
 
     #[test]
-    fn letters_are_bounded_and_given_up_when_they_are_old_or_have_no_way() {
+    fn letter_that_waited_goes_before_what_was_written_since() {
+        for off in 1..30 {
+            let folders = letters(&[&[1]]);
+            assert!(arrive(&folders, off, &|_, _| false).is_empty());
+            // All is well again, and so is the way, some time later.
+            folders[0].lock().outbox.post(&notice(2), &by_url());
+            assert_eq!(arrive(&folders, 5, &|hour, _| hour >= 2), [1, 2], "off for {off} hours");
+        }
+    }
+
+    #[test]
+    fn letter_that_is_never_taken_does_not_stop_those_behind_it() {
+        for folders in [letters(&[&[1, 2, 3]]), letters(&[&[1], &[2, 3]]), letters(&[&[2, 3], &[1]])] {
+            assert_eq!(arrive(&folders, 1, &|_, letter| letter != 1), [2, 3]);
+            let late: usize = folders.iter().filter(|watch| watch.lock().outbox.alarm().is_some()).count();
+            assert_eq!(late, 1);
+            // Nor what comes later, while it is tried ever more rarely.
+            folders[0].lock().outbox.post(&notice(4), &by_url());
+            assert_eq!(arrive(&folders, 1, &|_, letter| letter != 1), [4]);
+            assert_eq!(arrive(&folders, 2, &|_, _| true), [1]);
+        }
+    }
+
+    #[test]
+    fn clock_that_jumps_gives_up_nothing_that_would_arrive() {
+        let folders = letters(&[&[1, 2]]);
+        assert!(arrive(&folders, 40, &|_, _| false).is_empty());
+        let watches: Vec<&Mutex<Watch>> = folders.iter().collect();
+        let (mut pause, now) = (Pause::default(), Instant::now());
+        let later = 50 * 365 * 24 * 60 * 60 * 1000;
+        for _ in 0..2 {
+            carry(&watches, Way::Url, (&mut pause, true), (&|| now, later), &mut |_| Some(true));
+        }
+        assert_eq!(folders[0].lock().outbox, Outbox::default());
+    }
+
+    #[test]
+    fn letters_are_bounded_and_given_up_when_they_are_old_and_were_tried_or_have_no_way() {
         let mut outbox = Outbox::default();
         (0..200).for_each(|at| outbox.post(&notice(at), &by_url()));
         assert_eq!(outbox.0.len(), KEPT_MAX);
-        assert_eq!(outbox.next(Way::Url).map(|letter| letter.notice.time_ms), Some(200 - KEPT_MAX as u64));
-        assert!(!outbox.tidy(&by_url(), KEPT_MS));
-        assert!(outbox.tidy(&by_url(), KEPT_MS + 198));
+        let first = outbox.line(Way::Url).first().map(|letter| letter.notice.time_ms);
+        assert_eq!(first, Some(200 - KEPT_MAX as u64));
+        assert_eq!(outbox.line(Way::Mail), Vec::<&Letter>::new());
+        for _ in 1..TRIES_MIN {
+            assert!(outbox.way_failed(Way::Url, KEPT_MS + 198));
+        }
+        assert_eq!(outbox.0.len(), KEPT_MAX);
+        outbox.way_failed(Way::Url, KEPT_MS + 198);
         assert_eq!(outbox.0.len(), 1);
-        assert!(outbox.tidy(&AlarmSettings::default(), KEPT_MS));
+        assert!(!outbox.lose_way(Way::Mail) && outbox.lose_way(Way::Url));
         assert_eq!(outbox, Outbox::default());
+    }
+
+    #[test]
+    fn way_that_is_not_configured_for_a_moment_is_not_gone() {
+        let (mut pause, now) = (Pause::default(), Instant::now());
+        assert!(!pause.is_gone(now) && !pause.is_gone(now + GONE_AFTER / 2));
+        assert!(pause.is_gone(now + GONE_AFTER));
     }
 
     #[test]
