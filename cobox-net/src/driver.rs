@@ -30,7 +30,7 @@ use crate::provers::Provers;
 use crate::speaking::{announced, speaking};
 use crate::status::{Connection, NetStatus, PeerStatus};
 use crate::swarm::{self, Command, Event, Idle};
-use crate::sync::{Ask, Conn, Engine, Failure, Input, Moves, Output, Reply, TICK};
+use crate::sync::{Ask, Conn, Engine, Failure, Input, Keep, Moves, Output, Reply, TICK};
 use crate::tally::Tally;
 use crate::transfer::control::{Heard, INBOX_KIB, Overflow, Reader, Rooms};
 use crate::transfer::pull::{Batcher, Job};
@@ -61,7 +61,7 @@ enum Message {
     Report(FolderNo, SyncSender<Report>),
     Contacts(FolderNo, SyncSender<Vec<Contact>>),
     WithMembers(SyncSender<BTreeSet<FolderNo>>),
-    Moves(SyncSender<Moves>),
+    Moves(Keep, SyncSender<Moves>),
     Stop,
 }
 
@@ -250,9 +250,9 @@ impl Driver {
         receiver.recv_timeout(REQUEST_WAIT).map_err(|_| Error::ShutDown)
     }
 
-    pub fn moves(&self) -> Result<Moves> {
+    pub fn moves(&self, keep: Keep) -> Result<Moves> {
         let (sender, receiver) = sync_channel(1);
-        self.shared.engine.send(Message::Moves(sender)).map_err(|_| Error::ShutDown)?;
+        self.shared.engine.send(Message::Moves(keep, sender)).map_err(|_| Error::ShutDown)?;
         receiver.recv_timeout(REQUEST_WAIT).map_err(|_| Error::ShutDown)
     }
 
@@ -427,8 +427,8 @@ impl Worker {
                 Message::WithMembers(answer) => {
                     let _ = answer.send(self.engine.with_members());
                 }
-                Message::Moves(answer) => {
-                    let _ = answer.send(self.engine.moves());
+                Message::Moves(keep, answer) => {
+                    let _ = answer.send(self.engine.moves(keep, Instant::now()));
                 }
                 Message::Contacts(no, answer) => {
                     // Who asked may have stopped waiting.

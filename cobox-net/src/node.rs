@@ -26,7 +26,7 @@ use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::peer_id::PeerId;
 use crate::status::{Connection, NetStatus};
-use crate::sync::{Ask, Identity, Input, Ordered, Reply};
+use crate::sync::{Ask, Identity, Input, Keep, Ordered, Reply};
 use crate::wire::{
     ClaimAnswer, GrantAnswer, QuestionId, SeedingFrame, Whereabouts, decode_contacts, decode_whereabouts,
     encode_contacts, encode_whereabouts, encode_word,
@@ -188,13 +188,12 @@ impl Node {
         }
     }
 
-    /// What a seeder is to keep, as far as it changed since the last call: its own word, and what is known of each folder's
-    /// devices.
+    /// What a seeder is to keep, as far as it changed: its own word, and what is known of each folder's devices.
     ///
     /// # Errors
     /// When the node has ended.
-    pub fn moves(&self) -> Result<(Option<Vec<u8>>, Vec<(FolderNo, Vec<u8>)>)> {
-        let (word, folders) = self.driver.moves()?;
+    pub fn moves(&self, keep: Keep) -> Result<(Option<Vec<u8>>, Vec<(FolderNo, Vec<u8>)>)> {
+        let (word, folders) = self.driver.moves(keep)?;
         let word = word.map(|(addresses, said_ms)| encode_word(&addresses, said_ms));
         Ok((word, folders.iter().map(|(no, known)| (*no, encode_whereabouts(known))).collect()))
     }

@@ -5,13 +5,14 @@ mod common;
 use std::time::Duration;
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Input, Output};
-use cobox_net::wire::{Contact, Whereabouts};
+use cobox_net::sync::{Identity, Input, Keep, Output, Place};
+use cobox_net::wire::{Contact, Frame, Whereabouts};
 use cobox_store::id::hash;
 use common::puppet::{Stage, contact, log_of, peer_of, tcp};
 use common::sim::{Sim, stores};
 use common::world::World;
 use ed25519_dalek::SigningKey;
+use zeroize::Zeroizing;
 
 /// Nodes with these numbers of devices and seeders, of which those dial each other, after they met.
 fn met(
@@ -298,4 +299,85 @@ fn two_boxes_with_one_key_do_not_answer_each_other_without_end() {
     }
     assert!((108..=124).contains(&said), "{said}");
     assert!(stage.closed.is_empty(), "nobody is cut off for it");
+}
+
+#[test]
+fn device_that_says_something_new_all_the_time_has_its_folder_written_once_a_minute() {
+    let device = SigningKey::from_bytes(&[91; 32]);
+    let mut stage = moved(13, &[&device], &|_| vec![]);
+    stage.pass(Duration::from_secs(5));
+    let from = stage.enter(&device);
+    let (mut written, mut newest) = (0, 0);
+    for second in 0..600u16 {
+        let said_ms = u64::from(second) + 100;
+        let said = contact(&stage.made, &device, from.peer, said_ms, &[tcp(2, 1000 + second)]);
+        stage.say_contacts(&from, vec![said]);
+        stage.pass(Duration::from_secs(1));
+        if second % 2 == 0 {
+            let (_, folders) = stage.engine.moves(Keep::Due, stage.now);
+            written += folders.len();
+        }
+        newest = said_ms;
+    }
+    assert!((10..=11).contains(&written), "{written} times");
+    assert!(stage.closed.is_empty(), "it keeps the pace");
+    let (_, folders) = stage.engine.moves(Keep::All, stage.now);
+    let last = folders.first().and_then(|(_, known)| known.contacts.first()).map(|kept| kept.said_ms);
+    assert_eq!(last, Some(newest), "what was said since is kept when the program ends");
+    assert!(stage.engine.moves(Keep::All, stage.now).1.is_empty());
+}
+
+#[test]
+fn pause_and_a_recall_of_what_was_kept_before_lose_nothing_of_what_was_said_since() {
+    let device = SigningKey::from_bytes(&[92; 32]);
+    let mut stage = moved(14, &[&device], &|_| vec![]);
+    stage.pass(Duration::from_secs(5));
+    let from = stage.enter(&device);
+    let say = |stage: &mut Stage, said_ms| {
+        let said = contact(&stage.made, &device, from.peer, said_ms, &[tcp(2, 7741)]);
+        stage.say_contacts(&from, vec![said]);
+    };
+    say(&mut stage, 100);
+    let (_, kept) = stage.engine.moves(Keep::Due, stage.now);
+    let [(no, old)] = kept.as_slice() else { panic!("{kept:?}") };
+    let came = stage.engine.whereabouts(*no).came;
+    assert!(came.iter().all(|(_, at)| *at == 10), "it dialed this place: {came:?}");
+    say(&mut stage, 200);
+    // With what is kept so far, the folder is told again, as with each record of its access log.
+    let before_all = Whereabouts { came: vec![(log_of(&device), 5)], ..old.clone() };
+    stage.input(Input::Recall { no: *no, known: before_all.clone() });
+    assert_eq!(stage.engine.whereabouts(*no).came, came);
+    stage.input(Input::FolderGone { no: *no });
+    let secrets = vec![Zeroizing::new(stage.made.swarm)];
+    stage.input(Input::Folder { no: *no, identity: Identity::Seeder, secrets });
+    stage.input(Input::Recall { no: *no, known: before_all });
+    let known = stage.engine.whereabouts(*no);
+    assert_eq!((known.contacts.first().map(|known| known.said_ms), &known.came), (Some(200), &came));
+    stage.input(Input::FolderGone { no: *no });
+    let (_, folders) = stage.engine.moves(Keep::All, stage.now);
+    assert_eq!(folders, [(*no, known)], "a pause does not end before it is kept");
+}
+
+#[test]
+fn seeder_that_knows_where_all_are_tells_them_and_itself_in_one_frame() {
+    let keys: Vec<SigningKey> = (0..65).map(|at| SigningKey::from_bytes(&[at; 32])).collect();
+    let listed: Vec<&SigningKey> = keys.iter().collect();
+    let mut stage = moved(15, &listed, &|stage| {
+        let said = |(at, key): (usize, &&SigningKey)| {
+            contact(&stage.made, key, peer_of(key), 1 + at as u64, &[tcp(2, 7741)])
+        };
+        listed.iter().enumerate().take(64).map(said).collect()
+    });
+    stage.pass(Duration::from_secs(5));
+    let (puppet, mut outputs) = stage.greet(&keys[64], Place::Other);
+    outputs.extend(stage.pass(Duration::from_secs(5)));
+    let frames = outputs.iter().filter(|output| {
+        matches!(output, Output::Send { conn, frame: Frame::Contacts { .. } } if *conn == puppet.conn)
+    });
+    assert_eq!(frames.count(), 1);
+    let told = puppet.told(&outputs);
+    assert_eq!(told.len(), 64);
+    let me = SigningKey::from_bytes(&[90; 32]).verifying_key().to_bytes();
+    assert!(told.iter().any(|told| told.log.0 == me), "it says where it is");
+    assert!(told.iter().all(|told| told.said_ms > 1), "the oldest made room");
 }

@@ -24,12 +24,13 @@ use super::{Exit, Failure};
 use crate::node::{Node, SwarmKey};
 use crate::peer_id::PeerId;
 use crate::shown;
+use crate::sync::Keep;
 use crate::wire::GrantAnswer;
 
 /// How often expired grants and new records are looked for when nothing wakes us.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether devices are somewhere else: a power cut takes what was learned since.
+/// How often it is looked whether devices are somewhere else.
 const KEEP_EVERY: Duration = Duration::from_secs(2);
 
 /// Setting of the store while the seeder is paused.
@@ -187,7 +188,7 @@ impl Holding {
             }
             if kept.is_none_or(|kept| kept.elapsed() >= KEEP_EVERY) {
                 kept = Some(std::time::Instant::now());
-                self.keep_places();
+                self.keep_places(Keep::Due);
             }
             for (no, _) in self.store.folders().unwrap_or_default() {
                 let Ok(access) = self.store.access(no) else { continue };

@@ -10,7 +10,7 @@ use cobox_store::id::FolderNo;
 use super::holding::Holding;
 use super::identity::{save_address, saved_address};
 use crate::node::Node;
-use crate::sync::MOVES_MAX;
+use crate::sync::{Keep, MOVES_MAX};
 
 /// A setting of the store: what it said of itself last.
 const WORD: &str = "seeder-word";
@@ -38,19 +38,21 @@ impl Holding {
     /// Keeps what changed and was not kept yet, before the seeder ends.
     pub(super) fn keep_last_places(&self) {
         for _ in 0..LAST_MAX {
-            if !self.keep_places() {
+            if !self.keep_places(Keep::All) {
                 return;
             }
         }
     }
 
-    /// Keeps what changed since the last call, and the address that `cobox-seeder address` prints; whether there may be more.
-    pub(super) fn keep_places(&self) -> bool {
+    /// Keeps what changed, and the address that `cobox-seeder address` prints; whether there may be more.
+    pub(super) fn keep_places(&self, keep: Keep) -> bool {
         let Some(node) = self.node.lock().clone() else { return false };
-        let Ok((word, folders)) = node.moves() else { return false };
+        let Ok((word, folders)) = node.moves(keep) else { return false };
         let more = folders.len() == MOVES_MAX;
         let word = word.map(|word| self.store.setting_put(STORE, WORD, &word));
-        let folders = folders.iter().map(|(no, known)| self.store.setting_put(*no, WHEREABOUTS, known));
+        // One that was deleted meanwhile is not begun again.
+        let held = folders.iter().filter(|(no, _)| self.store.folder_id(*no).is_ok());
+        let folders = held.map(|(no, known)| self.store.setting_put(*no, WHEREABOUTS, known));
         for kept in word.into_iter().chain(folders) {
             // They are told again with the next change; until then a restart costs calls that were not needed.
             if let Err(error) = kept {

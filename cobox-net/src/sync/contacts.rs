@@ -64,8 +64,13 @@ impl Engine {
             self.learn(no, contact, Teller::Kept);
         }
         if let Some(folder) = self.folders.get_mut(&no) {
-            let came = known.came.into_iter().filter(|(log, _)| folder.access.devices.contains_key(log));
-            folder.came.extend(came);
+            for (log, said_ms) in known.came {
+                if folder.access.devices.contains_key(&log) {
+                    // A folder is recalled again with each change of its access log: what was kept may be old.
+                    let came = folder.came.entry(log).or_default();
+                    *came = said_ms.max(*came);
+                }
+            }
         }
         self.look_for_devices(no);
         self.regroup(no);

@@ -27,10 +27,11 @@ mod seeding;
 mod sessions;
 mod settle;
 mod state;
+mod strangers;
 mod tokens;
 mod turns;
+mod unkept;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,27 +47,24 @@ use cobox_store::id::{FolderId, FolderNo, LogId, PackId};
 pub use asks::{Ask, Failure, Reply};
 pub use dial::{Dialer, LINKS, PAUSE_MAX, PAUSE_MIN, SHUFFLE_EVERY, Want};
 pub use handshake::{Binding, SESSION_CONTEXT, Speaker, signed_bytes};
-pub use moved::{MOVES_MAX, Moves};
+pub use moved::Moves;
 pub use place::Place;
 pub use plan::SMALL_BYTES_MAX;
 pub use seeding::{Ordered, PAPERS_MAX};
 pub use settle::Work;
+pub use unkept::{Keep, MOVES_MAX};
 
 use crate::node::{Signer, SwarmKey};
 use crate::peer_id::PeerId;
 use crate::tally::{Refusal, Tally};
 use crate::wire::{Frame, GrantAnswer, QuestionId, SessionId, Whereabouts};
 use state::{Connection, Folder, Lack, Session, Stage};
+use strangers::STRANGER_WAIT;
 
 /// How often the driver sends [`Input::Tick`].
 pub const TICK: Duration = Duration::from_millis(50);
 /// A handshake that takes longer has failed.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
-/// A connection on which no folder was opened is closed after this long.
-const STRANGER_WAIT: Duration = Duration::from_secs(30);
-/// Connections on which nothing was opened: twice as many as grants that may wait, since members are strangers
-/// for a moment too. The one that was idle longest gives way, so that a crowd takes neither memory nor places.
-const STRANGERS_MAX: usize = 128;
 /// How long nothing is fetched after the disk or the quota was full.
 const FULL_WAIT: Duration = Duration::from_secs(3);
 
@@ -361,31 +359,6 @@ impl Engine {
         self.drop_stranger();
     }
 
-    /// Closes one stranger's connection where there are too many: of the place with the most the one that was idle for
-    /// longest, and among places with as many rather one of which nothing is looked for.
-    fn drop_stranger(&mut self) {
-        let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
-        let strangers = || {
-            self.conns.iter().filter(|(conn, connection)| {
-                let ours = connection.side == Side::Dialer || asking.contains(conn);
-                connection.sessions.is_empty() && !ours && !self.dialer.wants(&connection.peer)
-            })
-        };
-        let mut of_place: BTreeMap<Place, usize> = BTreeMap::new();
-        strangers().for_each(|(_, connection)| *of_place.entry(connection.place).or_default() += 1);
-        let idlest = |(conn, connection): &(&Conn, &Connection)| {
-            let count = of_place.get(&connection.place).copied();
-            (Reverse(count), self.knocks.waits(**conn), connection.used_at, **conn)
-        };
-        if of_place.values().sum::<usize>() > STRANGERS_MAX
-            && let Some((conn, _)) = strangers().min_by_key(idlest)
-        {
-            let conn = *conn;
-            self.tally.refuse(Refusal::Connection);
-            self.out.push(Output::Close { conn });
-        }
-    }
-
     fn down(&mut self, conn: Conn, now: Instant) {
         let Some(connection) = self.conns.remove(&conn) else { return };
         self.dialer.down(connection.peer, now);
@@ -437,6 +410,7 @@ impl Engine {
             };
             let folder = Folder::new(id, identity, secrets, access, now);
             self.folders.insert(no, folder);
+            self.take_whereabouts_back(no);
             self.tell_undecided(id);
         }
         self.mark(no);
@@ -453,6 +427,7 @@ impl Engine {
             self.offer_no_more(conn, no, now);
         }
         self.leave_line(no);
+        self.put_whereabouts_aside(no);
         self.folders.remove(&no);
         self.fetching.remove(&no);
         self.next_turn();
@@ -497,19 +472,7 @@ impl Engine {
         self.hear_late_papers(now);
         self.tell_late_contacts(now);
         self.answer_knocks(now);
-        let asking: BTreeSet<Conn> = self.asks.iter().filter_map(asks::Pending::conn).collect();
-        let strangers: Vec<Conn> = self
-            .conns
-            .iter()
-            .filter(|(conn, connection)| {
-                let idle = connection.sessions.is_empty() && now > connection.used_at + STRANGER_WAIT;
-                // Who waits for a decision looks again more rarely than that.
-                let waits = !connection.undecided.is_empty();
-                idle && !waits && !asking.contains(conn) && !self.dialer.wants(&connection.peer)
-            })
-            .map(|(conn, _)| *conn)
-            .collect();
-        self.out.extend(strangers.into_iter().map(|conn| Output::Close { conn }));
+        self.close_idle_strangers(now);
         for (no, folder) in &mut self.folders {
             let full_over = folder.full_until.is_some_and(|until| now >= until);
             if full_over {

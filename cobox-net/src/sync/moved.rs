@@ -13,6 +13,7 @@ use super::calls::Calls;
 use super::contacts::fitting;
 use super::reach::{Source, dialable};
 use super::state::Folder;
+use super::unkept::{Keep, Unkept};
 use super::{Conn, Engine, Identity, Side};
 use crate::node::Signer;
 use crate::peer_id::PeerId;
@@ -23,10 +24,6 @@ const REST: Duration = Duration::from_secs(2);
 /// How often a seeder says the same places anew because it said something later once. Where two boxes run with one key,
 /// each of them hears the other's word as its own, and they would answer each other without end.
 const ANEW_EVERY: Duration = Duration::from_secs(60);
-
-/// Folders of which it is said at once what changed: each is a write to the disk, and where all devices of a seeder with
-/// thousands of folders come to its new place, others wait for the disk, too.
-pub const MOVES_MAX: usize = 64;
 
 /// Where this node listens, and what it said of that.
 #[derive(Default)]
@@ -54,7 +51,7 @@ pub(super) struct Word {
     quiet_until: Option<Instant>,
     /// What the program has not kept yet.
     fresh_word: bool,
-    fresh: BTreeSet<FolderNo>,
+    pub unkept: Unkept,
 }
 
 /// What changed since the program asked last: its own word, and what is known of each folder's devices.
@@ -75,7 +72,7 @@ impl Engine {
             heard_ms: 0,
             quiet_until: None,
             fresh_word: false,
-            fresh: BTreeSet::new(),
+            unkept: Unkept::default(),
         });
         self
     }
@@ -184,14 +181,14 @@ impl Engine {
     fn note_came(&mut self, no: FolderNo, log: LogId) {
         let (Some(word), Some(folder)) = (&mut self.own.seeder, self.folders.get_mut(&no)) else { return };
         if folder.came.insert(log, self.own.said_ms) != Some(self.own.said_ms) {
-            word.fresh.insert(no);
+            word.unkept.note(no);
         }
     }
 
     /// Something new is known of where a device is.
     pub(super) fn note_whereabouts(&mut self, no: FolderNo, log: LogId) {
         if let (Some(word), Some(folder)) = (&mut self.own.seeder, self.folders.get_mut(&no)) {
-            word.fresh.insert(no);
+            word.unkept.note(no);
             word.calls.look_at(no);
             folder.note_said(&log);
         }
@@ -204,12 +201,35 @@ impl Engine {
         }
     }
 
-    /// What changed since the last call, for a seeder's program to keep; of many folders what it can write in a moment.
-    pub fn moves(&mut self) -> Moves {
+    /// What changed and was not kept yet, for a seeder's program to keep; of many folders what it can write in a moment.
+    pub fn moves(&mut self, keep: Keep, now: Instant) -> Moves {
         let Some(word) = &mut self.own.seeder else { return (None, Vec::new()) };
         let fresh_word = std::mem::take(&mut word.fresh_word).then(|| (word.said.clone(), self.own.said_ms));
-        let fresh: Vec<FolderNo> = std::iter::from_fn(|| word.fresh.pop_first()).take(MOVES_MAX).collect();
-        (fresh_word, fresh.into_iter().map(|no| (no, self.whereabouts(no))).collect())
+        let taken = word.unkept.take(keep, now).into_iter();
+        let taken: Vec<(FolderNo, Option<Whereabouts>)> =
+            taken.map(|no| (no, word.unkept.take_back(no))).collect();
+        let known = |(no, aside): (FolderNo, Option<Whereabouts>)| {
+            let here = || self.folders.contains_key(&no).then(|| self.whereabouts(no));
+            Some((no, aside.or_else(here)?))
+        };
+        (fresh_word, taken.into_iter().filter_map(known).collect())
+    }
+
+    /// A folder leaves the engine: what is not kept yet of its devices is kept all the same.
+    pub(super) fn put_whereabouts_aside(&mut self, no: FolderNo) {
+        let unkept = self.own.seeder.as_ref().is_some_and(|word| word.unkept.has(no));
+        let known = unkept.then(|| self.whereabouts(no));
+        if let (Some(word), Some(known)) = (&mut self.own.seeder, known) {
+            word.unkept.put_aside(no, known);
+        }
+    }
+
+    /// It comes back.
+    pub(super) fn take_whereabouts_back(&mut self, no: FolderNo) {
+        let known = self.own.seeder.as_mut().and_then(|word| word.unkept.take_back(no));
+        if let Some(known) = known {
+            self.recall(no, known);
+        }
     }
 
     /// What is known of a folder's devices, for a program to keep.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cobox_net::PeerId;
-use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Output, Place, Side, TICK};
+use cobox_net::sync::{Conn, Engine, Fetched, Identity, Input, Keep, Output, Place, Side, TICK};
 use cobox_net::wire::{Frame, SessionId, Whereabouts, decode_frame};
 use cobox_store::blind::{PackStatus, Store, StoreKind};
 use cobox_store::format::SLICE_BYTES;

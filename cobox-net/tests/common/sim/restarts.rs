@@ -36,7 +36,7 @@ impl Sim {
         self.fetches.retain(|fetch| fetch.node != at);
         self.dials.retain(|dial| dial.0 != at);
         self.kept[at].0 = self.engines[at].whereabouts(self.nos[at]);
-        let (word, _) = self.engines[at].moves();
+        let (word, _) = self.engines[at].moves(Keep::All, self.now);
         self.kept[at].1 = word.or(self.kept[at].1.take());
     }
 
