@@ -363,7 +363,10 @@ fn rejoin_folder(
 ) -> Outcome<()> {
     let records = fetch_records(node, secret, addresses, found, progress)?;
     let folder = home.folder_recover(secret, found.index, name, records)?;
-    crate::daemon::keep_found(&folder, addresses)?;
+    // The folder is here all the same, and is not to be joined again for this.
+    if let Err(problem) = crate::daemon::keep_found(&folder, addresses) {
+        progress.say(&format!("where {name}'s seeders were found is not remembered: {}", problem.message));
+    }
     Ok(())
 }
 

@@ -238,7 +238,8 @@ fn carry(
         heads.min_by_key(|(_, letter)| (letter.passed, letter.notice.time_ms))
     };
     let Some((at, letter)) = first(None) else { return Turn::Idle };
-    if !over && !(pause.by_refused && letter.passed == 0) {
+    let may = over || (pause.by_refused && letter.passed == 0);
+    if !may {
         return Turn::Idle;
     }
     let Some(arrived) = send(&letter.notice) else { return Turn::CutOff };
