@@ -477,7 +477,9 @@ impl Folder {
 
 /// Addresses that fit a contact.
 pub(super) fn fitting(mut addresses: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    addresses.retain(|address| address.len() <= ADDRESS_BYTES_MAX);
+    // What is announced may be where it listens, too.
+    let mut seen = BTreeSet::new();
+    addresses.retain(|address| address.len() <= ADDRESS_BYTES_MAX && seen.insert(address.clone()));
     addresses.truncate(ADDRESSES_MAX);
     addresses
 }

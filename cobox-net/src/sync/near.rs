@@ -82,8 +82,9 @@ impl Engine {
     /// Makes a stranger give way: any for a device of ours, and for another stranger the one that was asked longest ago.
     fn make_room(&mut self, newcomer: PeerId, now: Instant) -> bool {
         let ours = self.is_ours(&newcomer);
+        // Whether it is ours is looked up in all folders.
         let strangers =
-            self.lan.iter().filter(|(peer, near)| !self.is_ours(peer) && (ours || near.meet_at > now));
+            self.lan.iter().filter(|(peer, near)| (ours || near.meet_at > now) && !self.is_ours(peer));
         let Some(gone) = strangers.min_by_key(|(_, near)| near.meet_at).map(|(peer, _)| *peer) else {
             return false;
         };
@@ -111,9 +112,12 @@ impl Engine {
 
     /// Dials neighbours of whom nothing is known, as long as this device has folders; who waits longest first.
     pub(super) fn meet_neighbours(&mut self, now: Instant) {
+        // Every tick comes here. A seeder meets nobody, and may have many neighbours and folders.
+        if self.own.seeder.is_some() {
+            return;
+        }
         let waiting = self.lan.iter().filter(|(_, near)| now >= near.meet_at);
         let mut waiting: Vec<(Instant, PeerId)> = waiting.map(|(peer, near)| (near.meet_at, *peer)).collect();
-        // Every tick comes here: a seeder has no neighbours, and many folders.
         let mine = || self.folders.values().any(|folder| matches!(folder.identity, Identity::Member { .. }));
         if waiting.is_empty() || !mine() {
             return;
