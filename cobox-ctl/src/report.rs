@@ -154,7 +154,7 @@ pub enum Holding {
     Behind,
     /// Its owner let the folder go: it keeps what it has for a while, and takes nothing new.
     LetGo,
-    /// It proved everything that there was a few minutes ago, and what came since is on its way to it, or waits for it.
+    /// It proved everything that there was until a few minutes ago, and what came since is on its way to it, or waits for it.
     Syncing,
     /// It proved that it holds everything, too long ago to count.
     Expired,

@@ -114,7 +114,9 @@ pub struct PeerStatus {
     pub told_lack: bool,
     /// Our entries that it lacks, as far as it told us; none before, and all of them while there is no session.
     pub entries_behind: u64,
-    /// Live packs that it said it lacks, and the packs of entries it lacks.
+    /// Live packs that it said it lacks; zero where it said nothing.
+    pub packs_lacking: u64,
+    /// Those, and the packs of entries it lacks.
     pub packs_to_send: u64,
     /// Bytes of those.
     pub bytes_to_send: u64,
@@ -154,6 +156,7 @@ impl PeerStatus {
             error: None,
             note: None,
             entries_behind: 0,
+            packs_lacking: 0,
             packs_to_send: 0,
             bytes_to_send: 0,
             entries_to_receive: 0,

@@ -109,6 +109,7 @@ fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
     for (peer_id, grant) in grants(state)? {
         let open = peers.iter().find(|peer| peer.peer == peer_id && peer.session == SessionState::Open);
         note_session(state, peer_id, open);
+        state.note_loss(peer_id, &live, open)?;
         state.note_covered(peer_id, &live)?;
         let Some(peer) = open.filter(|_| !daemon.is_ending()) else { continue };
         if wants_locator(daemon, state, peer_id)
@@ -130,6 +131,7 @@ fn note_session(state: &FolderState, peer_id: PeerId, open: Option<&PeerStatus>)
     let notes = seeders.entry(peer_id).or_default();
     if open.is_some() && !notes.was_open {
         notes.done = Done::default();
+        notes.unlike = None;
     }
     notes.was_open = open.is_some();
     notes.lack = open.and_then(Lack::told);

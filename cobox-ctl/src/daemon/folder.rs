@@ -59,6 +59,8 @@ pub(crate) struct SeederNotes {
     /// What its newest proof covered when everything was, and since when that is not so any more.
     pub covered: Option<Arc<LiveSet>>,
     pub uncovered: Option<Instant>,
+    /// Whether it said at the last visit that it lacks more than came since its proof.
+    pub said_lost: bool,
     /// What was live when it was looked whether its proof covers that.
     pub looked: Option<Arc<LiveSet>>,
     /// What the last audit covered, and when, in milliseconds since 1970: a file's copies are
@@ -71,8 +73,27 @@ pub(crate) struct SeederNotes {
 impl SeederNotes {
     /// Its answer did not hold: what it proved before counts for nothing any more.
     pub fn disprove(&mut self) {
-        (self.proved, self.covered, self.done.proved) = (None, None, None);
+        self.forget_proofs();
         self.failed = true;
+    }
+
+    /// Whether it says, for the second time in succession, that it lacks more than came since its proof; then what it
+    /// proved is forgotten.
+    pub fn hear_loss(&mut self, lack: Lack, live: &LiveSet) -> bool {
+        let proved = [self.proved.as_ref().map(|(proved, _)| proved), self.covered.as_ref()];
+        let says = proved.into_iter().flatten().any(|proved| !lack.came_since(proved, live));
+        let is_sure = says && self.said_lost;
+        self.said_lost = says;
+        if is_sure {
+            self.forget_proofs();
+        }
+        is_sure
+    }
+
+    /// What it proved before counts for nothing any more.
+    pub fn forget_proofs(&mut self) {
+        (self.proved, self.covered, self.looked, self.done.proved) = (None, None, None, None);
+        self.said_lost = false;
     }
 }
 

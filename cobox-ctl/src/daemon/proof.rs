@@ -117,10 +117,17 @@ impl FolderState {
                 Holding::Behind if self.is_syncing(seeder, live, peer, kept.as_ref(), now_ms) => {
                     Holding::Syncing
                 }
+                // What it says after an answer that did not hold counts for nothing.
+                Holding::Claimed if self.has_failed(seeder) => Holding::Behind,
                 holding => holding,
             },
         };
         Ok(Standing { holding, proved_at_ms: kept.map(|kept| kept.at_ms) })
+    }
+
+    /// Whether a seeder's last answer to an audit did not hold.
+    fn has_failed(&self, seeder: PeerId) -> bool {
+        self.seeders.lock().get(&seeder).is_some_and(|notes| notes.failed)
     }
 
     /// Whether a connected seeder proved a moment ago, in this session, that it holds everything, and only lacks what
@@ -156,6 +163,19 @@ impl FolderState {
         Ok(())
     }
 
+    /// Forgets what a seeder had proved that says at two visits in a row that it lacks more than came since: it lost
+    /// something, and must not count again as soon as it is not connected and says nothing. It is challenged anew once it
+    /// says that it has everything.
+    pub fn note_loss(&self, seeder: PeerId, live: &LiveSet, peer: Option<&PeerStatus>) -> Outcome<()> {
+        let Some(lack) = peer.and_then(Lack::told) else { return Ok(()) };
+        if !self.seeders.lock().entry(seeder).or_default().hear_loss(lack, live) {
+            return Ok(());
+        }
+        tracing::warn!(folder = %self.folder.id(), seeder = %seeder, "a seeder says that it lost something that it had proved");
+        self.store().receipt_forget(self.no(), &seeder.to_bytes())?;
+        Ok(())
+    }
+
     /// Whether a seeder whose last proof counted for everything a moment ago just lacks what came since.
     fn is_syncing(
         &self,
@@ -170,6 +190,10 @@ impl FolderState {
             matches!(peer.session, SessionState::Refused | SessionState::Pending) || peer.full
         });
         let lack = peer.and_then(Lack::told);
+        // The time of what is not covered does not begin while all is.
+        if kept.is_some_and(|kept| covers(&kept.receipt, live)) {
+            return false;
+        }
         let noted = {
             let mut seeders = self.seeders.lock();
             let notes = seeders.get_mut(&seeder).filter(|notes| !notes.failed && counts && !refused);
@@ -192,7 +216,7 @@ pub(crate) struct Lack {
 impl Lack {
     /// What it says, where it said something.
     pub fn told(peer: &PeerStatus) -> Option<Self> {
-        peer.has_told().then_some(Self { entries: peer.entries_behind, packs: peer.packs_to_send })
+        peer.has_told().then_some(Self { entries: peer.entries_behind, packs: peer.packs_lacking })
     }
 
     /// Whether that is no more than what came after `proved`. One that lacks more has lost something.
@@ -283,6 +307,7 @@ pub(super) mod tests {
     use cobox_store::id::{EntryHash, FolderId, LogId};
 
     use super::*;
+    use crate::daemon::folder::SeederNotes;
 
     fn head(log: u8, seq: u64) -> LogHead {
         LogHead { log: LogId([log; 32]), seq, hash: EntryHash([u8::try_from(seq).expect("small"); 32]) }
@@ -416,6 +441,22 @@ pub(super) mod tests {
             !syncing(Duration::ZERO, lack(3, 0)) && !syncing(Duration::ZERO, lack(0, 2)),
             "it lost something"
         );
+    }
+
+    #[test]
+    fn seeder_that_says_twice_that_it_lost_something_has_proved_nothing_any_more() {
+        let now = live(vec![head(1, 5)]);
+        let proved = Some((Arc::new(live(vec![head(1, 5)])), 5));
+        let mut notes = SeederNotes { proved, ..SeederNotes::default() };
+        let (whole, lost) = (Lack { entries: 0, packs: 0 }, Lack { entries: 0, packs: 1 });
+        // Once may be a moment in which something was freed here and not yet there.
+        assert!(
+            !notes.hear_loss(lost, &now) && !notes.hear_loss(whole, &now) && !notes.hear_loss(lost, &now)
+        );
+        assert!(notes.proved.is_some());
+        assert!(notes.hear_loss(lost, &now));
+        assert!(notes.proved.is_none() && !notes.failed, "it said so itself");
+        assert!(!notes.hear_loss(lost, &now), "there is nothing left to forget");
     }
 
     #[test]

@@ -172,8 +172,13 @@ impl Daemon {
 
     fn moment(&self, state: &FolderState, peer_id: PeerId) -> Outcome<Moment> {
         let peers = self.node.status(state.no()).map(|status| status.peers).unwrap_or_default();
-        let said = peers.iter().any(|peer| peer.peer == peer_id && !peer.is_caught_up());
-        let said = if said { Said::Lacks } else { Said::Whole };
+        let said = peers.iter().find(|peer| peer.peer == peer_id).map_or(Said::Nothing, |peer| match peer {
+            peer if !peer.has_told() => Said::Nothing,
+            peer if !peer.is_caught_up() => Said::Lacks,
+            // This device is behind: what it proves may be what is not here yet.
+            peer if peer.entries_to_receive > 0 => Said::More,
+            _ => Said::Whole,
+        });
         Ok(Moment { live: state.live_set()?.packs.clone(), said })
     }
 
@@ -191,7 +196,10 @@ impl Daemon {
         };
         let receipt = match asked {
             Ok(receipt) => receipt,
-            Err(error) if is_on_its_way(&error, &before, &self.moment(state, peer_id)?) => {
+            Err(error)
+                if is_on_its_way(&error, &before, &self.moment(state, peer_id)?)
+                    && !had_proved(state, peer_id, &error) =>
+            {
                 return Ok(still_sending(state, peer_id));
             }
             Err(error) => {
@@ -213,8 +221,12 @@ impl Daemon {
         let mut seeders = state.seeders.lock();
         let notes = seeders.entry(peer_id).or_default();
         let lacks = || format!("It lacks {}.", crate::render::units::packs(receipt.packs_lacking));
-        notes.failed = false;
+        // An answer that proves nothing of what is live here makes good no earlier one that did not hold.
+        notes.failed &= proved.is_none();
         notes.problem = is_for_long(&mut notes.unlike, is_unlike, started).then(|| UNLIKE.to_owned());
+        if notes.problem.is_some() {
+            notes.forget_proofs();
+        }
         let problem = (receipt.packs_lacking > 0).then(lacks).or_else(|| notes.problem.clone());
         if let Some(live) = &proved {
             notes.proved = Some((Arc::clone(live), now_ms()));
@@ -238,8 +250,13 @@ impl Daemon {
 /// What a peer said of itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Said {
+    /// That it has everything, and nothing that is not here.
     Whole,
+    /// That it has everything, and more than is here.
+    More,
     Lacks,
+    /// It is not connected, or has said nothing yet.
+    Nothing,
 }
 
 /// What was live at one moment, and what the peer said of it.
@@ -276,13 +293,24 @@ fn is_disproof(error: &NetError) -> bool {
 /// that it lacks something. That is no copy, and no lie either.
 fn is_on_its_way(error: &NetError, before: &Moment, after: &Moment) -> bool {
     let missed = matches!(error, NetError::NotProved { .. } | NetError::EntriesNotProved { .. });
-    missed && (before.said == Said::Lacks || after.said == Said::Lacks || before.live != after.live)
+    // One that goes as soon as it has answered has said nothing afterwards.
+    let lacks = matches!(before.said, Said::Lacks | Said::Nothing) || after.said == Said::Lacks;
+    missed && (lacks || before.live != after.live)
+}
+
+/// Whether an audit missed a pack that the seeder had proved: nothing that travels now explains that.
+fn had_proved(state: &FolderState, peer_id: PeerId, error: &NetError) -> bool {
+    let NetError::NotProved { pack, .. } = error else { return false };
+    let proved = state.seeders.lock().get(&peer_id).and_then(|notes| notes.proved.clone());
+    // What is not live any more may have been freed there.
+    let is_live = || state.live_set().is_ok_and(|live| live.packs.contains(pack));
+    proved.is_some_and(|(proved, _)| proved.packs.contains(pack)) && is_live()
 }
 
 fn still_sending(state: &FolderState, peer_id: PeerId) -> ProofReport {
     let mut seeders = state.seeders.lock();
     let notes = seeders.entry(peer_id).or_default();
-    (notes.problem, notes.lacks) = (None, true);
+    (notes.problem, notes.lacks, notes.unlike) = (None, true, None);
     // Nothing failed: it is asked again as soon as it says that it has everything.
     notes.audit_tried = None;
     ProofReport {
@@ -333,6 +361,8 @@ mod tests {
         assert!(is_on_its_way(&missed, &moment(&[1], Said::Lacks), &one));
         assert!(is_on_its_way(&missed, &one, &moment(&[1], Said::Lacks)));
         assert!(!is_on_its_way(&missed, &one, &one), "it said that it has everything");
+        assert!(!is_on_its_way(&missed, &one, &moment(&[1], Said::Nothing)), "it goes once it has answered");
+        assert!(is_on_its_way(&missed, &moment(&[1], Said::Nothing), &one), "it had not told yet");
         assert!(!is_on_its_way(&NetError::WrongReceipt { peer }, &one, &two));
     }
 
@@ -344,6 +374,7 @@ mod tests {
         let whole = moment(&[1], Said::Whole);
         assert!(whole.is_whole_as(&moment(&[1], Said::Whole)));
         assert!(!whole.is_whole_as(&moment(&[1], Said::Lacks)), "it is still being sent");
+        assert!(!whole.is_whole_as(&moment(&[1], Said::More)), "this device is behind");
         assert!(!whole.is_whole_as(&moment(&[2], Said::Whole)), "something was released or written");
         assert!(!is_for_long(&mut since, true, at(0)) && !is_for_long(&mut since, true, at(most)));
         assert!(is_for_long(&mut since, true, at(most + 1)));

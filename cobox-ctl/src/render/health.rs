@@ -120,10 +120,10 @@ pub fn judge(folder: &FolderReport) -> FolderHealth {
             Some("it proved what there was a moment ago, and not yet what was written since")
         }
         Holding::Syncing if seeder.link == "connected" => {
-            Some("it proved what there was minutes ago, and what was written since is on its way to it")
+            Some("it proved what there was until minutes ago, and what was written since is on its way to it")
         }
         Holding::Syncing => Some(
-            "it proved what there was minutes ago, and is not reached now: what was written since waits for it",
+            "it proved what there was until minutes ago, and is not reached now: what was written since waits for it",
         ),
         Holding::Expired => Some("its last proof is too old to count"),
         Holding::Behind if seeder.link == "connected" && !seeder.told => {

@@ -125,6 +125,7 @@ impl Engine {
         status.entries_behind = behind;
         if let Some(lack) = session.lack {
             (status.packs_to_send, status.bytes_to_send, status.full) = (lack.packs, lack.bytes, lack.full);
+            status.packs_lacking = lack.packs;
         }
         if status.entries_behind <= COUNTED_ENTRIES_MAX {
             for head in heads.values() {
