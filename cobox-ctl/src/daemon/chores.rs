@@ -109,7 +109,9 @@ fn visit(daemon: &Daemon, state: &FolderState, settled: bool) -> Outcome<()> {
     for (peer_id, grant) in grants(state)? {
         let open = peers.iter().find(|peer| peer.peer == peer_id && peer.session == SessionState::Open);
         note_session(state, peer_id, open);
-        state.note_loss(peer_id, &live, open)?;
+        if let Err(problem) = state.note_loss(peer_id, &live, open) {
+            tracing::warn!(%problem, "what a seeder lost cannot be kept in mind");
+        }
         state.note_covered(peer_id, &live)?;
         let Some(peer) = open.filter(|_| !daemon.is_ending()) else { continue };
         if wants_locator(daemon, state, peer_id)

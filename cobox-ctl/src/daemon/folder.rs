@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::alarm::Watch;
 use super::mounts::Mounted;
-use super::proof::{Lack, LiveSet};
+use super::proof::{LOST_AFTER, Lack, LiveSet};
 use crate::exit::{Outcome, Problem};
 
 /// One folder of the running daemon.
@@ -59,8 +59,8 @@ pub(crate) struct SeederNotes {
     /// What its newest proof covered when everything was, and since when that is not so any more.
     pub covered: Option<Arc<LiveSet>>,
     pub uncovered: Option<Instant>,
-    /// Whether it said at the last visit that it lacks more than came since its proof.
-    pub said_lost: bool,
+    /// Since when it says at each visit that it lacks more than came since its proof.
+    pub said_lost: Option<Instant>,
     /// What was live when it was looked whether its proof covers that.
     pub looked: Option<Arc<LiveSet>>,
     /// What the last audit covered, and when, in milliseconds since 1970: a file's copies are
@@ -77,13 +77,14 @@ impl SeederNotes {
         self.failed = true;
     }
 
-    /// Whether it says, for the second time in succession, that it lacks more than came since its proof; then what it
-    /// proved is forgotten.
-    pub fn hear_loss(&mut self, lack: Lack, live: &LiveSet) -> bool {
+    /// Whether it has said for [`LOST_AFTER`] by now that it lacks more than came since its proof; then what it proved is
+    /// forgotten. `lack` is nothing where what it says cannot be judged.
+    pub fn hear_loss(&mut self, lack: Option<Lack>, live: &LiveSet, now: Instant) -> bool {
         let proved = [self.proved.as_ref().map(|(proved, _)| proved), self.covered.as_ref()];
-        let says = proved.into_iter().flatten().any(|proved| !lack.came_since(proved, live));
-        let is_sure = says && self.said_lost;
-        self.said_lost = says;
+        let lost = |lack: Lack| proved.into_iter().flatten().any(|proved| !lack.came_since(proved, live));
+        let says = lack.is_some_and(lost);
+        self.said_lost = self.said_lost.or(Some(now)).filter(|_| says);
+        let is_sure = self.said_lost.is_some_and(|since| now.duration_since(since) >= LOST_AFTER);
         if is_sure {
             self.forget_proofs();
         }
@@ -93,7 +94,7 @@ impl SeederNotes {
     /// What it proved before counts for nothing any more.
     pub fn forget_proofs(&mut self) {
         (self.proved, self.covered, self.looked, self.done.proved) = (None, None, None, None);
-        self.said_lost = false;
+        self.said_lost = None;
     }
 }
 

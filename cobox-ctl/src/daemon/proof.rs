@@ -27,6 +27,8 @@ use crate::report::Holding;
 /// For so long what was written is on its way to a seeder, and no copy that is missing: longer than a box needs to start
 /// again or to come back from a poor line, and shorter than what anybody would call an outage.
 pub(crate) const SYNC_GRACE: Duration = Duration::from_secs(5 * 60);
+/// One that says for so long that it lost something means it: in a moment something may have been freed here and not there.
+pub(crate) const LOST_AFTER: Duration = Duration::from_secs(5);
 
 /// The live packs of a folder as of `heads`.
 pub(crate) struct LiveSet {
@@ -163,12 +165,12 @@ impl FolderState {
         Ok(())
     }
 
-    /// Forgets what a seeder had proved that says at two visits in a row that it lacks more than came since: it lost
+    /// Forgets what a seeder had proved that says for some seconds that it lacks more than came since: it lost
     /// something, and must not count again as soon as it is not connected and says nothing. It is challenged anew once it
     /// says that it has everything.
     pub fn note_loss(&self, seeder: PeerId, live: &LiveSet, peer: Option<&PeerStatus>) -> Outcome<()> {
-        let Some(lack) = peer.and_then(Lack::told) else { return Ok(()) };
-        if !self.seeders.lock().entry(seeder).or_default().hear_loss(lack, live) {
+        let lack = peer.and_then(Lack::of_what_is_here);
+        if !self.seeders.lock().entry(seeder).or_default().hear_loss(lack, live, Instant::now()) {
             return Ok(());
         }
         tracing::warn!(folder = %self.folder.id(), seeder = %seeder, "a seeder says that it lost something that it had proved");
@@ -217,6 +219,12 @@ impl Lack {
     /// What it says, where it said something.
     pub fn told(peer: &PeerStatus) -> Option<Self> {
         peer.has_told().then_some(Self { entries: peer.entries_behind, packs: peer.packs_lacking })
+    }
+
+    /// The same where it speaks of what is known here: of entries and releases that are not here yet nobody can say
+    /// whether they are new.
+    pub fn of_what_is_here(peer: &PeerStatus) -> Option<Self> {
+        Self::told(peer).filter(|_| peer.entries_to_receive == 0 && peer.knows_access)
     }
 
     /// Whether that is no more than what came after `proved`. One that lacks more has lost something.
@@ -308,6 +316,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::daemon::folder::SeederNotes;
+    use cobox_net::PeerKind;
 
     fn head(log: u8, seq: u64) -> LogHead {
         LogHead { log: LogId([log; 32]), seq, hash: EntryHash([u8::try_from(seq).expect("small"); 32]) }
@@ -444,19 +453,43 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn seeder_that_says_twice_that_it_lost_something_has_proved_nothing_any_more() {
+    fn seeder_that_says_for_seconds_that_it_lost_something_has_proved_nothing_any_more() {
         let now = live(vec![head(1, 5)]);
         let proved = Some((Arc::new(live(vec![head(1, 5)])), 5));
         let mut notes = SeederNotes { proved, ..SeederNotes::default() };
-        let (whole, lost) = (Lack { entries: 0, packs: 0 }, Lack { entries: 0, packs: 1 });
-        // Once may be a moment in which something was freed here and not yet there.
-        assert!(
-            !notes.hear_loss(lost, &now) && !notes.hear_loss(whole, &now) && !notes.hear_loss(lost, &now)
-        );
-        assert!(notes.proved.is_some());
-        assert!(notes.hear_loss(lost, &now));
+        let (whole, lost) = (Some(Lack { entries: 0, packs: 0 }), Some(Lack { entries: 0, packs: 1 }));
+        let (start, mut said) = (Instant::now(), Vec::new());
+        let mut hear = |lack, ms| {
+            said.push(notes.hear_loss(lack, &now, start + Duration::from_millis(ms)));
+        };
+        // It says something else, or nothing that can be judged, in between.
+        let before =
+            [(lost, 0), (whole, 4_000), (lost, 6_000), (None, 8_000), (lost, 10_000), (lost, 14_999)];
+        before.into_iter().for_each(|(lack, ms)| hear(lack, ms));
+        hear(lost, 15_000);
+        hear(lost, 60_000);
+        assert_eq!(said, [false, false, false, false, false, false, true, false]);
         assert!(notes.proved.is_none() && !notes.failed, "it said so itself");
-        assert!(!notes.hear_loss(lost, &now), "there is nothing left to forget");
+    }
+
+    #[test]
+    fn lack_of_what_is_not_here_yet_is_no_loss() {
+        let peer = PeerId::of_key([7; 32]);
+        let told = PeerStatus {
+            session: SessionState::Open,
+            told_lack: true,
+            knows_access: true,
+            packs_lacking: 3,
+            ..PeerStatus::unheard(peer, PeerKind::Seeder)
+        };
+        assert!(Lack::of_what_is_here(&told).is_some_and(|lack| lack.packs == 3));
+        for unsure in [
+            PeerStatus { entries_to_receive: 1, ..told.clone() },
+            PeerStatus { knows_access: false, ..told.clone() },
+            PeerStatus { told_lack: false, ..told },
+        ] {
+            assert!(Lack::of_what_is_here(&unsure).is_none());
+        }
     }
 
     #[test]

@@ -175,8 +175,8 @@ impl Daemon {
         let said = peers.iter().find(|peer| peer.peer == peer_id).map_or(Said::Nothing, |peer| match peer {
             peer if !peer.has_told() => Said::Nothing,
             peer if !peer.is_caught_up() => Said::Lacks,
-            // This device is behind: what it proves may be what is not here yet.
-            peer if peer.entries_to_receive > 0 => Said::More,
+            // This device is behind, or one of the two with releases: what it proves may be what is not here yet.
+            peer if peer.entries_to_receive > 0 || !peer.knows_access => Said::More,
             _ => Said::Whole,
         });
         Ok(Moment { live: state.live_set()?.packs.clone(), said })
@@ -203,7 +203,9 @@ impl Daemon {
                 return Ok(still_sending(state, peer_id));
             }
             Err(error) => {
-                let is_disproved = is_disproof(&error);
+                // Where this device is behind, what it asked for may have been released.
+                let is_behind = [before.said, self.moment(state, peer_id)?.said].contains(&Said::More);
+                let is_disproved = is_disproof(&error) && !is_behind;
                 let problem = Problem::from(error);
                 let mut seeders = state.seeders.lock();
                 let notes = seeders.entry(peer_id).or_default();
@@ -233,6 +235,11 @@ impl Daemon {
             notes.done.proved = Some(started);
             (notes.covered, notes.uncovered, notes.looked) = (Some(Arc::clone(live)), None, None);
             notes.lacks = false;
+        }
+        let is_told = notes.problem.is_some();
+        drop(seeders);
+        if is_told {
+            state.folder.store().receipt_forget(state.no(), &peer_id.to_bytes())?;
         }
         let ms = started.elapsed().as_millis();
         tracing::info!(folder = %state.folder.id(), samples = receipt.samples_asked, whole = proved.is_some(), ms, "audited");
@@ -301,10 +308,13 @@ fn is_on_its_way(error: &NetError, before: &Moment, after: &Moment) -> bool {
 /// Whether an audit missed a pack that the seeder had proved: nothing that travels now explains that.
 fn had_proved(state: &FolderState, peer_id: PeerId, error: &NetError) -> bool {
     let NetError::NotProved { pack, .. } = error else { return false };
-    let proved = state.seeders.lock().get(&peer_id).and_then(|notes| notes.proved.clone());
+    let proved = state.seeders.lock().get(&peer_id).and_then(|notes| {
+        let proved = notes.proved.as_ref().map(|(proved, _)| proved);
+        proved.or(notes.covered.as_ref()).cloned()
+    });
     // What is not live any more may have been freed there.
     let is_live = || state.live_set().is_ok_and(|live| live.packs.contains(pack));
-    proved.is_some_and(|(proved, _)| proved.packs.contains(pack)) && is_live()
+    proved.is_some_and(|proved| proved.packs.contains(pack)) && is_live()
 }
 
 fn still_sending(state: &FolderState, peer_id: PeerId) -> ProofReport {
