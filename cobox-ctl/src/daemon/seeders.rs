@@ -194,17 +194,15 @@ impl Daemon {
             Err(NetError::WrongReceipt { .. }) => self.node.audit(state.no(), peer_id),
             answer => answer,
         };
+        let after = self.moment(state, peer_id)?;
         let receipt = match asked {
             Ok(receipt) => receipt,
-            Err(error)
-                if is_on_its_way(&error, &before, &self.moment(state, peer_id)?)
-                    && !had_proved(state, peer_id, &error) =>
-            {
+            Err(error) if is_on_its_way(&error, &before, &after) && !had_proved(state, peer_id, &error) => {
                 return Ok(still_sending(state, peer_id));
             }
             Err(error) => {
                 // Where this device is behind, what it asked for may have been released.
-                let is_behind = [before.said, self.moment(state, peer_id)?.said].contains(&Said::More);
+                let is_behind = [before.said, after.said].contains(&Said::More);
                 let is_disproved = is_disproof(&error) && !is_behind;
                 let problem = Problem::from(error);
                 let mut seeders = state.seeders.lock();
@@ -216,7 +214,6 @@ impl Daemon {
                 return Err(problem);
             }
         };
-        let after = self.moment(state, peer_id)?;
         let now = state.live_set()?;
         let proved = [live, now].into_iter().find(|live| covers(&receipt, live));
         let is_unlike = proved.is_none() && receipt.packs_lacking == 0 && after.is_whole_as(&before);

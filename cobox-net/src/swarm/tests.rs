@@ -42,10 +42,7 @@ async fn dial_whose_connection_ends_before_a_word_was_said_is_told_as_hung_up() 
             mute.select_next_some().await;
         }
     });
-    let idle = listen(&Zeroizing::new([1; 32]), &NetConfig::default(), Arc::default()).expect("starts");
-    let ((commands, to_do), (tell, mut events)) =
-        (tokio::sync::mpsc::unbounded_channel(), tokio::sync::mpsc::unbounded_channel());
-    tokio::spawn(idle.run(to_do, tell));
+    let (commands, mut events) = running();
     // The second one comes while the first is under way, and shares its end.
     for _ in 0..2 {
         let addresses = vec![address.clone()];
@@ -60,16 +57,27 @@ async fn dial_whose_connection_ends_before_a_word_was_said_is_told_as_hung_up() 
     assert!(matches!(next(&mut events).await, Event::HungUp { .. }));
 }
 
+/// A listener that is no node, and its address.
+fn door() -> (TcpListener, Multiaddr) {
+    let door = TcpListener::bind(("127.0.0.1", 0)).expect("binds");
+    let port = door.local_addr().expect("bound").port();
+    (door, format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("an address"))
+}
+
+/// A node that runs.
+fn running() -> (UnboundedSender<Command>, UnboundedReceiver<Event>) {
+    let idle = listen(&Zeroizing::new([1; 32]), &NetConfig::default(), Arc::default()).expect("starts");
+    let ((commands, to_do), (tell, events)) =
+        (tokio::sync::mpsc::unbounded_channel(), tokio::sync::mpsc::unbounded_channel());
+    tokio::spawn(idle.run(to_do, tell));
+    (commands, events)
+}
+
 /// A node whose door is full takes a connection and not its handshake; where nobody listens there is no connection.
 #[tokio::test]
 async fn dial_that_ends_in_its_handshake_is_told_as_hung_up_and_one_to_nobody_as_failed() {
-    let door = TcpListener::bind(("127.0.0.1", 0)).expect("binds");
-    let port = door.local_addr().expect("bound").port();
-    let at: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("an address");
-    let idle = listen(&Zeroizing::new([1; 32]), &NetConfig::default(), Arc::default()).expect("starts");
-    let ((commands, to_do), (tell, mut events)) =
-        (tokio::sync::mpsc::unbounded_channel(), tokio::sync::mpsc::unbounded_channel());
-    tokio::spawn(idle.run(to_do, tell));
+    let (door, at) = door();
+    let (commands, mut events) = running();
     let peer = peer_of_seed(&Zeroizing::new([2; 32]));
     let dial = || assert!(commands.send(Command::Dial { peer, addresses: vec![at.to_vec()] }).is_ok());
     dial();
@@ -86,13 +94,8 @@ async fn dial_that_ends_in_its_handshake_is_told_as_hung_up_and_one_to_nobody_as
 /// Something else that listens there, as a web server does, is no node with a crowd at its door.
 #[tokio::test]
 async fn dial_that_another_program_answers_is_told_as_failed() {
-    let door = TcpListener::bind(("127.0.0.1", 0)).expect("binds");
-    let port = door.local_addr().expect("bound").port();
-    let at: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().expect("an address");
-    let idle = listen(&Zeroizing::new([1; 32]), &NetConfig::default(), Arc::default()).expect("starts");
-    let ((commands, to_do), (tell, mut events)) =
-        (tokio::sync::mpsc::unbounded_channel(), tokio::sync::mpsc::unbounded_channel());
-    tokio::spawn(idle.run(to_do, tell));
+    let (door, at) = door();
+    let (commands, mut events) = running();
     let peer = peer_of_seed(&Zeroizing::new([2; 32]));
     assert!(commands.send(Command::Dial { peer, addresses: vec![at.to_vec()] }).is_ok());
     let answered = tokio::task::spawn_blocking(move || {
