@@ -3,11 +3,11 @@
 //! A chunk's tag is over all of it: the first time all of it is opened and checked. Kept in memory are digests of
 //! its sealed pages, between flag and tag, under a key of this process. A page that is read again and has its digest is
 //! one that was checked, and is decrypted alone. Where it has another, the chunk is opened whole, which says what is wrong.
-//! So is one that is read again soon: it belongs into the cache of opened chunks.
+//! So is one that is read again soon, and soon again: it belongs into the cache of opened chunks.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -25,9 +25,11 @@ const PAGE_BYTES: usize = 16 * 1024;
 const DIGEST_BYTES: usize = 16;
 /// Digests kept per folder, for some 700 MiB of chunks of the usual size.
 pub(super) const PAGES_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// A chunk whose pages are read again within so many reads of pages is opened whole: a quarter of the chunks that the
-/// cache holds are read over and over by some programs, and a reader of far more than it holds seldom meets one so soon.
+/// Within so many reads of pages a chunk is read again soon: programs read a quarter of the chunks that the cache holds over
+/// and over, and who reads in far more than it holds meets one of 16 so soon by chance …
 const SOON_READS: u64 = 256;
+/// … and one of 256 twice in succession, after which it is opened whole.
+const SOON_TIMES: u8 = 2;
 
 /// What is sealed begins with a flag and ends with a tag.
 pub(super) const FLAG_BYTES: usize = 1;
@@ -50,6 +52,8 @@ pub(super) struct Known {
     digests: Vec<Digest>,
     /// At which read of pages it was read last; 0 before the first.
     last: AtomicU64,
+    /// How often in succession it was read again soon.
+    soon: AtomicU8,
 }
 
 impl Pages {
@@ -75,7 +79,7 @@ impl Pages {
     /// Keeps the digests of a chunk that was opened at `place` and lies there as it is; none of one that is compressed.
     pub(super) fn keep(&self, chunk: ChunkRef, place: TagRow, digests: Vec<Digest>) {
         let weight = ENTRY_BYTES + digests.len() * DIGEST_BYTES;
-        self.known.lock().put(chunk, Arc::new(Known { place, digests, last: AtomicU64::new(0) }), weight);
+        self.known.lock().put(chunk, Arc::new(Known::new(place, digests)), weight);
     }
 
     pub(super) fn has(&self, chunk: &ChunkRef) -> bool {
@@ -93,7 +97,11 @@ impl Pages {
         }
         let now = self.reads.fetch_add(1, Ordering::Relaxed);
         let last = known.last.swap(now, Ordering::Relaxed);
-        last == 0 || now.saturating_sub(last) > SOON_READS
+        if last == 0 || now.saturating_sub(last) > SOON_READS {
+            known.soon.store(0, Ordering::Relaxed);
+            return true;
+        }
+        known.soon.fetch_add(1, Ordering::Relaxed).saturating_add(1) < SOON_TIMES
     }
 
     /// Whether `sealed` are the bytes `range` of what a chunk was sealed to, which are whole pages.
@@ -108,6 +116,10 @@ impl Pages {
 }
 
 impl Known {
+    fn new(place: TagRow, digests: Vec<Digest>) -> Self {
+        Self { place, digests, last: AtomicU64::new(0), soon: AtomicU8::new(0) }
+    }
+
     /// Whether it is known to have no pages, as it is compressed.
     pub(super) fn has_none(&self) -> bool {
         self.digests.is_empty()
@@ -141,7 +153,7 @@ mod tests {
     #[test]
     fn pages_of_a_range_hold_it_and_no_page_more() {
         let len = 2 * PAGE_BYTES + CHUNK_OVERHEAD_BYTES;
-        let known = Known { place: place(len + 5), digests: Vec::new(), last: AtomicU64::new(0) };
+        let known = Known::new(place(len + 5), Vec::new());
         assert_eq!(known.pages_of(&(0..1)), Some(0..PAGE_BYTES));
         assert_eq!(known.pages_of(&(0..PAGE_BYTES)), Some(0..PAGE_BYTES));
         assert_eq!(known.pages_of(&(0..PAGE_BYTES + 1)), Some(0..2 * PAGE_BYTES));
@@ -194,12 +206,15 @@ mod tests {
             pages.get(&chunk(at)).expect("is kept")
         };
         let (often, other) = (known(1), known(2));
+        let wait = || (0..=SOON_READS).for_each(|_| _ = pages.reads(&other));
         assert!(pages.reads(&often));
-        assert!(!pages.reads(&often), "twice in succession");
-        for _ in 0..=SOON_READS {
-            pages.reads(&other);
-        }
+        assert!(pages.reads(&often), "soon again, perhaps by chance");
+        assert!(!pages.reads(&often), "three times in succession");
+        wait();
         assert!(pages.reads(&often), "much later");
+        wait();
+        assert!(pages.reads(&often) && pages.reads(&often), "what was long ago does not count");
+        assert!(!pages.reads(&often));
         pages.keep(chunk(3), place(100), Vec::new());
         assert!(!pages.reads(&pages.get(&chunk(3)).expect("is kept")));
     }
