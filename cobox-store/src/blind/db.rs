@@ -60,6 +60,15 @@ impl From<rocksdb::Error> for Error {
 /// What has to be on the disk before the first row of this program.
 pub(super) type Before = Box<dyn Fn() -> Result<()> + Send + Sync>;
 
+/// Whether the database looks at the checksum of a block before it takes it apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Checksum {
+    /// It does: a block that the disk changed is found.
+    Checked,
+    /// It does not: whoever reads finds out by itself.
+    Ignored,
+}
+
 /// The database. All methods may be called from any thread.
 pub struct Db {
     path: PathBuf,
@@ -217,19 +226,25 @@ impl Db {
     /// # Errors
     /// When the disk cannot be read.
     pub fn bulk_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.bulk_with(key, <[u8]>::to_vec)
+        self.bulk_with(key, Checksum::Checked, <[u8]>::to_vec)
     }
 
     /// Like [`Self::bulk_get`], for who needs only a part of it: `work` sees the slice where it was read.
     ///
     /// # Errors
     /// When the disk cannot be read.
-    pub fn bulk_with<R>(&self, key: &[u8], work: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
+    pub fn bulk_with<R>(
+        &self,
+        key: &[u8],
+        checksum: Checksum,
+        work: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>> {
         let handle = self.handle();
         let db = handle.as_ref().ok_or_else(|| self.trouble.error())?;
         let mut options = ReadOptions::default();
         // Slices are large and rarely read twice: they must not push rows out of the cache.
         options.fill_cache(false);
+        options.set_verify_checksums(checksum == Checksum::Checked);
         match db.get_pinned_cf_opt(bulk(db), key, &options) {
             Err(error) if error.kind() == ErrorKind::Corruption => {
                 tracing::warn!(%error, "damaged block in bulk data");
