@@ -50,6 +50,11 @@ fn store_advice(error: &StoreError) -> (Exit, &'static str) {
             Exit::Failed,
             "Look at the disk's health and at the log (`cobox-ctl doctor` says where it is); `cobox-ctl check` reads everything.",
         ),
+        E::Broken { .. } => (
+            Exit::Damaged,
+            "It was left as it is. Look at the disk's health, and keep a copy of these files: what no seeder holds is nowhere else. \
+             `cobox-ctl recover` with your words and an empty COBOX_HOME gives back what your seeders hold.",
+        ),
         E::Io { .. } => (Exit::Failed, "Check that the file is there and that you may read and write it."),
         E::Locked { .. } => (
             Exit::Refused,

@@ -41,6 +41,14 @@ pub enum Error {
     /// RocksDB could not read or write.
     #[error("the database failed")]
     Db(#[source] DbFailure),
+    /// The database lacks one of its files, or one is damaged. It was left as it is.
+    #[error("the database in {path} is damaged: {why}")]
+    Broken {
+        /// The database's folder.
+        path: PathBuf,
+        /// What is missing or damaged, as RocksDB says it.
+        why: String,
+    },
     /// A file of the store could not be read or written.
     #[error("{path} cannot be used")]
     Io {

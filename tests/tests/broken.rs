@@ -323,3 +323,55 @@ fn silent_device_is_lapsed_and_comes_back_with_the_words_and_what_nobody_had() {
     scene.bob.ctl(&["umount", &mount]).ok();
     scene.bob.ctl(&["daemon", "stop"]).ok();
 }
+
+/// A file that a store cannot do without is gone: nothing is opened, nothing is made anew over what is left, and it is said
+/// what to do. Once the file is back all is as it was.
+#[test]
+fn store_without_one_of_its_files_is_left_as_it_is_by_device_and_seeder() {
+    let test = "store_without_one_of_its_files_is_left_as_it_is_by_device_and_seeder";
+    if !can_mount(test) {
+        return;
+    }
+    let mut scene = Scene::new();
+    scene.seeder.stop();
+    Scene::put_away(&mut scene.bob);
+    Scene::put_away(&mut scene.ann);
+    let (data, home) = (scene.seeder.data.clone(), scene.ann.home.clone());
+    let current = |db: &Path| db.join("CURRENT");
+    let db_of_ann = find(&home, "CURRENT").expect("a database");
+    for (db, start) in [(data.join("db"), None), (db_of_ann, Some(&scene.ann))] {
+        let kept = fs::read(current(&db)).expect("reads");
+        fs::remove_file(current(&db)).expect("removes");
+        for _ in 0..2 {
+            let said = match start {
+                None => scene.seeder.run(&["run"]),
+                Some(device) => device.ctl(&["daemon", "start"]),
+            };
+            assert!(said.code == 5 && said.err.contains("its file CURRENT is missing"), "{said:?}");
+            assert!(said.err.contains("left as it is"), "{said:?}");
+        }
+        fs::write(current(&db), kept).expect("writes");
+    }
+    let identity = fs::read(data.join("identity")).expect("reads");
+    fs::remove_file(data.join("identity")).expect("removes");
+    let said = scene.seeder.run(&["run"]);
+    assert!(said.code == 5 && said.err.contains("identity is missing"), "{said:?}");
+    fs::write(data.join("identity"), &identity[..10]).expect("writes");
+    let said = scene.seeder.run(&["run"]);
+    assert!(said.code != 0 && said.err.contains("not a whole identity"), "{said:?}");
+    fs::write(data.join("identity"), identity).expect("writes");
+    scene.seeder.start();
+    scene.ann.start();
+    scene.ann.mount("club");
+    until("all is there again", || tree(&scene.ann.mount).len() == 3);
+    scene.ann.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+}
+
+/// The folder below `dir` in which a file of this name lies.
+fn find(dir: &Path, name: &str) -> Option<std::path::PathBuf> {
+    let entries: Vec<_> = fs::read_dir(dir).ok()?.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    if entries.iter().any(|path| path.file_name().is_some_and(|found| found == name)) {
+        return Some(dir.to_owned());
+    }
+    entries.iter().filter(|path| path.is_dir() && !path.is_symlink()).find_map(|path| find(path, name))
+}

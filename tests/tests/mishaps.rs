@@ -209,3 +209,45 @@ fn command_lines_that_cannot_do_what_they_say_tell_what_can() {
     let said = device.ctl(&["seeder", "manage", "box", "status"]);
     assert!(said.code == 1 && !said.err.contains("CODE"), "{said:?}");
 }
+
+#[test]
+fn last_copy_of_a_device_goes_only_once_the_seeders_proved_again_what_they_hold() {
+    let test = "last_copy_of_a_device_goes_only_once_the_seeders_proved_again_what_they_hold";
+    if !can_mount(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut device = Device::set_up(dir.path(), "device");
+    let mut seeder = Seeder::new(dir.path(), "seeder");
+    seeder.start();
+    device.start();
+    device.ctl(&["folder", "create", "club"]).ok();
+    device.mount("club");
+    device.ctl(&["seeder", "add", "club", &seeder.address(), "--quota", "1G"]).ok();
+    fs::write(device.mount.join("minutes"), vec![7; 300_000]).expect("writes");
+    device.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    seeder.stop();
+    until("it is seen to be off", || device.ctl(&["status", "club"]).out.contains("offline"));
+    assert!(device.ctl(&["health", "club"]).code == 0, "the proof of a moment ago counts");
+    let said = device.ctl(&["folder", "leave", "club"]);
+    assert!(said.code == 4 && said.err.contains("0 of 1 proved now"), "{said:?}");
+    assert_eq!(fs::read(device.mount.join("minutes")).expect("reads").len(), 300_000, "it is still a drive");
+    // It comes back with its name, and without what it held.
+    for part in fs::read_dir(&seeder.data).expect("lists").map(|entry| entry.expect("an entry").path()) {
+        if part.file_name().is_some_and(|name| name != "identity") {
+            drop(fs::remove_dir_all(&part).or_else(|_| fs::remove_file(&part)));
+        }
+    }
+    seeder.accept = "owner";
+    seeder.start();
+    let leave = || device.ctl(&["folder", "leave", "club"]);
+    until("it answers", || !device.ctl(&["status", "club"]).out.contains("offline"));
+    let said = leave();
+    assert!(said.code == 4, "the only copy there is: {said:?}");
+    let grant = seeder.run(&["pending", "--json"]).ok();
+    let grant: Value = serde_json::from_str(grant.out.trim()).expect("JSON");
+    seeder.run(&["accept", grant["grants"][0]["id"].as_str().expect("a grant")]).ok();
+    device.ctl(&["wait", "club", "--copies", "1", "--timeout", "60s"]).ok();
+    leave().ok();
+    assert_eq!(json(&device, &["folder", "list"])["folders"].as_array().map(Vec::len), Some(0));
+}

@@ -159,7 +159,8 @@ impl Daemon {
         Ok(AuditReport { folder: state.folder.name(), proofs })
     }
 
-    fn challenge(&self, state: &FolderState, peer_id: PeerId) -> ProofReport {
+    /// Asks a seeder now for a proof; what kept it from one is in the report.
+    pub fn challenge(&self, state: &FolderState, peer_id: PeerId) -> ProofReport {
         self.audit(state, peer_id).unwrap_or_else(|problem| ProofReport {
             peer_id: peer_id.to_string(),
             holding: Holding::Behind,

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 
 use cobox_fs::vfs::{FileState, StatusSource, Vfs};
+use cobox_net::agreement::{AgreementView, Stage};
 use cobox_net::{Path, PeerId, PeerKind, PeerStatus, SessionState, Transport};
 use cobox_store::blind::PackState;
 use cobox_store::blind::tables::{Table, key};
@@ -185,6 +186,10 @@ fn local_report(state: &FolderState, live: &LiveSet, packs_lost: u64) -> LocalRe
     }
 }
 
+/// What is said of a seeder with which nothing is agreed any more.
+const OVER: &str = "What was agreed with this seeder has ended: it takes nothing new, and removes the folder by its own clock. \
+     Agree on something new with `cobox-ctl agreement propose`, or add another seeder.";
+
 fn seeder_report(
     state: &FolderState,
     live: &LiveSet,
@@ -203,6 +208,9 @@ fn seeder_report(
     };
     let noted = state.seeders.lock().get(&peer_id).and_then(|notes| notes.problem.clone());
     let gone_ms = let_go::gone_ms(state, peer_id)?;
+    let is_over =
+        agreed.is_some_and(|agreed| AgreementView::agreed(agreed, &access, now_ms).stage == Stage::Ended);
+    let over = is_over.then(|| OVER.to_owned());
     let full = peer.filter(|peer| peer.full).map(|_| {
         "The seeder cannot take more: its quota or its disk is full. Grant a larger --quota, or add another seeder."
             .to_owned()
@@ -219,6 +227,7 @@ fn seeder_report(
         link: link(peer).to_owned(),
         problem: gone_ms
             .map(let_go::sentence)
+            .or(over)
             .or(full)
             .or_else(|| peer.and_then(|peer| peer.error.clone()))
             .or(noted),

@@ -33,12 +33,17 @@ fn addresses_path(data: &Path) -> PathBuf {
 }
 
 impl Identity {
+    /// Whether a data folder has one.
+    pub fn exists(data: &Path) -> bool {
+        identity_path(data).exists()
+    }
+
     /// Reads the identity, or makes one in a data folder that has none.
     ///
     /// # Errors
     /// When the file cannot be used.
     pub fn open_or_create(data: &Path) -> Result<Self, Failure> {
-        if !identity_path(data).exists() {
+        if !Self::exists(data) {
             let mut bytes = Zeroizing::new([0; IDENTITY_BYTES]);
             getrandom::fill(&mut bytes[..])
                 .map_err(|_| Failure::failed("the system gives no random numbers"))?;
@@ -72,13 +77,24 @@ impl Identity {
         match read() {
             Ok(true) => {}
             Ok(false) => {
-                return Err(Failure::failed(format!("{} is not a seeder's identity.", path.display())));
+                return Err(Failure::failed(format!(
+                    "{} is not a seeder's identity. Put it back from a copy; without it this box is a stranger to those whose \
+                     folders it holds.",
+                    path.display()
+                )));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Failure::failed(format!(
                     "There is no seeder in {}. Start one with: cobox-seeder run --data {}",
                     data.display(),
                     data.display()
+                )));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                return Err(Failure::failed(format!(
+                    "{} is not a whole identity of a seeder. Put it back from a copy; without it this box is a stranger to those \
+                     whose folders it holds.",
+                    path.display()
                 )));
             }
             Err(error) => {

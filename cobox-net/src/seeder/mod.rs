@@ -99,6 +99,16 @@ impl Failure {
 
 impl From<cobox_store::Error> for Failure {
     fn from(error: cobox_store::Error) -> Self {
+        if let cobox_store::Error::Broken { path, .. } = &error {
+            let text = format!(
+                "The store cannot be opened: {}. It was left as it is. Look at the disk's health. To begin again under the same name, \
+                 move {} and the file FORMAT beside it away, keep the file identity, and start: members and other seeders bring \
+                 their folders again.",
+                chain(&error).trim_end_matches('.'),
+                path.display()
+            );
+            return Self { exit: Exit::Damage, ..Self::failed(text) };
+        }
         Self::failed(match &error {
             cobox_store::Error::Locked { path } => {
                 format!("Another seeder is already running on {}.", path.display())
@@ -183,6 +193,17 @@ fn make_private(data: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(data)
 }
 
+/// A store that is somebody's, without the key by which members know whose.
+fn lost_identity(data: &Path) -> Failure {
+    let text = format!(
+        "The file identity is missing in {}, but there are folders that members gave to the seeder that it names. Put it back from a \
+         copy. Without it this box is a stranger to them: start a new seeder with another --data, and have it granted their \
+         folders.",
+        data.display()
+    );
+    Failure { exit: Exit::Damage, ..Failure::failed(text) }
+}
+
 /// Runs until `stop` is set. Prints the address once it listens.
 ///
 /// # Errors
@@ -192,6 +213,9 @@ pub fn run(options: &RunOptions, stop: &Arc<AtomicBool>) -> Result<(), Failure> 
         .map_err(|error| Failure::failed(format!("{} cannot be made: {error}.", options.data.display())))?;
     // The store's lock comes first: it is what keeps a second seeder out.
     let store = open_store(&options.data)?;
+    if !Identity::exists(&options.data) && !store.folders()?.is_empty() {
+        return Err(lost_identity(&options.data));
+    }
     let identity = Identity::open_or_create(&options.data)?;
     let seed = identity.seed.clone();
     let holding = Holding::new(Arc::clone(&store), identity, options.accept.clone(), &options.data)?;

@@ -17,7 +17,7 @@ use rocksdb::{
 };
 
 pub use self::families::Settled;
-use self::families::{bulk, bulk_options, open_rocksdb, open_to_read};
+use self::families::{bulk, bulk_options, create_rocksdb, open_rocksdb, open_to_read};
 use super::batch::{Batch, Change, Durability, Generation};
 use super::reserve::Reserve;
 use super::tables::{STORE, Table, key};
@@ -40,6 +40,11 @@ impl DbFailure {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         self.0.kind() == ErrorKind::Corruption
+    }
+
+    /// Whether a file is not there. RocksDB has no kind of its own for it.
+    pub(super) fn is_missing_file(&self) -> bool {
+        self.0.as_ref().contains("No such file or directory")
     }
 }
 
@@ -91,18 +96,34 @@ pub struct Db {
 }
 
 impl Db {
-    /// Opens or creates the database in `store_dir`. Before the first row is written `before` has to succeed: it is
+    /// Makes the database in `store_dir`, or opens what an interrupted attempt left there.
+    ///
+    /// # Errors
+    /// When it cannot be made. Nothing that was written is touched.
+    pub(super) fn create(store_dir: &Path) -> Result<Self> {
+        Self::start(store_dir, None, create_rocksdb)
+    }
+
+    /// Opens the database in `store_dir`. Before the first row is written `before` has to succeed: it is
     /// called while the reserve is given up, and where there is no room for it even then, again at each
     /// later trial; until then nothing is written. On a disk without room for anything the database is there to be read.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// [`Error::Broken`] where files of it are missing or damaged, which are left as they are, or when it cannot be opened.
     pub(super) fn open(store_dir: &Path, before: Option<Before>) -> Result<Self> {
+        Self::start(store_dir, before, open_rocksdb)
+    }
+
+    fn start(
+        store_dir: &Path,
+        before: Option<Before>,
+        open: impl FnOnce(&Path) -> Result<DB>,
+    ) -> Result<Self> {
         let path = store_dir.join("db");
         let reserve = Reserve::new(store_dir);
         // After a crash on a full disk, opening itself needs the room that the reserve gives.
         reserve.release()?;
-        let (opened, is_full) = match open_rocksdb(&path) {
+        let (opened, is_full) = match open(&path) {
             Err(Error::NoSpace) => (open_to_read(&path).map_err(|_| Error::NoSpace)?, true),
             opened => (opened?, false),
         };

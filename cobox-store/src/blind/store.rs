@@ -124,7 +124,7 @@ impl Store {
             return Err(at(ErrorKind::AlreadyExists.into()));
         }
         let lock = lock(dir)?;
-        let db = Db::open(dir, None)?;
+        let db = Db::create(dir)?;
         // The last file to appear: a crash before it leaves what `create` accepts again.
         write_format(dir, kind).map_err(at)?;
         Self::start(dir, kind, db, lock)
@@ -365,8 +365,9 @@ fn read_folders(db: &Db) -> Result<Folders> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Founder;
+    use super::super::testing::{Founder, new_store, pack_bytes};
     use super::*;
+    use crate::format::proof::Outboard;
 
     #[test]
     fn store_opened_twice_is_locked() {
@@ -427,5 +428,56 @@ mod tests {
         assert_eq!(store.folder_id(other).expect("knows"), two.folder());
         assert_eq!(store.setting(no, "name").expect("reads").as_deref(), Some(&b"value"[..]));
         assert_eq!(store.access(no).expect("reads").genesis, one.genesis);
+    }
+
+    fn files(dir: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+        let entries =
+            std::fs::read_dir(dir.join("db")).expect("lists").map(|entry| entry.expect("an entry").path());
+        // RocksDB's own log, and the file that keeps others out.
+        let is_said = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with("LOG") || name == "LOCK"
+        };
+        entries
+            .filter(|path| path.is_file() && !is_said(path))
+            .map(|path| (path.clone(), std::fs::read(&path).expect("reads")))
+            .collect()
+    }
+
+    #[test]
+    fn database_that_lacks_a_file_is_left_as_it_is_however_often_it_is_opened() {
+        let (dir, store, no) = new_store(&Founder::new(1));
+        let data = dir.path().to_owned();
+        let bytes = pack_bytes(1, 1 << 20);
+        let outboard = Outboard::of(&bytes);
+        store.pack_put(no, outboard.pack(), &outboard, &bytes).expect("puts");
+        drop(store);
+        let table = |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "sst");
+        let table = files(&data).keys().find(table).expect("a table").clone();
+        // Each opening may begin a new manifest.
+        let manifest = || {
+            let current = std::fs::read_to_string(data.join("db/CURRENT")).expect("reads");
+            data.join("db").join(current.trim())
+        };
+        let gone: [&dyn Fn() -> PathBuf; 3] = [&|| data.join("db/CURRENT"), &manifest, &|| table.clone()];
+        for gone in gone {
+            let gone = gone();
+            let kept = std::fs::read(&gone).expect("reads");
+            std::fs::remove_file(&gone).expect("removes");
+            let before = files(&data);
+            for _ in 0..3 {
+                let opened = Store::open(&data, StoreKind::Seeder);
+                assert!(matches!(opened, Err(Error::Broken { .. })), "{gone:?}: {:?}", opened.err());
+                assert_eq!(files(&data), before, "{gone:?}");
+            }
+            let format = std::fs::read(data.join(FORMAT_FILE)).expect("reads");
+            std::fs::remove_file(data.join(FORMAT_FILE)).expect("removes");
+            assert!(matches!(Store::create(&data, StoreKind::Seeder), Err(Error::Broken { .. })), "{gone:?}");
+            assert_eq!(files(&data), before, "{gone:?}");
+            std::fs::write(data.join(FORMAT_FILE), format).expect("writes");
+            std::fs::write(&gone, kept).expect("writes");
+            let store = Store::open(&data, StoreKind::Seeder).expect("opens");
+            assert!(store.pack_range(no, outboard.pack().id, 5, 100).expect("reads").is_some(), "{gone:?}");
+        }
     }
 }

@@ -19,6 +19,8 @@ use crate::blind::tables::{STORE, Table, key};
 use crate::error::{Error, Result};
 use crate::id::FolderNo;
 
+/// RocksDB's file that says which manifest counts; without it there is no database for it.
+const CURRENT: &str = "CURRENT";
 /// Blocks, indexes and filters in memory: enough for the hot rows of a mount, little on a small box.
 const CACHE_BYTES: usize = 32 << 20;
 /// The cache in so many parts (2^n) of 8 MiB, each with a lock of its own. RocksDB makes 64 of it where it is not
@@ -90,7 +92,52 @@ fn named<'a>(db: &'a DB, name: &str) -> &'a ColumnFamily {
     db.cf_handle(name).expect("the database is opened with all column families")
 }
 
+/// Opens the database that is there. It is never made here: RocksDB would take a folder that only lost its file `CURRENT`
+/// for an empty one, and remove all tables in it.
 pub(super) fn open_rocksdb(path: &Path) -> Result<DB> {
+    if !exists(&path.join(CURRENT))? {
+        return Err(Error::Broken { path: path.to_owned(), why: format!("its file {CURRENT} is missing") });
+    }
+    open_with(&options(), path).map_err(|error| match error {
+        Error::Db(failure) if failure.is_damage() || failure.is_missing_file() => {
+            Error::Broken { path: path.to_owned(), why: failure.to_string() }
+        }
+        other => other,
+    })
+}
+
+/// Makes the database, or opens what an interrupted attempt left.
+pub(super) fn create_rocksdb(path: &Path) -> Result<DB> {
+    if exists(&path.join(CURRENT))? || has_data(path)? {
+        return open_rocksdb(path);
+    }
+    let mut options = options();
+    options.create_if_missing(true);
+    open_with(&options, path)
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|source| Error::Io { path: path.to_owned(), source })
+}
+
+/// Whether there are tables, or a log that is not empty: a database that was just begun has neither.
+fn has_data(path: &Path) -> Result<bool> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    if !exists(path)? {
+        return Ok(false);
+    }
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name();
+        let extension = Path::new(&name).extension().unwrap_or_default();
+        if extension == "sst" || (extension == "log" && entry.metadata().map_err(io)?.len() > 0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn open_with(options: &Options, path: &Path) -> Result<DB> {
     let mut parts = LruCacheOptions::default();
     parts.set_capacity(CACHE_BYTES);
     parts.set_num_shard_bits(CACHE_PARTS_LOG2);
@@ -112,7 +159,7 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB> {
         ColumnFamilyDescriptor::new(BULK, bulk_options(Some(&cache))),
         ColumnFamilyDescriptor::new(JOURNAL, journal),
     ];
-    let db = DB::open_cf_descriptors(&options(), path, families)?;
+    let db = DB::open_cf_descriptors(options, path, families)?;
     move_journal(&db)?;
     Ok(db)
 }
@@ -124,7 +171,6 @@ pub(super) fn open_to_read(path: &Path) -> Result<DB> {
 
 fn options() -> Options {
     let mut options = Options::default();
-    options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_db_write_buffer_size(MEMTABLES_BYTES);
     options.set_max_total_wal_size(WAL_BYTES_MAX);
@@ -354,7 +400,7 @@ mod tests {
     #[test]
     fn settled_rows_take_the_room_of_those_that_are_left_and_are_settled_again_once_enough_was_written() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path(), None).expect("opens");
+        let db = Db::create(dir.path()).expect("opens");
         let rows_bytes = |db: &Db| db.room().expect("reads")[0].1;
         for round in 0..3 {
             write_rows(&db, 0..10_000, round);
@@ -369,7 +415,7 @@ mod tests {
         assert_eq!(db.settle().expect("settles"), Settled::NotWorthIt, "a tenth of the rows changed");
         drop(db);
         // Also what an earlier process wrote counts.
-        let db = Db::open(dir.path(), None).expect("opens");
+        let db = Db::create(dir.path()).expect("opens");
         write_rows(&db, 0..8000, 9);
         assert_eq!(db.settle().expect("settles"), Settled::Done);
         let row = key(NO, Table::Node, &hash(&9u32.to_be_bytes()));
@@ -391,7 +437,7 @@ mod tests {
     #[test]
     fn removed_journal_gives_its_room_back_and_what_is_left_stays() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path(), None).expect("opens");
+        let db = Db::create(dir.path()).expect("opens");
         let path = dir.path().join("db");
         for _ in 0..3 {
             db.commit(journal_rows(600), Durability::Unsynced).expect("commits");
@@ -406,7 +452,7 @@ mod tests {
         assert!(before > 30 << 20 && after < 2 << 20, "{before} bytes became {after}");
         assert_eq!(journal(&db), [(vec![0; 4], vec![0; 64 << 10])]);
         drop(db);
-        let db = Db::open(dir.path(), None).expect("opens");
+        let db = Db::create(dir.path()).expect("opens");
         assert_eq!(journal(&db).len(), 1);
         assert!(db.contains(&key(NO, Table::DirtyMark, b"mark")).expect("reads"));
     }
@@ -415,7 +461,7 @@ mod tests {
     fn search_in_vain_reads_no_filter_of_half_a_million_rows() {
         const ROWS: u32 = 600_000;
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path(), None).expect("opens");
+        let db = Db::create(dir.path()).expect("opens");
         // Spread like the keyed hashes that stand in real keys.
         let row = |number: u32| key(NO, Table::Node, &hash(&number.to_be_bytes()));
         for begin in (0..ROWS).step_by(2000) {
@@ -446,7 +492,7 @@ mod tests {
     #[test]
     fn folder_that_leaves_takes_its_journal_along() {
         let dir = tempfile::tempdir().expect("temporary folder");
-        let db = Db::open(dir.path(), None).expect("opens");
+        let db = Db::create(dir.path()).expect("opens");
         db.commit(journal_rows(5), Durability::Unsynced).expect("commits");
         let mut batch = Batch::default();
         batch.delete_prefix(&NO.0.to_be_bytes());
@@ -470,7 +516,7 @@ mod tests {
             }
         }
         for _ in 0..2 {
-            let db = Db::open(dir.path(), None).expect("opens");
+            let db = Db::create(dir.path()).expect("opens");
             let rows = journal(&db);
             assert_eq!(rows.len(), 200);
             assert!((0..).zip(&rows).all(|(number, (_, value))| *value == vec![number as u8; 64 << 10]));

@@ -75,7 +75,7 @@ fn batch_from_before_a_reopening_is_refused_and_what_was_refused_may_appear() {
 
 fn open() -> (tempfile::TempDir, Db) {
     let dir = tempfile::tempdir().expect("temporary folder");
-    let db = Db::open(dir.path(), None).expect("opens");
+    let db = Db::create(dir.path()).expect("opens");
     (dir, db)
 }
 
@@ -131,7 +131,7 @@ fn ingested_slices_survive_reopening_and_leave_no_file_behind() {
     db.ingest(&mut std::iter::empty()).expect("nothing is fine");
     assert_eq!(db.bulk_last_below(&[0, 9]).expect("reads"), Some(vec![0, 8]));
     drop(db);
-    let db = Db::open(dir.path(), None).expect("opens");
+    let db = Db::create(dir.path()).expect("opens");
     assert_eq!(db.bulk_get(&[0, 19]).expect("reads"), Some(slice));
     db.bulk_remove(&[0, 0], &[0, 18, 0]).expect("removes");
     assert_eq!(db.bulk_get(&[0, 18]).expect("reads"), None);
