@@ -240,6 +240,8 @@ fn leave(api: &Api, device: &Device, id: &str) {
     let (all, agreements) = ("/v1/folders/{folder}/agreements", format!("/v1/folders/{id}/agreements"));
     api.ok("delete", &format!("{all}/{{seeder}}"), &format!("{agreements}/{peer_id}?force=true"), None);
     until("notice has passed", || api.ok("get", all, &agreements, None)["agreements"][0]["stage"] == "ended");
+    let ended = api.ok("get", seeders.0, &path, None)["seeders"][0]["problem"].to_string();
+    assert!(ended.contains("has ended"), "{ended}");
     let removed = api.ok("delete", seeders.1, &format!("{seeder}?force=true"), None);
     assert_eq!(removed["copies_left"], 0, "{removed}");
     let left = api.ok("delete", one, &format!("/v1/folders/{id}?force=true"), None);

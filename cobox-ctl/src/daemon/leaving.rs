@@ -11,6 +11,7 @@ use cobox_store::format::access::Role;
 
 use super::Daemon;
 use super::folder::FolderState;
+use super::seeders::why;
 use super::status::grants;
 use crate::control::Shortfall;
 use crate::exit::{Outcome, Problem};
@@ -95,17 +96,14 @@ impl Daemon {
             ),
         ))
     }
-}
 
-impl Daemon {
     /// Whether a seeder proves now that it holds everything, or why it does not.
     fn proves_now(&self, state: &FolderState, peer_id: PeerId) -> Outcome<Result<(), String>> {
-        let peers = self.node.status(state.no())?.peers;
-        let Some(peer) = peers.iter().find(|peer| peer.peer == peer_id && peer.session == SessionState::Open)
-        else {
-            let peer = peers.iter().find(|peer| peer.peer == peer_id);
-            let why =
-                peer.and_then(|peer| peer.error.clone()).map(|why| format!(" ({why})")).unwrap_or_default();
+        let status = self.node.status(state.no())?;
+        let peer = status.peers.iter().find(|peer| peer.peer == peer_id);
+        // Whoever is not connected would be waited for.
+        let Some(peer) = peer.filter(|peer| peer.session == SessionState::Open) else {
+            let why = why(peer.and_then(|peer| peer.error.clone()));
             return Ok(Err(format!("It does not answer for this folder now{why}.")));
         };
         if peer.has_told() && !peer.is_caught_up() {

@@ -331,7 +331,8 @@ fn still_sending(state: &FolderState, peer_id: PeerId) -> ProofReport {
     }
 }
 
-fn why(error: Option<String>) -> String {
+/// What is known of the reason, to follow a sentence.
+pub(super) fn why(error: Option<String>) -> String {
     error.map(|error| format!(": {}", error.trim_end_matches('.'))).unwrap_or_default()
 }
 

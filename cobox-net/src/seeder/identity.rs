@@ -70,16 +70,19 @@ impl Identity {
         let mut bytes = Zeroizing::new([0; IDENTITY_BYTES]);
         let read = || -> std::io::Result<bool> {
             let mut file = File::open(&path)?;
-            file.read_exact(&mut bytes[..])?;
-            Ok(file.read(&mut [0])? == 0)
+            match file.read_exact(&mut bytes[..]) {
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+                Err(error) => Err(error),
+                Ok(()) => Ok(file.read(&mut [0])? == 0),
+            }
         };
         let mut read = read;
         match read() {
             Ok(true) => {}
             Ok(false) => {
                 return Err(Failure::failed(format!(
-                    "{} is not a seeder's identity. Put it back from a copy; without it this box is a stranger to those whose \
-                     folders it holds.",
+                    "{} is not a whole identity of a seeder. Put it back from a copy; without it this box is a stranger to those \
+                     whose folders it holds.",
                     path.display()
                 )));
             }
@@ -88,13 +91,6 @@ impl Identity {
                     "There is no seeder in {}. Start one with: cobox-seeder run --data {}",
                     data.display(),
                     data.display()
-                )));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                return Err(Failure::failed(format!(
-                    "{} is not a whole identity of a seeder. Put it back from a copy; without it this box is a stranger to those \
-                     whose folders it holds.",
-                    path.display()
                 )));
             }
             Err(error) => {

@@ -17,7 +17,7 @@ use rocksdb::{
 };
 
 pub use self::families::Settled;
-use self::families::{bulk, bulk_options, create_rocksdb, open_rocksdb, open_to_read};
+use self::families::{bulk, bulk_options, create_rocksdb, open_rocksdb, open_stored, open_to_read};
 use super::batch::{Batch, Change, Durability, Generation};
 use super::reserve::Reserve;
 use super::tables::{STORE, Table, key};
@@ -111,7 +111,7 @@ impl Db {
     /// # Errors
     /// [`Error::Broken`] where files of it are missing or damaged, which are left as they are, or when it cannot be opened.
     pub(super) fn open(store_dir: &Path, before: Option<Before>) -> Result<Self> {
-        Self::start(store_dir, before, open_rocksdb)
+        Self::start(store_dir, before, open_stored)
     }
 
     fn start(

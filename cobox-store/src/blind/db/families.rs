@@ -95,10 +95,15 @@ fn named<'a>(db: &'a DB, name: &str) -> &'a ColumnFamily {
 /// Opens the database that is there. It is never made here: RocksDB would take a folder that only lost its file `CURRENT`
 /// for an empty one, and remove all tables in it.
 pub(super) fn open_rocksdb(path: &Path) -> Result<DB> {
+    open_with(&options(), path)
+}
+
+/// The same at the start of a program, where what is missing or damaged does not pass by itself.
+pub(super) fn open_stored(path: &Path) -> Result<DB> {
     if !exists(&path.join(CURRENT))? {
         return Err(Error::Broken { path: path.to_owned(), why: format!("its file {CURRENT} is missing") });
     }
-    open_with(&options(), path).map_err(|error| match error {
+    open_rocksdb(path).map_err(|error| match error {
         Error::Db(failure) if failure.is_damage() || failure.is_missing_file() => {
             Error::Broken { path: path.to_owned(), why: failure.to_string() }
         }
@@ -109,7 +114,7 @@ pub(super) fn open_rocksdb(path: &Path) -> Result<DB> {
 /// Makes the database, or opens what an interrupted attempt left.
 pub(super) fn create_rocksdb(path: &Path) -> Result<DB> {
     if exists(&path.join(CURRENT))? || has_data(path)? {
-        return open_rocksdb(path);
+        return open_stored(path);
     }
     let mut options = options();
     options.create_if_missing(true);
@@ -415,7 +420,7 @@ mod tests {
         assert_eq!(db.settle().expect("settles"), Settled::NotWorthIt, "a tenth of the rows changed");
         drop(db);
         // Also what an earlier process wrote counts.
-        let db = Db::create(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         write_rows(&db, 0..8000, 9);
         assert_eq!(db.settle().expect("settles"), Settled::Done);
         let row = key(NO, Table::Node, &hash(&9u32.to_be_bytes()));
@@ -452,7 +457,7 @@ mod tests {
         assert!(before > 30 << 20 && after < 2 << 20, "{before} bytes became {after}");
         assert_eq!(journal(&db), [(vec![0; 4], vec![0; 64 << 10])]);
         drop(db);
-        let db = Db::create(dir.path()).expect("opens");
+        let db = Db::open(dir.path(), None).expect("opens");
         assert_eq!(journal(&db).len(), 1);
         assert!(db.contains(&key(NO, Table::DirtyMark, b"mark")).expect("reads"));
     }
@@ -508,7 +513,9 @@ mod tests {
             // As an earlier version left it: two families, and the journal among the rows.
             let families =
                 ["default", BULK].map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
-            let old = DB::open_cf_descriptors(&options(), &path, families).expect("opens");
+            let mut options = options();
+            options.create_if_missing(true);
+            let old = DB::open_cf_descriptors(&options, &path, families).expect("makes it");
             old.put(key(STORE, Table::FolderByNo, &NO.0.to_be_bytes()), [1; 32]).expect("puts");
             for number in 0..200u32 {
                 let stored = key(NO, Table::Dirty, &number.to_be_bytes());
@@ -516,7 +523,7 @@ mod tests {
             }
         }
         for _ in 0..2 {
-            let db = Db::create(dir.path()).expect("opens");
+            let db = Db::open(dir.path(), None).expect("opens");
             let rows = journal(&db);
             assert_eq!(rows.len(), 200);
             assert!((0..).zip(&rows).all(|(number, (_, value))| *value == vec![number as u8; 64 << 10]));

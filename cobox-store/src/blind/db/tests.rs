@@ -131,7 +131,7 @@ fn ingested_slices_survive_reopening_and_leave_no_file_behind() {
     db.ingest(&mut std::iter::empty()).expect("nothing is fine");
     assert_eq!(db.bulk_last_below(&[0, 9]).expect("reads"), Some(vec![0, 8]));
     drop(db);
-    let db = Db::create(dir.path()).expect("opens");
+    let db = Db::open(dir.path(), None).expect("opens");
     assert_eq!(db.bulk_get(&[0, 19]).expect("reads"), Some(slice));
     db.bulk_remove(&[0, 0], &[0, 18, 0]).expect("removes");
     assert_eq!(db.bulk_get(&[0, 18]).expect("reads"), None);
@@ -139,4 +139,21 @@ fn ingested_slices_survive_reopening_and_leave_no_file_behind() {
     db.bulk_remove(&[0], &[1]).expect("removes");
     assert_eq!(db.bulk_get(&[0, 19]).expect("reads"), None);
     assert_eq!(std::fs::read_dir(dir.path().join("db/incoming")).expect("lists").count(), 0);
+}
+
+#[test]
+fn reopening_without_the_file_current_fails_as_the_disk_does_and_is_over_once_it_is_back() {
+    let (dir, db) = open();
+    let mut batch = Batch::default();
+    batch.put(b"row of a table", b"value");
+    db.commit(batch, Durability::Synced).expect("commits");
+    let (current, kept) = (dir.path().join("db/CURRENT"), dir.path().join("kept"));
+    std::fs::rename(&current, &kept).expect("moves");
+    // Not that the disk is full, and nothing that a peer could be blamed for.
+    assert!(matches!(db.make_room(), Err(Error::Db(_))));
+    assert!(matches!(db.get(b"row of a table"), Err(Error::Db(_))));
+    std::fs::rename(&kept, &current).expect("moves");
+    db.make_room().expect("opens");
+    db.keep_room();
+    assert_eq!(db.get(b"row of a table").expect("reads").as_deref(), Some(&b"value"[..]));
 }
