@@ -219,6 +219,8 @@ fn copy_that_waits_for_a_seeder_that_is_off_for_a_moment_is_amber_at_once_and_ne
     seeder.kill();
     let new = device.mount.join("new");
     fs::write(&new, b"more").expect("writes");
+    // Where it is seen first that nobody is connected, an entry of it comes after a minute, unless somebody waits.
+    assert_eq!(device.ctl(&["wait", "docs", "--copies", "1", "--timeout", "1s"]).code, 3);
     let witness = Witness { device: &device, file: new };
     let mut lights = Vec::new();
     until("the write is noticed", || {
